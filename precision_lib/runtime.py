@@ -1,0 +1,163 @@
+"""One context that makes a run deterministic and gives every format its stated meaning.
+
+The hazard. TF32, reduced-precision reductions, autotuned kernels and fused attention change
+results between machines, between runs, and between the two forwards whose difference is the
+measurement. Each is a global switch that somebody else may have set. :func:`deterministic` sets
+them all, seeds every generator, and puts back what it found, so that a test leaves the numerical
+state as it was; :func:`numerical_state` is what a guard compares to prove it.
+
+Attention: models are loaded with ``attn_implementation="eager"`` (``models/loading.py``); inside
+the context a direct call of ``scaled_dot_product_attention`` gets the plain kernel as well.
+"""
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from precision_lib.matmul import FP32AccumulatedMatmul
+
+
+def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+
+
+def _set_deterministic(state: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(state[0], warn_only=state[1])
+
+
+def _switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any]]:
+    """Name to (read, write, value wanted) of each global switch that changes numbers."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches: dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any]] = {
+        "default_dtype": (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        "deterministic_algorithms": (
+            lambda: (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
+            _set_deterministic,
+            (True, False),
+        ),
+        "float32_matmul_precision": (
+            torch.get_float32_matmul_precision,
+            torch.set_float32_matmul_precision,
+            "highest",
+        ),
+        "cudnn_allow_tf32": (*_attribute(cudnn, "allow_tf32"), False),
+        "cudnn_deterministic": (*_attribute(cudnn, "deterministic"), True),
+        "cudnn_benchmark": (*_attribute(cudnn, "benchmark"), False),
+    }
+    for name in (
+        "allow_bf16_reduced_precision_reduction",
+        "allow_fp16_reduced_precision_reduction",
+        "allow_fp16_accumulation",  # torch >= 2.7
+    ):
+        if hasattr(matmul, name):
+            switches[name] = (*_attribute(matmul, name), False)
+    return switches
+
+
+def _generator_states() -> list[tuple[Callable[[Any], None], Any]]:
+    """(restore, state) of each global random generator."""
+    states: list[tuple[Callable[[Any], None], Any]] = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+        (torch.set_rng_state, torch.get_rng_state()),
+    ]
+    if torch.cuda.is_available():
+        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    return states
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python's, numpy's and torch's global generators (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def numerical_state() -> dict[str, Any]:
+    """Every switch that changes numbers, and a digest of the random generators.
+
+    Two equal states mean that the code between them left nothing behind. Reading changes nothing.
+    """
+    state = {name: read() for name, (read, _, _) in _switches().items()}
+    state["autocast_cpu"] = torch.is_autocast_enabled("cpu")
+    state["autocast_cuda"] = torch.is_autocast_enabled("cuda")
+    state["grad_enabled"] = torch.is_grad_enabled()
+    state["num_threads"] = torch.get_num_threads()
+    digest = hashlib.sha256(repr(random.getstate()).encode())
+    digest.update(repr(np.random.get_state(legacy=False)).encode())
+    digest.update(bytes(torch.get_rng_state().numpy()))
+    state["generators"] = digest.hexdigest()
+    return state
+
+
+@contextmanager
+def deterministic(seed: int = 0) -> Iterator[None]:
+    """Run reproducibly: seeds, deterministic kernels, no TF32, no reduced-precision reductions.
+
+    On the CPU 16-bit products accumulate in FP32 (:mod:`precision_lib.matmul`); backward passes
+    must run inside. Everything found is restored on leaving, also after an exception.
+
+    Args:
+        seed: for python's, numpy's and torch's global generators.
+    """
+    switches = _switches()
+    found = {name: read() for name, (read, _, _) in switches.items()}
+    generators = _generator_states()
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        # cuBLAS reads this when its handle is made; without it torch refuses deterministic GEMMs.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        for name, (_, write, wanted) in switches.items():
+            if found[name] != wanted:
+                write(wanted)
+        seed_everything(seed)
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(FP32AccumulatedMatmul())
+            yield
+    finally:
+        for name, (read, write, _) in switches.items():
+            if read() != found[name]:
+                write(found[name])
+        for restore, state in generators:
+            restore(state)
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+class Float64Casts(TorchFunctionMode):
+    """Context in which casts to FP32 inside a float64 model become casts to float64.
+
+    The hazard: a transformers model in ``.double()`` is no float64 reference, because RMSNorm,
+    softmax and RoPE cast to FP32 inside (error 1.2e-6 in a log-prob). ``x.to(torch.float32)``,
+    ``x.float()`` and ``dtype=torch.float32`` arguments are redirected; a test certifies that no
+    FP32 tensor is produced on the way. FP32 parameters and the RoPE table are data of the
+    checkpoint and stay the values that they are.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = {k: _double(v) for k, v in (kwargs or {}).items()}
+        if func is torch.Tensor.float:
+            return args[0].to(torch.float64)
+        return func(*(_double(a) for a in args), **kwargs)
+
+
+def _double(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value

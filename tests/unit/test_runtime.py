@@ -1,0 +1,116 @@
+"""The deterministic context sets every switch, repeats bit for bit, and restores what it found."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from precision_lib.runtime import Float64Casts, deterministic, numerical_state
+
+WANTED = {
+    "deterministic_algorithms": (True, False),
+    "float32_matmul_precision": "highest",
+    "cudnn_allow_tf32": False,
+    "cudnn_deterministic": True,
+    "cudnn_benchmark": False,
+    "allow_bf16_reduced_precision_reduction": False,
+    "allow_fp16_reduced_precision_reduction": False,
+}
+
+
+def test_every_switch_is_set_inside_and_restored_outside() -> None:
+    before = numerical_state()
+    with deterministic(0):
+        inside = numerical_state()
+    assert {name: inside[name] for name in WANTED} == WANTED
+    assert numerical_state() == before
+    assert before["cudnn_deterministic"] is False  # so restoring it was not a tautology
+
+
+def test_state_is_restored_after_an_exception_and_a_changed_switch() -> None:
+    def meddle() -> None:
+        with deterministic(0):
+            torch.set_default_dtype(torch.float64)
+            torch.rand(3)
+            raise KeyError("inside")
+
+    before = numerical_state()
+    with pytest.raises(KeyError, match="inside"):
+        meddle()
+    assert numerical_state() == before
+
+
+def test_the_same_seed_repeats_every_generator() -> None:
+    def draw(seed: int) -> tuple[Any, ...]:
+        with deterministic(seed):
+            return random.random(), float(np.random.rand()), torch.rand(3).tolist()
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_a_16_bit_product_inside_is_fp32_accumulated() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(8, 256, generator=generator).bfloat16() for _ in range(2))
+    with deterministic():
+        assert torch.equal(a @ b.T, (a.float() @ b.float().T).bfloat16())
+
+
+def test_numerical_state_sees_a_changed_switch_and_a_drawn_number() -> None:
+    before = numerical_state()
+    state = torch.get_rng_state()
+    torch.rand(1)
+    assert numerical_state()["generators"] != before["generators"]
+    torch.set_rng_state(state)
+    torch.backends.cudnn.benchmark = True
+    assert numerical_state() != before
+    torch.backends.cudnn.benchmark = False
+    assert numerical_state() == before
+
+
+class _Float32Seen(TorchDispatchMode):
+    """Counts operations that produce an FP32 tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dtype == torch.float32:
+            self.seen.add(str(func))
+        return out
+
+
+def tiny(architecture: str) -> Any:
+    """A random model of the architecture, float64, eager."""
+    import transformers
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    if architecture != "GPT2":
+        sizes |= {"intermediate_size": 48, "num_key_value_heads": 1}
+    tokens = {"bos_token_id": 1, "eos_token_id": 1}
+    config = getattr(transformers, f"{architecture}Config")(**sizes, **tokens)
+    config._attn_implementation = "eager"
+    name = "GPT2LMHeadModel" if architecture == "GPT2" else f"{architecture}ForCausalLM"
+    with deterministic(0):
+        return getattr(transformers, name)(config).double().eval()
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen2", "Qwen3", "GPT2"])
+def test_float64_forward_holds_no_float32(architecture: str) -> None:
+    """Without the context a Llama in double() passes through FP32; with it nothing does."""
+    model = tiny(architecture)
+    tokens = torch.arange(20).view(2, 10)
+    with torch.no_grad(), _Float32Seen() as bare:
+        rounded = model(input_ids=tokens).logits
+    with torch.no_grad(), Float64Casts(), _Float32Seen() as seen:
+        exact = model(input_ids=tokens).logits
+    assert not seen.seen, f"FP32 inside the float64 model: {sorted(seen.seen)}"
+    assert exact.dtype == torch.float64
+    if architecture != "GPT2":  # its layer norm and softmax do not cast
+        assert bare.seen
+        assert not torch.equal(rounded, exact)
