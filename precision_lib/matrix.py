@@ -1,0 +1,159 @@
+"""The precision matrix: which number format each component of the pipeline computes in.
+
+The hazard. "We train in bf16" says nothing: an RLHF step has at least five places where the
+format can be chosen, each framework chooses differently, and two of them disagreeing is often
+worse than both being low. So a configuration names all five, and a run records what it observed.
+
+Meaning of the columns, the same on every device:
+
+- ``policy``, ``reference``, ``reward``: parameters cast once from the FP32 checkpoint; forward
+  and backward in the format, matrix products with FP32 accumulation and one rounding.
+- ``value``: the value head on the policy trunk; hidden states are cast to the format first.
+- ``kl``: log-softmax, log-ratio and KL estimator; logits are cast to the format first.
+
+Everything else is FP32 in every configuration. This module is data: it imports neither torch nor
+the rest of the package, so that tests can be collected without loading anything.
+"""
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+#: Formats that a component can be computed in. FP8 needs scaled products and is not among them.
+COMPONENT_FORMATS = ("bf16", "fp16", "fp32", "fp64")
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """One row of the matrix. A later column is one more field with a default of ``"fp32"``."""
+
+    name: str
+    policy: str
+    reference: str
+    reward: str
+    value: str
+    kl: str
+    tests: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a precision configuration needs a name")
+        for component in COMPONENTS:
+            fmt = getattr(self, component)
+            if fmt not in COMPONENT_FORMATS:
+                raise ValueError(
+                    f"configuration {self.name!r}: {component} = {fmt!r} is not a format that a "
+                    f"component can be computed in; use one of {', '.join(COMPONENT_FORMATS)}"
+                )
+
+    @property
+    def components(self) -> dict[str, str]:
+        """Component name to format name, in the order of the columns."""
+        return {component: getattr(self, component) for component in COMPONENTS}
+
+
+COMPONENTS = tuple(f.name for f in fields(PrecisionConfig) if f.name not in ("name", "tests"))
+
+
+def _row(name: str, formats: str, tests: str) -> PrecisionConfig:
+    policy, reference, reward, value, kl = formats.split()
+    return PrecisionConfig(name, policy, reference, reward, value, kl, tests)
+
+
+#: The seven configurations of the study.       policy ref  reward value kl
+MATRIX: tuple[PrecisionConfig, ...] = (
+    _row("bf16_pure", "bf16 bf16 bf16 bf16 bf16", "the fast baseline"),
+    _row("bf16_fp32_kl", "bf16 bf16 bf16 bf16 fp32", "H1: promote the KL arithmetic"),
+    _row("bf16_fp32_value", "bf16 bf16 bf16 fp32 bf16", "H3: promote the value head"),
+    _row("bf16_fp32_reward", "bf16 bf16 fp32 bf16 bf16", "H2: promote the reward model"),
+    _row("bf16_fp32_ref", "bf16 fp32 bf16 bf16 bf16", "H4: promote the reference"),
+    _row("mixed_recommended", "bf16 bf16 bf16 fp32 fp32", "expected best"),
+    _row("fp32_baseline", "fp32 fp32 fp32 fp32 fp32", "golden reference"),
+)
+
+#: Single demotions from FP32: promotion shows what heals, demotion shows what harms.
+COUNTERFACTUALS: tuple[PrecisionConfig, ...] = (
+    _row("fp32_bf16_policy", "bf16 fp32 fp32 fp32 fp32", "demote the policy"),
+    _row("fp32_bf16_ref", "fp32 bf16 fp32 fp32 fp32", "demote the reference"),
+    _row("fp32_bf16_reward", "fp32 fp32 bf16 fp32 fp32", "demote the reward model"),
+    _row("fp32_bf16_value", "fp32 fp32 fp32 bf16 fp32", "demote the value head"),
+    _row("fp32_bf16_kl", "fp32 fp32 fp32 fp32 bf16", "demote the KL arithmetic"),
+)
+
+
+def all_configurations(matrix_file: Path | None = None) -> tuple[PrecisionConfig, ...]:
+    """The seven, the five counterfactuals, and those of ``matrix_file`` behind them.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`load_matrix`; also for a name that is taken.
+    """
+    extra = load_matrix(matrix_file) if matrix_file is not None else ()
+    configurations = MATRIX + COUNTERFACTUALS + extra
+    names = [c.name for c in configurations]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f"{matrix_file}: configuration {name!r} is already defined; give it another name"
+            )
+    return configurations
+
+
+def get_configuration(name: str, matrix_file: Path | None = None) -> PrecisionConfig:
+    """The configuration called ``name``.
+
+    Raises:
+        ValueError: when there is none of that name.
+    """
+    configurations = all_configurations(matrix_file)
+    for configuration in configurations:
+        if configuration.name == name:
+            return configuration
+    known = ", ".join(c.name for c in configurations)
+    raise ValueError(f"unknown precision configuration {name!r}; known: {known}")
+
+
+def load_matrix(path: Path) -> tuple[PrecisionConfig, ...]:
+    """Read configurations of a user's own from a TOML file.
+
+    The file has one table per configuration, each naming every component::
+
+        [my_run]
+        policy = "bf16"
+        reference = "bf16"
+        reward = "fp32"
+        value = "fp32"
+        kl = "fp32"
+        tests = "what we train with"
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for broken TOML, an empty file, or a missing, unknown or ill-typed field;
+            the message names the file, the configuration and the field.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"matrix file {path} does not exist; give the path of a TOML file")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"matrix file {path} is not valid TOML: {error}") from None
+    if not tables:
+        raise ValueError(f"matrix file {path} defines no configuration; add a [name] table")
+    return tuple(_from_table(path, name, table) for name, table in tables.items())
+
+
+def _from_table(path: Path, name: str, table: object) -> PrecisionConfig:
+    where = f"matrix file {path}, configuration {name!r}"
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: expected a [{name}] table with fields, got {table!r}")
+    for field, value in table.items():
+        if field not in (*COMPONENTS, "tests"):
+            raise ValueError(f"{where}: unknown field {field!r}; fields: {', '.join(COMPONENTS)}")
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: {field} = {value!r} must be a string such as 'bf16'")
+    missing = [c for c in COMPONENTS if c not in table]
+    if missing:
+        raise ValueError(f"{where}: missing {', '.join(missing)}; name every component")
+    try:
+        return PrecisionConfig(name, **table)
+    except ValueError as error:
+        raise ValueError(f"matrix file {path}: {error}") from None

@@ -1,0 +1,103 @@
+"""The matrix is the one of the study, and a user's file is read or refused with a reason."""
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from precision_lib.formats import FORMATS
+from precision_lib.matrix import (
+    COMPONENT_FORMATS,
+    COMPONENTS,
+    COUNTERFACTUALS,
+    MATRIX,
+    PrecisionConfig,
+    all_configurations,
+    get_configuration,
+    load_matrix,
+)
+
+GOOD = """
+[mine]
+policy = "bf16"
+reference = "fp16"
+reward = "fp32"
+value = "fp32"
+kl = "fp32"
+tests = "what we train with"
+"""
+
+
+def test_the_seven_configurations() -> None:
+    table = {c.name: "/".join(c.components.values()) for c in MATRIX}
+    assert table == {
+        "bf16_pure": "bf16/bf16/bf16/bf16/bf16",
+        "bf16_fp32_kl": "bf16/bf16/bf16/bf16/fp32",
+        "bf16_fp32_value": "bf16/bf16/bf16/fp32/bf16",
+        "bf16_fp32_reward": "bf16/bf16/fp32/bf16/bf16",
+        "bf16_fp32_ref": "bf16/fp32/bf16/bf16/bf16",
+        "mixed_recommended": "bf16/bf16/bf16/fp32/fp32",
+        "fp32_baseline": "fp32/fp32/fp32/fp32/fp32",
+    }
+
+
+def test_each_counterfactual_demotes_one_component_of_the_baseline() -> None:
+    demoted = [[c for c, fmt in row.components.items() if fmt != "fp32"] for row in COUNTERFACTUALS]
+    assert demoted == [[component] for component in COMPONENTS]
+    assert [row.components[c] for row, [c] in zip(COUNTERFACTUALS, demoted, strict=True)] == (
+        ["bf16"] * len(COMPONENTS)
+    )
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        MATRIX[0].kl = "fp32"  # type: ignore[misc]
+
+
+def test_component_formats_are_known_formats() -> None:
+    assert set(COMPONENT_FORMATS) < set(FORMATS)
+
+
+def test_a_users_configuration_comes_behind_the_matrix(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    mine = PrecisionConfig("mine", "bf16", "fp16", "fp32", "fp32", "fp32", "what we train with")
+    assert all_configurations(path) == (*MATRIX, *COUNTERFACTUALS, mine)
+    assert get_configuration("mine", path) == mine
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD.replace("fp16", "fp8_e4m3"), r"'mine': reference = 'fp8_e4m3' is not a format that"),
+        (GOOD.replace("kl =", "lm_head ="), r"unknown field 'lm_head'; fields: policy, reference"),
+        (GOOD.replace('kl = "fp32"\n', ""), r"'mine': missing kl; name every component"),
+        (GOOD.replace('"bf16"', "16"), r"policy = 16 must be a string such as 'bf16'"),
+        (GOOD.replace("[mine]", "[mine"), r"mine.toml is not valid TOML"),
+        (GOOD.replace("[mine]", "[bf16_pure]"), r"'bf16_pure' is already defined"),
+        ("mine = 3", r"expected a \[mine\] table with fields, got 3"),
+        ("", r"defines no configuration; add a \[name\] table"),
+    ],
+)
+def test_a_bad_matrix_file_is_refused_with_the_reason(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        all_configurations(path)
+
+
+def test_a_missing_file_and_an_unknown_name_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere.toml does not exist"):
+        load_matrix(tmp_path / "nowhere.toml")
+    with pytest.raises(ValueError, match=r"unknown precision configuration 'bf17'; known: bf16_p"):
+        get_configuration("bf17")
+
+
+def test_the_matrix_loads_neither_torch_nor_transformers() -> None:
+    code = "import sys, precision_lib.matrix; print({'torch', 'transformers'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
