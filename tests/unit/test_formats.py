@@ -18,13 +18,15 @@ def every_code(fmt: Format) -> torch.Tensor:
     container = torch.int16 if bits == 16 else torch.uint8
     codes = torch.arange(2**bits, dtype=torch.int32).to(container)
     assert len(codes) == 2**bits
-    return codes.view(fmt.dtype).to(torch.float32)
+    values: torch.Tensor = codes.view(fmt.dtype).to(torch.float32)
+    return values
 
 
 def finite_ascending(fmt: Format) -> torch.Tensor:
     """Every finite value of the format, ascending, each once (one zero), float64."""
     values = every_code(fmt)
-    return values[torch.isfinite(values)].double().unique(sorted=True)
+    ascending: torch.Tensor = torch.unique(values[torch.isfinite(values)].double(), sorted=True)
+    return ascending
 
 
 def same(got: torch.Tensor, want: torch.Tensor) -> torch.Tensor:
