@@ -1,0 +1,141 @@
+"""Sample responses once, in FP32, so that every configuration scores the same tokens.
+
+The hazard. Two configurations that sample for themselves differ in their tokens after a few
+steps, and then nothing about their log-probs can be compared. So tokens are drawn once, from the
+FP32 reference, by inverse transform from uniform numbers that depend on the seed alone: not on
+the batch, the device or the order of the draws.
+
+An end-of-text token does not end a response (``ignore_eos``): the next document begins. So every
+response has exactly the length asked for, and every token is a draw from the model's full
+distribution, which forbidding the token would not leave true.
+
+N sequences, P prompt tokens at most, T response tokens.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Responses:
+    """Prompts with responses of one length.
+
+    Attributes:
+        tokens: [N, P + T] int64, prompt then response, right-padded with ``pad``.
+        prompt_lengths: [N] int64.
+        length: T, response tokens of every sequence.
+    """
+
+    tokens: Tensor
+    prompt_lengths: Tensor
+    length: int
+
+    @property
+    def mask(self) -> Tensor:
+        """[N, P + T] bool, True for a response token. Shift it with the tokens: mask[:, 1:]."""
+        position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        start = self.prompt_lengths.unsqueeze(1)
+        return (position >= start) & (position < start + self.length)
+
+    def micro_batches(
+        self, rows: int, order: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, "Responses"]]:
+        """(row numbers, those rows) in batches of ``rows``, in ``order`` (default: as stored)."""
+        order = torch.arange(len(self.tokens)) if order is None else order
+        for rows_here in torch.split(order, rows):
+            yield (
+                rows_here,
+                Responses(
+                    self.tokens[rows_here.to(self.tokens.device)],
+                    self.prompt_lengths[rows_here.to(self.tokens.device)],
+                    self.length,
+                ),
+            )
+
+
+def sample_responses(
+    model: Any,
+    prompts: list[list[int]],
+    length: int,
+    *,
+    seed: int,
+    pad: int = 0,
+    rows: int = 32,
+) -> Responses:
+    """Sample ``length`` tokens after each prompt at temperature 1.
+
+    Args:
+        model: causal LM; its forward is called with a KV cache.
+        prompts: N token lists, none empty.
+        length: T >= 1.
+        seed: of the uniform numbers.
+        pad: token that fills the right side.
+        rows: sequences per forward; it does not change which numbers are used.
+
+    Raises:
+        ValueError: for no prompt, an empty one, or a sequence beyond the model's positions.
+    """
+    if not prompts or any(not p for p in prompts) or length < 1:
+        raise ValueError(
+            f"nothing to sample: {len(prompts)} prompts, "
+            f"{sum(not p for p in prompts)} of them empty, {length} tokens"
+        )
+    longest = max(map(len, prompts)) + length
+    positions = getattr(model.config, "max_position_embeddings", longest)
+    if longest > positions:
+        raise ValueError(
+            f"prompt and response take {longest} tokens, the model has {positions} positions; "
+            "use shorter --seq_lengths"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(len(prompts), length, dtype=torch.float64, generator=generator)
+    tokens = torch.full((len(prompts), longest), pad, dtype=torch.int64)
+    for start in range(0, len(prompts), rows):
+        batch = prompts[start : start + rows]
+        drawn = _sample_batch(model, batch, uniform[start : start + rows])
+        for row, (prompt, response) in enumerate(zip(batch, drawn, strict=True), start):
+            tokens[row, : len(prompt)] = torch.tensor(prompt)
+            tokens[row, len(prompt) : len(prompt) + length] = response
+    lengths = torch.tensor([len(p) for p in prompts])
+    return Responses(tokens.to(model.device), lengths.to(model.device), length)
+
+
+@torch.no_grad()
+def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor) -> Tensor:
+    """[n, T] int64 on the CPU: left-padded prompts, one token per step from the KV cache."""
+    width = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+    attended = torch.zeros(len(prompts), width, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        attended[row, width - len(prompt) :] = 1
+    positions = (attended.cumsum(1) - 1).clamp(min=0)
+    drawn, cache = [], None
+    for step in range(uniform.shape[1]):
+        out = model(
+            input_ids=ids.to(model.device),
+            attention_mask=attended.to(model.device),
+            position_ids=positions.to(model.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = out.past_key_values
+        ids = _draw(out.logits[:, -1].cpu(), uniform[:, step]).unsqueeze(1)
+        drawn.append(ids)
+        attended = torch.cat([attended, torch.ones_like(ids)], dim=1)
+        positions = positions[:, -1:] + 1
+    return torch.cat(drawn, dim=1)
+
+
+def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse transform: the first token whose cumulative probability exceeds ``uniform``.
+
+    logits [n, V] and uniform [n] in [0, 1); returns [n].
+    """
+    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    target = uniform.unsqueeze(1) * cumulative[:, -1:]  # the last sum is 1 only up to rounding
+    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
