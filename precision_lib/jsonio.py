@@ -1,0 +1,59 @@
+"""Strict JSON, written whole or not at all.
+
+The hazard. ``json.dump`` into the final name leaves half a file when the process dies, writes
+``NaN`` (which is not JSON) without a word, and fails on a numpy scalar after an hour of work.
+"""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def to_plain(value: Any) -> Any:
+    """``value`` as builtin types that strict JSON holds; a non-finite float becomes its name.
+
+    numpy and torch scalars are unwrapped by ``item()``, paths and other objects become ``str``.
+    """
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [to_plain(v) for v in value]
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        return to_plain(value.item())
+    return str(value)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON under a temporary name in the same directory, sync it, rename it.
+
+    Raises:
+        OSError: when the file cannot be written; the old one, if any, is untouched.
+    """
+    text = json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # noqa: PTH101  # mkstemp makes it private
+        os.replace(temporary, path)  # noqa: PTH105  # atomic on one file system
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append one JSON line and flush it: it survives a kill of this process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(to_plain(value), allow_nan=False) + "\n")
+        file.flush()

@@ -1,0 +1,56 @@
+"""A small Llama-family language model that ships with the project, and the script that made it.
+
+The hazard is a random stand-in. Rounding errors depend on what is rounded: an untrained model has
+almost uniform predictions (7.6 nats of entropy here), near-zero logits and no outlier features, so
+precision effects measured on it say nothing about a real policy. This one was really trained; what
+it reached, and on what text, is written in `card.json`.
+
+Importing this package loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+EMBEDDED_DIR = Path(__file__).parent
+POLICY_DIR = EMBEDDED_DIR / "policy"
+PROMPTS_FILE = EMBEDDED_DIR / "prompts.json"
+CARD_FILE = EMBEDDED_DIR / "card.json"
+SAMPLE_FILE = EMBEDDED_DIR / "held_out_sample.json"
+
+
+def load_prompts() -> list[str]:
+    """The openings of held-out documentation texts, distinct, 8 to 32 tokens each."""
+    return _strings(PROMPTS_FILE)
+
+
+def load_held_out_sample() -> list[str]:
+    """Whole held-out documents: text that a policy can be trained on, and to check the card."""
+    return _strings(SAMPLE_FILE)
+
+
+def load_card() -> dict[str, Any]:
+    """What the shipped model is and reached: see `train.py`, which writes it."""
+    card = _read(CARD_FILE)
+    if not isinstance(card, dict):
+        raise ValueError(f"{CARD_FILE.name} must hold an object, got {type(card).__name__}")
+    return card
+
+
+def _strings(path: Path) -> list[str]:
+    values = _read(path)
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{path.name} must hold a list of strings; train the model again")
+    return values
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path.name} is missing from the embedded model; install the package again, or"
+            " make it with `precision-forensics embedded train --output_dir DIR`"
+        ) from None
