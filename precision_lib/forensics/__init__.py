@@ -1,0 +1,1 @@
+"""The hypotheses: what is measured for each, the decision, and the statistics behind it."""

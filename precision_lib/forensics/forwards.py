@@ -1,0 +1,250 @@
+"""Score fixed tokens under a format: one forward per (weights, format), kept.
+
+The hazard. Two forwards that differ in batch shape, padding or order differ in their last bits,
+and near the reference those bits are as large as the signal. So policy and reference go through
+the same function in the same micro-batches, and the policy at scale 0 is a separate forward of
+equal weights: the null control, a difference of exactly zero, is then a measurement and not a
+tautology.
+
+A configuration needs no forward of its own: it is put together from log-probs that are kept here.
+
+N sequences, T response tokens of each, L prompt and response tokens, V vocabulary, M all response
+tokens of all sequences, one sequence after the other, one length after the other.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precision_lib.forensics.probe import ProbeInput
+from precision_lib.formats import format_of, get_format
+from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.ppo import logprobs
+from precision_lib.runtime import Float64Casts, deterministic
+from precision_lib.trajectories.sampling import Responses
+
+POLICY, REFERENCE = "policy", "reference"
+GOLDEN, EXACT = "fp32", "fp64"
+#: Bytes that the FP32 logits of one forward may take; the micro-batch follows from it. Beyond this
+#: the allocator maps and unmaps each temporary: 128 MiB was measured 1.8 times slower.
+LOGITS_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one forward over all responses gave.
+
+    Attributes:
+        logprobs: format of the log-softmax to [M] log-probs in that format, on the CPU.
+        parameters: format of the parameters, as observed (several are joined by ``+``).
+        logits: format of the logits, as observed.
+    """
+
+    logprobs: dict[str, Tensor]
+    parameters: str
+    logits: str
+
+
+@dataclass(frozen=True)
+class Theory:
+    """What the FP32 logits of a policy and the reference let one predict, in float64; each [M].
+
+    Attributes:
+        policy_logprob, reference_logprob: log-prob of the token.
+        rounded_move: policy minus reference log-prob after rounding all logits to bf16, exact
+            otherwise: what a bf16 KL has left to round once more.
+        entropy, surprise_variance: of the reference's distribution: mean and variance of
+            -log q under q, which is what the log-prob of a sampled token must scatter about.
+    """
+
+    policy_logprob: Tensor
+    reference_logprob: Tensor
+    rounded_move: Tensor
+    entropy: Tensor
+    surprise_variance: Tensor
+
+
+def micro_batch_rows(responses: Responses, vocabulary: int) -> int:
+    """Sequences per forward, so that FP32 logits take at most :data:`LOGITS_BYTES`."""
+    per_row = responses.tokens.shape[1] * vocabulary * 4
+    return max(1, LOGITS_BYTES // per_row)
+
+
+def response_logits(model: Any, responses: Responses) -> tuple[Tensor, Tensor]:
+    """(logits, tokens) of the response positions only, aligned: [N, T, V] and [N, T].
+
+    The forward takes right-padded rows without an attention mask: under causal attention no real
+    token sees a later pad.
+    """
+    out = model(input_ids=responses.tokens, use_cache=False)
+    logits, tokens = logprobs.shift(out.logits, responses.tokens)
+    mask = responses.mask[:, 1:]
+    shape = (len(tokens), responses.length)
+    return logits[mask].view(*shape, -1), tokens[mask].view(shape)
+
+
+@torch.no_grad()
+def score(
+    model: Any,
+    responses: tuple[Responses, ...],
+    fmt: str,
+    kl_formats: tuple[str, ...],
+    *,
+    reverse: bool = False,
+) -> Scored:
+    """Log-probs of all responses under a model whose parameters are in ``fmt``.
+
+    Args:
+        reverse: take the sequences in the opposite order and in micro-batches of a third;
+            the result is put back in order. What changes is the noise of batching.
+    """
+    vocabulary = model.get_input_embeddings().num_embeddings
+    kept: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
+    seen: set[str] = set()
+    with Float64Casts() if fmt == EXACT else nullcontext():
+        for group in responses:
+            rows, order = micro_batch_rows(group, vocabulary), torch.arange(len(group.tokens))
+            if reverse:
+                rows, order = max(1, min(rows, len(order)) // 3), order.flip(0)
+            for kl_format in kl_formats:
+                kept[kl_format].append(torch.empty(len(order), group.length))
+                kept[kl_format][-1] = kept[kl_format][-1].to(get_format(kl_format).dtype)
+            for numbers, batch in group.micro_batches(rows, order):
+                logits, tokens = response_logits(model, batch)
+                seen.add(format_of(logits.dtype).name)
+                for kl_format in kl_formats:
+                    dtype = get_format(kl_format).dtype
+                    values = logprobs.token_logprobs(logits, tokens, dtype)
+                    kept[kl_format][-1][numbers] = values.cpu()
+    parameters = {format_of(p.dtype).name for p in model.parameters()}
+    return Scored(
+        {f: torch.cat([t.flatten() for t in tensors]) for f, tensors in kept.items()},
+        parameters="+".join(sorted(parameters)),
+        logits="+".join(sorted(seen)),
+    )
+
+
+#: From (policy logits [n, T, V], reference logits, tokens [n, T]) to named [n, T] tensors.
+PairFunction = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+
+
+@torch.no_grad()
+def score_pair(
+    policy: Any, reference: Any, responses: tuple[Responses, ...], function: PairFunction
+) -> dict[str, Tensor]:
+    """``function`` of both models' response logits, each result [M] on the CPU."""
+    vocabulary = reference.get_input_embeddings().num_embeddings
+    parts: dict[str, list[Tensor]] = {}
+    for group in responses:
+        for _, batch in group.micro_batches(micro_batch_rows(group, vocabulary)):
+            policy_logits, tokens = response_logits(policy, batch)
+            reference_logits, _ = response_logits(reference, batch)
+            for name, value in function(policy_logits, reference_logits, tokens).items():
+                parts.setdefault(name, []).append(value.flatten().cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def pair_kl(policy: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """KL(policy || reference) over the whole vocabulary, nats."""
+    return {"kl": logprobs.full_kl(policy, reference)}
+
+
+def pair_theory(policy: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+    """The fields of :class:`Theory`; shares no log-softmax with the core."""
+    index = tokens.unsqueeze(-1)
+
+    def exact(logits: Tensor) -> Tensor:
+        wide = logits.double()
+        return wide.gather(-1, index).squeeze(-1) - torch.logsumexp(wide, -1)
+
+    log_q = reference.double() - torch.logsumexp(reference.double(), -1, keepdim=True)
+    q = log_q.exp()
+    surprise = torch.where(q > 0, -log_q, torch.zeros_like(q))
+    entropy = (q * surprise).sum(-1)
+    return {
+        "policy_logprob": exact(policy),
+        "reference_logprob": exact(reference),
+        "rounded_move": exact(policy.bfloat16()) - exact(reference.bfloat16()),
+        "entropy": entropy,
+        "surprise_variance": (q * (surprise - entropy.unsqueeze(-1)) ** 2).sum(-1),
+    }
+
+
+@dataclass
+class Forwards:
+    """Forwards over one :class:`ProbeInput`, each run once, when first asked for.
+
+    Attributes:
+        given: the fixed input.
+        kl_formats: formats of the log-softmax taken of every forward's logits.
+        progress: called after each forward.
+    """
+
+    given: ProbeInput
+    kl_formats: tuple[str, ...]
+    progress: Callable[[], Any] = lambda: None
+    _scored: dict[tuple[str, int, str], Scored] = field(default_factory=dict)
+    _kl: dict[int, Tensor] = field(default_factory=dict)
+    _theory: dict[int, Theory] = field(default_factory=dict)
+    _models: dict[str, Any] = field(default_factory=dict)
+
+    def scored(self, role: str, policy: int, fmt: str) -> Scored:
+        """The forward of a role in a format; ``policy`` is an index into the scales."""
+        key = (role, policy if role == POLICY else 0, fmt)
+        if key not in self._scored:
+            model = self._model(role, policy, fmt)
+            with deterministic():
+                self._scored[key] = score(model, self.given.responses, fmt, self.kl_formats)
+            self.progress()
+        return self._scored[key]
+
+    def true_kl(self, policy: int) -> Tensor:
+        """[M] KL(policy || reference), nats; exactly 0 for the identical policy."""
+        if policy not in self._kl:
+            self._kl[policy] = self._pair(policy, pair_kl)["kl"]
+        return self._kl[policy]
+
+    def theory(self, policy: int) -> Theory:
+        """What the FP32 logits of a policy and the reference let one predict."""
+        if policy not in self._theory:
+            self._theory[policy] = Theory(**self._pair(policy, pair_theory))
+        return self._theory[policy]
+
+    def _pair(self, policy: int, function: PairFunction) -> dict[str, Tensor]:
+        moved, reference = (self._model(role, policy, GOLDEN) for role in (POLICY, REFERENCE))
+        with deterministic():
+            result = score_pair(moved, reference, self.given.responses, function)
+        self.progress()
+        return result
+
+    def rebatched(self, role: str, policy: int) -> Tensor:
+        """[M] golden-format log-probs in another order and micro-batch: the noise of batching."""
+        model = self._model(role, policy, GOLDEN)
+        with deterministic():
+            scored = score(model, self.given.responses, GOLDEN, (GOLDEN,), reverse=True)
+        self.progress()
+        return scored.logprobs[GOLDEN]
+
+    def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
+        """Forwards that H1 takes for ``configurations``, for a progress bar."""
+        policies = len(self.given.scales)
+        roles = {(POLICY, c.policy) for c in configurations} | {
+            (REFERENCE, c.reference) for c in configurations
+        }
+        roles |= {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
+        scored = sum(policies if role == POLICY else 1 for role, _ in roles)
+        return scored + policies + 3  # true KLs, one theory, and two for the noise floor
+
+    def _model(self, role: str, policy: int, fmt: str) -> Any:
+        original = self.given.checkpoint.model
+        if role not in self._models:
+            self._models[role] = working_copy(original)
+        direction = self.given.direction if role == POLICY else None
+        scale = self.given.scales[policy] if role == POLICY else 0.0
+        set_parameters(self._models[role], original, fmt, direction, scale)
+        return self._models[role]

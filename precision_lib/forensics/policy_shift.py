@@ -1,0 +1,108 @@
+"""A policy at a known small distance from the reference, in a direction that training takes.
+
+The hazard. Random noise on the weights moves log-probs in a way that no optimizer does, and a
+"small" policy change of unknown size makes every error figure relative to nothing. Here the
+direction is what a few FP32 AdamW steps on text change, and the scale along it is solved for, so
+that the true KL per token, measured over the whole vocabulary in float64, is the one asked for.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.ppo import logprobs
+from precision_lib.trajectories.sampling import Responses
+
+STEPS = 4
+LEARNING_RATE = 1e-4  # sets the length of the direction only; the scale is solved for
+
+
+def training_direction(
+    reference: Any, texts: list[list[int]], *, seed: int, rows: int = 8, width: int = 128
+) -> dict[str, Tensor]:
+    """Parameter change of a few FP32 AdamW steps on ``texts``, per parameter name.
+
+    Args:
+        reference: FP32 causal LM; unchanged.
+        texts: token lists of at least 2 tokens; ``rows`` of them per step, chosen by ``seed``,
+            cut to ``width``.
+
+    Raises:
+        ValueError: when there is no text.
+    """
+    usable = [t[:width] for t in texts if len(t) >= 2]
+    if not usable:
+        raise ValueError(f"no text to train on: {len(texts)} given, none of 2 tokens or more")
+    model = working_copy(reference).requires_grad_(True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(STEPS):
+        chosen = torch.randint(len(usable), (rows,), generator=generator).tolist()
+        loss = _next_token_loss(model, [usable[i] for i in chosen])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    before = dict(reference.named_parameters())
+    return {
+        name: (parameter.detach() - before[name].detach())
+        for name, parameter in model.named_parameters()
+    }
+
+
+def _next_token_loss(model: Any, texts: list[list[int]]) -> Tensor:
+    """Mean negative log-likelihood over the real tokens of right-padded ``texts``."""
+    width = max(map(len, texts))
+    tokens = torch.zeros(len(texts), width, dtype=torch.int64)
+    mask = torch.zeros(len(texts), width, dtype=torch.bool)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = torch.tensor(text)
+        mask[row, : len(text)] = True
+    tokens, mask = tokens.to(model.device), mask.to(model.device)
+    logits = model(input_ids=tokens, use_cache=False).logits
+    return -logprobs.token_logprobs(*logprobs.shift(logits, tokens))[mask[:, 1:]].mean()
+
+
+@torch.no_grad()
+def mean_kl(policy: Any, reference: Any, responses: Responses) -> float:
+    """KL(policy || reference) per response token, nats: full vocabulary, float64."""
+    mask = responses.mask[:, 1:]
+    logits = [
+        logprobs.shift(m(input_ids=responses.tokens, use_cache=False).logits, responses.tokens)[0]
+        for m in (policy, reference)
+    ]
+    return float(logprobs.full_kl(*logits)[mask].mean())
+
+
+def solve_scales(
+    reference: Any,
+    direction: dict[str, Tensor],
+    responses: Responses,
+    target_kls: tuple[float, ...],
+) -> list[float]:
+    """Scale along ``direction`` for each target KL per token (nats).
+
+    KL grows with the square of a small scale, so each solution starts from the last one and is
+    corrected twice by the square root of target over measured. The KL that is finally reported is
+    measured again on all responses; this one need only be close.
+
+    Raises:
+        ValueError: when the direction does not change the model.
+    """
+    working = working_copy(reference)
+    scales, scale, measured = [], 1.0, None
+    for target in sorted(target_kls, reverse=True):
+        for _ in range(3):
+            if measured is not None:
+                scale *= (target / measured) ** 0.5
+            set_parameters(working, reference, "fp32", direction, scale)
+            measured = mean_kl(working, reference, responses)
+            if measured <= 0:
+                raise ValueError(
+                    f"the policy does not differ from the reference (KL {measured:.3g} at scale "
+                    f"{scale:.3g}); the direction is empty or the target {target:g} too small"
+                )
+        scales.append(scale)
+    by_target = dict(zip(sorted(target_kls, reverse=True), scales, strict=True))
+    return [by_target[t] for t in target_kls]

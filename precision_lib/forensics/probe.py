@@ -1,0 +1,124 @@
+"""Static KL probe (phase -1): every configuration's log-ratio on the same tokens, no training.
+
+The hazard. In a training run a precision error shows itself, if at all, mixed with sampling noise
+and with its own consequences. Here tokens are fixed, the policy's distance from the reference is
+known, and the one thing that varies is the format of a component; so a difference is its cause.
+
+This module fixes what is measured on; ``forwards.py`` scores it, ``h1_kl_collapse.py`` judges it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from precision_lib.forensics.policy_shift import solve_scales, training_direction
+from precision_lib.forensics.verdicts import H1_OPERATING_KL
+from precision_lib.models.embedded import load_held_out_sample, load_prompts
+from precision_lib.models.loading import Checkpoint
+from precision_lib.runtime import deterministic
+from precision_lib.trajectories.sampling import Responses, sample_responses
+
+MAX_PROMPT_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """What the probe does.
+
+    Attributes:
+        num_prompts: responses per length.
+        seq_lengths: response lengths, tokens.
+        target_kls: true KL per token (nats) of the policies, besides the identical one.
+        seed: of prompts, responses and direction.
+    """
+
+    num_prompts: int = 12
+    seq_lengths: tuple[int, ...] = (64, 128, 256, 512)
+    target_kls: tuple[float, ...] = (1e-8, 1e-7, 1e-6, 1e-5, H1_OPERATING_KL, 1e-3, 1e-2)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_prompts < 2:
+            raise ValueError(
+                f"num_prompts = {self.num_prompts}: an interval over sequences needs at least 2"
+            )
+        if not self.seq_lengths or min(self.seq_lengths) < 1:
+            raise ValueError(f"seq_lengths = {self.seq_lengths}: give lengths of at least 1 token")
+        if len(set(self.seq_lengths)) != len(self.seq_lengths):
+            raise ValueError(f"seq_lengths = {self.seq_lengths}: each length once")
+        if H1_OPERATING_KL not in self.target_kls:
+            raise ValueError(
+                f"target_kls = {self.target_kls} must contain {H1_OPERATING_KL:g}, "
+                "where H1 is decided"
+            )
+
+
+#: A minute or less on two cores: for a first look and for tests of the suite itself.
+QUICK = ProbeSettings(
+    num_prompts=8, seq_lengths=(64, 128), target_kls=(1e-6, H1_OPERATING_KL, 1e-2)
+)
+
+
+@dataclass(frozen=True)
+class ProbeInput:
+    """Everything that is fixed before a configuration is looked at."""
+
+    checkpoint: Checkpoint
+    settings: ProbeSettings
+    responses: tuple[Responses, ...]
+    direction: dict[str, Tensor]
+    #: Scale along ``direction`` per policy: 0 for the identical one, then one per target KL.
+    scales: tuple[float, ...]
+
+    @property
+    def target_kls(self) -> tuple[float, ...]:
+        """Target KL per policy, 0 first."""
+        return (0.0, *self.settings.target_kls)
+
+    @property
+    def operating_policy(self) -> int:
+        """Index of the policy at which H1 is decided."""
+        return self.target_kls.index(H1_OPERATING_KL)
+
+
+def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
+    """Sample the responses and place the policies.
+
+    Raises:
+        ValueError: when prompt and response do not fit the model's positions.
+    """
+    with deterministic(settings.seed):
+        return _prepare(checkpoint, settings)
+
+
+def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
+    model, seed = checkpoint.model, settings.seed
+    prompts = _chosen_prompts(checkpoint, settings.num_prompts, seed)
+    pad = checkpoint.tokenizer.pad_token_id or 0
+    responses = tuple(
+        sample_responses(model, prompts, length, seed=seed * 1000 + i, pad=pad)
+        for i, length in enumerate(settings.seq_lengths)
+    )
+    texts = [_encode(checkpoint, text) for text in load_held_out_sample()]
+    direction = training_direction(model, texts, seed=seed)
+    shortest = min(responses, key=lambda r: r.length)
+    _, calibration = next(shortest.micro_batches(4))
+    scales = solve_scales(model, direction, calibration, settings.target_kls)
+    return ProbeInput(checkpoint, settings, responses, direction, (0.0, *scales))
+
+
+def _encode(checkpoint: Checkpoint, text: str) -> list[int]:
+    start = checkpoint.start_token
+    ids: list[int] = checkpoint.tokenizer.encode(text, add_special_tokens=False)
+    return ([] if start is None else [start]) + ids
+
+
+def _chosen_prompts(checkpoint: Checkpoint, count: int, seed: int) -> list[list[int]]:
+    """``count`` prompts by ``seed``, each once before any comes twice."""
+    prompts = load_prompts()
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < count:
+        order += torch.randperm(len(prompts), generator=generator).tolist()
+    return [_encode(checkpoint, prompts[i])[:MAX_PROMPT_TOKENS] for i in order[:count]]

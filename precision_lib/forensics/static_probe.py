@@ -1,0 +1,44 @@
+"""Run the static KL probe from end to end and leave its record behind.
+
+The hazard. An hour of forwards that ends in a full disk or a Ctrl-C should not have been for
+nothing: each cell is on disk before the next one is measured.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from precision_lib.forensics.h1_study import open_study
+from precision_lib.forensics.probe import ProbeSettings
+from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.loading import Checkpoint
+from precision_lib.records.context import run_context
+from precision_lib.records.record import Recorder
+
+
+def run_probe(
+    checkpoint: Checkpoint,
+    settings: ProbeSettings,
+    configurations: Sequence[PrecisionConfig],
+    output_dir: Path,
+) -> Recorder:
+    """Measure H1 for every configuration and write ``output_dir/record.json``.
+
+    Raises:
+        ValueError: when the settings do not fit the model. OSError: when nothing can be written.
+    """
+    recorder = Recorder(output_dir / "record.json", configurations)
+    recorder.expected = [("H1", c.name) for c in configurations]
+    # tqdm shows a bar on a terminal only (disable=None).
+    with tqdm(disable=None, unit="forward", desc="static KL probe") as bar:
+        study = open_study(checkpoint, settings, configurations, progress=bar.update)
+        bar.reset(study.forwards.number_of_forwards(configurations))
+        recorder.context = run_context(str(checkpoint.model.device), settings.seed)
+        recorder.context |= study.context()
+        recorder.noise_floors["H1"] = study.noise_floor().as_json()
+        for configuration in configurations:
+            recorder.add_cell(study.cell(configuration))
+    recorder.add_hypothesis(study.verdict())
+    recorder.write()
+    return recorder

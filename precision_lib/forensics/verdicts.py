@@ -1,0 +1,139 @@
+"""The decision table and the rules that turn an interval into a verdict.
+
+The hazard. A threshold picked by hand passes whatever the hand had in mind: the gates in use today
+let a 10 to 50 times regression through. Here a *decision* threshold stands once, with what the
+number means, and was written down before the measurement; error bounds are computed elsewhere. A
+verdict is three-valued, because "not enough data" is neither healthy nor impaired, and it is never
+finer than the noise floor measured on the device.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from precision_lib.forensics.statistics import Metric
+
+HEALTHY, IMPAIRED, INCONCLUSIVE = "healthy", "impaired", "inconclusive"
+SUPPORTED, PARTLY, REFUTED = "supported", "partly supported", "refuted"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One row of the decision table.
+
+    Attributes:
+        hypothesis: H1 to H4.
+        metric: the damage metric that decides.
+        limit: a cell is impaired above it.
+        meaning: what the number says in words.
+    """
+
+    hypothesis: str
+    metric: str
+    limit: float
+    meaning: str
+
+
+#: True KL per token, nats, at which H1 is decided: a log-ratio of 1.4 % RMS, the first updates
+#: away from the reference, where H1 says that the signal is lost.
+H1_OPERATING_KL = 1e-4
+
+DECISIONS: dict[str, Decision] = {
+    "H1": Decision(
+        hypothesis="H1",
+        metric="log_ratio_nsr",
+        limit=0.1**0.5,
+        meaning=(
+            "error power is 10 % of signal power at a true KL of 1e-4 nats per token: k2 and k3 "
+            "then overstate the KL by 10 %, and one tenth of the penalty's gradient is noise"
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Hypothesis x configuration.
+
+    ``metrics`` stand at the hypothesis's operating point; ``evidence`` is JSON-ready detail
+    (curves, controls, dtypes as observed).
+    """
+
+    hypothesis: str
+    configuration: str
+    verdict: str
+    metrics: dict[str, Metric]
+    evidence: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "hypothesis": self.hypothesis,
+            "configuration": self.configuration,
+            "verdict": self.verdict,
+            "metrics": {name: metric.as_json() for name, metric in self.metrics.items()},
+            "evidence": self.evidence,
+        }
+
+
+@dataclass(frozen=True)
+class HypothesisVerdict:
+    """What the contrasts say about a hypothesis.
+
+    Attributes:
+        effect: promotion contrast, named by its unit.
+        control: what had to come out null, and whether it did.
+        explanation: one or two sentences for a reader.
+    """
+
+    hypothesis: str
+    verdict: str
+    effect: Metric
+    control: dict[str, Any]
+    explanation: str
+    contrasts: dict[str, Metric]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "hypothesis": self.hypothesis,
+            "verdict": self.verdict,
+            "effect": self.effect.value,
+            "effect_unit": self.effect.unit,
+            "low": self.effect.low,
+            "high": self.effect.high,
+            "control": self.control,
+            "explanation": self.explanation,
+            "contrasts": {name: m.as_json() for name, m in self.contrasts.items()},
+        }
+
+
+def cell_verdict(metric: Metric, limit: float, noise_floor: float) -> str:
+    """Verdict of one damage metric against its limit.
+
+    ``inconclusive`` when the interval straddles the limit, or when the device's noise floor is at
+    or above it, so that nothing below the limit could be told from noise.
+    """
+    if noise_floor >= limit:
+        return INCONCLUSIVE
+    if metric.low > limit:
+        return IMPAIRED
+    return HEALTHY if metric.high <= limit else INCONCLUSIVE
+
+
+def hypothesis_verdict(promoted: str, demoted: str, control_is_null: bool) -> str:
+    """Verdict of a hypothesis from its two cells.
+
+    Args:
+        promoted: verdict of ``bf16_pure`` with the one component promoted to FP32.
+        demoted: verdict of ``fp32_baseline`` with the one component demoted to bf16.
+        control_is_null: whether every control came out null.
+
+    Returns:
+        ``supported`` when promotion heals and demotion harms, ``partly supported`` when one of
+        them holds, ``refuted`` when neither does; ``inconclusive`` when a cell is, or when a
+        control is not null, because then the contrasts measure something else as well.
+    """
+    if not control_is_null or INCONCLUSIVE in (promoted, demoted):
+        return INCONCLUSIVE
+    heals, harms = promoted == HEALTHY, demoted == IMPAIRED
+    if heals and harms:
+        return SUPPORTED
+    return PARTLY if heals or harms else REFUTED
