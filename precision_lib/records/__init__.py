@@ -1,0 +1,1 @@
+"""The experiment record: what was measured, on what, under which settings."""

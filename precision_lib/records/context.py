@@ -1,0 +1,123 @@
+"""Where and with what a record was made: code, versions, device, settings.
+
+The hazard. A number without its machine cannot be compared, and two records that differ in a
+driver, a thread count or a checkpoint look like a regression.
+"""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "rlhf-precision-forensics",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pytest",
+    "hypothesis",
+    "pytest-benchmark",
+    "pytest-json-report",
+)
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16", "asimd", "bf16", "sve")
+
+
+def run_context(device: str, seed: int) -> dict[str, Any]:
+    """Context of a run on ``device`` with ``seed``; every value is read, none is assumed."""
+    import torch
+
+    from precision_lib.runtime import deterministic, numerical_state
+
+    with deterministic(seed):
+        settings = numerical_state()
+    settings.pop("generators")
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "device": _device(device),
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "seed": seed,
+        "settings": {name: str(value) for name, value in settings.items()},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> dict[str, Any]:
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return {"sha": None, "dirty": None}
+    try:
+        sha = _git(root, "rev-parse", "HEAD").strip()
+        return {"sha": sha, "dirty": bool(_git(root, "status", "--porcelain").strip())}
+    except (OSError, subprocess.SubprocessError):
+        return {"sha": None, "dirty": None}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=20
+    ).stdout
+
+
+def _device(device: str) -> dict[str, Any]:
+    import torch
+
+    if not device.startswith("cuda"):
+        return {"class": "cpu", "name": _cpu_name()}
+    properties = torch.cuda.get_device_properties(torch.device(device))
+    return {
+        "class": properties.name.lower().replace(" ", "-"),
+        "name": properties.name,
+        "memory_bytes": properties.total_memory,
+        "capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str | None:
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        out = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20).stdout
+        return out.splitlines()[0].strip()
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    flags = _cpuinfo("flags") or _cpuinfo("Features") or ""
+    return {
+        "name": _cpu_name(),
+        "cores": os.cpu_count(),
+        "features": [f for f in _CPU_FEATURES if f in flags.split()],
+    }
+
+
+def _cpu_name() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(key: str) -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return None

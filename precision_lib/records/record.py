@@ -1,0 +1,174 @@
+"""Build, write and read the experiment record.
+
+The hazard. pytest-json-report writes its file once, at the end, in place, and not at all when the
+run is killed; it can hold ``NaN``; and a file that stayed from an earlier run looks like the
+result of this one. So finished cells are appended to ``cells.jsonl`` at once, each with the run it
+belongs to; the record is written under a temporary name and renamed; and reading checks what it
+reads.
+
+The record is pytest-json-report's object with one more key, ``precision``:
+
+``schema``         version of this layout, :data:`SCHEMA`
+``run``            identifier, the same as in ``cells.jsonl``
+``complete``       True when every expected cell was measured
+``context``        see ``context.py``, with the checkpoint's SHA-256 and the seeds
+``matrix``         configurations by name
+``thresholds``     the decision table; ``noise_floors`` as measured on this device
+``expected``       [hypothesis, configuration] of every cell that the run set out to measure
+``cells``          see ``forensics/verdicts.py``
+``hypotheses``     likewise
+``regressions``    empty unless a baseline was given
+"""
+
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.jsonio import append_line, to_plain, write_json
+from precision_lib.matrix import PrecisionConfig
+
+SCHEMA = 1
+CELLS_NAME = "cells.jsonl"
+
+
+class RecordError(ValueError):
+    """A record cannot be used; the message names the file, what is wrong and what to do."""
+
+
+@dataclass
+class Recorder:
+    """Collects what one run measures; each cell is on disk before the next one starts.
+
+    Attributes:
+        path: where the record goes; ``cells.jsonl`` lies beside it.
+        configurations: the matrix of this run.
+    """
+
+    path: Path
+    configurations: Iterable[PrecisionConfig]
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    context: dict[str, Any] = field(default_factory=dict)
+    expected: list[tuple[str, str]] = field(default_factory=list)
+    noise_floors: dict[str, Any] = field(default_factory=dict)
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    hypotheses: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def cells_path(self) -> Path:
+        return self.path.parent / CELLS_NAME
+
+    def add_cell(self, cell: Cell) -> None:
+        """Keep a finished cell and append it to ``cells.jsonl``; a second time changes nothing."""
+        key = (cell.hypothesis, cell.configuration)
+        if key not in {(c["hypothesis"], c["configuration"]) for c in self.cells}:
+            self.cells.append(to_plain(cell.as_json()))
+            append_line(self.cells_path, {"run": self.run, **cell.as_json()})
+
+    def add_hypothesis(self, verdict: HypothesisVerdict) -> None:
+        """Keep a hypothesis verdict; a second one of the same hypothesis replaces the first."""
+        self.hypotheses = [h for h in self.hypotheses if h["hypothesis"] != verdict.hypothesis]
+        self.hypotheses.append(to_plain(verdict.as_json()))
+
+    def block(self) -> dict[str, Any]:
+        """The ``precision`` block."""
+        measured = {(c["hypothesis"], c["configuration"]) for c in self.cells}
+        return {
+            "schema": SCHEMA,
+            "run": self.run,
+            "complete": bool(self.expected) and measured >= set(self.expected),
+            "context": self.context,
+            "matrix": {c.name: c.components for c in self.configurations},
+            "thresholds": {h: asdict(d) for h, d in DECISIONS.items()},
+            "noise_floors": self.noise_floors,
+            "expected": [list(key) for key in self.expected],
+            "cells": self.cells,
+            "hypotheses": self.hypotheses,
+            "regressions": [],
+        }
+
+    def write(self, report: dict[str, Any] | None = None) -> Path:
+        """Write the record, ``report`` being pytest-json-report's object if there is one."""
+        write_json(self.path, {**(report or {}), "precision": self.block()})
+        return self.path
+
+
+def load_record(path: Path | str) -> dict[str, Any]:
+    """Read a record and check that it is one.
+
+    Returns:
+        The whole object; the measurements stand under ``precision``.
+
+    Raises:
+        RecordError: missing, truncated, not a record of this project, or of a newer schema.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecordError(
+            f"record {path} does not exist; `pytest -m forensics` writes one"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"record {path} cannot be read: {error}") from None
+    try:
+        record = json.loads(text, parse_constant=_reject_constant)
+    except ValueError as error:
+        raise RecordError(
+            f"record {path} is truncated or not strict JSON ({error}); the cells that were "
+            f"finished stand in {path.parent / CELLS_NAME}"
+        ) from None
+    block = record.get("precision") if isinstance(record, dict) else None
+    if not isinstance(block, dict) or "schema" not in block:
+        raise RecordError(
+            f"{path} is not a record of this suite: it has no 'precision' block; give the file "
+            "that `pytest -m forensics` wrote"
+        )
+    _check_schema(path, block)
+    return record  # type: ignore[no-any-return]
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not strict JSON")
+
+
+def _check_schema(path: Path, block: dict[str, Any]) -> None:
+    if not isinstance(block["schema"], int) or block["schema"] > SCHEMA:
+        raise RecordError(
+            f"record {path} has schema {block['schema']!r}, this version reads up to {SCHEMA}; "
+            "upgrade rlhf-precision-forensics"
+        )
+    for key in ("run", "context", "matrix", "cells", "hypotheses"):
+        if key not in block:
+            raise RecordError(f"record {path} is damaged: its precision block lacks {key!r}")
+
+
+def load_cells(path: Path | str, run: str | None = None) -> list[dict[str, Any]]:
+    """Cells of one run from ``cells.jsonl``: what survives when the run itself does not.
+
+    Args:
+        run: its identifier; default: the run that wrote last.
+
+    A last line that was cut off by a kill is left out; anything else that is not a cell raises.
+
+    Raises:
+        RecordError: missing file, or a damaged line before the last.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecordError(f"{path} does not exist; it is written as cells are finished")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    cells = []
+    for number, line in enumerate(lines, 1):
+        try:
+            cells.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise RecordError(
+                    f"{path}, line {number} is not JSON; the file was altered"
+                ) from None
+    run = run or (cells[-1]["run"] if cells else None)
+    return [cell for cell in cells if cell["run"] == run]

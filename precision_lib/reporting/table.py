@@ -1,0 +1,100 @@
+"""The summary table of a run, as plain lines with a style each.
+
+The hazard. A table of symptoms alone misleads: the configuration that looks cured may be as wrong
+as before. So symptom and damage stand side by side, each with the unit in its heading.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+#: A line of the table: text and the style of its verdict ("" for none).
+Line = tuple[str, str]
+
+STYLES = {"healthy": "green", "impaired": "red", "inconclusive": "yellow"}
+
+
+def _value(name: str, form: str) -> Callable[[dict[str, Any]], str]:
+    return lambda metrics: format(metrics[name]["value"], form)
+
+
+def _interval(name: str) -> Callable[[dict[str, Any]], str]:
+    def text(metrics: dict[str, Any]) -> str:
+        m = metrics[name]
+        return f"{m['value']:.2g} [{m['low']:.2g}, {m['high']:.2g}]"
+
+    return text
+
+
+#: Heading, width, text of a cell's metrics.
+_COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
+    ("KL mean", 9, _value("kl_penalty_mean", ".2e")),
+    ("d = 0", 7, _value("log_ratio_near_zero_frac", ".1%")),
+    ("noise/signal [95 %]", 22, _interval("log_ratio_nsr")),
+    ("k3 error", 9, _value("kl_k3_rel_error", "+.1%")),
+    ("k3<0", 6, _value("k3_negative_frac", ".0%")),
+    ("as written*", 11, _value("k3_textbook_negative_frac", ".0%")),
+)
+
+
+def h1_table(block: dict[str, Any]) -> list[Line]:
+    """Lines for the H1 cells of a ``precision`` block; none when there is no such cell."""
+    cells = [c for c in block["cells"] if c["hypothesis"] == "H1"]
+    if not cells:
+        return []
+    names = max(len("configuration"), *(len(c["configuration"]) for c in cells))
+    heading = "configuration".ljust(names) + "  " + "policy/ref/KL".ljust(14) + "  "
+    heading += "  ".join(title.rjust(width) for title, width, _ in _COLUMNS) + "  verdict"
+    lines: list[Line] = [(_title(block, cells), ""), ("", ""), (heading, "bold")]
+    for cell in cells:
+        formats = block["matrix"][cell["configuration"]]
+        shown = "/".join(formats[c] for c in ("policy", "reference", "kl"))
+        text = f"{cell['configuration']:<{names}}  {shown:<14}  "
+        text += "  ".join(show(cell["metrics"]).rjust(width) for _, width, show in _COLUMNS)
+        lines.append((f"{text}  {cell['verdict']}", STYLES[cell["verdict"]]))
+    return [*lines, ("", ""), *_notes(block)]
+
+
+def _title(block: dict[str, Any], cells: list[dict[str, Any]]) -> str:
+    cell = cells[0]
+    decision = block["thresholds"]["H1"]
+    return (
+        f"H1 KL collapse: policy at a true KL of {cell['evidence']['true_kl']:.2e} nats/token, "
+        f"{cell['metrics']['log_ratio_nsr']['n']} tokens; "
+        f"impaired above noise/signal {decision['limit']:.2g}"
+    )
+
+
+def _notes(block: dict[str, Any]) -> list[Line]:
+    lines = [
+        ("symptom: d = 0, log-ratios with no signal; damage: noise/signal, RMS error of the", ""),
+        ("log-ratio over its RMS. * k3 as exp(-d) - 1 + d, the form that frameworks ship.", ""),
+    ]
+    if "H1" in block["noise_floors"]:
+        floor = block["noise_floors"]["H1"]["value"]
+        lines.append((f"noise floor of this device (other batch order and size): {floor:.1g}", ""))
+    return lines
+
+
+def hypothesis_lines(block: dict[str, Any]) -> list[Line]:
+    """One line per hypothesis verdict, then its explanation."""
+    lines: list[Line] = []
+    for h in block["hypotheses"]:
+        null = "null, as it must be" if h["control"]["is_null"] else "NOT NULL"
+        lines.append((f"{h['hypothesis']}: {h['verdict']} (controls {null})", "bold"))
+        lines.append((h["explanation"], ""))
+    return lines
+
+
+def summary(block: dict[str, Any]) -> list[Line]:
+    """The whole summary of a run; empty when it measured nothing."""
+    table = h1_table(block)
+    if not table:
+        return []
+    missing = [] if block["complete"] else _missing(block)
+    return [*table, ("", ""), *hypothesis_lines(block), *missing]
+
+
+def _missing(block: dict[str, Any]) -> list[Line]:
+    done = {(c["hypothesis"], c["configuration"]) for c in block["cells"]}
+    missing = [f"{h} {c}" for h, c in block["expected"] if (h, c) not in done]
+    return [(f"INCOMPLETE: not measured: {', '.join(missing)}", "red")] if missing else []

@@ -1,0 +1,171 @@
+"""The record is strict, whole, and refuses what is not one."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from precision_lib.forensics.statistics import Metric
+from precision_lib.forensics.verdicts import Cell, HypothesisVerdict
+from precision_lib.jsonio import append_line, to_plain, write_json
+from precision_lib.matrix import MATRIX
+from precision_lib.records.context import run_context
+from precision_lib.records.record import (
+    SCHEMA,
+    Recorder,
+    RecordError,
+    load_cells,
+    load_record,
+)
+
+METRIC = Metric(0.5, 0.4, 0.6, 100, "RMS error / RMS signal")
+
+
+def cell(configuration: str = "bf16_pure") -> Cell:
+    return Cell("H1", configuration, "impaired", {"log_ratio_nsr": METRIC}, {"true_kl": 1e-4})
+
+
+def recorder(tmp_path: Path) -> Recorder:
+    r = Recorder(tmp_path / "report.json", MATRIX)
+    r.expected = [("H1", "bf16_pure"), ("H1", "fp32_baseline")]
+    return r
+
+
+def test_a_written_record_reads_back(tmp_path: Path) -> None:
+    r = recorder(tmp_path)
+    r.add_cell(cell())
+    r.add_cell(cell("fp32_baseline"))
+    control = {"is_null": True}
+    r.add_hypothesis(HypothesisVerdict("H1", "refuted", METRIC, control, "because", {"a": METRIC}))
+    record = load_record(r.write({"exitcode": 0}))
+    block = record["precision"]
+    assert record["exitcode"] == 0
+    assert block["schema"] == SCHEMA
+    assert block["complete"]
+    assert block["cells"][0]["metrics"]["log_ratio_nsr"] == METRIC.as_json()
+    assert block["hypotheses"][0]["effect"] == METRIC.value
+    assert block["matrix"]["bf16_pure"]["kl"] == "bf16"
+    assert load_cells(r.cells_path, r.run) == [{"run": r.run, **c} for c in block["cells"]]
+
+
+def test_a_run_that_lacks_a_cell_is_incomplete(tmp_path: Path) -> None:
+    r = recorder(tmp_path)
+    assert not r.block()["complete"]
+    r.add_cell(cell())
+    assert not r.block()["complete"]
+    r.expected = []
+    assert not r.block()["complete"], "a run that set out to measure nothing is not complete"
+
+
+def test_the_same_cell_twice_is_kept_once(tmp_path: Path) -> None:
+    r = recorder(tmp_path)
+    r.add_cell(cell())
+    r.add_cell(cell())
+    assert len(r.cells) == len(load_cells(r.cells_path)) == 1
+
+
+def test_cells_of_an_earlier_run_stay_and_are_not_mixed_in(tmp_path: Path) -> None:
+    first, second = recorder(tmp_path), recorder(tmp_path)
+    first.add_cell(cell("bf16_pure"))
+    second.add_cell(cell("fp32_baseline"))
+    assert [c["configuration"] for c in load_cells(first.cells_path)] == ["fp32_baseline"]
+    assert [c["configuration"] for c in load_cells(first.cells_path, first.run)] == ["bf16_pure"]
+
+
+def test_finished_cells_survive_a_kill(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from precision_lib.records.record import Recorder\n"
+        "from precision_lib.forensics.verdicts import Cell\n"
+        "r = Recorder(Path(sys.argv[1]) / 'report.json', ())\n"
+        "r.add_cell(Cell('H1', 'bf16_pure', 'impaired', {}, {}))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [c["configuration"] for c in load_cells(tmp_path / "cells.jsonl")] == ["bf16_pure"]
+    with pytest.raises(RecordError, match="does not exist"):
+        load_record(tmp_path / "report.json")
+
+
+def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    append_line(path, {"run": "a", "configuration": "bf16_pure"})
+    with path.open("a") as file:
+        file.write('{"run": "a", "configura')
+    assert len(load_cells(path)) == 1
+    with path.open("a") as file:
+        file.write("\n")
+    append_line(path, {"run": "a", "configuration": "fp32_baseline"})
+    with pytest.raises(RecordError, match=r"cells.jsonl, line 2 is not JSON; the file was altered"):
+        load_cells(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"precision": {"schema": 1, "run', r"is truncated or not strict JSON .*cells.jsonl"),
+        ('{"precision": {"schema": NaN}}', r"NaN is not strict JSON"),
+        ('{"tests": []}', r"is not a record of this suite: it has no 'precision' block"),
+        ("[1, 2]", r"is not a record of this suite"),
+        (f'{{"precision": {{"schema": {SCHEMA + 1}}}}}', r"this version reads up to 1; upgrade"),
+        ('{"precision": {"schema": 1}}', r"is damaged: its precision block lacks 'run'"),
+    ],
+)
+def test_what_is_not_a_record_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=message):
+        load_record(path)
+
+
+def test_values_become_plain_and_strict(tmp_path: Path) -> None:
+    value = {
+        "np": np.float64(2.5),
+        "torch": torch.tensor(3, dtype=torch.int32),
+        "nan": math.nan,
+        "inf": -math.inf,
+        1: (Path("a"), None, True),
+        "dtype": torch.bfloat16,
+    }
+    path = tmp_path / "deep" / "value.json"
+    write_json(path, value)
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == {
+        "np": 2.5,
+        "torch": 3,
+        "nan": "nan",
+        "inf": "-inf",
+        "1": ["a", None, True],
+        "dtype": "torch.bfloat16",
+    }
+    assert to_plain(0.1 + 0.2) == 0.1 + 0.2  # all 17 digits
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    class Unprintable:
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    path = tmp_path / "report.json"
+    write_json(path, {"good": 1})
+    with pytest.raises(RuntimeError, match="no text"):
+        write_json(path, {"bad": Unprintable()})
+    assert json.loads(path.read_text()) == {"good": 1}
+    assert os.listdir(tmp_path) == ["report.json"]  # noqa: PTH208
+
+
+def test_context_is_read_from_the_machine() -> None:
+    context = run_context("cpu", seed=7)
+    assert context["seed"] == 7
+    assert context["versions"]["torch"] == torch.__version__
+    assert context["device"]["class"] == "cpu"
+    assert context["threads"] == torch.get_num_threads()
+    assert context["settings"]["deterministic_algorithms"] == "(True, False)"
+    assert context["cpu"]["cores"] == os.cpu_count()

@@ -1,0 +1,76 @@
+"""The summary shows symptom beside damage, verdicts in words, and what is missing."""
+
+from typing import Any
+
+from precision_lib.forensics.h1_kl_collapse import METRICS
+from precision_lib.matrix import MATRIX
+from precision_lib.reporting.table import STYLES, summary
+
+
+def block(**changes: Any) -> dict[str, Any]:
+    values = {
+        name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100, "unit": ""} for name in METRICS
+    }
+    cells = [
+        {
+            "hypothesis": "H1",
+            "configuration": c.name,
+            "verdict": "healthy" if c.name == "fp32_baseline" else "impaired",
+            "metrics": values,
+            "evidence": {"true_kl": 1.1e-4},
+        }
+        for c in MATRIX
+    ]
+    verdict = {
+        "hypothesis": "H1",
+        "verdict": "partly supported",
+        "explanation": "The symptom went, the damage stayed.",
+        "control": {"is_null": True},
+    }
+    return {
+        "matrix": {c.name: c.components for c in MATRIX},
+        "thresholds": {"H1": {"limit": 0.1**0.5}},
+        "noise_floors": {"H1": {"value": 1e-5}},
+        "cells": cells,
+        "hypotheses": [verdict],
+        "expected": [["H1", c.name] for c in MATRIX],
+        "complete": True,
+    } | changes
+
+
+def test_every_configuration_has_a_row_with_its_verdict_and_style() -> None:
+    lines = summary(block())
+    for configuration in MATRIX:
+        [(text, style)] = [x for x in lines if x[0].startswith(configuration.name + " ")]
+        verdict = text.split()[-1]
+        assert style == STYLES[verdict]
+        assert "0.5 [0.4, 0.6]" in text
+        assert "50.0%" in text
+
+
+def test_rows_are_aligned_and_fit_a_terminal() -> None:
+    starts = ("configuration", "bf16", "fp32", "mix")
+    rows = [text for text, _ in summary(block()) if text.startswith(starts)]
+    assert len({row.rindex("  ") for row in rows}) == 1, rows
+    assert max(map(len, rows)) <= 120
+
+
+def test_the_hypothesis_verdict_and_its_explanation_are_shown() -> None:
+    text = "\n".join(t for t, _ in summary(block()))
+    assert "H1: partly supported (controls null, as it must be)" in text
+    assert "The symptom went, the damage stayed." in text
+    assert "true KL of 1.10e-04 nats/token, 100 tokens" in text
+
+
+def test_a_control_that_is_not_null_is_shouted() -> None:
+    verdict = {**block()["hypotheses"][0], "control": {"is_null": False}}
+    assert any("NOT NULL" in t for t, _ in summary(block(hypotheses=[verdict])))
+
+
+def test_missing_cells_are_named() -> None:
+    lines = summary(block(cells=block()["cells"][:-1], complete=False))
+    assert ("INCOMPLETE: not measured: H1 fp32_baseline", "red") in lines
+
+
+def test_a_run_that_measured_nothing_has_no_summary() -> None:
+    assert summary(block(cells=[])) == []
