@@ -1,0 +1,157 @@
+"""Wiring between pytest and the library: options, markers, the record, the summary.
+
+Nothing here computes a number. torch is imported only where --gpu asks for it, so that collecting
+the tests stays cheap.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from precision_lib.threads import limit_threads
+
+limit_threads()
+
+from precision_lib import faults, matrix  # noqa: E402
+from precision_lib.records.record import Recorder  # noqa: E402
+from precision_lib.reporting import table  # noqa: E402
+
+RECORDER = pytest.StashKey[Recorder]()
+#: Tiers that run only when a marker expression or a path asks for them.
+ON_REQUEST = ("sweep", "benchmark")
+TIERS = {"unit": "unit", "forensics": "forensics", "sweep": "sweep", "benchmarks": "benchmark"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("precision forensics")
+    group.addoption("--gpu", action="store_true", help="run on CUDA; exit code 4 without a device")
+    group.addoption(
+        "--model", default="embedded", metavar="NAME_OR_DIR", help="causal LM (default: embedded)"
+    )
+    group.addoption(
+        "--matrix", type=Path, metavar="FILE.toml", help="precision configurations of your own"
+    )
+    group.addoption("--quick", action="store_true", help="smaller budget, for a first look")
+    group.addoption(
+        "--plant-fault",
+        choices=sorted(faults.FAULTS),
+        metavar="NAME",
+        help="break one kernel on purpose, to see which test catches it",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("gpu"):
+        _require_gpu()
+    if getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("run without -n: the cells of a run share one model's forwards")
+    try:
+        configurations = matrix.all_configurations(config.getoption("matrix"))
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--matrix: {error}") from None
+    path = getattr(config.option, "json_report_file", None) or "results/report.json"
+    config.stash[RECORDER] = Recorder(Path(path), configurations)
+    if hasattr(config.option, "json_report_file"):
+        config.option.json_report_file = None  # written here instead: whole, strict, renamed
+    if config.getoption("plant_fault"):
+        planted = ExitStack()
+        planted.enter_context(faults.plant(config.getoption("plant_fault")))
+        config.add_cleanup(planted.close)
+
+
+def _require_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise pytest.UsageError(
+            f"--gpu: no CUDA device (torch {torch.__version__} sees none); "
+            "run on a GPU machine, or leave --gpu out to use the CPU"
+        )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent / "tests"
+    asked = config.getoption("markexpr") + " ".join(config.invocation_params.args)
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        tier = (
+            TIERS.get(item.path.relative_to(root).parts[0]) if root in item.path.parents else None
+        )
+        if tier is not None:
+            item.add_marker(tier)
+        (dropped if tier in ON_REQUEST and tier not in asked else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    recorder = session.config.stash[RECORDER]
+    for item in session.items:
+        marker = item.get_closest_marker("cell")
+        if marker is not None and isinstance(item, pytest.Function):
+            configuration: Any = item.callspec.params["configuration"]
+            recorder.expected.append((marker.args[0], configuration.name))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    config = session.config
+    if config.option.collectonly or not session.testscollected:
+        return
+    report = getattr(getattr(config, "_json_report", None), "report", None)
+    if report is not None:
+        report["exitcode"] = int(session.exitstatus)
+        report.pop("environment", None)  # always empty with pytest-metadata >= 3; see context
+    config.stash[RECORDER].write(report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    config = terminalreporter.config
+    recorder = config.stash.get(RECORDER, None)
+    if recorder is None or not recorder.path.is_file():
+        return
+    lines = table.summary(recorder.block())
+    if lines:
+        terminalreporter.section("precision forensics")
+    for text, style in lines:
+        terminalreporter.write_line(text, **({style: True} if style else {}))
+    if recorder.cells:
+        terminalreporter.write_line(
+            f"record: {recorder.path} (cells as measured: {recorder.cells_path})"
+        )
+
+
+@pytest.fixture(scope="session")
+def recorder(pytestconfig: pytest.Config) -> Recorder:
+    """Where the cells of this run go."""
+    return pytestconfig.stash[RECORDER]
+
+
+@pytest.fixture(scope="session")
+def device(pytestconfig: pytest.Config) -> str:
+    """``cuda`` with --gpu, ``cpu`` without."""
+    return "cuda" if pytestconfig.getoption("gpu") else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def numerical_state_is_left_as_found() -> Iterator[None]:
+    """Fail a test that leaves a global numerical switch or a random generator changed."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    from precision_lib.runtime import numerical_state
+
+    before, modules = numerical_state(), set(sys.modules)
+    yield
+    after = numerical_state()
+    if "transformers" in sys.modules and "transformers" not in modules:
+        before.pop("generators")  # importing transformers 5.17 draws from random
+    changed = {k: (before[k], after[k]) for k in before if before[k] != after[k]}
+    assert not changed, f"the test left numerical state behind (before, after): {changed}"

@@ -1,0 +1,139 @@
+"""``precision-forensics``: each subcommand is a thin caller of one library function.
+
+Exit codes: 0 fine, 1 precision regression, 2 inconclusive, 3 internal error, 4 usage.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from precision_lib import __version__
+from precision_lib.threads import limit_threads
+
+OK, REGRESSION, INCONCLUSIVE, INTERNAL, USAGE = range(5)
+
+
+class UsageError(Exception):
+    """Something that the user gave does not fit; the message says what and what to do."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    limit_threads()
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (UsageError, OSError, ValueError) as error:
+        return _fail(USAGE, str(error))
+    except KeyboardInterrupt:
+        return _fail(INTERNAL, "interrupted; what was finished is on disk")
+    except Exception as error:
+        from precision_lib.models.loading import CheckpointError
+
+        if isinstance(error, CheckpointError):
+            return _fail(USAGE, str(error))
+        traceback.print_exc()
+        return _fail(INTERNAL, f"internal error: {error}")
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"precision-forensics: {message}", file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="precision-forensics", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_probe(commands)
+    _add_embedded(commands)
+    return parser
+
+
+def _add_probe(commands: Any) -> None:
+    probe = commands.add_parser(
+        "probe",
+        help="static KL probe: every configuration's log-ratio on fixed tokens, no training",
+    )
+    probe.add_argument("--num_prompts", type=int, default=100, help="responses per length")
+    probe.add_argument(
+        "--seq_lengths", type=int, nargs="+", default=[64, 128, 256, 512], help="response tokens"
+    )
+    _add_common(probe, Path("results/static_kl_probe"))
+    probe.set_defaults(run=_probe)
+
+
+def _add_common(parser: argparse.ArgumentParser, output_dir: Path) -> None:
+    parser.add_argument("--output_dir", type=Path, default=output_dir, help="default: %(default)s")
+    parser.add_argument("--model", default="embedded", help="hub name or directory of a causal LM")
+    parser.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from precision_lib.forensics.probe import ProbeSettings
+    from precision_lib.forensics.static_probe import run_probe
+    from precision_lib.matrix import all_configurations
+    from precision_lib.models.loading import load_checkpoint, resolve_device
+
+    try:
+        resolve_device(options.device)
+    except RuntimeError as error:
+        raise UsageError(f"--device {options.device}: {error}") from None
+    settings = ProbeSettings(
+        num_prompts=options.num_prompts, seq_lengths=tuple(options.seq_lengths), seed=options.seed
+    )
+    configurations = all_configurations(options.matrix)
+    checkpoint = load_checkpoint(options.model, options.device)
+    recorder = run_probe(checkpoint, settings, configurations, options.output_dir)
+    _print_summary(recorder.block())
+    print(f"record: {recorder.path}")  # noqa: T201
+    return OK
+
+
+def _print_summary(block: dict[str, Any]) -> None:
+    from precision_lib.reporting.table import summary
+
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    codes = {"green": "32", "red": "31", "yellow": "33", "bold": "1"}
+    for text, style in summary(block):
+        shown = f"\033[{codes[style]}m{text}\033[0m" if colour and style else text
+        print(shown)  # noqa: T201
+
+
+def _add_embedded(commands: Any) -> None:
+    embedded = commands.add_parser("embedded", help="the language model that ships with the suite")
+    actions = embedded.add_subparsers(dest="action", required=True, metavar="ACTION")
+    train = actions.add_parser("train", help="make it again from the standard library's texts")
+    train.add_argument("--output_dir", type=Path, required=True)
+    train.add_argument("--seed", type=int, default=0)
+    train.set_defaults(run=_train_embedded)
+
+
+def _train_embedded(options: argparse.Namespace) -> int:
+    from precision_lib.models.embedded.train import train_embedded
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    card = train_embedded(options.output_dir, seed=options.seed)
+    figures = card["held_out"]
+    print(  # noqa: T201
+        f"{options.output_dir}: held-out cross-entropy {figures['cross_entropy']:.3f}, trigram "
+        f"{figures['trigram_cross_entropy']:.3f}, entropy {figures['entropy']:.2f} nats/token"
+    )
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""The kernels of the KL path on adversarial input, against the oracle, within derived bounds."""
+
+import math
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from numpy.typing import NDArray
+
+from precision_lib import bounds, oracle
+from precision_lib.formats import FORMATS, get_format, round_to, ulp
+from precision_lib.ppo import kl, logprobs, masked
+
+FORMAT_NAMES = ("bf16", "fp16", "fp32")
+SETTINGS = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+
+
+def adversarial_logits(seed: int, vocabulary: int, spread: float, offset: float) -> torch.Tensor:
+    """[2, vocabulary] FP32: normal logits around an offset, the first one far below, one -inf."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, vocabulary, generator=generator) * spread + offset
+    logits[0, 0] = logits[0].max() - 200  # exp underflows, the log-prob does not
+    logits[1, 1] = -math.inf
+    return logits
+
+
+@pytest.mark.parametrize("fmt", FORMAT_NAMES)
+@SETTINGS
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    vocabulary=st.integers(2, 300),
+    log2_spread=st.integers(-10, 5),
+    offset=st.sampled_from([0.0, 1.0, -30.0, 1e3, 1e4]),
+)
+@example(seed=0, vocabulary=4, log2_spread=0, offset=0.0)
+def test_token_logprobs_match_the_oracle(
+    fmt: str, seed: int, vocabulary: int, log2_spread: int, offset: float
+) -> None:
+    """Any token, also one whose probability underflows: FP32 bound plus the format's rounding."""
+    logits = adversarial_logits(seed, vocabulary, 2.0**log2_spread, offset)
+    rounded = round_to(logits, FORMATS[fmt])
+    for token in {0, vocabulary // 2, vocabulary - 1}:
+        tokens = torch.full((1, 2), token)
+        got = logprobs.token_logprobs(logits[None], tokens, get_format(fmt).dtype).double()
+        want = torch.from_numpy(oracle.token_logprobs(rounded[None].numpy(), tokens.numpy()))
+        check_within(got, want, logprob_limit(rounded[None], want, fmt), rounded, fmt)
+
+
+def logprob_limit(logits: torch.Tensor, want: torch.Tensor, fmt: str) -> torch.Tensor:
+    """FP32 log-softmax bound, then half an ulp of the output format at the far end of it."""
+    finite = torch.where(torch.isfinite(want), want, torch.zeros_like(want))
+    bound = bounds.log_softmax_bound(logits, finite, FORMATS["fp32"])
+    return bound + bounds.rounding_bound(finite.abs() + bound, FORMATS[fmt])
+
+
+def check_within(
+    got: torch.Tensor, want: torch.Tensor, limit: torch.Tensor, logits: torch.Tensor, fmt: str
+) -> None:
+    """Infinities match position by position, finite values within ``limit``."""
+    assert got.numel() > 0
+    assert torch.equal(torch.isfinite(got), torch.isfinite(want)), (
+        f"token_logprobs in {fmt}: got {got.tolist()}, want {want.tolist()} for logits "
+        f"{[x.hex() for x in logits.flatten().tolist()]}"
+    )
+    finite = torch.isfinite(want)
+    error = (got - want).abs()[finite]
+    assert (error <= limit[finite]).all(), (
+        f"token_logprobs in {fmt}: error {error.tolist()}, limit {limit[finite].tolist()} "
+        f"(log_softmax_bound) for logits {[x.hex() for x in logits.flatten().tolist()]}"
+    )
+
+
+@SETTINGS
+@given(
+    exponent=st.floats(-40, 6, allow_nan=False),
+    sign=st.sampled_from([-1, 1]),
+)
+@example(exponent=-13.3, sign=1)  # |d| = 1e-4, where the textbook form is wrong by half its value
+@example(exponent=-2.0, sign=-1)  # the border between the series and expm1
+def test_k3_has_a_small_relative_error_everywhere(exponent: float, sign: int) -> None:
+    """FP32 against mpmath on the same d. Near the border expm1(x) - x loses a factor of 2/|x| = 8.
+
+    Roundings: expm1 8u relative, the subtraction u, amplified by |expm1(x)| / k3(x) <= 2/|x| + 1
+    <= 9 outside the series; the series itself adds fewer. So 9 * (8 + 1) u bounds both.
+    """
+    d = torch.tensor([[sign * 2.0**exponent]], dtype=torch.float32)
+    want = oracle.k3(float(d))
+    got = float(kl.kl_penalty(d, torch.zeros_like(d), "k3"))
+    limit = 9 * (8 + 1) * FORMATS["fp32"].unit_roundoff * want + FORMATS["fp32"].smallest_subnormal
+    assert abs(got - want) <= limit, f"k3({float(d).hex()}): got {got.hex()}, want {want.hex()}"
+
+
+def test_k1_of_neighbouring_bf16_log_probs_is_exact() -> None:
+    """Sterbenz: the subtraction loses nothing, in bf16 as in any format, for a/2 <= b <= 2a."""
+    codes = torch.arange(0xBF80, 0xC180, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    for step in (1, 5, 100):
+        a, b = codes[:-step][None], codes[step:][None]
+        near = (a.double().abs() * 2 >= b.double().abs()) & (a != 0)
+        got = kl.kl_penalty(a, b, "k1", torch.bfloat16).double()
+        assert near.sum() > 100
+        assert torch.equal(got[near], (a.double() - b.double())[near])
+
+
+@SETTINGS
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 2000), log2_scale=st.integers(-30, 30))
+def test_masked_mean_is_within_its_bound_and_ignores_masked_nan(
+    seed: int, count: int, log2_scale: int
+) -> None:
+    """Against an exactly rounded sum; NaN and inf in masked slots do not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count + 2, generator=generator) * 2.0**log2_scale
+    mask = torch.ones(count + 2, dtype=torch.bool)
+    mask[-2:] = False
+    x[-2], x[-1] = math.nan, math.inf
+    values: NDArray[np.float32] = x.numpy()
+    want = oracle.masked_mean(values, mask.numpy())
+    limit = bounds.mean_bound(float(x[:-2].double().abs().sum()), count, FORMATS["fp32"])
+    assert abs(float(masked.masked_mean(x, mask)) - want) <= limit
+
+
+def test_masked_mean_of_an_empty_mask_is_zero() -> None:
+    x = torch.full((2, 3), math.nan)
+    assert float(masked.masked_mean(x, torch.zeros(2, 3, dtype=torch.bool))) == 0
+
+
+def test_ulp_at_the_typical_log_prob_is_two_to_the_minus_six() -> None:
+    """The step that H1 is about: a log-prob near -2.3 lies on a grid of 1/64 in bf16."""
+    assert ulp(torch.tensor([-2.0, -2.3, -3.9]), FORMATS["bf16"]).tolist() == [2.0**-6] * 3

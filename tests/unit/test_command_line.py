@@ -1,0 +1,146 @@
+"""The commands and the pytest options as a user meets them, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from precision_lib.records.record import load_record
+
+ROOT = Path(__file__).parents[2]
+WITHOUT_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, env=WITHOUT_GPU, capture_output=True, text=True
+    )
+
+
+def run_pytest(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """pytest on the repository with its record below ``tmp_path``."""
+    record = f"--json-report-file={tmp_path / 'report.json'}"
+    return run("pytest", "-p", "no:cacheprovider", record, *arguments)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("precision_lib.cli", *arguments)
+
+
+def test_gpu_without_a_gpu_is_a_usage_error_in_one_line(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, "-m", "forensics", "--gpu")
+    assert done.returncode == 4
+    [line] = [x for x in done.stderr.splitlines() if x.strip()]
+    assert line.startswith("ERROR: --gpu: no CUDA device")
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_bad_matrix_is_a_usage_error_that_names_the_field(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text('[mine]\npolicy = "bf17"\n')
+    done = run_pytest(tmp_path, "-m", "forensics", f"--matrix={tmp_path / 'm.toml'}")
+    assert done.returncode == 4
+    assert "missing reference, reward, value, kl" in done.stderr
+
+
+def test_collection_loads_no_model_and_writes_no_record(tmp_path: Path) -> None:
+    """transformers is what loads models; collecting must not even import it."""
+    watcher = tmp_path / "watch_imports.py"
+    watcher.write_text(
+        "import sys\n"
+        "def pytest_unconfigure(config):\n"
+        "    print('TRANSFORMERS', 'transformers' in sys.modules)\n"
+    )
+    env = {**WITHOUT_GPU, "PYTHONPATH": str(tmp_path)}
+    arguments = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "watch_imports"]
+    record = f"--json-report-file={tmp_path / 'report.json'}"
+    done = subprocess.run(
+        [*arguments, record], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
+    assert "TRANSFORMERS False" in done.stdout
+    assert "test_cell_has_a_verdict[bf16_pure]" in done.stdout
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_tiers_on_request_stay_out_unless_named(tmp_path: Path) -> None:
+    plain = run_pytest(tmp_path, "--collect-only", "-q")
+    asked = run_pytest(tmp_path, "--collect-only", "-q", "-m", "benchmark")
+    assert "tests/benchmarks" not in plain.stdout
+    assert "tests/benchmarks" in asked.stdout
+    assert "tests/unit" not in asked.stdout
+
+
+def test_forensics_on_a_users_checkpoint_and_matrix(
+    tmp_path: Path, saved_checkpoint: Callable[[str], Path]
+) -> None:
+    """The cells of a locally saved Qwen with one configuration more, and the summary table."""
+    matrix = tmp_path / "mine.toml"
+    components = ("policy", "reference", "reward", "value", "kl")
+    matrix.write_text("[mine]\n" + "".join(f'{c} = "fp16"\n' for c in components))
+    done = run_pytest(
+        tmp_path,
+        "tests/forensics/test_h1_kl_collapse.py",
+        "--quick",
+        f"--matrix={matrix}",
+        f"--model={saved_checkpoint('Qwen3')}",
+        "-k",
+        "test_cell_has_a_verdict or test_observed or identical or controls",
+    )
+    assert done.returncode == 0, done.stdout
+    block = load_record(tmp_path / "report.json")["precision"]
+    assert block["complete"]
+    assert [c["configuration"] for c in block["cells"]][-1] == "mine"
+    assert block["cells"][-1]["evidence"]["observed_formats"]["kl"] == "fp16"
+    assert block["context"]["checkpoint"]["name"] == str(saved_checkpoint("Qwen3"))
+    assert "H1 KL collapse: policy at a true KL of" in done.stdout
+    assert f"record: {tmp_path / 'report.json'}" in done.stdout
+
+
+@pytest.mark.parametrize("architecture", ["GPT2", "Qwen2"])
+def test_probe_command_on_a_saved_checkpoint(
+    architecture: str, tmp_path: Path, saved_checkpoint: Callable[[str], Path]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["--num_prompts", "4", "--seq_lengths", "8", "16", "--output_dir", str(out)]
+    done = command("probe", *arguments, "--model", str(saved_checkpoint(architecture)))
+    assert done.returncode == 0, done.stderr
+    block = load_record(out / "record.json")["precision"]
+    assert block["complete"]
+    assert len(block["cells"]) == 12
+    assert block["context"]["probe"]["seq_lengths"] == [8, 16]
+    assert len(block["cells"][0]["evidence"]["curve"]) == 7
+    assert set(block["cells"][0]["evidence"]["by_length"]) == {"8", "16"}
+    assert "\033" not in done.stdout, "no colour outside a terminal"
+    assert done.stderr == "", "no progress bar outside a terminal"
+    lines = (out / "cells.jsonl").read_text().splitlines()
+    assert [json.loads(line)["configuration"] for line in lines] == [
+        c["configuration"] for c in block["cells"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["probe", "--model", "no/such-model"], "there is no such directory"),
+        (["probe", "--device", "cuda"], "--device cuda: no CUDA device"),
+        (["probe", "--num_prompts", "1"], "num_prompts = 1: an interval over sequences needs at"),
+        (["probe", "--seq_lengths", "0"], "give lengths of at least 1 token"),
+        (["probe", "--matrix", "nowhere.toml"], "nowhere.toml does not exist"),
+        (["prob"], "invalid choice: 'prob'"),
+        ([], "the following arguments are required: COMMAND"),
+    ],
+)
+def test_bad_usage_is_exit_code_4_with_the_reason(arguments: list[str], message: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 4
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    code = "import sys, precision_lib.cli; print({'torch', 'transformers'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
