@@ -21,6 +21,7 @@ from precision_lib.records.record import Recorder  # noqa: E402
 from precision_lib.reporting import table  # noqa: E402
 
 RECORDER = pytest.StashKey[Recorder]()
+DEFAULT_RECORD = Path("results/report.json")
 #: Tiers that run only when a marker expression or a path asks for them.
 ON_REQUEST = ("sweep", "benchmark")
 TIERS = {"unit": "unit", "forensics": "forensics", "sweep": "sweep", "benchmarks": "benchmark"}
@@ -54,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
         configurations = matrix.all_configurations(config.getoption("matrix"))
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"--matrix: {error}") from None
-    path = getattr(config.option, "json_report_file", None) or "results/report.json"
+    path = getattr(config.option, "json_report_file", None) or DEFAULT_RECORD
     config.stash[RECORDER] = Recorder(Path(path), configurations)
     if hasattr(config.option, "json_report_file"):
         config.option.json_report_file = None  # written here instead: whole, strict, renamed
@@ -98,6 +99,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if marker is not None and isinstance(item, pytest.Function):
             configuration: Any = item.callspec.params["configuration"]
             recorder.expected.append((marker.args[0], configuration.name))
+    if not recorder.expected and recorder.path == DEFAULT_RECORD:
+        recorder.path = DEFAULT_RECORD.with_name("tests.json")  # keep the last measured record
 
 
 @pytest.hookimpl(trylast=True)

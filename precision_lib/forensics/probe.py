@@ -103,8 +103,7 @@ def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
     texts = [_encode(checkpoint, text) for text in load_held_out_sample()]
     direction = training_direction(model, texts, seed=seed)
     shortest = min(responses, key=lambda r: r.length)
-    _, calibration = next(shortest.micro_batches(4))
-    scales = solve_scales(model, direction, calibration, settings.target_kls)
+    scales = solve_scales(model, direction, shortest, settings.target_kls)
     return ProbeInput(checkpoint, settings, responses, direction, (0.0, *scales))
 
 

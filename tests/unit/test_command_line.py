@@ -65,6 +65,20 @@ def test_collection_loads_no_model_and_writes_no_record(tmp_path: Path) -> None:
     assert not (tmp_path / "report.json").exists()
 
 
+def test_a_run_without_cells_keeps_the_measured_record(tmp_path: Path) -> None:
+    """The default path belongs to measurements; unit tests alone report beside it."""
+    (tmp_path / "results").mkdir()
+    kept = tmp_path / "results" / "report.json"
+    kept.write_text("measured")
+    options = ["-c", str(ROOT / "pytest.ini"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
+    done = run("pytest", *options, str(ROOT / "tests/unit/test_matrix.py"), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert kept.read_text() == "measured"
+    record = load_record(tmp_path / "results" / "tests.json")
+    assert record["exitcode"] == 0
+    assert not record["precision"]["complete"]
+
+
 def test_tiers_on_request_stay_out_unless_named(tmp_path: Path) -> None:
     plain = run_pytest(tmp_path, "--collect-only", "-q")
     asked = run_pytest(tmp_path, "--collect-only", "-q", "-m", "benchmark")
