@@ -20,7 +20,7 @@ def _value(name: str, form: str) -> Callable[[dict[str, Any]], str]:
 def _interval(name: str) -> Callable[[dict[str, Any]], str]:
     def text(metrics: dict[str, Any]) -> str:
         m = metrics[name]
-        return f"{m['value']:.2g} [{m['low']:.2g}, {m['high']:.2g}]"
+        return f"{m['value']:#.2g} [{m['low']:#.2g}, {m['high']:#.2g}]"
 
     return text
 
@@ -52,6 +52,20 @@ def h1_table(block: dict[str, Any]) -> list[Line]:
         text += "  ".join(show(cell["metrics"]).rjust(width) for _, width, show in _COLUMNS)
         lines.append((f"{text}  {cell['verdict']}", STYLES[cell["verdict"]]))
     return [*lines, ("", ""), *_notes(block)]
+
+
+def curve_table(block: dict[str, Any]) -> list[Line]:
+    """The collapse curve: noise over signal of each configuration at each true KL."""
+    cells = [c for c in block["cells"] if c["hypothesis"] == "H1"]
+    names = max(len("configuration"), *(len(c["configuration"]) for c in cells))
+    points = sorted(cells[0]["evidence"]["curve"], key=lambda p: p["true_kl"])
+    heading = "configuration".ljust(names) + "".join(f"{p['true_kl']:>10.1e}" for p in points)
+    lines: list[Line] = [("noise/signal against the true KL, nats/token", ""), (heading, "bold")]
+    for cell in cells:
+        curve = sorted(cell["evidence"]["curve"], key=lambda p: p["true_kl"])
+        values = "".join(f"{p['log_ratio_nsr']['value']:>#10.2g}" for p in curve)
+        lines.append((cell["configuration"].ljust(names) + values, ""))
+    return lines
 
 
 def _title(block: dict[str, Any], cells: list[dict[str, Any]]) -> str:
@@ -91,7 +105,8 @@ def summary(block: dict[str, Any]) -> list[Line]:
     if not table:
         return []
     missing = [] if block["complete"] else _missing(block)
-    return [*table, ("", ""), *hypothesis_lines(block), *missing]
+    blank: Line = ("", "")
+    return [*table, blank, *curve_table(block), blank, *hypothesis_lines(block), *missing]
 
 
 def _missing(block: dict[str, Any]) -> list[Line]:

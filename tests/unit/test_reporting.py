@@ -4,7 +4,12 @@ from typing import Any
 
 from precision_lib.forensics.h1_kl_collapse import METRICS
 from precision_lib.matrix import MATRIX
-from precision_lib.reporting.table import STYLES, summary
+from precision_lib.reporting.table import STYLES, h1_table, summary
+
+CURVE = [
+    {"true_kl": kl, "log_ratio_nsr": {"value": value}}
+    for kl, value in ((1.1e-4, 2.2), (1.0e-8, 187.0), (1.2e-2, 0.23))
+]
 
 
 def block(**changes: Any) -> dict[str, Any]:
@@ -17,7 +22,7 @@ def block(**changes: Any) -> dict[str, Any]:
             "configuration": c.name,
             "verdict": "healthy" if c.name == "fp32_baseline" else "impaired",
             "metrics": values,
-            "evidence": {"true_kl": 1.1e-4},
+            "evidence": {"true_kl": 1.1e-4, "curve": CURVE},
         }
         for c in MATRIX
     ]
@@ -39,18 +44,18 @@ def block(**changes: Any) -> dict[str, Any]:
 
 
 def test_every_configuration_has_a_row_with_its_verdict_and_style() -> None:
-    lines = summary(block())
+    lines = h1_table(block())
     for configuration in MATRIX:
         [(text, style)] = [x for x in lines if x[0].startswith(configuration.name + " ")]
         verdict = text.split()[-1]
         assert style == STYLES[verdict]
-        assert "0.5 [0.4, 0.6]" in text
+        assert "0.50 [0.40, 0.60]" in text
         assert "50.0%" in text
 
 
 def test_rows_are_aligned_and_fit_a_terminal() -> None:
     starts = ("configuration", "bf16", "fp32", "mix")
-    rows = [text for text, _ in summary(block()) if text.startswith(starts)]
+    rows = [text for text, _ in h1_table(block()) if text.startswith(starts)]
     assert len({row.rindex("  ") for row in rows}) == 1, rows
     assert max(map(len, rows)) <= 120
 
@@ -65,6 +70,12 @@ def test_the_hypothesis_verdict_and_its_explanation_are_shown() -> None:
 def test_a_control_that_is_not_null_is_shouted() -> None:
     verdict = {**block()["hypotheses"][0], "control": {"is_null": False}}
     assert any("NOT NULL" in t for t, _ in summary(block(hypotheses=[verdict])))
+
+
+def test_the_collapse_curve_is_in_the_order_of_the_true_kl() -> None:
+    lines = [text.split() for text, _ in summary(block())]
+    assert ["configuration", "1.0e-08", "1.1e-04", "1.2e-02"] in lines
+    assert ["bf16_pure", "1.9e+02", "2.2", "0.23"] in lines
 
 
 def test_missing_cells_are_named() -> None:
