@@ -80,7 +80,7 @@ class Recorder:
             "schema": SCHEMA,
             "run": self.run,
             "complete": bool(self.expected) and measured >= set(self.expected),
-            "context": self.context,
+            "context": self.context | {"observed_formats": self._observed_formats()},
             "matrix": {c.name: c.components for c in self.configurations},
             "thresholds": {h: asdict(d) for h, d in DECISIONS.items()},
             "noise_floors": self.noise_floors,
@@ -89,6 +89,15 @@ class Recorder:
             "hypotheses": self.hypotheses,
             "regressions": [],
         }
+
+    def _observed_formats(self) -> dict[str, Any]:
+        """Configuration to the format of each component as seen at run time, over all cells."""
+        observed: dict[str, dict[str, str]] = {}
+        for cell in self.cells:
+            seen = cell["evidence"].get("observed_formats", {})
+            merged = observed.setdefault(cell["configuration"], {})
+            merged.update({name: fmt for name, fmt in seen.items() if fmt is not None})
+        return observed
 
     def write(self, report: dict[str, Any] | None = None) -> Path:
         """Write the record, ``report`` being pytest-json-report's object if there is one."""

@@ -13,6 +13,11 @@ Line = tuple[str, str]
 STYLES = {"healthy": "green", "impaired": "red", "inconclusive": "yellow"}
 
 
+def _two(value: float) -> str:
+    """Two significant digits, trailing zeros kept: 2.0, 63, 2.0e+02."""
+    return f"{value:#.2g}".rstrip(".")
+
+
 def _value(name: str, form: str) -> Callable[[dict[str, Any]], str]:
     return lambda metrics: format(metrics[name]["value"], form)
 
@@ -20,7 +25,7 @@ def _value(name: str, form: str) -> Callable[[dict[str, Any]], str]:
 def _interval(name: str) -> Callable[[dict[str, Any]], str]:
     def text(metrics: dict[str, Any]) -> str:
         m = metrics[name]
-        return f"{m['value']:#.2g} [{m['low']:#.2g}, {m['high']:#.2g}]"
+        return f"{_two(m['value'])} [{_two(m['low'])}, {_two(m['high'])}]"
 
     return text
 
@@ -63,7 +68,7 @@ def curve_table(block: dict[str, Any]) -> list[Line]:
     lines: list[Line] = [("noise/signal against the true KL, nats/token", ""), (heading, "bold")]
     for cell in cells:
         curve = sorted(cell["evidence"]["curve"], key=lambda p: p["true_kl"])
-        values = "".join(f"{p['log_ratio_nsr']['value']:>#10.2g}" for p in curve)
+        values = "".join(_two(p["log_ratio_nsr"]["value"]).rjust(10) for p in curve)
         lines.append((cell["configuration"].ljust(names) + values, ""))
     return lines
 

@@ -25,11 +25,12 @@ from precision_lib.records.record import (
     load_record,
 )
 
+EVIDENCE = {"true_kl": 1e-4, "observed_formats": {"policy": "bf16", "reward": None}}
 METRIC = Metric(0.5, 0.4, 0.6, 100, "RMS error / RMS signal")
 
 
 def cell(configuration: str = "bf16_pure") -> Cell:
-    return Cell("H1", configuration, "impaired", {"log_ratio_nsr": METRIC}, {"true_kl": 1e-4})
+    return Cell("H1", configuration, "impaired", {"log_ratio_nsr": METRIC}, EVIDENCE)
 
 
 def recorder(tmp_path: Path) -> Recorder:
@@ -52,6 +53,7 @@ def test_a_written_record_reads_back(tmp_path: Path) -> None:
     assert block["cells"][0]["metrics"]["log_ratio_nsr"] == METRIC.as_json()
     assert block["hypotheses"][0]["effect"] == METRIC.value
     assert block["matrix"]["bf16_pure"]["kl"] == "bf16"
+    assert block["context"]["observed_formats"]["bf16_pure"] == {"policy": "bf16"}
     assert load_cells(r.cells_path, r.run) == [{"run": r.run, **c} for c in block["cells"]]
 
 
