@@ -4,6 +4,7 @@ Nothing here computes a number. torch is imported only where --gpu asks for it, 
 the tests stays cheap.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from precision_lib import faults, matrix  # noqa: E402
 from precision_lib.records.record import Recorder  # noqa: E402
 from precision_lib.reporting import table  # noqa: E402
 
+TESTS = Path(__file__).parent / "tests"
 RECORDER = pytest.StashKey[Recorder]()
 DEFAULT_RECORD = Path("results/report.json")
 #: Tiers that run only when a marker expression or a path asks for them.
@@ -48,7 +50,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("gpu"):
-        _require_gpu()
+        from precision_lib.models.loading import NoDeviceError, resolve_device
+
+        try:
+            resolve_device("cuda")
+        except NoDeviceError as error:
+            raise pytest.UsageError(f"--gpu: {error}") from None
     if getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("run without -n: the cells of a run share one model's forwards")
     try:
@@ -59,37 +66,37 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDER] = Recorder(Path(path), configurations)
     if hasattr(config.option, "json_report_file"):
         config.option.json_report_file = None  # written here instead: whole, strict, renamed
-    if config.getoption("plant_fault"):
+    fault = config.getoption("plant_fault")
+    if fault:
         planted = ExitStack()
-        planted.enter_context(faults.plant(config.getoption("plant_fault")))
+        planted.enter_context(faults.plant(fault))
         config.add_cleanup(planted.close)
-
-
-def _require_gpu() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise pytest.UsageError(
-            f"--gpu: no CUDA device (torch {torch.__version__} sees none); "
-            "run on a GPU machine, or leave --gpu out to use the CPU"
-        )
+        config.stash[RECORDER].planted_fault = fault
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    root = Path(__file__).parent / "tests"
-    asked = config.getoption("markexpr") + " ".join(config.invocation_params.args)
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:
         tier = (
-            TIERS.get(item.path.relative_to(root).parts[0]) if root in item.path.parents else None
+            TIERS.get(item.path.relative_to(TESTS).parts[0]) if TESTS in item.path.parents else None
         )
         if tier is not None:
             item.add_marker(tier)
-        (dropped if tier in ON_REQUEST and tier not in asked else kept).append(item)
+        dropped_here = tier in ON_REQUEST and not _asked_for(config, item, tier)
+        (dropped if dropped_here else kept).append(item)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
+
+
+def _asked_for(config: pytest.Config, item: pytest.Item, tier: str) -> bool:
+    """True when the marker expression names the tier, or a path argument its folder or a test."""
+    if tier in re.findall(r"\w+", config.getoption("markexpr")):
+        return True
+    folder = Path(__file__).parent / "tests" / item.path.relative_to(TESTS).parts[0]
+    paths = (config.invocation_params.dir / a.split("::")[0] for a in config.args)
+    return any(folder == p or folder in p.parents for p in (path.resolve() for path in paths))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -99,8 +106,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if marker is not None and isinstance(item, pytest.Function):
             configuration: Any = item.callspec.params["configuration"]
             recorder.expected.append((marker.args[0], configuration.name))
-    if not recorder.expected and recorder.path == DEFAULT_RECORD:
-        recorder.path = DEFAULT_RECORD.with_name("tests.json")  # keep the last measured record
+    if recorder.path == DEFAULT_RECORD:  # belongs to whole, real measurements
+        if not recorder.expected:
+            recorder.path = DEFAULT_RECORD.with_name("tests.json")
+        elif recorder.planted_fault:
+            recorder.path = DEFAULT_RECORD.with_name("planted_fault.json")
 
 
 @pytest.hookimpl(trylast=True)
@@ -111,6 +121,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     report = getattr(getattr(config, "_json_report", None), "report", None)
     if report is not None:
         report["exitcode"] = int(session.exitstatus)
+        report.pop("root", None)  # a path of this machine
         report.pop("environment", None)  # always empty with pytest-metadata >= 3; see context
     config.stash[RECORDER].write(report)
 

@@ -34,15 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (UsageError, OSError, ValueError) as error:
+    except UsageError as error:
         return _fail(USAGE, str(error))
     except KeyboardInterrupt:
         return _fail(INTERNAL, "interrupted; what was finished is on disk")
     except Exception as error:
-        from precision_lib.models.loading import CheckpointError
+        from precision_lib.forensics.statistics import NothingComparedError
 
-        if isinstance(error, CheckpointError):
-            return _fail(USAGE, str(error))
+        if isinstance(error, NothingComparedError):
+            return _fail(INCONCLUSIVE, str(error))
         traceback.print_exc()
         return _fail(INTERNAL, f"internal error: {error}")
 
@@ -83,20 +83,25 @@ def _add_common(parser: argparse.ArgumentParser, output_dir: Path) -> None:
 
 
 def _probe(options: argparse.Namespace) -> int:
-    from precision_lib.forensics.probe import ProbeSettings
-    from precision_lib.forensics.static_probe import run_probe
+    from precision_lib.forensics.probe import ProbeSettings, check_fits
     from precision_lib.matrix import all_configurations
-    from precision_lib.models.loading import load_checkpoint, resolve_device
+    from precision_lib.models.loading import CheckpointError, NoDeviceError, load_checkpoint
+    from precision_lib.phases.static_probe import run_probe
 
     try:
-        resolve_device(options.device)
-    except RuntimeError as error:
+        settings = ProbeSettings(
+            num_prompts=options.num_prompts,
+            seq_lengths=tuple(options.seq_lengths),
+            seed=options.seed,
+        )
+        configurations = all_configurations(options.matrix)
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint = load_checkpoint(options.model, options.device)
+        check_fits(checkpoint, settings)
+    except NoDeviceError as error:
         raise UsageError(f"--device {options.device}: {error}") from None
-    settings = ProbeSettings(
-        num_prompts=options.num_prompts, seq_lengths=tuple(options.seq_lengths), seed=options.seed
-    )
-    configurations = all_configurations(options.matrix)
-    checkpoint = load_checkpoint(options.model, options.device)
+    except (CheckpointError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from None
     recorder = run_probe(checkpoint, settings, configurations, options.output_dir)
     _print_summary(recorder.block())
     print(f"record: {recorder.path}")  # noqa: T201

@@ -52,8 +52,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line and flush it: it survives a kill of this process."""
+    """Append one JSON line and flush it: it survives a kill of this process.
+
+    Half a line that an earlier kill left behind is ended first, so that it spoils nothing else.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     with path.open("a", encoding="utf-8") as file:
+        if torn:
+            file.write("\n")
         file.write(json.dumps(to_plain(value), allow_nan=False) + "\n")
         file.flush()

@@ -1,8 +1,8 @@
 """16-bit matrix products on the CPU with the meaning that they have on a tensor core.
 
 The hazard. On a GPU a bf16 product means: inputs in bf16, products and sums in FP32, one rounding
-of the result. On a CPU the same line means whatever the machine has: a reference loop that takes
-8 to 13 times as long as FP32 where AVX512-bf16 is missing, an instruction with its own rounding
+of the result. On a CPU the same line means whatever the machine has: a loop that takes ten
+times as long as FP32 and more where AVX512-bf16 is missing, an instruction with its own rounding
 and flushing of subnormals where it is there. A study of precision needs one meaning, and a test
 suite needs it fast.
 
@@ -13,9 +13,7 @@ is exact in FP32; what remains is the FP32 summation error, k * 2**-24 relative 
 for an inner dimension k, and the final rounding. A bias (``addmm``, ``linear``, ``baddbmm``) is
 added before the rounding, as the epilogue of a tensor-core kernel does.
 
-Cost, measured on the embedded model's size (1 thread): 1.07 to 1.17 times the FP32 step, against
-8 to 13 times for the native kernels without AVX512-bf16; 1.9 times when decoding one token at a
-time, where the interpreter's overhead dominates.
+What it costs, against FP32 and the native kernels, is in ``docs/benchmarks.md``.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -16,7 +16,7 @@ the rest of the package, so that tests can be collected without loading anything
 """
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 #: Formats that a component can be computed in. FP8 needs scaled products and is not among them.
@@ -52,12 +52,15 @@ class PrecisionConfig:
         return {component: getattr(self, component) for component in COMPONENTS}
 
 
-COMPONENTS = tuple(f.name for f in fields(PrecisionConfig) if f.name not in ("name", "tests"))
+_COLUMNS = tuple(f for f in fields(PrecisionConfig) if f.name not in ("name", "tests"))
+COMPONENTS = tuple(f.name for f in _COLUMNS)
+#: Components that a user's table must name; a later column has a default.
+REQUIRED = tuple(f.name for f in _COLUMNS if f.default is MISSING)
 
 
 def _row(name: str, formats: str, tests: str) -> PrecisionConfig:
-    policy, reference, reward, value, kl = formats.split()
-    return PrecisionConfig(name, policy, reference, reward, value, kl, tests)
+    components = dict(zip(COMPONENTS, formats.split(), strict=False))
+    return PrecisionConfig(name=name, tests=tests, **components)
 
 
 #: The seven configurations of the study.       policy ref  reward value kl
@@ -150,7 +153,7 @@ def _from_table(path: Path, name: str, table: object) -> PrecisionConfig:
             raise ValueError(f"{where}: unknown field {field!r}; fields: {', '.join(COMPONENTS)}")
         if not isinstance(value, str):
             raise ValueError(f"{where}: {field} = {value!r} must be a string such as 'bf16'")
-    missing = [c for c in COMPONENTS if c not in table]
+    missing = [c for c in REQUIRED if c not in table]
     if missing:
         raise ValueError(f"{where}: missing {', '.join(missing)}; name every component")
     try:

@@ -106,21 +106,21 @@ def score(
     vocabulary = model.get_input_embeddings().num_embeddings
     kept: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
     seen: set[str] = set()
-    with Float64Casts() if fmt == EXACT else nullcontext():
-        for group in responses:
-            rows, order = micro_batch_rows(group, vocabulary), torch.arange(len(group.tokens))
-            if reverse:
-                rows, order = max(1, min(rows, len(order)) // 3), order.flip(0)
-            for kl_format in kl_formats:
-                kept[kl_format].append(torch.empty(len(order), group.length))
-                kept[kl_format][-1] = kept[kl_format][-1].to(get_format(kl_format).dtype)
-            for numbers, batch in group.micro_batches(rows, order):
+    for group in responses:
+        rows, order = micro_batch_rows(group, vocabulary), torch.arange(len(group.tokens))
+        if reverse:
+            rows, order = max(1, min(rows, len(order)) // 3), order.flip(0)
+        back = torch.argsort(order)
+        parts: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
+        for _, batch in group.micro_batches(rows, order):
+            with Float64Casts() if fmt == EXACT else nullcontext():
                 logits, tokens = response_logits(model, batch)
-                seen.add(format_of(logits.dtype).name)
-                for kl_format in kl_formats:
-                    dtype = get_format(kl_format).dtype
-                    values = logprobs.token_logprobs(logits, tokens, dtype)
-                    kept[kl_format][-1][numbers] = values.cpu()
+            seen.add(format_of(logits.dtype).name)
+            for kl_format in kl_formats:
+                dtype = get_format(kl_format).dtype
+                parts[kl_format].append(logprobs.token_logprobs(logits, tokens, dtype).cpu())
+        for kl_format in kl_formats:
+            kept[kl_format].append(torch.cat(parts[kl_format])[back])
     parameters = {format_of(p.dtype).name for p in model.parameters()}
     return Scored(
         {f: torch.cat([t.flatten() for t in tensors]) for f, tensors in kept.items()},
@@ -188,14 +188,19 @@ class Forwards:
     given: ProbeInput
     kl_formats: tuple[str, ...]
     progress: Callable[[], Any] = lambda: None
-    _scored: dict[tuple[str, int, str], Scored] = field(default_factory=dict)
+    _scored: dict[tuple[str, int, str, int], Scored] = field(default_factory=dict)
     _kl: dict[int, Tensor] = field(default_factory=dict)
     _theory: dict[int, Theory] = field(default_factory=dict)
     _models: dict[str, Any] = field(default_factory=dict)
 
-    def scored(self, role: str, policy: int, fmt: str) -> Scored:
-        """The forward of a role in a format; ``policy`` is an index into the scales."""
-        key = (role, policy if role == POLICY else 0, fmt)
+    def scored(self, role: str, policy: int, fmt: str, repeat: int = 0) -> Scored:
+        """The forward of a role in a format.
+
+        Args:
+            policy: index into the scales; the reference has only one.
+            repeat: another number is another run of the same forward.
+        """
+        key = (role, policy if role == POLICY else 0, fmt, repeat)
         if key not in self._scored:
             model = self._model(role, policy, fmt)
             with deterministic():
@@ -238,7 +243,7 @@ class Forwards:
         }
         roles |= {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
         scored = sum(policies if role == POLICY else 1 for role, _ in roles)
-        return scored + policies + 3  # true KLs, one theory, and two for the noise floor
+        return scored + policies + 5  # true KLs, theory, two each for noise floor and control
 
     def _model(self, role: str, policy: int, fmt: str) -> Any:
         original = self.given.checkpoint.model

@@ -17,6 +17,8 @@ kl_k3_rel_error            sum k3 / sum k3_golden - 1: above 0 inflated, -1 coll
 k3_negative_frac           share of k3 < 0, which no KL is
 k3_textbook_rel_error      } the same two for exp(-d) - 1 + d evaluated as written, the form that
 k3_textbook_negative_frac  } the frameworks ship, in the configuration's KL format
+log_ratio_nonfinite_frac   share of d that is inf or NaN (fp16 overflow); they enter nothing else,
+                           and a cell that has any is impaired
 =========================  =====================================================================
 
 Golden: FP32 log-probs of the same tokens, k3 in float64. A configuration that is FP32 in policy,
@@ -51,6 +53,7 @@ METRICS: dict[str, tuple[MetricFunction, str]] = {
     "k3_negative_frac": (_share("k3_negative"), "share of tokens"),
     "k3_textbook_rel_error": (lambda t: t["textbook"] / t["golden_k3"] - 1, "relative to golden"),
     "k3_textbook_negative_frac": (_share("textbook_negative"), "share of tokens"),
+    "log_ratio_nonfinite_frac": (_share("nonfinite"), "share of tokens"),
 }
 
 
@@ -64,11 +67,17 @@ def is_golden(configuration: PrecisionConfig) -> bool:
     return {configuration.policy, configuration.reference, configuration.kl} == {GOLDEN}
 
 
-def log_ratio(forwards: Forwards, configuration: PrecisionConfig, policy: int) -> Tensor:
-    """[M] log-ratio as the configuration computes it, in its KL format."""
-    moved = forwards.scored(POLICY, policy, configuration.policy).logprobs[configuration.kl]
-    reference = forwards.scored(REFERENCE, 0, configuration.reference).logprobs[configuration.kl]
-    return kl.kl_penalty(moved, reference, "k1", get_format(configuration.kl).dtype)
+def log_ratio(
+    forwards: Forwards, configuration: PrecisionConfig, policy: int, repeat: int = 0
+) -> Tensor:
+    """[M] log-ratio as the configuration computes it, in its KL format.
+
+    ``repeat`` asks for the result of forwards of its own, run again.
+    """
+    moved = forwards.scored(POLICY, policy, configuration.policy, repeat)
+    reference = forwards.scored(REFERENCE, 0, configuration.reference, repeat)
+    logprobs, dtype = configuration.kl, get_format(configuration.kl).dtype
+    return kl.kl_penalty(moved.logprobs[logprobs], reference.logprobs[logprobs], "k1", dtype)
 
 
 def k3_penalty(ratio: Tensor) -> Tensor:
@@ -83,24 +92,29 @@ def golden_log_ratio(forwards: Forwards, policy: int, fmt: str = GOLDEN) -> Tens
 
 
 def token_quantities(
-    forwards: Forwards, configuration: PrecisionConfig, policy: int
+    forwards: Forwards, configuration: PrecisionConfig, policy: int, repeat: int = 0
 ) -> dict[str, Tensor]:
-    """[M] float64 summands of every metric, by name."""
-    ratio = log_ratio(forwards, configuration, policy)
+    """[M] float64 summands of every metric, by name; finite."""
+    ratio = log_ratio(forwards, configuration, policy, repeat)
+    finite = torch.isfinite(ratio)
     golden = golden_log_ratio(forwards, policy, EXACT if is_golden(configuration) else GOLDEN)
     resolution = ulp(forwards.scored(REFERENCE, 0, GOLDEN).logprobs[GOLDEN], FORMATS[GOLDEN])
     k3, textbook = k3_penalty(ratio), textbook_k3(ratio)
+    computed = {
+        "error2": (ratio.double() - golden) ** 2,
+        "near_zero": ratio.double().abs() <= resolution,
+        "k3": k3,
+        "k3_negative": k3 < 0,
+        "textbook": textbook,
+        "textbook_negative": textbook < 0,
+    }
+    zero = torch.zeros_like(golden)
     return {
         "tokens": torch.ones_like(golden),
+        "nonfinite": (~finite).double(),
         "signal2": golden**2,
-        "error2": (ratio.double() - golden) ** 2,
-        "near_zero": (ratio.double().abs() <= resolution).double(),
-        "k3": k3.double(),
         "golden_k3": k3_penalty(golden),
-        "k3_negative": (k3 < 0).double(),
-        "textbook": textbook.double(),
-        "textbook_negative": (textbook < 0).double(),
-    }
+    } | {name: torch.where(finite, value.double(), zero) for name, value in computed.items()}
 
 
 def zero_probability(move: Tensor, step: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ formats that were really observed, and a control that must be exactly zero.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from precision_lib.forensics.statistics import (
 )
 from precision_lib.forensics.verdicts import (
     DECISIONS,
+    IMPAIRED,
     Cell,
     HypothesisVerdict,
     cell_verdict,
@@ -81,12 +82,24 @@ class Study:
         if configuration.name not in self._cells:
             operating = self.forwards.given.operating_policy
             metrics = self.metrics(configuration, operating)
-            floor = self.noise_floor().value
-            verdict = cell_verdict(metrics[DAMAGE], DECISIONS[H1].limit, floor)
+            exact = metrics["kl_penalty_mean"]
+            metrics["kl_penalty_mean"] = replace(exact, value=self._pipeline_mean(configuration))
+            verdict = self._cell_verdict(metrics)
             self._cells[configuration.name] = Cell(
-                H1, configuration.name, verdict, metrics, self._evidence(configuration)
+                H1, configuration.name, verdict, metrics, self._evidence(configuration, exact)
             )
         return self._cells[configuration.name]
+
+    def _cell_verdict(self, metrics: dict[str, Metric]) -> str:
+        if metrics["log_ratio_nonfinite_frac"].value > 0:
+            return IMPAIRED
+        return cell_verdict(metrics[DAMAGE], DECISIONS[H1].limit, self.noise_floor().value)
+
+    def _pipeline_mean(self, configuration: PrecisionConfig) -> float:
+        """Mean k3 penalty as a trainer would log it: by the core's masked mean, in FP32."""
+        operating = self.forwards.given.operating_policy
+        ratio = h1.log_ratio(self.forwards, configuration, operating)
+        return float(masked.masked_mean(h1.k3_penalty(ratio), torch.isfinite(ratio)))
 
     def metrics(
         self, configuration: PrecisionConfig, policy: int, length: int | None = None
@@ -135,25 +148,33 @@ class Study:
         """The hypothesis verdict from promotion, demotion and controls."""
         contrasts = {
             "promotion_damage_healed": self._healed(PURE, PROMOTED, DAMAGE),
-            "promotion_symptom_healed": self._healed(PURE, PROMOTED, SYMPTOM),
-            "demotion_damage_added": self._contrast(
-                DEMOTED, BASELINE, DAMAGE, lambda a, b: a - b, h1.METRICS[DAMAGE][1]
+            "promotion_symptom_removed": self._difference(PURE, PROMOTED, SYMPTOM),
+            "demotion_damage_added": self._difference(DEMOTED, BASELINE, DAMAGE),
+            "irrelevant_promotion_damage_removed": self._difference(
+                PURE, IRRELEVANT, DAMAGE, repeat=1
             ),
-            "irrelevant_promotion_damage_healed": self._healed(PURE, IRRELEVANT, DAMAGE),
         }
-        control = self._control(contrasts["irrelevant_promotion_damage_healed"])
-        promoted, demoted = self.cell(PROMOTED), self.cell(DEMOTED)
+        control = self._control(contrasts["irrelevant_promotion_damage_removed"])
+        verdict = hypothesis_verdict(
+            *(self.cell(c).verdict for c in (PURE, PROMOTED, DEMOTED)),
+            healed=contrasts["promotion_damage_healed"],
+            added=contrasts["demotion_damage_added"],
+            control_is_null=control["is_null"],
+        )
         return HypothesisVerdict(
             hypothesis=H1,
-            verdict=hypothesis_verdict(promoted.verdict, demoted.verdict, control["is_null"]),
+            verdict=verdict,
             effect=contrasts["promotion_damage_healed"],
             control=control,
             explanation=self._explanation(contrasts),
             contrasts=contrasts,
         )
 
-    def _sums(self, configuration: PrecisionConfig, policy: int) -> dict[str, Array]:
-        return self._per_sequence(h1.token_quantities(self.forwards, configuration, policy))
+    def _sums(
+        self, configuration: PrecisionConfig, policy: int, repeat: int = 0
+    ) -> dict[str, Array]:
+        quantities = h1.token_quantities(self.forwards, configuration, policy, repeat)
+        return self._per_sequence(quantities)
 
     def _per_sequence(self, quantities: dict[str, Tensor]) -> dict[str, Array]:
         """[M] tensors to [N] sums per sequence."""
@@ -162,17 +183,25 @@ class Study:
             for name, q in quantities.items()
         }
 
-    def _contrast(
-        self, first: PrecisionConfig, second: PrecisionConfig, metric: str, how: Any, unit: str
+    def _difference(
+        self, first: PrecisionConfig, second: PrecisionConfig, metric: str, repeat: int = 0
     ) -> Metric:
+        """Metric of ``first`` minus that of ``second``, the latter from forwards of its own if
+        ``repeat`` says so."""
         operating = self.forwards.given.operating_policy
-        a, b = self._sums(first, operating), self._sums(second, operating)
+        a, b = self._sums(first, operating), self._sums(second, operating, repeat)
+        function, unit = h1.METRICS[metric]
         n = int(a["tokens"].sum())
-        return contrast(a, b, h1.METRICS[metric][0], how, self.weights, n=n, unit=unit)
+        return contrast(a, b, function, lambda x, y: x - y, self.weights, n=n, unit=unit)
 
     def _healed(self, before: PrecisionConfig, after: PrecisionConfig, metric: str) -> Metric:
-        """Share of a metric that a promotion removes: 1 healed, 0 unchanged, < 0 worse."""
-        return self._contrast(before, after, metric, lambda a, b: 1 - b / a, "share removed")
+        """Share of a damage that a promotion removes: 1 healed, 0 unchanged, < 0 worse."""
+        operating = self.forwards.given.operating_policy
+        a, b = self._sums(before, operating), self._sums(after, operating)
+        function, n = h1.METRICS[metric][0], int(a["tokens"].sum())
+        return contrast(
+            a, b, function, lambda x, y: 1 - y / x, self.weights, n=n, unit="share removed"
+        )
 
     def _control(self, irrelevant: Metric) -> dict[str, Any]:
         identical = [self.identical_weights(c) for c in (PURE, PROMOTED, DEMOTED, BASELINE)]
@@ -181,37 +210,33 @@ class Study:
             "identical_weights_nonzero": nonzero,
             "identical_weights_n": sum(i["n"] for i in identical),
             "irrelevant_promotion": IRRELEVANT.name,
-            "irrelevant_promotion_effect": irrelevant.value,
+            "irrelevant_promotion_damage_removed": irrelevant.value,
             "is_null": nonzero == 0 and irrelevant.low == irrelevant.high == 0,
         }
 
     def _explanation(self, contrasts: dict[str, Metric]) -> str:
-        symptom = contrasts["promotion_symptom_healed"]
         damage = contrasts["promotion_damage_healed"]
+        symptom = [self.cell(c).metrics[SYMPTOM].value for c in (PURE, PROMOTED)]
         pure, promoted, demoted = (
             self.cell(c).metrics[DAMAGE].value for c in (PURE, PROMOTED, DEMOTED)
         )
         return (
             f"At a true KL of {self.true_kl(self.forwards.given.operating_policy):.1e} nats/token, "
-            f"an FP32 KL on bf16 models removes {symptom.value:.0%} of the zero log-ratios and "
-            f"{damage.value:.0%} [{damage.low:.0%}, {damage.high:.0%}] of the log-ratio noise "
-            f"(noise/signal {pure:.2f} -> {promoted:.2f}). A bf16 KL on FP32 models makes "
-            f"{demoted:.2f} by itself."
+            f"an FP32 KL on bf16 models takes the zero log-ratios from {symptom[0]:.1%} to "
+            f"{symptom[1]:.1%} of the tokens, and removes {damage.value:.1%} "
+            f"[{damage.low:.1%}, {damage.high:.1%}] of the log-ratio noise (noise/signal "
+            f"{pure:.2f} -> {promoted:.2f}). A bf16 KL on FP32 models alone makes {demoted:.2f}."
         )
 
-    def _evidence(self, configuration: PrecisionConfig) -> dict[str, Any]:
+    def _evidence(self, configuration: PrecisionConfig, exact_mean: Metric) -> dict[str, Any]:
         given, operating = self.forwards.given, self.forwards.given.operating_policy
-        ratio = h1.log_ratio(self.forwards, configuration, operating)
-        k3 = h1.k3_penalty(ratio)
         evidence: dict[str, Any] = {
             "true_kl": self.true_kl(operating),
             "measured_against": EXACT if h1.is_golden(configuration) else GOLDEN,
-            # The pipeline's own masked mean, to be held against the float64 sums of the metric.
-            "kl_penalty_mean_pipeline": float(
-                masked.masked_mean(k3, torch.ones_like(k3, dtype=torch.bool))
-            ),
+            # Summed in float64, to hold the pipeline's own mean against.
+            "kl_penalty_mean_float64": exact_mean.value,
             "identical_weights": self.identical_weights(configuration),
-            "observed_formats": self._observed(configuration, ratio),
+            "observed_formats": self._observed(configuration),
             "curve": [
                 {"target_kl": target, "true_kl": self.true_kl(policy)}
                 | _json(self.metrics(configuration, policy))
@@ -228,17 +253,19 @@ class Study:
             evidence["log_ratio_near_zero_frac_predicted"] = float(predicted.mean())
         return evidence
 
-    def _observed(self, configuration: PrecisionConfig, ratio: Tensor) -> dict[str, str | None]:
+    def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
         """Formats as seen at run time; None for a component that H1 does not run."""
         operating = self.forwards.given.operating_policy
         policy = self.forwards.scored(POLICY, operating, configuration.policy)
         reference = self.forwards.scored(REFERENCE, 0, configuration.reference)
+        ratio = h1.log_ratio(self.forwards, configuration, operating)
+        kl = [ratio, *(s.logprobs[configuration.kl] for s in (policy, reference))]
         return {
             "policy": "+".join(sorted({policy.parameters, policy.logits})),
             "reference": "+".join(sorted({reference.parameters, reference.logits})),
             "reward": None,
             "value": None,
-            "kl": format_of(ratio.dtype).name,
+            "kl": "+".join(sorted({format_of(x.dtype).name for x in kl})),
         }
 
 

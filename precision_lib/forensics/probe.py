@@ -20,6 +20,8 @@ from precision_lib.runtime import deterministic
 from precision_lib.trajectories.sampling import Responses, sample_responses
 
 MAX_PROMPT_TOKENS = 32
+#: Fewer sequences per length give a bootstrap interval that is a formality.
+MIN_PROMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class ProbeSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_prompts < 2:
+        if self.num_prompts < MIN_PROMPTS:
             raise ValueError(
-                f"num_prompts = {self.num_prompts}: an interval over sequences needs at least 2"
+                f"num_prompts = {self.num_prompts}: an interval over sequences needs at least "
+                f"{MIN_PROMPTS} of each length"
             )
         if not self.seq_lengths or min(self.seq_lengths) < 1:
             raise ValueError(f"seq_lengths = {self.seq_lengths}: give lengths of at least 1 token")
@@ -82,12 +85,28 @@ class ProbeInput:
         return self.target_kls.index(H1_OPERATING_KL)
 
 
+def check_fits(checkpoint: Checkpoint, settings: ProbeSettings) -> None:
+    """Refuse lengths that the model has no positions for, before anything is computed.
+
+    Raises:
+        ValueError: when the longest response and a prompt of full length do not fit.
+    """
+    longest = max(settings.seq_lengths) + MAX_PROMPT_TOKENS
+    positions = getattr(checkpoint.model.config, "max_position_embeddings", longest)
+    if longest > positions:
+        raise ValueError(
+            f"seq_lengths = {settings.seq_lengths}: with a prompt of up to {MAX_PROMPT_TOKENS} "
+            f"tokens that is {longest}, and the model has {positions} positions; use shorter ones"
+        )
+
+
 def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
     """Sample the responses and place the policies.
 
     Raises:
         ValueError: when prompt and response do not fit the model's positions.
     """
+    check_fits(checkpoint, settings)
     with deterministic(settings.seed):
         return _prepare(checkpoint, settings)
 

@@ -19,6 +19,11 @@ Array = NDArray[np.float64]
 #: Totals by name, each a number or an [R] array, to a metric of the same kind.
 MetricFunction = Callable[[dict[str, Array]], Array]
 
+
+class NothingComparedError(ValueError):
+    """Zero elements were compared: the run says nothing, which is not the same as healthy."""
+
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 
@@ -61,10 +66,10 @@ def resampling_weights(strata: NDArray[np.int64], seed: int, resamples: int = RE
         [R, N] counts.
 
     Raises:
-        ValueError: when there is no sequence.
+        NothingComparedError: when there is no sequence.
     """
     if len(strata) == 0:
-        raise ValueError("nothing to resample: no sequence was compared")
+        raise NothingComparedError("nothing to resample: no sequence was compared")
     generator = np.random.default_rng(seed)
     weights = np.zeros((resamples, len(strata)))
     for stratum in np.unique(strata):
@@ -87,10 +92,11 @@ def estimate(
         n: elements compared.
 
     Raises:
-        ValueError: when nothing was compared or the metric is not finite.
+        NothingComparedError: when nothing was compared.
+        ValueError: when the metric is not finite.
     """
     if n == 0:
-        raise ValueError("zero compared elements: a metric of nothing is not a metric")
+        raise NothingComparedError("zero compared elements: a metric of nothing is not a metric")
     value = float(metric({name: s.sum() for name, s in sums.items()}))
     spread = metric({name: weights @ s for name, s in sums.items()})
     low, high = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

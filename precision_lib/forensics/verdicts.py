@@ -118,22 +118,36 @@ def cell_verdict(metric: Metric, limit: float, noise_floor: float) -> str:
     return HEALTHY if metric.high <= limit else INCONCLUSIVE
 
 
-def hypothesis_verdict(promoted: str, demoted: str, control_is_null: bool) -> str:
-    """Verdict of a hypothesis from its two cells.
+def hypothesis_verdict(
+    pure: str,
+    promoted: str,
+    demoted: str,
+    *,
+    healed: Metric,
+    added: Metric,
+    control_is_null: bool,
+) -> str:
+    """Verdict of a hypothesis from its cells and its paired contrasts.
 
     Args:
+        pure: verdict of ``bf16_pure``.
         promoted: verdict of ``bf16_pure`` with the one component promoted to FP32.
         demoted: verdict of ``fp32_baseline`` with the one component demoted to bf16.
+        healed: share of the damage that promotion removes, paired.
+        added: damage that demotion adds, paired.
         control_is_null: whether every control came out null.
 
     Returns:
-        ``supported`` when promotion heals and demotion harms, ``partly supported`` when one of
-        them holds, ``refuted`` when neither does; ``inconclusive`` when a cell is, or when a
-        control is not null, because then the contrasts measure something else as well.
+        Promotion *heals* when it takes an impaired pipeline to healthy and its contrast excludes 0;
+        demotion *harms* when it takes the healthy pipeline to impaired and its contrast does.
+        ``supported`` when both hold, ``partly supported`` when one does, ``refuted`` when neither;
+        ``inconclusive`` when a cell is, or when a control is not null, because then the contrasts
+        measure something else as well.
     """
-    if not control_is_null or INCONCLUSIVE in (promoted, demoted):
+    if not control_is_null or INCONCLUSIVE in (pure, promoted, demoted):
         return INCONCLUSIVE
-    heals, harms = promoted == HEALTHY, demoted == IMPAIRED
+    heals = pure == IMPAIRED and promoted == HEALTHY and healed.low > 0
+    harms = demoted == IMPAIRED and added.low > 0
     if heals and harms:
         return SUPPORTED
     return PARTLY if heals or harms else REFUTED

@@ -49,6 +49,10 @@ class Checkpoint:
         return bos if bos is not None else eos
 
 
+class NoDeviceError(RuntimeError):
+    """The device asked for is not there; the message says what to do."""
+
+
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be loaded; the message says which, why, and what to do."""
 
@@ -57,14 +61,14 @@ def resolve_device(name: str) -> torch.device:
     """The torch device called ``name``.
 
     Raises:
-        RuntimeError: for ``cuda`` without a CUDA device. ValueError: for an unknown name.
+        NoDeviceError: for ``cuda`` without a CUDA device. ValueError: for an unknown name.
     """
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ValueError(f"unknown device {name!r}; use 'cpu' or 'cuda'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(
+        raise NoDeviceError(
             f"no CUDA device (torch {torch.__version__} sees none); run on a GPU machine, "
             "or use the CPU"
         )
@@ -80,7 +84,7 @@ def load_checkpoint(name: str = EMBEDDED, device: str = "cpu") -> Checkpoint:
 
     Raises:
         CheckpointError: missing, offline, not a causal LM, truncated, or without a tokenizer.
-        RuntimeError: no CUDA device.
+        NoDeviceError: no CUDA device. ValueError: unknown device.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging

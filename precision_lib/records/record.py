@@ -10,6 +10,7 @@ The record is pytest-json-report's object with one more key, ``precision``:
 
 ``schema``         version of this layout, :data:`SCHEMA`
 ``run``            identifier, the same as in ``cells.jsonl``
+``planted_fault``  name of the fault that was planted on purpose, null in a real measurement
 ``complete``       True when every expected cell was measured
 ``context``        see ``context.py``, with the checkpoint's SHA-256 and the seeds
 ``matrix``         configurations by name
@@ -45,6 +46,7 @@ class Recorder:
 
     Attributes:
         path: where the record goes; ``cells.jsonl`` lies beside it.
+        planted_fault: what was broken on purpose, for every reader to see.
         configurations: the matrix of this run.
     """
 
@@ -54,6 +56,7 @@ class Recorder:
     context: dict[str, Any] = field(default_factory=dict)
     expected: list[tuple[str, str]] = field(default_factory=list)
     noise_floors: dict[str, Any] = field(default_factory=dict)
+    planted_fault: str | None = None
     cells: list[dict[str, Any]] = field(default_factory=list)
     hypotheses: list[dict[str, Any]] = field(default_factory=list)
 
@@ -66,7 +69,10 @@ class Recorder:
         key = (cell.hypothesis, cell.configuration)
         if key not in {(c["hypothesis"], c["configuration"]) for c in self.cells}:
             self.cells.append(to_plain(cell.as_json()))
-            append_line(self.cells_path, {"run": self.run, **cell.as_json()})
+            append_line(
+                self.cells_path,
+                {"run": self.run, "planted_fault": self.planted_fault, **cell.as_json()},
+            )
 
     def add_hypothesis(self, verdict: HypothesisVerdict) -> None:
         """Keep a hypothesis verdict; a second one of the same hypothesis replaces the first."""
@@ -80,6 +86,7 @@ class Recorder:
             "schema": SCHEMA,
             "run": self.run,
             "complete": bool(self.expected) and measured >= set(self.expected),
+            "planted_fault": self.planted_fault,
             "context": self.context | {"observed_formats": self._observed_formats()},
             "matrix": {c.name: c.components for c in self.configurations},
             "thresholds": {h: asdict(d) for h, d in DECISIONS.items()},
@@ -161,23 +168,23 @@ def load_cells(path: Path | str, run: str | None = None) -> list[dict[str, Any]]
     Args:
         run: its identifier; default: the run that wrote last.
 
-    A last line that was cut off by a kill is left out; anything else that is not a cell raises.
+    A line that was cut off by a kill is left out.
 
     Raises:
-        RecordError: missing file, or a damaged line before the last.
+        RecordError: missing file, or a whole line that is not a cell.
     """
     path = Path(path)
     if not path.is_file():
         raise RecordError(f"{path} does not exist; it is written as cells are finished")
     lines = path.read_text(encoding="utf-8").splitlines()
-    cells = []
+    cells: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
-            cells.append(json.loads(line))
+            cell = json.loads(line)
         except ValueError:
-            if number < len(lines):
-                raise RecordError(
-                    f"{path}, line {number} is not JSON; the file was altered"
-                ) from None
+            continue  # cut off by a kill
+        if not isinstance(cell, dict) or "run" not in cell:
+            raise RecordError(f"{path}, line {number} is not a cell: {line[:60]}")
+        cells.append(cell)
     run = run or (cells[-1]["run"] if cells else None)
     return [cell for cell in cells if cell["run"] == run]

@@ -32,12 +32,12 @@ def _interval(name: str) -> Callable[[dict[str, Any]], str]:
 
 #: Heading, width, text of a cell's metrics.
 _COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (
-    ("KL mean", 9, _value("kl_penalty_mean", ".2e")),
-    ("d = 0", 7, _value("log_ratio_near_zero_frac", ".1%")),
-    ("noise/signal [95 %]", 22, _interval("log_ratio_nsr")),
+    ("KL mean", 8, _value("kl_penalty_mean", ".2e")),
+    ("d = 0", 6, _value("log_ratio_near_zero_frac", ".1%")),
+    ("noise/signal [95 %]", 26, _interval("log_ratio_nsr")),
     ("k3 error", 9, _value("kl_k3_rel_error", "+.1%")),
-    ("k3<0", 6, _value("k3_negative_frac", ".0%")),
-    ("as written*", 11, _value("k3_textbook_negative_frac", ".0%")),
+    ("k3<0", 5, _value("k3_negative_frac", ".0%")),
+    ("written*", 8, _value("k3_textbook_negative_frac", ".0%")),
 )
 
 
@@ -86,7 +86,7 @@ def _title(block: dict[str, Any], cells: list[dict[str, Any]]) -> str:
 def _notes(block: dict[str, Any]) -> list[Line]:
     lines = [
         ("symptom: d = 0, log-ratios with no signal; damage: noise/signal, RMS error of the", ""),
-        ("log-ratio over its RMS. * k3 as exp(-d) - 1 + d, the form that frameworks ship.", ""),
+        ("log-ratio over its RMS. * k3 < 0 as exp(-d) - 1 + d, the form that frameworks ship.", ""),
     ]
     if "H1" in block["noise_floors"]:
         floor = block["noise_floors"]["H1"]["value"]
@@ -110,6 +110,9 @@ def summary(block: dict[str, Any]) -> list[Line]:
     if not table:
         return []
     missing = [] if block["complete"] else _missing(block)
+    if block["planted_fault"]:
+        fault = f"PLANTED FAULT: {block['planted_fault']}; nothing here is a measurement"
+        missing.append((fault, "red"))
     blank: Line = ("", "")
     return [*table, blank, *curve_table(block), blank, *hypothesis_lines(block), *missing]
 

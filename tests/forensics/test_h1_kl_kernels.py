@@ -72,6 +72,19 @@ def check_within(
     )
 
 
+def test_check_within_rejects_what_lies_beyond_the_limit_and_a_lost_infinity() -> None:
+    """The checker itself: at the limit it passes, one step beyond and for -inf it does not."""
+    want, limit, logits = torch.tensor([[-2.0]]), torch.tensor([[0.5]]), torch.zeros(1, 2)
+    check_within(torch.tensor([[-2.5]]), want, limit, logits, "fp32")
+    beyond = torch.nextafter(torch.tensor([[-2.5]]), torch.tensor(-math.inf))
+    with pytest.raises(AssertionError, match=r"error .* limit .*log_softmax_bound"):
+        check_within(beyond, want, limit, logits, "fp32")
+    with pytest.raises(AssertionError, match="token_logprobs in fp32: got"):
+        check_within(torch.tensor([[-math.inf]]), want, limit, logits, "fp32")
+    with pytest.raises(AssertionError):
+        check_within(torch.empty(0), torch.empty(0), torch.empty(0), logits, "fp32")
+
+
 @pytest.mark.parametrize("fmt", ["bf16", "fp16", "fp32", "fp64"])
 @SETTINGS
 @given(

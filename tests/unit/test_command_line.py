@@ -140,7 +140,9 @@ def test_probe_command_on_a_saved_checkpoint(
     [
         (["probe", "--model", "no/such-model"], "there is no such directory"),
         (["probe", "--device", "cuda"], "--device cuda: no CUDA device"),
-        (["probe", "--num_prompts", "1"], "num_prompts = 1: an interval over sequences needs at"),
+        (["probe", "--num_prompts", "3"], "num_prompts = 3: an interval over sequences needs at"),
+        (["probe", "--seq_lengths", "4096"], "and the model has 2048 positions; use shorter ones"),
+        (["probe", "--output_dir", "/dev/null/x"], "Not a directory: '/dev/null/x'"),
         (["probe", "--seq_lengths", "0"], "give lengths of at least 1 token"),
         (["probe", "--matrix", "nowhere.toml"], "nowhere.toml does not exist"),
         (["prob"], "invalid choice: 'prob'"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from precision_lib.faults import FAULTS, plant
+from precision_lib.records.record import load_record
 
 ROOT = Path(__file__).parents[2]
 PYTEST = (
@@ -42,6 +43,8 @@ def test_the_clean_suite_is_green(tmp_path: Path) -> None:
 def test_a_planted_fault_turns_the_suite_red(name: str, tmp_path: Path) -> None:
     code, failed = failed_tests(tmp_path, "--plant-fault", name)
     assert code == 1
+    block = load_record(tmp_path / "report.json")["precision"]
+    assert block["planted_fault"] == name, "nobody may take this record for a measurement"
     assert FAULTS[name].caught_by in failed
 
 

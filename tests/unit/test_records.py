@@ -54,7 +54,9 @@ def test_a_written_record_reads_back(tmp_path: Path) -> None:
     assert block["hypotheses"][0]["effect"] == METRIC.value
     assert block["matrix"]["bf16_pure"]["kl"] == "bf16"
     assert block["context"]["observed_formats"]["bf16_pure"] == {"policy": "bf16"}
-    assert load_cells(r.cells_path, r.run) == [{"run": r.run, **c} for c in block["cells"]]
+    assert load_cells(r.cells_path, r.run) == [
+        {"run": r.run, "planted_fault": None, **c} for c in block["cells"]
+    ]
 
 
 def test_a_run_that_lacks_a_cell_is_incomplete(tmp_path: Path) -> None:
@@ -97,16 +99,22 @@ def test_finished_cells_survive_a_kill(tmp_path: Path) -> None:
         load_record(tmp_path / "report.json")
 
 
-def test_a_torn_last_line_is_left_out_and_a_damaged_one_is_an_error(tmp_path: Path) -> None:
+def test_a_line_torn_by_a_kill_spoils_no_other_line(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
     append_line(path, {"run": "a", "configuration": "bf16_pure"})
     with path.open("a") as file:
         file.write('{"run": "a", "configura')
     assert len(load_cells(path)) == 1
-    with path.open("a") as file:
-        file.write("\n")
-    append_line(path, {"run": "a", "configuration": "fp32_baseline"})
-    with pytest.raises(RecordError, match=r"cells.jsonl, line 2 is not JSON; the file was altered"):
+    append_line(path, {"run": "b", "configuration": "fp32_baseline"})
+    assert [c["configuration"] for c in load_cells(path)] == ["fp32_baseline"]
+    assert [c["configuration"] for c in load_cells(path, "a")] == ["bf16_pure"]
+
+
+@pytest.mark.parametrize("line", ["5", '{"configuration": "bf16_pure"}'])
+def test_a_whole_line_that_is_no_cell_is_an_error(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "cells.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(RecordError, match=r"cells.jsonl, line 1 is not a cell"):
         load_cells(path)
 
 

@@ -40,6 +40,7 @@ def block(**changes: Any) -> dict[str, Any]:
         "hypotheses": [verdict],
         "expected": [["H1", c.name] for c in MATRIX],
         "complete": True,
+        "planted_fault": None,
     } | changes
 
 
@@ -55,7 +56,10 @@ def test_every_configuration_has_a_row_with_its_verdict_and_style() -> None:
 
 def test_rows_are_aligned_and_fit_a_terminal() -> None:
     starts = ("configuration", "bf16", "fp32", "mix")
-    rows = [text for text, _ in h1_table(block()) if text.startswith(starts)]
+    golden = {"value": 1.5e-4, "low": 1.4e-4, "high": 1.6e-4, "n": 100, "unit": ""}
+    cells = block()["cells"]
+    cells[-1]["metrics"] = {**cells[-1]["metrics"], "log_ratio_nsr": golden}
+    rows = [text for text, _ in h1_table(block(cells=cells)) if text.startswith(starts)]
     assert len({row.rindex("  ") for row in rows}) == 1, rows
     assert max(map(len, rows)) <= 120
 
@@ -81,6 +85,11 @@ def test_the_collapse_curve_is_in_the_order_of_the_true_kl() -> None:
 def test_missing_cells_are_named() -> None:
     lines = summary(block(cells=block()["cells"][:-1], complete=False))
     assert ("INCOMPLETE: not measured: H1 fp32_baseline", "red") in lines
+
+
+def test_a_planted_fault_is_shouted() -> None:
+    lines = summary(block(planted_fault="shift_off_by_one"))
+    assert lines[-1][0].startswith("PLANTED FAULT: shift_off_by_one")
 
 
 def test_a_run_that_measured_nothing_has_no_summary() -> None:

@@ -7,6 +7,7 @@ from precision_lib.forensics.statistics import (
     CONFIDENCE,
     Array,
     Metric,
+    NothingComparedError,
     contrast,
     estimate,
     resampling_weights,
@@ -78,9 +79,9 @@ def test_a_contrast_is_paired() -> None:
 
 def test_comparing_nothing_is_an_error() -> None:
     weights = resampling_weights(np.zeros(2, dtype=np.int64), 0)
-    with pytest.raises(ValueError, match="zero compared elements"):
+    with pytest.raises(NothingComparedError, match="zero compared elements"):
         estimate({"x": np.zeros(2), "n": np.ones(2)}, mean, weights, n=0, unit="")
-    with pytest.raises(ValueError, match="no sequence was compared"):
+    with pytest.raises(NothingComparedError, match="no sequence was compared"):
         resampling_weights(np.zeros(0, dtype=np.int64), 0)
 
 
@@ -110,22 +111,32 @@ def test_cell_verdict_at_its_limit(low: float, high: float, floor: float, verdic
     assert cell_verdict(metric, 0.3, floor) == verdict
 
 
+YES, NO = Metric(0.5, 0.4, 0.6, 10, ""), Metric(0.01, -0.1, 0.1, 10, "")
+
+
 @pytest.mark.parametrize(
-    ("promoted", "demoted", "null", "verdict"),
+    ("pure", "promoted", "demoted", "healed", "added", "null", "verdict"),
     [
-        (HEALTHY, IMPAIRED, True, SUPPORTED),
-        (IMPAIRED, IMPAIRED, True, PARTLY),
-        (HEALTHY, HEALTHY, True, PARTLY),
-        (IMPAIRED, HEALTHY, True, REFUTED),
-        (INCONCLUSIVE, IMPAIRED, True, INCONCLUSIVE),
-        (HEALTHY, INCONCLUSIVE, True, INCONCLUSIVE),
-        (HEALTHY, IMPAIRED, False, INCONCLUSIVE),
+        (IMPAIRED, HEALTHY, IMPAIRED, YES, YES, True, SUPPORTED),
+        (IMPAIRED, IMPAIRED, IMPAIRED, YES, YES, True, PARTLY),
+        (IMPAIRED, HEALTHY, HEALTHY, YES, NO, True, PARTLY),
+        (IMPAIRED, IMPAIRED, HEALTHY, NO, NO, True, REFUTED),
+        (HEALTHY, HEALTHY, HEALTHY, NO, NO, True, REFUTED),  # nothing was impaired to begin with
+        (IMPAIRED, HEALTHY, IMPAIRED, NO, YES, True, PARTLY),  # the contrast includes 0
+        (IMPAIRED, HEALTHY, IMPAIRED, YES, NO, True, PARTLY),
+        (IMPAIRED, INCONCLUSIVE, IMPAIRED, YES, YES, True, INCONCLUSIVE),
+        (IMPAIRED, HEALTHY, INCONCLUSIVE, YES, YES, True, INCONCLUSIVE),
+        (INCONCLUSIVE, HEALTHY, IMPAIRED, YES, YES, True, INCONCLUSIVE),
+        (IMPAIRED, HEALTHY, IMPAIRED, YES, YES, False, INCONCLUSIVE),
     ],
 )
 def test_hypothesis_verdict_needs_both_contrasts_and_a_null_control(
-    promoted: str, demoted: str, null: bool, verdict: str
+    pure: str, promoted: str, demoted: str, healed: Metric, added: Metric, null: bool, verdict: str
 ) -> None:
-    assert hypothesis_verdict(promoted, demoted, null) == verdict
+    got = hypothesis_verdict(
+        pure, promoted, demoted, healed=healed, added=added, control_is_null=null
+    )
+    assert got == verdict
 
 
 def test_every_decision_says_what_it_means() -> None:

@@ -1,7 +1,8 @@
 """Run the static KL probe from end to end and leave its record behind.
 
 The hazard. An hour of forwards that ends in a full disk or a Ctrl-C should not have been for
-nothing: each cell is on disk before the next one is measured.
+nothing: each cell is on disk before the next one is measured, and the record is written whatever
+happens, marked as incomplete where cells are missing.
 """
 
 from collections.abc import Sequence
@@ -34,11 +35,13 @@ def run_probe(
     with tqdm(disable=None, unit="forward", desc="static KL probe") as bar:
         study = open_study(checkpoint, settings, configurations, progress=bar.update)
         bar.reset(study.forwards.number_of_forwards(configurations))
-        recorder.context = run_context(str(checkpoint.model.device), settings.seed)
-        recorder.context |= study.context()
-        recorder.noise_floors["H1"] = study.noise_floor().as_json()
-        for configuration in configurations:
-            recorder.add_cell(study.cell(configuration))
-    recorder.add_hypothesis(study.verdict())
-    recorder.write()
+        try:
+            recorder.context = run_context(str(checkpoint.model.device), settings.seed)
+            recorder.context |= study.context()
+            recorder.noise_floors["H1"] = study.noise_floor().as_json()
+            for configuration in configurations:
+                recorder.add_cell(study.cell(configuration))
+            recorder.add_hypothesis(study.verdict())
+        finally:
+            recorder.write()
     return recorder

@@ -1,0 +1,1 @@
+"""The phases of the study, each a function that a command calls: inputs in, record out."""

@@ -1,0 +1,110 @@
+"""The H1 study on a tiny model: controls that can fail, overflow that is a finding."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from precision_lib.forensics.verdicts import H1_OPERATING_KL
+from precision_lib.matrix import PrecisionConfig, get_configuration
+
+if TYPE_CHECKING:
+    from precision_lib.forensics.h1_study import Study
+    from precision_lib.models.loading import Checkpoint
+
+PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+
+
+def small_study(checkpoint: "Checkpoint", *more: PrecisionConfig) -> "Study":
+    from precision_lib.forensics.h1_study import open_study
+    from precision_lib.forensics.probe import ProbeSettings
+
+    settings = ProbeSettings(num_prompts=4, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
+    return open_study(checkpoint, settings, (PURE, BASELINE, *more))
+
+
+def test_the_null_control_is_exactly_zero(tiny_llama: "Checkpoint") -> None:
+    control = small_study(tiny_llama).identical_weights(PURE)
+    assert control == {"same_format": True, "nonzero": 0, "n": 48, "log_ratio_rms": 0.0}
+
+
+def test_a_dropout_left_on_breaks_the_null_control(
+    saved_checkpoint: Callable[[str], Path],
+) -> None:
+    from precision_lib.models.loading import load_checkpoint
+
+    study = small_study(load_checkpoint(str(saved_checkpoint("GPT2"))))
+    assert study.identical_weights(PURE)["nonzero"] == 0
+    study = small_study(load_checkpoint(str(saved_checkpoint("GPT2"))))
+    study.forwards._model("policy", 0, "bf16").train()
+    assert study.identical_weights(PURE)["nonzero"] > 0
+
+
+def test_a_stale_reference_breaks_the_null_control(
+    tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference of a trainer that forgot to freeze it: one weight has moved."""
+    study = small_study(tiny_llama)
+    build = study.forwards._model
+
+    def stale(role: str, policy: int, fmt: str) -> Any:
+        model = build(role, policy, fmt)
+        if role == "reference":
+            next(iter(model.parameters())).data.mul_(1 + 2.0**-6)
+        return model
+
+    monkeypatch.setattr(study.forwards, "_model", stale)
+    assert study.identical_weights(PURE)["nonzero"] > 0
+
+
+def test_forwards_that_do_not_repeat_break_the_irrelevant_control(
+    tiny_llama: "Checkpoint",
+) -> None:
+    """Each forward is a little different from the one before, as with unordered reductions."""
+    counterfactual = get_configuration("fp32_bf16_kl")
+    assert small_study(tiny_llama, counterfactual).verdict().control["is_null"]
+    study = small_study(tiny_llama, counterfactual)
+    build, calls = study.forwards._model, itertools.count()
+
+    def restless(role: str, policy: int, fmt: str) -> Any:
+        model = build(role, policy, fmt)
+        next(iter(model.parameters())).data.mul_(1 + next(calls) * 2.0**-8)
+        return model
+
+    study.forwards._model = restless  # type: ignore[method-assign]
+    control = study.verdict().control
+    assert control["irrelevant_promotion_damage_removed"] != 0
+    assert not control["is_null"]
+
+
+def test_overflow_is_counted_and_impairs_the_cell(tiny_llama: "Checkpoint") -> None:
+    """fp16 logits beyond 65,504 are infinite; the cell says so instead of crashing."""
+    study = small_study(tiny_llama, HALF)
+    build = study.forwards._model
+
+    def loud(role: str, policy: int, fmt: str) -> Any:
+        model = build(role, policy, fmt)
+        if fmt == "fp16":
+            model.lm_head.weight.data = torch.full_like(model.lm_head.weight, 6e4)
+        return model
+
+    study.forwards._model = loud  # type: ignore[method-assign]
+    cell = study.cell(HALF)
+    assert cell.verdict == "impaired"
+    assert cell.metrics["log_ratio_nonfinite_frac"].value > 0
+    assert all(math.isfinite(m.value) for m in cell.metrics.values())
+
+
+HALF = replace(BASELINE, name="half", policy="fp16", reference="fp16", kl="fp16")
+
+
+def test_a_log_softmax_in_fp32_stays_fp32_behind_an_fp64_model(tiny_llama: "Checkpoint") -> None:
+    wide = replace(BASELINE, name="wide", policy="fp64", reference="fp64")
+    evidence = small_study(tiny_llama, wide).cell(wide).evidence
+    assert evidence["observed_formats"]["policy"] == "fp64"
+    assert evidence["observed_formats"]["kl"] == "fp32"

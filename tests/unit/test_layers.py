@@ -1,0 +1,57 @@
+"""Imports run one way, the oracle never meets the core, the library never imports pytest."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import precision_lib
+
+ROOT = Path(precision_lib.__file__).parent
+#: A module may import from its own layer and from those above it in this list.
+LAYERS = (
+    {"threads", "jsonio"},
+    {"formats", "matrix"},
+    {"bounds", "matmul", "oracle"},
+    {"runtime"},
+    {"ppo"},
+    {"models"},
+    {"trajectories"},
+    {"forensics", "faults"},
+    {"records", "reporting"},
+    {"phases"},
+    {"cli"},
+)
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names that the file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(dotted: str) -> str:
+    return dotted.removeprefix("precision_lib.").split(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    here = path.relative_to(ROOT).with_suffix("").parts[0]
+    names = imported(path)
+    assert not any(name.split(".")[0] in ("pytest", "_pytest") for name in names)
+    ours = {room(name) for name in names if name.startswith("precision_lib.")} & set(LEVEL)
+    assert not {other for other in ours if LEVEL[other] > LEVEL[here]}
+    if here in ("ppo", "oracle"):
+        assert not ours & ({"ppo", "oracle"} - {here})
+
+
+def test_every_room_has_a_layer() -> None:
+    rooms = {p.relative_to(ROOT).with_suffix("").parts[0] for p in MODULES}
+    assert rooms == set(LEVEL)
