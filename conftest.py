@@ -18,6 +18,7 @@ from precision_lib.threads import limit_threads
 limit_threads()
 
 from precision_lib import faults, matrix  # noqa: E402
+from precision_lib.jsonio import check_writable  # noqa: E402
 from precision_lib.records.record import Recorder  # noqa: E402
 from precision_lib.reporting import table  # noqa: E402
 
@@ -64,6 +65,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--matrix: {error}") from None
     path = getattr(config.option, "json_report_file", None) or DEFAULT_RECORD
     config.stash[RECORDER] = Recorder(Path(path), configurations)
+    if not config.option.collectonly:
+        try:
+            check_writable(Path(path).parent)
+        except OSError as error:
+            raise pytest.UsageError(str(error)) from None
     if hasattr(config.option, "json_report_file"):
         config.option.json_report_file = None  # written here instead: whole, strict, renamed
     fault = config.getoption("plant_fault")
@@ -116,14 +122,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
+    recorder = config.stash[RECORDER]
     if config.option.collectonly or not session.testscollected:
         return
+    if recorder.expected and not recorder.cells:
+        return  # nothing was measured: an earlier record is worth more
     report = getattr(getattr(config, "_json_report", None), "report", None)
     if report is not None:
         report["exitcode"] = int(session.exitstatus)
         report.pop("root", None)  # a path of this machine
         report.pop("environment", None)  # always empty with pytest-metadata >= 3; see context
-    config.stash[RECORDER].write(report)
+    recorder.write(report)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -53,7 +53,11 @@ def _fail(code: int, message: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="precision-forensics", description=(__doc__ or "").splitlines()[0])
+    parser = _Parser(
+        prog="precision-forensics",
+        description="Where floating-point precision matters in an RLHF pipeline.",
+        epilog="exit codes: 0 fine, 1 regression, 2 inconclusive, 3 internal error, 4 usage",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
@@ -66,9 +70,15 @@ def _add_probe(commands: Any) -> None:
         "probe",
         help="static KL probe: every configuration's log-ratio on fixed tokens, no training",
     )
-    probe.add_argument("--num_prompts", type=int, default=100, help="responses per length")
     probe.add_argument(
-        "--seq_lengths", type=int, nargs="+", default=[64, 128, 256, 512], help="response tokens"
+        "--num_prompts", type=int, default=100, help="responses per length (default: %(default)s)"
+    )
+    probe.add_argument(
+        "--seq_lengths",
+        type=int,
+        nargs="+",
+        default=[64, 128, 256, 512],
+        help="response tokens (default: %(default)s)",
     )
     _add_common(probe, Path("results/static_kl_probe"))
     probe.set_defaults(run=_probe)
@@ -84,6 +94,7 @@ def _add_common(parser: argparse.ArgumentParser, output_dir: Path) -> None:
 
 def _probe(options: argparse.Namespace) -> int:
     from precision_lib.forensics.probe import ProbeSettings, check_fits
+    from precision_lib.jsonio import check_writable
     from precision_lib.matrix import all_configurations
     from precision_lib.models.loading import CheckpointError, NoDeviceError, load_checkpoint
     from precision_lib.phases.static_probe import run_probe
@@ -95,7 +106,7 @@ def _probe(options: argparse.Namespace) -> int:
             seed=options.seed,
         )
         configurations = all_configurations(options.matrix)
-        options.output_dir.mkdir(parents=True, exist_ok=True)
+        check_writable(options.output_dir)
         checkpoint = load_checkpoint(options.model, options.device)
         check_fits(checkpoint, settings)
     except NoDeviceError as error:

@@ -51,6 +51,20 @@ def write_json(path: Path, value: Any) -> None:
         raise
 
 
+def check_writable(directory: Path) -> None:
+    """Make ``directory`` if need be and write to it once, before hours of work depend on it.
+
+    Raises:
+        OSError: when it cannot be written to; the message names it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise OSError(f"cannot write to {directory} ({error.strerror}); give another one") from None
+
+
 def append_line(path: Path, value: Any) -> None:
     """Append one JSON line and flush it: it survives a kill of this process.
 

@@ -134,7 +134,9 @@ def load_matrix(path: Path) -> tuple[PrecisionConfig, ...]:
             the message names the file, the configuration and the field.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"matrix file {path} does not exist; give the path of a TOML file")
+        raise FileNotFoundError(
+            f"matrix file {path} does not exist or is no file; give a TOML file"
+        )
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -46,15 +46,10 @@ def _switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any
             _set_deterministic,
             (True, False),
         ),
-        "float32_matmul_precision": (
-            torch.get_float32_matmul_precision,
-            torch.set_float32_matmul_precision,
-            "highest",
-        ),
-        "cudnn_allow_tf32": (*_attribute(cudnn, "allow_tf32"), False),
         "cudnn_deterministic": (*_attribute(cudnn, "deterministic"), True),
         "cudnn_benchmark": (*_attribute(cudnn, "benchmark"), False),
     }
+    switches |= _fp32_switches()
     for name in (
         "allow_bf16_reduced_precision_reduction",
         "allow_fp16_reduced_precision_reduction",
@@ -63,6 +58,34 @@ def _switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any
         if hasattr(matmul, name):
             switches[name] = (*_attribute(matmul, name), False)
     return switches
+
+
+def _fp32_switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any]]:
+    """TF32 and its like, through the one of torch's two interfaces that this release prefers.
+
+    torch refuses to mix them: once ``fp32_precision`` was written (torch >= 2.9), reading
+    ``allow_tf32`` can raise.
+    """
+    backends = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):
+        return {
+            "float32_matmul_precision": (
+                torch.get_float32_matmul_precision,
+                torch.set_float32_matmul_precision,
+                "highest",
+            ),
+            "cudnn_allow_tf32": (*_attribute(backends.cudnn, "allow_tf32"), False),
+        }
+    owners: dict[str, Any] = {"cuda_matmul": backends.cuda.matmul}
+    for library in ("cudnn", "mkldnn"):
+        for operation in ("matmul", "conv", "rnn"):
+            owner = getattr(getattr(backends, library), operation, None)
+            if hasattr(owner, "fp32_precision"):
+                owners[f"{library}_{operation}"] = owner
+    return {
+        f"{name}_fp32_precision": (*_attribute(owner, "fp32_precision"), "ieee")
+        for name, owner in owners.items()
+    }
 
 
 def _generator_states() -> list[tuple[Callable[[Any], None], Any]]:
@@ -103,7 +126,7 @@ def numerical_state() -> dict[str, Any]:
 
 @contextmanager
 def deterministic(seed: int = 0) -> Iterator[None]:
-    """Run reproducibly: seeds, deterministic kernels, no TF32, no reduced-precision reductions.
+    """Run reproducibly: seeds, deterministic kernels, no TF32, no autocast, full reductions.
 
     On the CPU 16-bit products accumulate in FP32 (:mod:`precision_lib.matmul`); backward passes
     must run inside. Everything found is restored on leaving, also after an exception.
@@ -124,6 +147,8 @@ def deterministic(seed: int = 0) -> Iterator[None]:
         seed_everything(seed)
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            for device in ("cpu", "cuda"):
+                stack.enter_context(torch.autocast(device, enabled=False))
             stack.enter_context(FP32AccumulatedMatmul())
             yield
     finally:

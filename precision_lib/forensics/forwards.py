@@ -12,6 +12,7 @@ N sequences, T response tokens of each, L prompt and response tokens, V vocabula
 tokens of all sequences, one sequence after the other, one length after the other.
 """
 
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.sampling import Responses
 
 POLICY, REFERENCE = "policy", "reference"
+FIRST, AGAIN, REBATCHED = "first", "again", "rebatched"
 GOLDEN, EXACT = "fp32", "fp64"
 #: Bytes that the FP32 logits of one forward may take; the micro-batch follows from it. Beyond this
 #: the allocator maps and unmaps each temporary: 128 MiB was measured 1.8 times slower.
@@ -188,23 +190,29 @@ class Forwards:
     given: ProbeInput
     kl_formats: tuple[str, ...]
     progress: Callable[[], Any] = lambda: None
-    _scored: dict[tuple[str, int, str, int], Scored] = field(default_factory=dict)
+    _scored: dict[tuple[str, int, str, str], Scored] = field(default_factory=dict)
     _kl: dict[int, Tensor] = field(default_factory=dict)
+    _executed: dict[tuple[int, str, str], float] = field(default_factory=dict)
     _theory: dict[int, Theory] = field(default_factory=dict)
     _models: dict[str, Any] = field(default_factory=dict)
 
-    def scored(self, role: str, policy: int, fmt: str, repeat: int = 0) -> Scored:
+    def scored(self, role: str, policy: int, fmt: str, run: str = FIRST) -> Scored:
         """The forward of a role in a format.
+
+        Each forward has a random seed of its own, so that a dropout left on shows as a difference.
 
         Args:
             policy: index into the scales; the reference has only one.
-            repeat: another number is another run of the same forward.
+            run: :data:`FIRST`; :data:`AGAIN`, the same once more; :data:`REBATCHED`, in another
+                order and micro-batch.
         """
-        key = (role, policy if role == POLICY else 0, fmt, repeat)
+        key = (role, policy if role == POLICY else 0, fmt, run)
         if key not in self._scored:
             model = self._model(role, policy, fmt)
-            with deterministic():
-                self._scored[key] = score(model, self.given.responses, fmt, self.kl_formats)
+            with deterministic(seed=zlib.crc32(repr(key).encode())):
+                self._scored[key] = score(
+                    model, self.given.responses, fmt, self.kl_formats, reverse=run == REBATCHED
+                )
             self.progress()
         return self._scored[key]
 
@@ -220,20 +228,31 @@ class Forwards:
             self._theory[policy] = Theory(**self._pair(policy, pair_theory))
         return self._theory[policy]
 
-    def _pair(self, policy: int, function: PairFunction) -> dict[str, Tensor]:
-        moved, reference = (self._model(role, policy, GOLDEN) for role in (POLICY, REFERENCE))
+    def executed_kl(self, policy: int, policy_fmt: str, reference_fmt: str) -> float:
+        """Mean KL between policy and reference as executed in their formats, nats per token.
+
+        Full vocabulary, float64, each model's own logits: what a perfect KL of these two
+        forwards would report.
+        """
+        key = (policy, policy_fmt, reference_fmt)
+        if key not in self._executed:
+            kl = self._pair(policy, pair_kl, policy_fmt, reference_fmt)["kl"]
+            self._executed[key] = float(kl.mean())
+        return self._executed[key]
+
+    def _pair(
+        self,
+        policy: int,
+        function: PairFunction,
+        policy_fmt: str = GOLDEN,
+        reference_fmt: str = GOLDEN,
+    ) -> dict[str, Tensor]:
+        moved = self._model(POLICY, policy, policy_fmt)
+        reference = self._model(REFERENCE, 0, reference_fmt)
         with deterministic():
             result = score_pair(moved, reference, self.given.responses, function)
         self.progress()
         return result
-
-    def rebatched(self, role: str, policy: int) -> Tensor:
-        """[M] golden-format log-probs in another order and micro-batch: the noise of batching."""
-        model = self._model(role, policy, GOLDEN)
-        with deterministic():
-            scored = score(model, self.given.responses, GOLDEN, (GOLDEN,), reverse=True)
-        self.progress()
-        return scored.logprobs[GOLDEN]
 
     def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
         """Forwards that H1 takes for ``configurations``, for a progress bar."""
@@ -241,9 +260,10 @@ class Forwards:
         roles = {(POLICY, c.policy) for c in configurations} | {
             (REFERENCE, c.reference) for c in configurations
         }
-        roles |= {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
-        scored = sum(policies if role == POLICY else 1 for role, _ in roles)
-        return scored + policies + 5  # true KLs, theory, two each for noise floor and control
+        first = roles | {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
+        scored = sum(policies if role == POLICY else 1 for role, _ in first) + len(roles)
+        pairs = policies + 1 + len({(c.policy, c.reference) for c in configurations})
+        return scored + pairs + 2  # the two that the irrelevant control runs again
 
     def _model(self, role: str, policy: int, fmt: str) -> Any:
         original = self.given.checkpoint.model

@@ -16,7 +16,7 @@ log_ratio_nsr              RMS(d - d_golden) / RMS(d_golden)
 kl_k3_rel_error            sum k3 / sum k3_golden - 1: above 0 inflated, -1 collapsed
 k3_negative_frac           share of k3 < 0, which no KL is
 k3_textbook_rel_error      } the same two for exp(-d) - 1 + d evaluated as written, the form that
-k3_textbook_negative_frac  } the frameworks ship, in the configuration's KL format
+k3_textbook_negative_frac  } some frameworks ship, in the configuration's KL format
 log_ratio_nonfinite_frac   share of d that is inf or NaN (fp16 overflow); they enter nothing else,
                            and a cell that has any is impaired
 =========================  =====================================================================
@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import EXACT, GOLDEN, POLICY, REFERENCE, Forwards
+from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, POLICY, REFERENCE, Forwards
 from precision_lib.forensics.statistics import Array, MetricFunction
-from precision_lib.formats import FORMATS, get_format, ulp
+from precision_lib.formats import FORMATS, get_format, round_to, ulp
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.ppo import kl
 
@@ -68,14 +68,14 @@ def is_golden(configuration: PrecisionConfig) -> bool:
 
 
 def log_ratio(
-    forwards: Forwards, configuration: PrecisionConfig, policy: int, repeat: int = 0
+    forwards: Forwards, configuration: PrecisionConfig, policy: int, run: str = FIRST
 ) -> Tensor:
     """[M] log-ratio as the configuration computes it, in its KL format.
 
-    ``repeat`` asks for the result of forwards of its own, run again.
+    ``run`` as in :meth:`Forwards.scored`.
     """
-    moved = forwards.scored(POLICY, policy, configuration.policy, repeat)
-    reference = forwards.scored(REFERENCE, 0, configuration.reference, repeat)
+    moved = forwards.scored(POLICY, policy, configuration.policy, run)
+    reference = forwards.scored(REFERENCE, 0, configuration.reference, run)
     logprobs, dtype = configuration.kl, get_format(configuration.kl).dtype
     return kl.kl_penalty(moved.logprobs[logprobs], reference.logprobs[logprobs], "k1", dtype)
 
@@ -92,10 +92,10 @@ def golden_log_ratio(forwards: Forwards, policy: int, fmt: str = GOLDEN) -> Tens
 
 
 def token_quantities(
-    forwards: Forwards, configuration: PrecisionConfig, policy: int, repeat: int = 0
+    forwards: Forwards, configuration: PrecisionConfig, policy: int, run: str = FIRST
 ) -> dict[str, Tensor]:
     """[M] float64 summands of every metric, by name; finite."""
-    ratio = log_ratio(forwards, configuration, policy, repeat)
+    ratio = log_ratio(forwards, configuration, policy, run)
     finite = torch.isfinite(ratio)
     golden = golden_log_ratio(forwards, policy, EXACT if is_golden(configuration) else GOLDEN)
     resolution = ulp(forwards.scored(REFERENCE, 0, GOLDEN).logprobs[GOLDEN], FORMATS[GOLDEN])
@@ -135,3 +135,19 @@ def predicted_near_zero(forwards: Forwards, policy: int) -> Tensor:
     """
     theory = forwards.theory(policy)
     return zero_probability(theory.rounded_move, ulp(theory.reference_logprob, FORMATS["bf16"]))
+
+
+def rounding_parts(forwards: Forwards, policy: int) -> dict[str, float]:
+    """:func:`_nsr` of a bf16 KL on FP32 models, by the rounding that makes it.
+
+    ``logits_only``: the logits cast to bf16, everything behind them exact. ``log_probs_only``: the
+    exact log-probs of FP32 logits, rounded to bf16.
+    """
+    theory, bf16 = forwards.theory(policy), FORMATS["bf16"]
+    exact = theory.policy_logprob - theory.reference_logprob
+    rounded = round_to(theory.policy_logprob, bf16) - round_to(theory.reference_logprob, bf16)
+
+    def noise(move: Tensor) -> float:
+        return float(((move - exact) ** 2).sum().sqrt() / (exact**2).sum().sqrt())
+
+    return {"logits_only": noise(theory.rounded_move), "log_probs_only": noise(rounded)}

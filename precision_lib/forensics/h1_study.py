@@ -14,14 +14,23 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics import h1_kl_collapse as h1
-from precision_lib.forensics.forwards import EXACT, GOLDEN, POLICY, REFERENCE, Forwards
+from precision_lib.forensics.forwards import (
+    AGAIN,
+    EXACT,
+    FIRST,
+    GOLDEN,
+    POLICY,
+    REBATCHED,
+    REFERENCE,
+    Forwards,
+)
 from precision_lib.forensics.probe import ProbeSettings, prepare
 from precision_lib.forensics.statistics import (
     Array,
     Metric,
     contrast,
     estimate,
-    resampling_weights,
+    resample,
 )
 from precision_lib.forensics.verdicts import (
     DECISIONS,
@@ -58,7 +67,6 @@ class Study:
 
     forwards: Forwards
     _cells: dict[str, Cell] = field(default_factory=dict)
-    _floor: list[Metric] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         responses = self.forwards.given.responses
@@ -66,7 +74,9 @@ class Study:
         #: Response length of each sequence, and the sequence of each token.
         self.lengths = np.repeat([r.length for r in responses], counts)
         self.sequence = np.repeat(np.arange(sum(counts)), self.lengths)
-        self.weights = resampling_weights(self.lengths, self.forwards.given.settings.seed)
+        # Sequence i of every length continues prompt i, so the prompt is what is resampled.
+        prompts = np.concatenate([np.arange(count) for count in counts])
+        self.resampling = resample(prompts, self.forwards.given.settings.seed)
 
     def context(self) -> dict[str, Any]:
         """What the measurement was made on, for the record's context."""
@@ -74,7 +84,6 @@ class Study:
         return {
             "checkpoint": {"name": given.checkpoint.name, "sha256": given.checkpoint.sha256},
             "probe": asdict(given.settings),
-            "true_kl": [self.true_kl(policy) for policy in range(len(given.target_kls))],
         }
 
     def cell(self, configuration: PrecisionConfig) -> Cell:
@@ -84,16 +93,21 @@ class Study:
             metrics = self.metrics(configuration, operating)
             exact = metrics["kl_penalty_mean"]
             metrics["kl_penalty_mean"] = replace(exact, value=self._pipeline_mean(configuration))
-            verdict = self._cell_verdict(metrics)
+            floor = self.noise_floor(configuration)
+            verdict = self._cell_verdict(metrics, floor)
             self._cells[configuration.name] = Cell(
-                H1, configuration.name, verdict, metrics, self._evidence(configuration, exact)
+                H1,
+                configuration.name,
+                verdict,
+                metrics,
+                self._evidence(configuration, exact) | {"noise_floor": floor.as_json()},
             )
         return self._cells[configuration.name]
 
-    def _cell_verdict(self, metrics: dict[str, Metric]) -> str:
+    def _cell_verdict(self, metrics: dict[str, Metric], floor: Metric) -> str:
         if metrics["log_ratio_nonfinite_frac"].value > 0:
             return IMPAIRED
-        return cell_verdict(metrics[DAMAGE], DECISIONS[H1].limit, self.noise_floor().value)
+        return cell_verdict(metrics[DAMAGE], DECISIONS[H1].limit, floor.value)
 
     def _pipeline_mean(self, configuration: PrecisionConfig) -> float:
         """Mean k3 penalty as a trainer would log it: by the core's masked mean, in FP32."""
@@ -109,7 +123,7 @@ class Study:
         sums = {k: v[chosen] for k, v in self._sums(configuration, policy).items()}
         n = int(sums["tokens"].sum())
         return {
-            name: estimate(sums, function, self.weights[:, chosen], n=n, unit=unit)
+            name: estimate(sums, function, self.resampling.of(chosen), n=n, unit=unit)
             for name, (function, unit) in h1.METRICS.items()
         }
 
@@ -117,18 +131,19 @@ class Study:
         """Mean KL(policy || reference) per token over all responses, nats."""
         return float(self.forwards.true_kl(policy).mean())
 
-    def noise_floor(self) -> Metric:
-        """:data:`DAMAGE` of the golden path against itself in another order and micro-batch."""
-        if not self._floor:
-            policy = self.forwards.given.operating_policy
-            signal = h1.golden_log_ratio(self.forwards, policy)
-            again = [self.forwards.rebatched(role, policy).double() for role in (POLICY, REFERENCE)]
-            sums = self._per_sequence(
-                {"error2": (again[0] - again[1] - signal) ** 2, "signal2": signal**2}
-            )
-            function, unit = h1.METRICS[DAMAGE]
-            self._floor.append(estimate(sums, function, self.weights, n=len(signal), unit=unit))
-        return self._floor[0]
+    def noise_floor(self, configuration: PrecisionConfig) -> Metric:
+        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch."""
+        policy = self.forwards.given.operating_policy
+        first, rebatched = (
+            h1.log_ratio(self.forwards, configuration, policy, run).double()
+            for run in (FIRST, REBATCHED)
+        )
+        finite = torch.isfinite(first - rebatched)
+        error2 = torch.where(finite, (rebatched - first) ** 2, torch.zeros_like(first))
+        signal2 = h1.golden_log_ratio(self.forwards, policy) ** 2
+        function, unit = h1.METRICS[DAMAGE]
+        sums = self._per_sequence({"error2": error2, "signal2": signal2})
+        return estimate(sums, function, self.resampling, n=len(first), unit=unit)
 
     def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Log-ratio of a policy whose weights equal the reference's, before any update.
@@ -151,7 +166,7 @@ class Study:
             "promotion_symptom_removed": self._difference(PURE, PROMOTED, SYMPTOM),
             "demotion_damage_added": self._difference(DEMOTED, BASELINE, DAMAGE),
             "irrelevant_promotion_damage_removed": self._difference(
-                PURE, IRRELEVANT, DAMAGE, repeat=1
+                PURE, IRRELEVANT, DAMAGE, run=AGAIN
             ),
         }
         control = self._control(contrasts["irrelevant_promotion_damage_removed"])
@@ -171,9 +186,9 @@ class Study:
         )
 
     def _sums(
-        self, configuration: PrecisionConfig, policy: int, repeat: int = 0
+        self, configuration: PrecisionConfig, policy: int, run: str = FIRST
     ) -> dict[str, Array]:
-        quantities = h1.token_quantities(self.forwards, configuration, policy, repeat)
+        quantities = h1.token_quantities(self.forwards, configuration, policy, run)
         return self._per_sequence(quantities)
 
     def _per_sequence(self, quantities: dict[str, Tensor]) -> dict[str, Array]:
@@ -184,15 +199,14 @@ class Study:
         }
 
     def _difference(
-        self, first: PrecisionConfig, second: PrecisionConfig, metric: str, repeat: int = 0
+        self, first: PrecisionConfig, second: PrecisionConfig, metric: str, run: str = FIRST
     ) -> Metric:
-        """Metric of ``first`` minus that of ``second``, the latter from forwards of its own if
-        ``repeat`` says so."""
+        """Metric of ``first`` minus that of ``second``, the latter from forwards of ``run``."""
         operating = self.forwards.given.operating_policy
-        a, b = self._sums(first, operating), self._sums(second, operating, repeat)
+        a, b = self._sums(first, operating), self._sums(second, operating, run)
         function, unit = h1.METRICS[metric]
         n = int(a["tokens"].sum())
-        return contrast(a, b, function, lambda x, y: x - y, self.weights, n=n, unit=unit)
+        return contrast(a, b, function, lambda x, y: x - y, self.resampling, n=n, unit=unit)
 
     def _healed(self, before: PrecisionConfig, after: PrecisionConfig, metric: str) -> Metric:
         """Share of a damage that a promotion removes: 1 healed, 0 unchanged, < 0 worse."""
@@ -200,7 +214,7 @@ class Study:
         a, b = self._sums(before, operating), self._sums(after, operating)
         function, n = h1.METRICS[metric][0], int(a["tokens"].sum())
         return contrast(
-            a, b, function, lambda x, y: 1 - y / x, self.weights, n=n, unit="share removed"
+            a, b, function, lambda x, y: 1 - y / x, self.resampling, n=n, unit="share removed"
         )
 
     def _control(self, irrelevant: Metric) -> dict[str, Any]:
@@ -232,6 +246,9 @@ class Study:
         given, operating = self.forwards.given, self.forwards.given.operating_policy
         evidence: dict[str, Any] = {
             "true_kl": self.true_kl(operating),
+            "executed_kl": self.forwards.executed_kl(
+                operating, configuration.policy, configuration.reference
+            ),
             "measured_against": EXACT if h1.is_golden(configuration) else GOLDEN,
             # Summed in float64, to hold the pipeline's own mean against.
             "kl_penalty_mean_float64": exact_mean.value,
@@ -251,6 +268,7 @@ class Study:
         if configuration.components == configuration.components | H1_DEMOTED:
             predicted = h1.predicted_near_zero(self.forwards, operating)
             evidence["log_ratio_near_zero_frac_predicted"] = float(predicted.mean())
+            evidence["log_ratio_nsr_by_rounding"] = h1.rounding_parts(self.forwards, operating)
         return evidence
 
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:

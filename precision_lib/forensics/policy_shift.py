@@ -83,26 +83,30 @@ def solve_scales(
 ) -> list[float]:
     """Scale along ``direction`` for each target KL per token (nats).
 
-    KL grows with the square of a small scale, so each solution starts from the last one and is
-    corrected twice by the square root of target over measured. The KL that is finally reported is
-    measured again on all responses; this one need only be close.
+    KL grows with the square of a small scale. So each solution starts from the KL measured at
+    scale 1 and is corrected twice by the square root of target over measured; it does not depend
+    on the other targets. The KL that is finally reported is measured again on all responses.
 
     Raises:
         ValueError: when the direction does not change the model.
     """
     working = working_copy(reference)
-    scales, scale, measured = [], 1.0, None
-    for target in sorted(target_kls, reverse=True):
-        for _ in range(3):
-            if measured is not None:
-                scale *= (target / measured) ** 0.5
-            set_parameters(working, reference, "fp32", direction, scale)
-            measured = mean_kl(working, reference, responses)
-            if measured <= 0:
-                raise ValueError(
-                    f"the policy does not differ from the reference (KL {measured:.3g} at scale "
-                    f"{scale:.3g}); the direction is empty or the target {target:g} too small"
-                )
+
+    def measured(scale: float) -> float:
+        set_parameters(working, reference, "fp32", direction, scale)
+        kl = mean_kl(working, reference, responses)
+        if kl <= 0:
+            raise ValueError(
+                f"the policy does not differ from the reference (KL {kl:.3g} at scale "
+                f"{scale:.3g}); the direction is empty or the target too small"
+            )
+        return kl
+
+    whole = measured(1.0)
+    scales = []
+    for target in target_kls:
+        scale = (target / whole) ** 0.5
+        for _ in range(2):
+            scale *= (target / measured(scale)) ** 0.5
         scales.append(scale)
-    by_target = dict(zip(sorted(target_kls, reverse=True), scales, strict=True))
-    return [by_target[t] for t in target_kls]
+    return scales

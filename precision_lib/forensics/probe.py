@@ -20,8 +20,8 @@ from precision_lib.runtime import deterministic
 from precision_lib.trajectories.sampling import Responses, sample_responses
 
 MAX_PROMPT_TOKENS = 32
-#: Fewer sequences per length give a bootstrap interval that is a formality.
-MIN_PROMPTS = 4
+#: Fewer clusters give an interval that does not cover what it says.
+MIN_PROMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def check_fits(checkpoint: Checkpoint, settings: ProbeSettings) -> None:
     if longest > positions:
         raise ValueError(
             f"seq_lengths = {settings.seq_lengths}: with a prompt of up to {MAX_PROMPT_TOKENS} "
-            f"tokens that is {longest}, and the model has {positions} positions; use shorter ones"
+            f"tokens that is {longest}, and the model has {positions} positions; use shorter "
+            "ones (probe --seq_lengths, pytest --quick)"
         )
 
 

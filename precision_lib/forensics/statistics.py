@@ -1,15 +1,18 @@
-"""Bootstrap over sequences: intervals for ratios of sums.
+"""Bootstrap over prompts: intervals for ratios of sums.
 
 The hazard. Tokens of one sequence share their context, so their errors are not independent, and
 an interval computed over tokens is too narrow by the square root of the sequence length at worst.
-The sequence is the unit that is resampled. A metric is a function of sums over tokens (a mean, an
-RMS over an RMS), so each sequence is reduced to its sums once, and a resample is a weighted total.
+Sequences of one prompt share it. So the prompt, with all its sequences, is the cluster that is
+resampled. A metric is a function of sums over tokens (a mean, an RMS over an RMS), so each
+sequence is reduced to its sums once, and a resample is a weighted total.
 
-N sequences, S sums per sequence, R resamples.
+N sequences, R resamples.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -34,7 +37,7 @@ class Metric:
 
     Attributes:
         value: the estimate on all sequences.
-        low, high: percentile bootstrap interval at :data:`CONFIDENCE`.
+        low, high: interval at :data:`CONFIDENCE`.
         n: elements compared (tokens); never 0.
         unit: what the number counts.
     """
@@ -55,40 +58,61 @@ class Metric:
         }
 
 
-def resampling_weights(strata: NDArray[np.int64], seed: int, resamples: int = RESAMPLES) -> Array:
-    """How often each sequence is drawn in each resample.
+@dataclass(frozen=True)
+class Resampling:
+    """Bootstrap resamples, shared by all metrics so that their contrasts are paired.
+
+    Attributes:
+        weights: [R, N], how often each sequence counts in each resample.
+        clusters: number of clusters that were drawn from.
+    """
+
+    weights: Array
+    clusters: int
+
+    def of(self, chosen: NDArray[np.bool_]) -> "Resampling":
+        """The same resamples, seen on the chosen sequences [N] only."""
+        return Resampling(self.weights[:, chosen], self.clusters)
+
+
+def resample(clusters: NDArray[np.int64], seed: int, resamples: int = RESAMPLES) -> Resampling:
+    """Draw whole clusters with replacement; the sequences of a cluster come and go together.
 
     Args:
-        strata: [N], group of each sequence (its length); each group keeps its size.
+        clusters: [N], the cluster (prompt) of each sequence, numbered from 0.
         seed: of the resampling.
-
-    Returns:
-        [R, N] counts.
 
     Raises:
         NothingComparedError: when there is no sequence.
     """
-    if len(strata) == 0:
+    if len(clusters) == 0:
         raise NothingComparedError("nothing to resample: no sequence was compared")
-    generator = np.random.default_rng(seed)
-    weights = np.zeros((resamples, len(strata)))
-    for stratum in np.unique(strata):
-        rows = np.flatnonzero(strata == stratum)
-        share = np.full(len(rows), 1 / len(rows))
-        weights[:, rows] = generator.multinomial(len(rows), share, size=resamples)
-    return weights
+    generator, count = np.random.default_rng(seed), int(clusters.max()) + 1
+    drawn = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return Resampling(drawn[:, clusters].astype(np.float64), count)
+
+
+def small_sample_factor(clusters: int) -> float:
+    """How much wider than the percentile bootstrap an honest interval of few clusters is.
+
+    The bootstrap of n clusters has variance (n - 1)/n of the right one and normal instead of
+    Student tails: sqrt(n / (n - 1)) * t / z at :data:`CONFIDENCE`, with Student's quantile by the
+    Cornish-Fisher expansion (Abramowitz and Stegun, 26.7.5; within 1 % from 7 clusters on).
+    """
+    z, nu = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), clusters - 1
+    t: float = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+    return math.sqrt(clusters / nu) * t / z
 
 
 def estimate(
-    sums: dict[str, Array], metric: MetricFunction, weights: Array, *, n: int, unit: str
+    sums: dict[str, Array], metric: MetricFunction, resampling: Resampling, *, n: int, unit: str
 ) -> Metric:
-    """A metric with its bootstrap interval.
+    """A metric with its bootstrap interval, widened for the number of clusters.
 
     Args:
         sums: name to [N] per-sequence sums.
         metric: from totals by name to the metric; must accept [R] arrays.
-        weights: [R, N] from :func:`resampling_weights`; the same weights for two metrics make
-            their contrast a paired one.
+        resampling: from :func:`resample`.
         n: elements compared.
 
     Raises:
@@ -98,8 +122,9 @@ def estimate(
     if n == 0:
         raise NothingComparedError("zero compared elements: a metric of nothing is not a metric")
     value = float(metric({name: s.sum() for name, s in sums.items()}))
-    spread = metric({name: weights @ s for name, s in sums.items()})
-    low, high = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    spread = metric({name: resampling.weights @ s for name, s in sums.items()})
+    quantiles = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = value + (quantiles - value) * small_sample_factor(resampling.clusters)
     if not np.isfinite([value, low, high]).all():
         raise ValueError(f"metric is not finite: {value} [{low}, {high}] from {n} elements")
     return Metric(value, float(low), float(high), n, unit)
@@ -110,7 +135,7 @@ def contrast(
     second: dict[str, Array],
     metric: MetricFunction,
     compare: Callable[[Array, Array], Array],
-    weights: Array,
+    resampling: Resampling,
     *,
     n: int,
     unit: str,
@@ -126,4 +151,4 @@ def contrast(
         b = metric({k[2:]: v for k, v in totals.items() if k.startswith("b_")})
         return compare(a, b)
 
-    return estimate(both, paired, weights, n=n, unit=unit)
+    return estimate(both, paired, resampling, n=n, unit=unit)

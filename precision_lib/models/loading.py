@@ -100,7 +100,10 @@ def load_checkpoint(name: str = EMBEDDED, device: str = "cpu") -> Checkpoint:
     try:
         with deterministic():  # some releases draw random weights before they load the real ones
             model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=torch.float32, attn_implementation="eager"
+                source,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                experts_implementation="eager",  # grouped products have no float64 kernel
             )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers, safetensors and the hub each raise their own kind
@@ -130,8 +133,10 @@ def _check(model: Any, tokenizer: Any, source: str) -> None:
             f"{source}: attention is {model.config._attn_implementation!r} although eager was "
             "asked for; this architecture has no eager attention in transformers"
         )
-    if len(tokenizer) == 0:
-        raise CheckpointError(f"{source}: the tokenizer is empty; save the model's tokenizer there")
+    if not tokenizer.encode("Return the value.", add_special_tokens=False):
+        raise CheckpointError(
+            f"{source}: its tokenizer encodes text to nothing; save the model's tokenizer there"
+        )
     vocabulary = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > vocabulary:
         raise CheckpointError(

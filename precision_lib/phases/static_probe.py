@@ -32,13 +32,13 @@ def run_probe(
     recorder = Recorder(output_dir / "record.json", configurations)
     recorder.expected = [("H1", c.name) for c in configurations]
     # tqdm shows a bar on a terminal only (disable=None).
-    with tqdm(disable=None, unit="forward", desc="static KL probe") as bar:
+    with tqdm(disable=None, unit="forward", desc="sampling") as bar:
         study = open_study(checkpoint, settings, configurations, progress=bar.update)
+        bar.set_description("static KL probe")
         bar.reset(study.forwards.number_of_forwards(configurations))
         try:
             recorder.context = run_context(str(checkpoint.model.device), settings.seed)
             recorder.context |= study.context()
-            recorder.noise_floors["H1"] = study.noise_floor().as_json()
             for configuration in configurations:
                 recorder.add_cell(study.cell(configuration))
             recorder.add_hypothesis(study.verdict())

@@ -55,7 +55,6 @@ class Recorder:
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
     context: dict[str, Any] = field(default_factory=dict)
     expected: list[tuple[str, str]] = field(default_factory=list)
-    noise_floors: dict[str, Any] = field(default_factory=dict)
     planted_fault: str | None = None
     cells: list[dict[str, Any]] = field(default_factory=list)
     hypotheses: list[dict[str, Any]] = field(default_factory=list)
@@ -90,12 +89,21 @@ class Recorder:
             "context": self.context | {"observed_formats": self._observed_formats()},
             "matrix": {c.name: c.components for c in self.configurations},
             "thresholds": {h: asdict(d) for h, d in DECISIONS.items()},
-            "noise_floors": self.noise_floors,
+            "noise_floors": self._noise_floors(),
             "expected": [list(key) for key in self.expected],
             "cells": self.cells,
             "hypotheses": self.hypotheses,
             "regressions": [],
         }
+
+    def _noise_floors(self) -> dict[str, Any]:
+        """Hypothesis to configuration to the floor that its cell was judged by."""
+        floors: dict[str, Any] = {}
+        for cell in self.cells:
+            if "noise_floor" in cell["evidence"]:
+                here = floors.setdefault(cell["hypothesis"], {})
+                here[cell["configuration"]] = cell["evidence"]["noise_floor"]
+        return floors
 
     def _observed_formats(self) -> dict[str, Any]:
         """Configuration to the format of each component as seen at run time, over all cells."""

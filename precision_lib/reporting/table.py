@@ -77,7 +77,8 @@ def _title(block: dict[str, Any], cells: list[dict[str, Any]]) -> str:
     cell = cells[0]
     decision = block["thresholds"]["H1"]
     return (
-        f"H1 KL collapse: policy at a true KL of {cell['evidence']['true_kl']:.2e} nats/token, "
+        f"H1 KL collapse ({block['context']['checkpoint']['name']}): policy at a true KL of "
+        f"{cell['evidence']['true_kl']:.2e} nats/token, "
         f"{cell['metrics']['log_ratio_nsr']['n']} tokens; "
         f"impaired above noise/signal {decision['limit']:.2g}"
     )
@@ -86,11 +87,12 @@ def _title(block: dict[str, Any], cells: list[dict[str, Any]]) -> str:
 def _notes(block: dict[str, Any]) -> list[Line]:
     lines = [
         ("symptom: d = 0, log-ratios with no signal; damage: noise/signal, RMS error of the", ""),
-        ("log-ratio over its RMS. * k3 < 0 as exp(-d) - 1 + d, the form that frameworks ship.", ""),
+        ("log-ratio over its RMS. * k3 < 0 when written as exp(-d) - 1 + d.", ""),
     ]
     if "H1" in block["noise_floors"]:
-        floor = block["noise_floors"]["H1"]["value"]
-        lines.append((f"noise floor of this device (other batch order and size): {floor:.1g}", ""))
+        floor = max(f["value"] for f in block["noise_floors"]["H1"].values())
+        text = f"largest noise floor, the same in another batch order and size: {floor:.1g}"
+        lines.append((text, ""))
     return lines
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from precision_lib.models.loading import Checkpoint
 
 
+#: pytest's own exit code for a usage error.
+USAGE = 4
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "configuration" in metafunc.fixturenames:
         configurations = all_configurations(metafunc.config.getoption("matrix"))
@@ -22,20 +26,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def checkpoint(pytestconfig: pytest.Config, device: str) -> "Checkpoint":
     """The FP32 checkpoint from which every configuration starts."""
-    from precision_lib.models.loading import load_checkpoint
+    from precision_lib.models.loading import CheckpointError, load_checkpoint
 
-    return load_checkpoint(pytestconfig.getoption("model"), device)
+    try:
+        return load_checkpoint(pytestconfig.getoption("model"), device)
+    except CheckpointError as error:
+        pytest.exit(f"--model: {error}", returncode=USAGE)
 
 
 @pytest.fixture(scope="session")
 def h1_study(
     pytestconfig: pytest.Config, device: str, checkpoint: "Checkpoint", recorder: Recorder
 ) -> "Study":
-    """H1 over the probe of this run; its noise floor and context go into the record."""
+    """H1 over the probe of this run; its context goes into the record."""
     from precision_lib.forensics import h1_study, probe
 
     settings = probe.QUICK if pytestconfig.getoption("quick") else probe.ProbeSettings()
+    try:
+        probe.check_fits(checkpoint, settings)
+    except ValueError as error:
+        pytest.exit(f"--model: {error}", returncode=USAGE)
+    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line("preparing the probe: sampling responses, placing the policies ...")
     study = h1_study.open_study(checkpoint, settings, recorder.configurations)
     recorder.context = run_context(device, settings.seed) | study.context()
-    recorder.noise_floors["H1"] = study.noise_floor().as_json()
     return study

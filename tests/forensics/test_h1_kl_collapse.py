@@ -32,7 +32,8 @@ def test_cell_has_a_verdict(
     tokens = sum(r.length * len(r.tokens) for r in h1_study.forwards.given.responses)
     assert {metric.n for metric in cell.metrics.values()} == {tokens}
     assert tokens > 0
-    floor, limit = h1_study.noise_floor().value, recorder.block()["thresholds"]["H1"]["limit"]
+    floor = cell.evidence["noise_floor"]["value"]
+    limit = recorder.block()["thresholds"]["H1"]["limit"]
     assert floor < limit, f"noise floor {floor:.3g} of this device is above the limit {limit:.3g}"
 
 
@@ -172,6 +173,9 @@ def test_golden_path_is_healthy_against_float64(name: str, h1_study: "Study") ->
     cell = h1_study.cell(get_configuration(name))
     assert cell.evidence["measured_against"] == "fp64"
     assert cell.verdict == "healthy"
+    # An error of exactly 0 would say that FP32 was compared with itself.
+    assert cell.metrics["log_ratio_nsr"].low > 0
+    assert h1_study.forwards.scored("policy", 1, "fp64").logits == "fp64"
 
 
 def test_controls_are_null_and_the_hypothesis_has_a_verdict(

@@ -13,7 +13,7 @@ from precision_lib import bounds, oracle
 from precision_lib.formats import FORMATS, get_format, round_to, ulp
 from precision_lib.ppo import kl, logprobs, masked
 
-FORMAT_NAMES = ("bf16", "fp16", "fp32")
+FORMAT_NAMES = ("bf16", "fp16", "fp32", "fp64")
 SETTINGS = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 
@@ -38,7 +38,7 @@ def adversarial_logits(seed: int, vocabulary: int, spread: float, offset: float)
 def test_token_logprobs_match_the_oracle(
     fmt: str, seed: int, vocabulary: int, log2_spread: int, offset: float
 ) -> None:
-    """Any token, also one whose probability underflows: FP32 bound plus the format's rounding."""
+    """Any token, also one whose probability underflows: the bound plus the format's rounding."""
     logits = adversarial_logits(seed, vocabulary, 2.0**log2_spread, offset)
     rounded = round_to(logits, FORMATS[fmt])
     for token in {0, vocabulary // 2, vocabulary - 1}:
@@ -49,9 +49,10 @@ def test_token_logprobs_match_the_oracle(
 
 
 def logprob_limit(logits: torch.Tensor, want: torch.Tensor, fmt: str) -> torch.Tensor:
-    """FP32 log-softmax bound, then half an ulp of the output format at the far end of it."""
+    """Log-softmax bound in FP32 or float64, then half an ulp of the output at its far end."""
     finite = torch.where(torch.isfinite(want), want, torch.zeros_like(want))
-    bound = bounds.log_softmax_bound(logits, finite, FORMATS["fp32"])
+    inside = FORMATS["fp64" if fmt == "fp64" else "fp32"]
+    bound = bounds.log_softmax_bound(logits, finite, inside)
     return bound + bounds.rounding_bound(finite.abs() + bound, FORMATS[fmt])
 
 

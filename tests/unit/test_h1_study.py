@@ -24,13 +24,13 @@ def small_study(checkpoint: "Checkpoint", *more: PrecisionConfig) -> "Study":
     from precision_lib.forensics.h1_study import open_study
     from precision_lib.forensics.probe import ProbeSettings
 
-    settings = ProbeSettings(num_prompts=4, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
+    settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
     return open_study(checkpoint, settings, (PURE, BASELINE, *more))
 
 
 def test_the_null_control_is_exactly_zero(tiny_llama: "Checkpoint") -> None:
     control = small_study(tiny_llama).identical_weights(PURE)
-    assert control == {"same_format": True, "nonzero": 0, "n": 48, "log_ratio_rms": 0.0}
+    assert control == {"same_format": True, "nonzero": 0, "n": 96, "log_ratio_rms": 0.0}
 
 
 def test_a_dropout_left_on_breaks_the_null_control(
@@ -41,7 +41,8 @@ def test_a_dropout_left_on_breaks_the_null_control(
     study = small_study(load_checkpoint(str(saved_checkpoint("GPT2"))))
     assert study.identical_weights(PURE)["nonzero"] == 0
     study = small_study(load_checkpoint(str(saved_checkpoint("GPT2"))))
-    study.forwards._model("policy", 0, "bf16").train()
+    for role in ("policy", "reference"):
+        study.forwards._model(role, 0, "bf16").train()
     assert study.identical_weights(PURE)["nonzero"] > 0
 
 

@@ -91,7 +91,7 @@ def test_a_bad_matrix_file_is_refused_with_the_reason(
 
 
 def test_a_missing_file_and_an_unknown_name_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere.toml does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.toml does not exist or is no file"):
         load_matrix(tmp_path / "nowhere.toml")
     with pytest.raises(ValueError, match=r"unknown precision configuration 'bf17'; known: bf16_p"):
         get_configuration("bf17")

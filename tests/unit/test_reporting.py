@@ -35,11 +35,12 @@ def block(**changes: Any) -> dict[str, Any]:
     return {
         "matrix": {c.name: c.components for c in MATRIX},
         "thresholds": {"H1": {"limit": 0.1**0.5}},
-        "noise_floors": {"H1": {"value": 1e-5}},
+        "noise_floors": {"H1": {"bf16_pure": {"value": 1e-5}}},
         "cells": cells,
         "hypotheses": [verdict],
         "expected": [["H1", c.name] for c in MATRIX],
         "complete": True,
+        "context": {"checkpoint": {"name": "embedded"}},
         "planted_fault": None,
     } | changes
 

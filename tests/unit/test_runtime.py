@@ -12,8 +12,6 @@ from precision_lib.runtime import Float64Casts, deterministic, numerical_state
 
 WANTED = {
     "deterministic_algorithms": (True, False),
-    "float32_matmul_precision": "highest",
-    "cudnn_allow_tf32": False,
     "cudnn_deterministic": True,
     "cudnn_benchmark": False,
     "allow_bf16_reduced_precision_reduction": False,
@@ -26,8 +24,20 @@ def test_every_switch_is_set_inside_and_restored_outside() -> None:
     with deterministic(0):
         inside = numerical_state()
     assert {name: inside[name] for name in WANTED} == WANTED
+    tf32 = {name: v for name, v in inside.items() if "fp32_precision" in name or "tf32" in name}
+    assert tf32
+    assert set(tf32.values()) <= {"ieee", False}
     assert numerical_state() == before
     assert before["cudnn_deterministic"] is False  # so restoring it was not a tautology
+
+
+def test_autocast_around_it_is_switched_off() -> None:
+    a = torch.ones(2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (a @ a).dtype == torch.bfloat16
+        with deterministic():
+            assert (a @ a).dtype == torch.float32
+        assert (a @ a).dtype == torch.bfloat16
 
 
 def test_state_is_restored_after_an_exception_and_a_changed_switch() -> None:
