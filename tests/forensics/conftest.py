@@ -23,6 +23,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("configuration", configurations, ids=lambda c: c.name)
 
 
+def say(config: pytest.Config, line: str) -> None:
+    """Show a line at once, although output is captured while a fixture runs."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if reporter is not None and capture is not None:
+        with capture.global_and_fixture_disabled():
+            reporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(pytestconfig: pytest.Config, device: str) -> "Checkpoint":
     """The FP32 checkpoint from which every configuration starts."""
@@ -46,9 +55,7 @@ def h1_study(
         probe.check_fits(checkpoint, settings)
     except ValueError as error:
         pytest.exit(f"--model: {error}", returncode=USAGE)
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line("preparing the probe: sampling responses, placing the policies ...")
+    say(pytestconfig, "sampling responses and scoring policies; the first cell takes a minute ...")
     study = h1_study.open_study(checkpoint, settings, recorder.configurations)
     recorder.context = run_context(device, settings.seed) | study.context()
     return study
