@@ -25,7 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 _aten = torch.ops.aten
 _LOW = (torch.bfloat16, torch.float16)
 
-#: Every product that a transformers model can issue, as overload packets.
+#: The products that a transformers model issues with eager attention and eager experts, as overload
+#: packets. Convolutions and grouped products are not among them and stay native.
 _PRODUCTS = {
     _aten.mm,
     _aten.addmm,
