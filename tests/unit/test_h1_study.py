@@ -83,6 +83,28 @@ def test_forwards_that_do_not_repeat_break_the_irrelevant_control(
     assert not control["is_null"]
 
 
+def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
+    tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: logits that depend on the number of rows, as a kernel with split sums does.
+
+    Both models suffer it alike, so only a floor that really changes the batch shows it.
+    """
+    from precision_lib.forensics import forwards
+
+    quiet = small_study(tiny_llama).noise_floor(BASELINE).value
+    original = forwards.response_logits
+
+    def batch_dependent(model: Any, batch: Any) -> Any:
+        logits, tokens = original(model, batch)
+        return logits * (1 + 2.0**-10 * len(tokens)), tokens
+
+    monkeypatch.setattr(forwards, "response_logits", batch_dependent)
+    loud = small_study(tiny_llama).noise_floor(BASELINE).value
+    assert loud > 100 * quiet
+    assert loud > 0
+
+
 def test_overflow_is_counted_and_impairs_the_cell(tiny_llama: "Checkpoint") -> None:
     """fp16 logits beyond 65,504 are infinite; the cell says so instead of crashing."""
     study = small_study(tiny_llama, HALF)
