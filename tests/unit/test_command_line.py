@@ -27,8 +27,8 @@ def run_pytest(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[s
     return run("pytest", "-p", "no:cacheprovider", record, *arguments)
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run("precision_lib.cli", *arguments)
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run("precision_lib.cli", *arguments, cwd=cwd)
 
 
 def test_gpu_without_a_gpu_is_a_usage_error_in_one_line(tmp_path: Path) -> None:
@@ -143,7 +143,9 @@ def test_probe_command_on_a_saved_checkpoint(
 ) -> None:
     out = tmp_path / "out"
     arguments = ["--num_prompts", "8", "--seq_lengths", "8", "16", "--output_dir", str(out)]
-    done = command("probe", *arguments, "--model", str(saved_checkpoint(architecture)))
+    done = command(
+        "probe", *arguments, "--model", str(saved_checkpoint(architecture)), cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     block = load_record(out / "record.json")["precision"]
     assert block["complete"]
@@ -173,8 +175,10 @@ def test_probe_command_on_a_saved_checkpoint(
         ([], "the following arguments are required: COMMAND"),
     ],
 )
-def test_bad_usage_is_exit_code_4_with_the_reason(arguments: list[str], message: str) -> None:
-    done = command(*arguments)
+def test_bad_usage_is_exit_code_4_with_the_reason(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = command(*arguments, cwd=tmp_path)
     assert done.returncode == 4
     assert message in done.stderr
     assert "Traceback" not in done.stderr
