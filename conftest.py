@@ -112,7 +112,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if marker is not None and isinstance(item, pytest.Function):
             configuration: Any = item.callspec.params["configuration"]
             recorder.expected.append((marker.args[0], configuration.name))
-    if recorder.path == DEFAULT_RECORD:  # belongs to whole, real measurements
+    if recorder.path == DEFAULT_RECORD:  # belongs to real measurements
         if not recorder.expected:
             recorder.path = DEFAULT_RECORD.with_name("tests.json")
         elif recorder.planted_fault:

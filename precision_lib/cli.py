@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(USAGE, str(error))
     except KeyboardInterrupt:
-        return _fail(INTERNAL, "interrupted; what was finished is on disk")
+        return _fail(INTERNAL, "interrupted; cells that were finished are in cells.jsonl")
     except Exception as error:
         from precision_lib.forensics.statistics import NothingComparedError
 

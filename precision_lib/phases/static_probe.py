@@ -1,8 +1,8 @@
 """Run the static KL probe from end to end and leave its record behind.
 
 The hazard. An hour of forwards that ends in a full disk or a Ctrl-C should not have been for
-nothing: each cell is on disk before the next one is measured, and the record is written whatever
-happens, marked as incomplete where cells are missing.
+nothing: each cell is on disk before the next one is measured, and once there is a cell the record
+is written whatever happens, marked as incomplete where cells are missing.
 """
 
 from collections.abc import Sequence
@@ -43,5 +43,6 @@ def run_probe(
                 recorder.add_cell(study.cell(configuration))
             recorder.add_hypothesis(study.verdict())
         finally:
-            recorder.write()
+            if recorder.cells:  # an earlier record is worth more than one without cells
+                recorder.write()
     return recorder

@@ -50,6 +50,27 @@ def test_forward_backward_of_the_embedded_model(path: str, benchmark: "Benchmark
 
 
 @pytest.mark.parametrize("path", ["fp32", "bf16", "bf16_native"])
+def test_forward_of_one_token(path: str, benchmark: "BenchmarkFixture") -> None:
+    """8 sequences, one token each, as when decoding: the interpreter's overhead dominates."""
+    import torch
+
+    from precision_lib.matmul import FP32AccumulatedMatmul
+    from precision_lib.models.loading import load_checkpoint, set_parameters, working_copy
+
+    reference = load_checkpoint().model
+    model = working_copy(reference)
+    set_parameters(model, reference, "fp32" if path == "fp32" else "bf16")
+    tokens = torch.arange(8).view(8, 1)
+
+    def step() -> None:
+        with torch.no_grad(), FP32AccumulatedMatmul() if path == "bf16" else nullcontext():
+            model(input_ids=tokens, use_cache=False)
+
+    benchmark.group = "forward, embedded model, 8 x 1 token"
+    benchmark.pedantic(step, rounds=50, warmup_rounds=5)
+
+
+@pytest.mark.parametrize("path", ["fp32", "bf16", "bf16_native"])
 def test_product_768_512_512(path: str, benchmark: "BenchmarkFixture") -> None:
     """One product, with its largest error as a share of the certificate's limit."""
     import torch

@@ -131,3 +131,21 @@ def test_a_log_softmax_in_fp32_stays_fp32_behind_an_fp64_model(tiny_llama: "Chec
     evidence = small_study(tiny_llama, wide).cell(wide).evidence
     assert evidence["observed_formats"]["policy"] == "fp64"
     assert evidence["observed_formats"]["kl"] == "fp32"
+
+
+def test_an_interrupted_probe_without_a_cell_keeps_the_earlier_record(
+    tiny_llama: "Checkpoint", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from precision_lib.forensics import h1_study
+    from precision_lib.forensics.probe import ProbeSettings
+    from precision_lib.phases.static_probe import run_probe
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    (tmp_path / "record.json").write_text("measured")
+    settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
+    monkeypatch.setattr(h1_study.Study, "cell", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_probe(tiny_llama, settings, (PURE,), tmp_path)
+    assert (tmp_path / "record.json").read_text() == "measured"
