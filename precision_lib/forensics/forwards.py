@@ -25,7 +25,7 @@ from precision_lib.forensics.probe import ProbeInput
 from precision_lib.formats import format_of, get_format
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import set_parameters, working_copy
-from precision_lib.ppo import logprobs
+from precision_lib.ppo import kl, logprobs
 from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.sampling import Responses
 
@@ -153,7 +153,7 @@ def score_pair(
 
 def pair_kl(policy: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:
     """KL(policy || reference) over the whole vocabulary, nats."""
-    return {"kl": logprobs.full_kl(policy, reference)}
+    return {"kl": kl.full_kl(policy, reference)}
 
 
 def pair_theory(policy: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:

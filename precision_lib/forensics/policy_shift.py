@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.models.loading import set_parameters, working_copy
-from precision_lib.ppo import logprobs
+from precision_lib.ppo import kl, logprobs
 from precision_lib.trajectories.sampling import Responses
 
 STEPS = 4
@@ -72,7 +72,7 @@ def mean_kl(policy: Any, reference: Any, responses: Responses) -> float:
         logprobs.shift(m(input_ids=responses.tokens, use_cache=False).logits, responses.tokens)[0]
         for m in (policy, reference)
     ]
-    return float(logprobs.full_kl(*logits)[mask].mean())
+    return float(kl.full_kl(*logits)[mask].mean())
 
 
 def solve_scales(

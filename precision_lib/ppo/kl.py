@@ -1,4 +1,4 @@
-"""KL penalty estimators on sampled tokens.
+"""KL divergence: per-token estimators, the full distribution, and the adaptive coefficient.
 
 The hazard. With d = log pi - log pi_ref, the k3 estimator exp(-d) - 1 + d is about d^2 / 2: near
 the reference it subtracts two numbers of size 1 to get one of size 1e-8, and every RLHF framework
@@ -6,38 +6,41 @@ read so far writes it that way. In FP32 the textbook form has an error of the si
 |d| = 3e-4; in bf16 at |d| = 0.06, where it also comes out negative, which KL never is. The form
 here has a small *relative* error for every d, in every format.
 
-B sequences, T tokens.
+B sequences, T tokens, V vocabulary entries.
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
 
-#: Below this |d| the series is used. expm1(x) - x loses log2(2/|x|) = 3 bits at 1/4, and the series
-#: of x^2/2! through x^12/12! is exact to 2 (1/4)^11 / 13! = 8e-17 of the value, also for float64.
-_SERIES_BELOW = 0.25
-_COEFFICIENTS = tuple(1 / math.factorial(k) for k in range(12, 1, -1))
+from precision_lib.ppo.gradients import with_slope
+from precision_lib.ppo.rows import fp32_or_wider, row_pieces
+
+#: |d| up to which k3 is a power series. Beyond, it is the series at the border plus the rest.
+_BORDER = 0.25
 
 
 def kl_penalty(
     policy_logprobs: Tensor,
     ref_logprobs: Tensor,
     estimator: str,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Per-token KL estimate from the log-ratio d = policy - ref.
 
-    ``"k1"``: d. ``"k2"``: d^2 / 2. ``"k3"``: exp(-d) - 1 + d, never negative.
+    ``"k1"``: d. ``"k2"``: d^2 / 2. ``"k3"``: exp(-d) - 1 + d, never negative. Differentiable in
+    both; a slot whose upstream gradient is 0 gets exactly 0, whatever it holds.
 
     Args:
         policy_logprobs, ref_logprobs: [B, T], any floating-point format.
         estimator: one of k1, k2, k3 (Schulman, "Approximating KL divergence", 2020).
-        dtype: the format of the arithmetic; inputs are cast to it first and every operation
-            rounds to it.
+        dtype: the format of the arithmetic, default FP32 or the inputs' own if wider; inputs are
+            cast to it first and every operation rounds to it.
 
     Returns:
-        [B, T] of ``dtype``.
+        [B, T] of ``dtype``; inf where k3 exceeds it (d below -88.7 in FP32).
 
     Raises:
         ValueError: for different shapes or an unknown estimator.
@@ -47,22 +50,120 @@ def kl_penalty(
             f"log-probs of different shapes: {tuple(policy_logprobs.shape)} and "
             f"{tuple(ref_logprobs.shape)}"
         )
-    log_ratio = policy_logprobs.to(dtype) - ref_logprobs.to(dtype)
+    wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
+    log_ratio = policy_logprobs.to(wanted) - ref_logprobs.to(wanted)
     if estimator == "k1":
         return log_ratio
-    if estimator == "k2":
-        return 0.5 * log_ratio * log_ratio
-    if estimator == "k3":
-        return _k3(log_ratio)
-    raise ValueError(f"unknown KL estimator {estimator!r}; use 'k1', 'k2' or 'k3'")
+    if estimator not in ("k2", "k3"):
+        raise ValueError(f"unknown KL estimator {estimator!r}; use 'k1', 'k2' or 'k3'")
+    d = log_ratio.detach()
+    value = 0.5 * d * d if estimator == "k2" else _k3(d)
+    if not (log_ratio.requires_grad and torch.is_grad_enabled()):
+        return value
+    return with_slope(log_ratio, value, d if estimator == "k2" else -torch.expm1(-d))
 
 
 def _k3(log_ratio: Tensor) -> Tensor:
-    """exp(-d) - 1 + d without cancellation: a series near 0, expm1 elsewhere."""
+    """exp(-d) - 1 + d without cancellation.
+
+    With x = -d, s = x clamped to the border and t = x - s:
+    e^x - 1 - x = (e^s - 1 - s) + (e^s (e^t - 1) - t), the first bracket a series P(s), and
+    e^s = 1 + s + P(s). For |x| within the border t is 0 and the second bracket exactly 0.
+    """
     x = -log_ratio
-    near = x.abs() < _SERIES_BELOW
-    small = torch.where(near, x, torch.zeros_like(x))  # keeps the unused branch finite
-    series = torch.full_like(x, _COEFFICIENTS[0])
-    for coefficient in _COEFFICIENTS[1:]:
-        series = series * small + coefficient
-    return torch.where(near, series * small * small, torch.expm1(x) - x)
+    if x.device.type == "cpu" and x.numel() and x.abs().max() <= _BORDER:
+        return _k3_series(x)  # the second bracket would be 0; on a GPU the question costs more
+    near = x.clamp(-_BORDER, _BORDER)
+    series = _k3_series(near)
+    rest = x.sub_(near).clamp_(max=1e4)  # exp of it is inf in every format; inf - inf is not met
+    factor = series.add(near).add_(1)
+    return factor.mul_(torch.expm1(rest)).sub_(rest).add_(series)
+
+
+def _k3_series(x: Tensor) -> Tensor:
+    first, *others = _coefficients(x.dtype)
+    series = x * first
+    for coefficient in others[:-1]:
+        series.add_(coefficient).mul_(x)
+    return series.add_(others[-1]).mul_(x).mul_(x)
+
+
+@cache
+def _coefficients(dtype: torch.dtype) -> list[float]:
+    """1/n!, ..., 1/3!, 1/2!: as many as make the first one left out less than half a unit roundoff.
+
+    Relative to x^2/2 the term x^k/k! is at most 2 border^(k-2) / k!.
+    """
+    k = 3
+    while 2 * _BORDER ** (k - 2) / math.factorial(k) > torch.finfo(dtype).eps / 4:
+        k += 1
+    return [1 / math.factorial(i) for i in range(k - 1, 1, -1)]
+
+
+def full_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
+    """KL(policy || reference) over the whole vocabulary: sum_v p_v (log p_v - log q_v).
+
+    Computed in float64 whatever the input format, because near the reference it is a small
+    difference of large sums; a few rows at a time. A zero probability of the policy contributes
+    nothing. Not differentiable.
+
+    Args:
+        policy_logits, reference_logits: [..., V].
+
+    Returns:
+        [...], float64, nats, never negative beyond rounding.
+
+    Raises:
+        ValueError: for different shapes.
+    """
+    if policy_logits.shape != reference_logits.shape:
+        raise ValueError(
+            f"logits of different shapes: {tuple(policy_logits.shape)} and "
+            f"{tuple(reference_logits.shape)}"
+        )
+    width = policy_logits.shape[-1]
+    pieces = [
+        row_pieces(logits.detach().reshape(-1, width), torch.float64)
+        for logits in (policy_logits, reference_logits)
+    ]
+    result = [_rows_kl(p, q) for (_, p), (_, q) in zip(*pieces, strict=True)]
+    return torch.cat(result).view(policy_logits.shape[:-1])
+
+
+def _rows_kl(policy: Tensor, reference: Tensor) -> Tensor:
+    log_p, log_q = policy.log_softmax(-1), reference.log_softmax(-1)
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0).sum(-1)
+
+
+def update_kl_coefficient(
+    coefficient: float, observed_kl: float, target_kl: float, horizon: int, steps: int
+) -> float:
+    """The adaptive KL controller: coefficient * (1 + clip(observed/target - 1) * steps/horizon).
+
+    The relative error is clipped to +-0.2.
+
+    Args:
+        coefficient: the present weight of the KL penalty, > 0.
+        observed_kl: mean KL per sequence of the last batch, nats; the noise of a mean of k1 may
+            make it negative.
+        target_kl: nats, > 0. horizon: number of samples over which to correct, > 0.
+        steps: samples since the last update, >= 0.
+
+    Raises:
+        ValueError: for an argument out of its range, or a KL that is not finite.
+
+    Source: Ziegler et al., "Fine-Tuning Language Models from Human Preferences", section 2.2.
+    """
+    if not math.isfinite(observed_kl):
+        raise ValueError(
+            f"observed KL is {observed_kl}; the policy has left the reference or a log-prob "
+            "overflowed: stop the run instead of adapting the coefficient"
+        )
+    if coefficient <= 0 or target_kl <= 0 or horizon <= 0 or steps < 0:
+        raise ValueError(
+            "coefficient, target_kl and horizon must be positive and steps not negative, got "
+            f"{coefficient}, {target_kl}, {horizon}, {steps}"
+        )
+    error = min(max(observed_kl / target_kl - 1, -0.2), 0.2)
+    return coefficient * (1 + error * steps / horizon)

@@ -1,15 +1,52 @@
 """Reductions over real tokens.
 
 The hazards. ``(x * mask).sum()`` turns a NaN in a padded slot into a NaN of the loss. A running
-sum in bf16 stalls: 256 + 0.7 is 256. An empty mask divides 0 by 0.
+sum in bf16 stalls: 256 + 0.7 is 256, and a count stops at 256. An empty mask divides 0 by 0. A
+variance as E[x^2] - E[x]^2 cancels when the mean is large; squares overflow FP32 at 1e19 and
+vanish at 1e-23; and a constant batch, whitened, is rounding noise of size 1.
+
+Tensors of shape [B, T] are small, so statistics are taken in float64: sums of up to 2^29 equal FP32
+values are exact there, squares neither overflow nor vanish, and it costs microseconds.
 """
 
 import torch
 from torch import Tensor
 
+from precision_lib.ppo.rows import fp32_or_wider
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def check_mask(mask: Tensor, **tensors: Tensor) -> None:
+    """Raise ValueError unless ``mask`` is bool and all tensors have its shape."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"the mask must be bool, True for a real token, got {mask.dtype}")
+    for name, x in tensors.items():
+        if x.shape != mask.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}, the mask {tuple(mask.shape)}; "
+                "they must be the same"
+            )
+
+
+def check_right_padded(mask: Tensor) -> None:
+    """Raise ValueError when a real token follows a masked one in ``mask`` [B, T]."""
+    if bool((mask[:, 1:] > mask[:, :-1]).any()):
+        raise ValueError("the mask is not right-padded: a real token follows a masked one")
+
+
+def real_or_zero(x: Tensor, mask: Tensor) -> Tensor:
+    """``x`` where ``mask`` is True and exactly 0 elsewhere, whatever stood there; no gradient.
+
+    The same as ``torch.where(mask, x, 0)`` at a third of its time: the bits are and-ed.
+    """
+    bits = _BITS[x.element_size()]
+    keep = mask.to(bits).neg_()  # all ones or all zeros
+    return keep.bitwise_and_(x.detach().view(bits)).view(x.dtype)
+
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``x`` over the slots where ``mask`` is True, in FP32 or better.
+    """Mean of ``x`` over the slots where ``mask`` is True; differentiable.
 
     Args:
         x: any shape and floating-point format; masked slots may hold NaN or inf.
@@ -21,10 +58,42 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: when the shapes differ or the mask is not bool.
     """
-    if x.shape != mask.shape or mask.dtype != torch.bool:
-        raise ValueError(
-            f"expected a bool mask of shape {tuple(x.shape)}, got {mask.dtype} {tuple(mask.shape)}"
-        )
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    kept = torch.where(mask, x, torch.zeros_like(x)).to(dtype)
-    return kept.sum() / mask.sum().clamp(min=1)
+    check_mask(mask, x=x)
+    total = torch.where(mask, x, 0).sum(dtype=torch.float64)
+    return (total / mask.sum().clamp(min=1)).to(fp32_or_wider(x))
+
+
+@torch.no_grad()
+def whiten(x: Tensor, mask: Tensor) -> Tensor:
+    """(x - mean) / std over real tokens, with the sample standard deviation (n - 1); no gradient.
+
+    Every value is first taken relative to the first real one, in float64. That one lies within
+    (n - 1) / sqrt(n) standard deviations of the mean, so that the sum of squares minus n mean^2
+    loses at most a relative 2^-53 n, and a constant input gives exact zeros.
+
+    Args:
+        x: [B, T], any floating-point format; masked slots may hold NaN or inf.
+        mask: [B, T], bool; True for a real token.
+
+    Returns:
+        [B, T], float64 for float64 input and float32 otherwise; 0 in masked slots, and everywhere
+        for a constant, a single token and an empty mask.
+
+    Raises:
+        ValueError: when the shapes differ, are not two-dimensional, or the mask is not bool.
+    """
+    check_mask(mask, x=x)
+    if x.dim() != 2:
+        raise ValueError(f"expected x [B, T], got {tuple(x.shape)}")
+    if not x.numel():
+        return x.to(fp32_or_wider(x))
+    real = mask.to(torch.int32).double()
+    count = real.sum()
+    y = real_or_zero(x, mask).double()
+    first = y[mask[:, 0].to(torch.uint8).argmax(), 0].clone()
+    y.addcmul_(real, first, value=-1)
+    mean = y.sum() / count.clamp(min=1)
+    flat = y.view(-1)
+    variance = (torch.dot(flat, flat) - count * mean * mean) / (count - 1).clamp(min=1)
+    scale = torch.where(variance > 0, variance.rsqrt(), 0)
+    return y.addcmul_(real, mean, value=-1).mul_(scale).to(fp32_or_wider(x))

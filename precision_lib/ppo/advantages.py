@@ -1,0 +1,100 @@
+"""Advantages: generalised advantage estimation and group-normalised rewards.
+
+The hazards. In bf16 the recursion A_t = delta_t + c A_{t+1} stops decaying once c A and A round to
+the same number: with 4,096 tokens and gamma = 0.999 the returns are off by 190 %. A group's mean
+and standard deviation taken in the rewards' own bf16 turn [1, 1, 1, 1.0078] into advantages of
+[0, 0, 0, 2]; a variance as E[r^2] - E[r]^2 in FP32 made an advantage of -2075 out of identical
+rewards. A NaN in a padded slot runs backwards through the whole sequence.
+
+B sequences, T tokens, G groups, K samples per group. Nothing here carries a gradient: advantages
+and returns are constants of the losses.
+"""
+
+import torch
+from torch import Tensor
+
+from precision_lib.ppo.masked import check_mask, check_right_padded, real_or_zero
+from precision_lib.ppo.rows import fp32_or_wider
+
+
+@torch.no_grad()
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    gamma: float,
+    lam: float,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Advantages A_t = sum_j (gamma lam)^j delta_(t+j) and returns A_t + V_t.
+
+    delta_t = r_t + gamma V_(t+1) - V_t, the value after the last real token being 0. The sum over
+    j is a scan in log2 T steps, in float64.
+
+    Args:
+        rewards, values: [B, T], any floating-point format; masked slots may hold NaN or inf.
+        mask: [B, T], bool, right-padded; True for a real token.
+        gamma, lam: discount and GAE lambda, each in [0, 1].
+        dtype: None, or a format in which to do it on purpose: inputs are cast to it first and
+            every operation rounds to it.
+
+    Returns:
+        (advantages, returns), [B, T] each, of ``dtype``, by default FP32 or the inputs' own
+        format if wider; 0 in masked slots.
+
+    Raises:
+        ValueError: for shapes that differ, a mask that is not bool or not right-padded, or a
+            gamma or lam outside [0, 1].
+
+    Source: Schulman et al., "High-Dimensional Continuous Control Using GAE", equation 16.
+    """
+    check_mask(mask, rewards=rewards, values=values)
+    if not (0 <= gamma <= 1 and 0 <= lam <= 1):
+        raise ValueError(f"gamma and lam must lie in [0, 1], got {gamma} and {lam}")
+    check_right_padded(mask)
+    wanted = dtype or fp32_or_wider(rewards, values)
+    inside = dtype or torch.float64
+    r, v = (real_or_zero(x, mask).to(inside) for x in (rewards, values))
+    delta = r.sub_(v)
+    delta[:, :-1] += gamma * v[:, 1:]
+    advantages = _discounted_sum(delta, gamma * lam)
+    return advantages.to(wanted), (advantages + v).to(wanted)
+
+
+def _discounted_sum(x: Tensor, factor: float) -> Tensor:
+    """sum_j factor^j x[:, t + j], by doubling: after k steps a slot holds its first 2^k terms."""
+    step, weight = 1, factor
+    while step < x.shape[1] and weight != 0:
+        longer = x.clone()
+        longer[:, :-step].add_(x[:, step:], alpha=weight)
+        x, step, weight = longer, 2 * step, weight * weight
+    return x
+
+
+@torch.no_grad()
+def group_advantages(rewards: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """(r - mean) / std within each group, with the sample standard deviation (K - 1).
+
+    Args:
+        rewards: [G, K], any floating-point format.
+        dtype: None, for float64 inside; or a format in which to do it on purpose: rewards are
+            cast to it first and every operation rounds to it.
+
+    Returns:
+        [G, K] of ``dtype``, by default FP32 or the rewards' own format if wider; 0 for a group
+        of equal rewards or of one.
+
+    Raises:
+        ValueError: when ``rewards`` is not two-dimensional or empty.
+
+    Source: Shao et al., "DeepSeekMath", section 4.1.2 (GRPO, outcome supervision).
+    """
+    if rewards.dim() != 2 or rewards.shape[1] == 0:
+        raise ValueError(f"expected rewards [G, K] with K >= 1, got {tuple(rewards.shape)}")
+    r = rewards.to(dtype or torch.float64)
+    if dtype is None:  # relative to the first of the group: a constant group gives exact zeros
+        r = r - r[:, :1]
+    centred = r - r.mean(-1, keepdim=True)
+    variance = centred.square().sum(-1, keepdim=True) / max(rewards.shape[1] - 1, 1)
+    normalised = torch.where(variance > 0, centred / variance.sqrt(), 0)
+    return normalised.to(dtype or fp32_or_wider(rewards))

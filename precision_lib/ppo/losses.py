@@ -1,0 +1,156 @@
+"""The PPO losses, and what there is to know about their ratios.
+
+The hazards. The ratio exp(logprob - old) of one token with a log-ratio of 100 is inf in FP32. Its
+clipped loss is finite, its gradient 0 * inf = NaN: one such token destroys the step. Clamping after
+the exp does not help, clamping the log-ratio before it does so in FP32 and not in fp16 (exp(12) is
+inf). With a tiny advantage ratio * advantage is representable although the ratio is not. A masked
+NaN leaks through a product with the mask.
+
+So the ratio is taken in float64, where exp reaches e^709, and the gradient is written down instead
+of being derived. B sequences, T tokens; ``mask`` is True for a real token.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from precision_lib.ppo.gradients import with_slope
+from precision_lib.ppo.kl import kl_penalty
+from precision_lib.ppo.masked import check_mask, real_or_zero
+from precision_lib.ppo.rows import fp32_or_wider
+
+#: exp of it is 1e304 in float64: beyond, no FP32 advantage but 0 brings the product back, and
+#: 0 times it is 0, unlike 0 * inf.
+_LARGEST_LOG_RATIO = 700.0
+
+
+def policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
+) -> Tensor:
+    """PPO's clipped surrogate: mean over real tokens of -min(r A, clip(r, 1-c, 1+c) A).
+
+    r = exp(logprobs - old_logprobs). The gradient is -A r / n where the unclipped product is the
+    smaller one and 0 elsewhere; it flows to ``logprobs`` alone.
+
+    Args:
+        logprobs, old_logprobs, advantages: [B, T], any floating-point format; masked slots may
+            hold NaN or inf.
+        mask: [B, T], bool. clip_range: c in (0, 1).
+
+    Returns:
+        Scalar, float64 if an input is, else float32; 0 for an empty mask. Inf only where the
+        exact loss is not representable.
+
+    Raises:
+        ValueError: for shapes that differ, a mask that is not bool, or a clip_range out of range.
+
+    Source: Schulman et al., "Proximal Policy Optimization Algorithms", equation 7.
+    """
+    check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    _check_clip_range(clip_range)
+    with torch.no_grad():
+        log_ratio = _real_log_ratio(logprobs, old_logprobs, mask)
+        a = real_or_zero(advantages, mask).double()
+        ratio = log_ratio.clamp_(max=_LARGEST_LOG_RATIO).exp_()
+        unclipped, clipped = a * ratio, ratio.clamp(1 - clip_range, 1 + clip_range).mul_(a)
+        count = mask.sum().clamp(min=1)
+        loss = torch.minimum(unclipped, clipped).sum().div_(count).neg_()
+    loss = loss.to(fp32_or_wider(logprobs, old_logprobs, advantages))
+    if not (logprobs.requires_grad and torch.is_grad_enabled()):
+        return loss
+    slope = torch.where(unclipped <= clipped, unclipped, 0).div_(-count)
+    return with_slope(logprobs, loss, slope)
+
+
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
+) -> Tensor:
+    """Mean over real tokens of 0.5 * max((v - R)^2, (clip(v, old - c, old + c) - R)^2).
+
+    The gradient is (v - R) / n where the unclipped square is at least the clipped one and 0
+    elsewhere; it flows to ``values`` alone.
+
+    Args:
+        values, old_values, returns: [B, T], any floating-point format; masked slots may hold NaN
+            or inf.
+        mask: [B, T], bool. clip_range: c > 0, in units of the values.
+
+    Returns:
+        Scalar, float64 if an input is, else float32; 0 for an empty mask.
+
+    Raises:
+        ValueError: for shapes that differ, a mask that is not bool, or a clip_range that is not
+            positive.
+    """
+    check_mask(mask, values=values, old_values=old_values, returns=returns)
+    if not clip_range > 0:
+        raise ValueError(f"clip_range must be positive, got {clip_range}")
+    with torch.no_grad():
+        v, old, target = (real_or_zero(x, mask).double() for x in (values, old_values, returns))
+        clipped = v.clamp(old - clip_range, old + clip_range).sub_(target).square_()
+        error = v.sub_(target)
+        unclipped = error * error
+        count = mask.sum().clamp(min=1)
+        loss = torch.maximum(unclipped, clipped).sum().div_(2 * count)
+    loss = loss.to(fp32_or_wider(values, old_values, returns))
+    if not (values.requires_grad and torch.is_grad_enabled()):
+        return loss
+    slope = torch.where(unclipped >= clipped, error, 0).div_(count)
+    return with_slope(values, loss, slope)
+
+
+@dataclass(frozen=True)
+class RatioReport:
+    """What the ratios of a batch look like, over its real tokens.
+
+    Attributes:
+        clip_frac: share of tokens with a ratio outside [1 - c, 1 + c].
+        approx_kl: mean k3 of old against new, nats per token; 0 before the first update.
+        smallest_log_ratio, largest_log_ratio: in nats.
+        overflow_count: tokens whose ratio is inf in FP32; they count as clipped.
+        tokens: number of real tokens.
+    """
+
+    clip_frac: float
+    approx_kl: float
+    smallest_log_ratio: float
+    largest_log_ratio: float
+    overflow_count: int
+    tokens: int
+
+
+@torch.no_grad()
+def ratio_report(
+    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, clip_range: float
+) -> RatioReport:
+    """The ratios behind :func:`policy_loss`: how far they are, and which overflow.
+
+    Arguments and errors as in :func:`policy_loss`. An empty mask gives zeros.
+    """
+    check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs)
+    _check_clip_range(clip_range)
+    log_ratio = _real_log_ratio(logprobs, old_logprobs, mask)
+    tokens = int(mask.sum())
+    ratio = log_ratio.exp()
+    clipped = ((ratio < 1 - clip_range) | (ratio > 1 + clip_range)).sum()
+    # k3 of old against new: E_old[r - 1 - log r], its log-ratio being the negative of this one.
+    kl = kl_penalty(-log_ratio, torch.zeros_like(log_ratio), "k3").sum()
+    return RatioReport(
+        clip_frac=int(clipped) / max(tokens, 1),
+        approx_kl=float(kl) / max(tokens, 1),
+        smallest_log_ratio=float(log_ratio[mask].min()) if tokens else 0.0,
+        largest_log_ratio=float(log_ratio[mask].max()) if tokens else 0.0,
+        overflow_count=int((ratio > torch.finfo(torch.float32).max).sum()),
+        tokens=tokens,
+    )
+
+
+def _real_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """logprobs - old_logprobs in float64, 0 in masked slots."""
+    return real_or_zero(logprobs, mask).double().sub_(real_or_zero(old_logprobs, mask))
+
+
+def _check_clip_range(clip_range: float) -> None:
+    if not 0 < clip_range < 1:
+        raise ValueError(f"clip_range must lie between 0 and 1, got {clip_range}")
