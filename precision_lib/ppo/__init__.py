@@ -4,11 +4,11 @@ The nine functions of the target interface, by their names; the module is the de
 """
 
 from precision_lib.ppo.advantages import gae, group_advantages
-from precision_lib.ppo.entropy import entropy
 from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.logprobs import token_logprobs
 from precision_lib.ppo.losses import policy_loss, value_loss
 from precision_lib.ppo.masked import masked_mean, whiten
+from precision_lib.ppo.policy_entropy import entropy
 
 __all__ = [
     "entropy",

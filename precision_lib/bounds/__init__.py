@@ -1,0 +1,58 @@
+"""Error bounds of FP32 (or lower) arithmetic, from format, length and conditioning.
+
+The hazard. A typed tolerance is either too tight for a harder input or, more often, so loose that
+a wrong result passes. Each bound here is the rounding-error argument written down, in the standard
+model fl(a op b) = (a op b)(1 + e), |e| <= u, with gamma_n = n u / (1 - n u)
+(Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+
+A bound holds for any reasonable evaluation of the textbook formula in the format with blocked or
+pairwise sums, not for one implementation, and for the value before it is stored in a narrower
+format (add :func:`rounding_bound` for that). It is inf only where the exact result overflows, and
+in :func:`whiten_bound` where the format promises nothing.
+
+B sequences, T response tokens, V vocabulary entries, G groups, K samples; u the unit roundoff.
+"""
+
+from precision_lib.bounds.advantages import gae_bound
+from precision_lib.bounds.kl import kl_bound, kl_gradient_bound
+from precision_lib.bounds.losses import (
+    policy_loss_bound,
+    policy_loss_gradient_bound,
+    value_loss_bound,
+    value_loss_gradient_bound,
+)
+from precision_lib.bounds.model import gamma, mean_bound, rounding_bound, sum_depth
+from precision_lib.bounds.softmax import (
+    entropy_bound,
+    entropy_gradient_bound,
+    log_softmax_bound,
+    log_softmax_gradient_bound,
+)
+from precision_lib.bounds.statistics import (
+    group_advantages_bound,
+    masked_mean_bound,
+    masked_mean_gradient_bound,
+    whiten_bound,
+)
+
+__all__ = [
+    "entropy_bound",
+    "entropy_gradient_bound",
+    "gae_bound",
+    "gamma",
+    "group_advantages_bound",
+    "kl_bound",
+    "kl_gradient_bound",
+    "log_softmax_bound",
+    "log_softmax_gradient_bound",
+    "masked_mean_bound",
+    "masked_mean_gradient_bound",
+    "mean_bound",
+    "policy_loss_bound",
+    "policy_loss_gradient_bound",
+    "rounding_bound",
+    "sum_depth",
+    "value_loss_bound",
+    "value_loss_gradient_bound",
+    "whiten_bound",
+]

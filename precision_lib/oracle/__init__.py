@@ -1,0 +1,53 @@
+"""The truth for the kernels, in float64 and mpmath; imports nothing from ``ppo``, nor torch.
+
+The hazard. An oracle that shares code, or a library routine, with the code under test shares its
+errors. So this package is written differently on purpose: numpy and mpmath instead of torch, sums
+by ``math.fsum``, loops instead of vectors. Inputs are taken as exact; results are float64, and
+their own error is below a thousandth of any FP32 bound. Overflow beyond float64 gives an
+infinity, silently, and NaN appears only where no limit exists.
+
+B sequences, T response tokens, V vocabulary entries, G groups, K samples. ``mask[b, t]`` is True
+for a real token; masked slots may hold NaN or inf.
+"""
+
+from precision_lib.oracle.advantages import gae
+from precision_lib.oracle.kl import k3, kl_penalty, kl_penalty_gradient
+from precision_lib.oracle.losses import (
+    policy_loss,
+    policy_loss_gradient,
+    value_loss,
+    value_loss_gradient,
+)
+from precision_lib.oracle.softmax import (
+    entropy,
+    entropy_gradient,
+    token_logprob,
+    token_logprobs,
+    token_logprobs_gradient,
+)
+from precision_lib.oracle.statistics import (
+    group_advantages,
+    masked_mean,
+    masked_mean_gradient,
+    whiten,
+)
+
+__all__ = [
+    "entropy",
+    "entropy_gradient",
+    "gae",
+    "group_advantages",
+    "k3",
+    "kl_penalty",
+    "kl_penalty_gradient",
+    "masked_mean",
+    "masked_mean_gradient",
+    "policy_loss",
+    "policy_loss_gradient",
+    "token_logprob",
+    "token_logprobs",
+    "token_logprobs_gradient",
+    "value_loss",
+    "value_loss_gradient",
+    "whiten",
+]
