@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,9 +22,15 @@ from precision_lib.jsonio import check_writable  # noqa: E402
 from precision_lib.records.record import Recorder  # noqa: E402
 from precision_lib.reporting import table  # noqa: E402
 
+if TYPE_CHECKING:
+    from precision_lib.targets import Target
+
 TESTS = Path(__file__).parent / "tests"
 RECORDER = pytest.StashKey[Recorder]()
+TARGET: pytest.StashKey["Target"] = pytest.StashKey()
 DEFAULT_RECORD = Path("results/report.json")
+#: With --target these tests run and no others.
+CONFORMANCE = TESTS / "forensics" / "test_conformance.py"
 #: Tiers that run only when a marker expression or a path asks for them.
 ON_REQUEST = ("sweep", "benchmark")
 TIERS = {"unit": "unit", "forensics": "forensics", "sweep": "sweep", "benchmarks": "benchmark"}
@@ -38,6 +44,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--matrix", type=Path, metavar="FILE.toml", help="precision configurations of your own"
+    )
+    group.addoption(
+        "--target",
+        metavar="MODULE[:ATTRIBUTE]",
+        help="run the conformance tests, and only those, on this PPO core",
     )
     group.addoption("--quick", action="store_true", help="smaller budget, for a first look")
     group.addoption(
@@ -57,6 +68,13 @@ def pytest_configure(config: pytest.Config) -> None:
             resolve_device("cuda")
         except NoDeviceError as error:
             raise pytest.UsageError(f"--gpu: {error}") from None
+    if config.getoption("target"):
+        from precision_lib.targets import TargetError, load_target
+
+        try:
+            config.stash[TARGET] = load_target(config.getoption("target"))
+        except TargetError as error:
+            raise pytest.UsageError(f"--target: {error}") from None
     if getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("run without -n: the cells of a run share one model's forwards")
     try:
@@ -78,6 +96,16 @@ def pytest_configure(config: pytest.Config) -> None:
         planted.enter_context(faults.plant(fault))
         config.add_cleanup(planted.close)
         config.stash[RECORDER].planted_fault = fault
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    return config.stash[TARGET].capabilities() if TARGET in config.stash else None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --target, no other test file is even imported."""
+    elsewhere = collection_path.is_file() and collection_path != CONFORMANCE
+    return True if config.getoption("target") and elsewhere else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -113,7 +141,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             configuration: Any = item.callspec.params["configuration"]
             recorder.expected.append((marker.args[0], configuration.name))
     if recorder.path == DEFAULT_RECORD:  # belongs to real measurements
-        if not recorder.expected:
+        if session.config.getoption("target"):
+            recorder.path = DEFAULT_RECORD.with_name("conformance.json")
+        elif not recorder.expected:
             recorder.path = DEFAULT_RECORD.with_name("tests.json")
         elif recorder.planted_fault:
             recorder.path = DEFAULT_RECORD.with_name("planted_fault.json")

@@ -18,6 +18,7 @@ The record is pytest-json-report's object with one more key, ``precision``:
 ``expected``       [hypothesis, configuration] of every cell that the run set out to measure
 ``cells``          see ``forensics/verdicts.py``
 ``hypotheses``     likewise
+``conformance``    see ``conformance.py``, empty when no conformance check was run
 ``regressions``    empty unless a baseline was given
 """
 
@@ -31,6 +32,7 @@ from typing import Any
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
 from precision_lib.jsonio import append_line, to_plain, write_json
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.records.conformance import ConformanceCounts
 
 SCHEMA = 1
 CELLS_NAME = "cells.jsonl"
@@ -47,6 +49,7 @@ class Recorder:
     Attributes:
         path: where the record goes; ``cells.jsonl`` lies beside it.
         planted_fault: what was broken on purpose, for every reader to see.
+        conformance: counts of the conformance checks, see ``conformance.py``.
         configurations: the matrix of this run.
     """
 
@@ -58,6 +61,7 @@ class Recorder:
     planted_fault: str | None = None
     cells: list[dict[str, Any]] = field(default_factory=list)
     hypotheses: list[dict[str, Any]] = field(default_factory=list)
+    conformance: ConformanceCounts | None = None
 
     @property
     def cells_path(self) -> Path:
@@ -93,6 +97,7 @@ class Recorder:
             "expected": [list(key) for key in self.expected],
             "cells": self.cells,
             "hypotheses": self.hypotheses,
+            "conformance": self.conformance.as_json() if self.conformance else {},
             "regressions": [],
         }
 

@@ -106,17 +106,42 @@ def hypothesis_lines(block: dict[str, Any]) -> list[Line]:
     return lines
 
 
+def conformance_table(block: dict[str, Any]) -> list[Line]:
+    """One line per function of the core under test; none when no check was run."""
+    found = block.get("conformance")
+    if not found:
+        return []
+    heading = f"{'function':<18}{'tests':>6}{'failed':>8}{'inputs':>9}{'compared':>11}"
+    lines: list[Line] = [
+        (f"conformance of {found['target']} to FP32", ""),
+        ("", ""),
+        (heading + f"{'error/limit':>13}", "bold"),
+    ]
+    for name, counts in found["functions"].items():
+        failed = len(counts["failed"])
+        text = f"{name:<18}{counts['tests']:>6}{failed:>8}{counts['inputs']:>9}"
+        text += f"{counts['compared']:>11}{counts['worst_over_limit']:>13.2g}"
+        lines.append((text, "red" if failed else "green"))
+    lines += [(f"{name:<18}not offered", "yellow") for name in found["not_offered"]]
+    note = (
+        "error/limit: the largest error of a passed test as a share of what FP32 arithmetic may do"
+    )
+    return [*lines, ("", ""), (note, "")]
+
+
 def summary(block: dict[str, Any]) -> list[Line]:
     """The whole summary of a run; empty when it measured nothing."""
+    conformance = conformance_table(block)
     table = h1_table(block)
     if not table:
-        return []
+        return conformance
     missing = [] if block["complete"] else _missing(block)
     if block["planted_fault"]:
         fault = f"PLANTED FAULT: {block['planted_fault']}; nothing here is a measurement"
         missing.append((fault, "red"))
     blank: Line = ("", "")
-    return [*table, blank, *curve_table(block), blank, *hypothesis_lines(block), *missing]
+    cells = [*table, blank, *curve_table(block), blank, *hypothesis_lines(block), *missing]
+    return [*conformance, blank, *cells] if conformance else cells
 
 
 def _missing(block: dict[str, Any]) -> list[Line]:

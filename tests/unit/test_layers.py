@@ -17,6 +17,8 @@ LAYERS = (
     {"ppo"},
     {"models"},
     {"trajectories"},
+    {"targets"},
+    {"conformance"},
     {"forensics", "faults"},
     {"records", "reporting"},
     {"phases"},

@@ -1,0 +1,1 @@
+"""Conformance of a PPO core: adversarial input, the checks, and whose core is under test."""

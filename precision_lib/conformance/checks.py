@@ -1,0 +1,159 @@
+"""The list of conformance checks: every function, in every region and format, and every property.
+
+The hazard. A list that is made while the tests run can be short without anybody noticing. This one
+is a constant: the same checks for every target, each with an id that says what is tested.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from precision_lib.conformance.calls import call
+from precision_lib.conformance.compare import compare
+from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.pinned import PINNED
+from precision_lib.conformance.properties import PROPERTIES
+from precision_lib.conformance.strategies import REGIONS, Case
+from precision_lib.conformance.truth import truths
+from precision_lib.formats import FORMATS, get_format
+
+#: (number of compared elements, largest error as a share of its limit)
+Compared = tuple[int, float]
+INPUT_FORMATS = ("bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One conformance test.
+
+    Attributes:
+        test: name of the test function.
+        id: its parameter id, ``function-variant-format``.
+        function: the function of the interface that it calls.
+        cases: the strategy of its inputs.
+        judge: (function under test, inputs) -> what was compared; raises ConformanceFailure.
+        cost: share of the normal number of examples.
+    """
+
+    test: str
+    id: str
+    function: str
+    cases: SearchStrategy[Case]
+    judge: Callable[[Callable[..., Any], dict[str, Any]], Compared]
+    cost: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """``test[id]``, as pytest shows it."""
+        return f"{self.test}[{self.id}]"
+
+
+@cache
+def checks() -> tuple[Check, ...]:
+    """All checks, in a fixed order."""
+    return (*_value_checks(), *_format_checks(), *_property_checks(), *_pinned_checks())
+
+
+def find_check(name: str) -> Check:
+    """The check called ``test[id]``.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    for check in checks():
+        if check.name == name:
+            return check
+    raise ValueError(f"no conformance check is called {name!r}; see pytest --collect-only -q")
+
+
+def _value_checks() -> Iterator[Check]:
+    for function, regions in REGIONS.items():
+        for region, about in regions.items():
+            for fmt in about.formats:
+                yield Check(
+                    "test_values_are_within_their_bound",
+                    f"{function}-{region}-{fmt}",
+                    function,
+                    about.cases(get_format(fmt)),
+                    _values(function),
+                    about.cost,
+                )
+
+
+def _format_checks() -> Iterator[Check]:
+    for function, regions in REGIONS.items():
+        for fmt in INPUT_FORMATS:
+            yield Check(
+                "test_result_is_fp32_or_wider",
+                f"{function}-{fmt}",
+                function,
+                regions["ordinary"].cases(get_format(fmt)),
+                _fp32_or_wider(function),
+                cost=0.1,
+            )
+
+
+def _property_checks() -> Iterator[Check]:
+    for function, properties in PROPERTIES.items():
+        for name, about in properties.items():
+            for fmt in INPUT_FORMATS:
+                yield Check(
+                    "test_property_holds",
+                    f"{function}-{name}-{fmt}",
+                    function,
+                    about.cases(get_format(fmt)),
+                    _property(function, name),
+                )
+
+
+def _pinned_checks() -> Iterator[Check]:
+    for pinned in PINNED:
+        yield Check(
+            "test_pinned_example",
+            f"{pinned.function}-{pinned.name}",
+            pinned.function,
+            st.just(Case(dict(pinned.inputs))),
+            _values(pinned.function),
+        )
+
+
+def _values(name: str) -> Callable[[Callable[..., Any], dict[str, Any]], Compared]:
+    def judge(function: Callable[..., Any], inputs: dict[str, Any]) -> Compared:
+        got = call(name, function, inputs)
+        compared = [
+            compare(name, got[part], truth, inputs)
+            for part, truth in truths(name, inputs).items()
+            if part in got
+        ]
+        return sum(n for n, _ in compared), max(share for _, share in compared)
+
+    return judge
+
+
+def _fp32_or_wider(name: str) -> Callable[[Callable[..., Any], dict[str, Any]], Compared]:
+    enough = (FORMATS["fp32"].dtype, FORMATS["fp64"].dtype)
+
+    def judge(function: Callable[..., Any], inputs: dict[str, Any]) -> Compared:
+        parts = call(name, function, inputs)
+        results = {k: v for k, v in parts.items() if k != "gradient"}
+        for part, x in results.items():
+            if x.dtype not in enough:
+                raise ConformanceFailure(
+                    f"{name}: the {part} is {x.dtype}; the interface asks for float32 or wider, "
+                    "whatever the input format",
+                    inputs,
+                )
+        return len(results), 0.0
+
+    return judge
+
+
+def _property(name: str, which: str) -> Callable[[Callable[..., Any], dict[str, Any]], Compared]:
+    def judge(function: Callable[..., Any], inputs: dict[str, Any]) -> Compared:
+        return PROPERTIES[name][which].holds(name, function, inputs), 0.0
+
+    return judge

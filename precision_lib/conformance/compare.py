@@ -1,0 +1,66 @@
+"""Comparing a result with the truth: class first, distance second.
+
+The hazard. A distance between NaN and a number is NaN, and NaN > limit is False: a checker that
+asks for the distance alone passes a NaN; one that counts units in the last place sees 1 between
+the largest number and inf. And a limit that does not say where it comes from cannot be argued with.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.truth import Truth
+from precision_lib.formats import FORMATS, format_of
+
+
+def compare(name: str, got: Tensor, truth: Truth, inputs: Mapping[str, Any]) -> tuple[int, float]:
+    """Check one part of a result.
+
+    NaN never passes. Where the exact value lies beyond the largest number (of FP32 for a result,
+    of the input's format for its gradient), or so near that the limit reaches beyond, an infinity
+    of its sign passes. Everything else has to be finite and within the limit; a limit of inf, where
+    FP32 promises nothing, asks for that alone and is not counted as compared.
+
+    Returns:
+        (number of compared elements, largest error as a share of its limit).
+
+    Raises:
+        ConformanceFailure: naming how many of how many, the bound, the worst element, got and want.
+    """
+    if got.shape != truth.want.shape:
+        raise ConformanceFailure(
+            f"{name}: {truth.part} has shape {tuple(got.shape)}, expected "
+            f"{tuple(truth.want.shape)}",
+            inputs,
+        )
+    wide = got.double().cpu()
+    error = torch.where(wide == truth.want, 0, (wide - truth.want).abs())
+    share = torch.where(error == 0, 0, error / truth.limit)
+    largest = format_of(got.dtype).largest if truth.part == "gradient" else FORMATS["fp32"].largest
+    beyond = truth.want.abs() + truth.limit > largest
+    overflowed = beyond & wide.isinf() & (wide.sign() == truth.want.sign())
+    promised = torch.isfinite(truth.limit)
+    passed = torch.where(promised, share <= 1, torch.isfinite(wide)) | overflowed
+    if not passed.all():
+        beyond_by = float(torch.nan_to_num(share[~passed], nan=torch.inf).max())
+        raise ConformanceFailure(_message(name, got, truth, share, passed), inputs, beyond_by)
+    share = share[promised & ~overflowed]
+    return share.numel(), float(share.max()) if share.numel() else 0.0
+
+
+def _message(name: str, got: Tensor, truth: Truth, share: Tensor, passed: Tensor) -> str:
+    badness = torch.where(passed, -1, torch.nan_to_num(share, nan=torch.inf))
+    worst = int(badness.flatten().argmax())
+    index = [int(i) for i in torch.unravel_index(torch.tensor(worst), got.shape)]
+    g, w = float(got.flatten()[worst]), float(truth.want.flatten()[worst])
+    limit, ratio = float(truth.limit.flatten()[worst]), float(share.flatten()[worst])
+    times = f" = {ratio:.3g} times the limit" if ratio == ratio else ""
+    return (
+        f"{name}: {int((~passed).sum())} of {passed.numel()} values of the {truth.part} are wrong\n"
+        f"  worst at {index}: got {g.hex()} ({g:.9g}), want {w.hex()} ({w:.9g})\n"
+        f"  error {abs(g - w):.3g}{times}; limit {limit:.3g} from {truth.bound}\n"
+        f"  the {truth.part} is {got.dtype}"
+    )

@@ -1,0 +1,288 @@
+"""What a core has to keep exactly, with no tolerance to argue about.
+
+The hazard. A limit, however derived, can hide a mistake of its own size. Some statements need none:
+identical policies have a ratio of 1, a constant has no advantage, what stands in a masked slot does
+not matter. Inputs are chosen so that every healthy evaluation is exact.
+
+A property is a function ``(function, case)`` that raises :class:`ConformanceFailure` or returns the
+number of elements that it compared.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis.strategies as st
+import torch
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from precision_lib.conformance.calls import call
+from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.strategies import REGIONS
+from precision_lib.conformance.strategies.cases import Case, right_padded
+from precision_lib.formats import Format
+
+Function = Callable[..., Any]
+Holds = Callable[[str, Function, Mapping[str, Any]], int]
+
+
+@dataclass(frozen=True)
+class Property:
+    """An exact statement about one function.
+
+    Attributes:
+        meaning: one sentence.
+        cases: the strategy of its inputs in a format.
+        holds: raises ConformanceFailure, or returns how many elements it compared.
+    """
+
+    meaning: str
+    cases: Callable[[Format], SearchStrategy[Case]]
+    holds: Holds
+
+
+def _equal(name: str, what: str, got: Tensor, want: Tensor, inputs: Mapping[str, Any]) -> int:
+    """Equal as FP32 values, NaN to NaN: a float64 core may differ behind the 24th bit."""
+    g, w = got.float().cpu(), want.float().cpu()
+    same = (g == w) | (g.isnan() & w.isnan())
+    if g.shape != w.shape or not same.all():
+        raise ConformanceFailure(
+            f"{name}: {what}\n  got {g.flatten()[:8].tolist()}, want {w.flatten()[:8].tolist()}",
+            inputs,
+        )
+    return g.numel()
+
+
+def _ordinary(name: str, region: str = "ordinary") -> Callable[[Format], SearchStrategy[Case]]:
+    return lambda fmt: REGIONS[name][region].cases(fmt)
+
+
+def _ratio_is_one(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    """Identical log-probs and advantages of 1: the loss is -1, in whatever order it is summed."""
+    changed = dict(inputs)
+    changed["old_logprobs"] = changed["logprobs"].clone()
+    changed["advantages"] = torch.ones_like(changed["advantages"])
+    got = call(name, function, changed)["result"]
+    return _equal(name, "the ratio of identical policies is not 1", got, -torch.ones(()), changed)
+
+
+def _zero_for_identical(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    changed = dict(inputs) | {"ref_logprobs": inputs["policy_logprobs"].clone()}
+    got = call(name, function, changed)["result"]
+    what = "the KL of identical policies is not exactly 0"
+    return _equal(name, what, got, torch.zeros(got.shape), changed)
+
+
+def _not_negative(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    """k2 and k3 are never below zero; k1 may be and is taken as k3."""
+    changed = dict(inputs)
+    if changed["estimator"] == "k1":
+        changed["estimator"] = "k3"
+    got = call(name, function, changed)["result"]
+    if not (got >= 0).all():
+        raise ConformanceFailure(
+            f"{name}: {changed['estimator']} came out as {float(got.min()):.3g}; it is never "
+            "negative (is it written as exp(-d) - 1 + d?)",
+            changed,
+        )
+    return got.numel()
+
+
+def _constant_gives_zero(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    got = call(name, function, inputs)["result"]
+    return _equal(name, "a constant is not turned into 0", got, torch.zeros(got.shape), inputs)
+
+
+def _undiscounted(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    """gamma = lam = 1 on small integers: the advantage is reward-to-go minus value, exactly."""
+    changed = dict(inputs) | {"gamma": 1.0, "lam": 1.0}
+    for key in ("rewards", "values"):
+        changed[key] = torch.nan_to_num(changed[key], 0, 0, 0).clamp(-9, 9).round()
+    mask = changed["mask"]
+    rewards, values = (torch.where(mask, changed[k].double(), 0) for k in ("rewards", "values"))
+    to_go = rewards.flip(-1).cumsum(-1).flip(-1) * mask
+    got = call(name, function, changed)
+    what = "with gamma = lam = 1 the advantage is not reward-to-go minus value"
+    compared = _equal(name, what, got["advantages"], to_go - values, changed)
+    what = "with gamma = lam = 1 the return is not the reward-to-go"
+    return compared + _equal(name, what, got["returns"], to_go, changed)
+
+
+def _masked_contents(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    """The same real tokens with 0, NaN and inf in the masked slots: the same result."""
+    compared = 0
+    mask = inputs["mask"]
+    variants = [_with_masked(inputs, filler) for filler in (0.0, torch.nan, torch.inf, -torch.inf)]
+    first, *others = [call(name, function, v) for v in variants]
+    for part in first:
+        for variant, other in zip(variants[1:], others, strict=True):
+            what = f"what stands in masked slots changes the {part}"
+            compared += _equal(name, what, other[part], first[part], variant)
+        if first[part].shape == mask.shape:
+            outside = first[part][~mask]
+            what = f"the {part} in masked slots is not 0"
+            _equal(name, what, outside, torch.zeros_like(outside), variants[0])
+    return compared
+
+
+def _with_masked(inputs: Mapping[str, Any], filler: float) -> dict[str, Any]:
+    """One more masked column, and ``filler`` in all masked slots."""
+    mask = torch.nn.functional.pad(inputs["mask"], (0, 1))
+    changed = {
+        key: torch.nn.functional.pad(value, (0, 1)).masked_fill(~mask, filler)
+        for key, value in inputs.items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    return dict(inputs) | changed | {"mask": mask}
+
+
+def _empty_mask(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    """No real token at all: 0, or a ValueError, but not NaN."""
+    changed = dict(inputs) | {"mask": torch.zeros_like(inputs["mask"])}
+    compared = 0
+    try:
+        parts = call(name, function, changed)
+    except ConformanceFailure as failure:
+        if isinstance(failure.__cause__, ValueError):
+            return 1
+        raise
+    for part, got in parts.items():
+        what = f"the {part} of an empty mask is not 0"
+        compared += _equal(name, what, got, torch.zeros(got.shape), changed)
+    return compared
+
+
+def _permuted(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    """The sequences in reverse order give the results in reverse order."""
+    turned = {k: v.flip(0) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    straight, reverse = call(name, function, inputs), call(name, function, turned)
+    return sum(
+        _equal(
+            name,
+            f"the {part} of a sequence depends on its place in the batch",
+            reverse[part].flip(0),
+            straight[part],
+            inputs,
+        )
+        for part in straight
+        if part != "gradient"
+    )
+
+
+def _padded(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    """A slot with NaN behind each sequence changes nothing in front of it."""
+    longer = {
+        k: torch.cat([v, torch.full_like(v[:, :1], 0 if k == "tokens" else torch.nan)], 1)
+        if isinstance(v, Tensor)
+        else v
+        for k, v in inputs.items()
+    }
+    short = call(name, function, inputs)["result"]
+    got = call(name, function, longer)["result"][:, :-1]
+    return _equal(name, "padding changes the result", got, short, inputs)
+
+
+@st.composite
+def _constant_rows(draw: st.DrawFn, fmt: Format, with_mask: bool) -> Case:
+    """A constant of any exponent whose sum is finite, over one to eight slots a row."""
+    rows, width = draw(st.integers(1, 3)), draw(st.integers(1, 8))
+    significand = draw(st.integers(2 ** (fmt.significand_bits - 1), 2**fmt.significand_bits - 1))
+    exponent = draw(st.integers(max(fmt.emin, -60), min(fmt.emax, 60) - 5))
+    value = draw(st.sampled_from((-1, 1))) * significand * 2.0 ** (exponent - fmt.significand_bits)
+    x = torch.full((rows, width), value, dtype=torch.float64).to(fmt.dtype)
+    if not with_mask:
+        return Case({"rewards": x})
+    lengths = draw(st.lists(st.integers(0, width), min_size=rows, max_size=rows))
+    lengths[0] = max(lengths[0], 1)
+    return Case({"x": x, "mask": right_padded(lengths, width)})
+
+
+def _masked(name: str) -> dict[str, Property]:
+    return {
+        "masked_contents_do_not_matter": Property(
+            "NaN, inf or 0 in masked slots: the same result, and 0 in those slots",
+            _ordinary(name, "ragged"),
+            _masked_contents,
+        ),
+        "empty_mask_is_zero_or_refused": Property(
+            "no real token at all gives 0 or a ValueError, never NaN",
+            _ordinary(name),
+            _empty_mask,
+        ),
+    }
+
+
+def _rowwise(name: str) -> dict[str, Property]:
+    return {
+        "permutation_of_sequences": Property(
+            "a sequence's result does not depend on its place in the batch",
+            _ordinary(name),
+            _permuted,
+        )
+    }
+
+
+def _padding(name: str) -> dict[str, Property]:
+    return {
+        "padding_changes_nothing": Property(
+            "a padded slot behind a sequence changes no bit in front of it",
+            _ordinary(name),
+            _padded,
+        )
+    }
+
+
+PROPERTIES: dict[str, dict[str, Property]] = {
+    "token_logprobs": _rowwise("token_logprobs") | _padding("token_logprobs"),
+    "entropy": _rowwise("entropy") | _padding("entropy"),
+    "kl_penalty": _rowwise("kl_penalty")
+    | _padding("kl_penalty")
+    | {
+        "zero_for_identical_policies": Property(
+            "the KL of identical log-probs is exactly 0",
+            _ordinary("kl_penalty"),
+            _zero_for_identical,
+        ),
+        "k2_and_k3_are_not_negative": Property(
+            "k2 and k3 are never below 0",
+            _ordinary("kl_penalty", "near_identical"),
+            _not_negative,
+        ),
+    },
+    "masked_mean": _masked("masked_mean"),
+    "whiten": _masked("whiten")
+    | {
+        "constant_gives_zero": Property(
+            "a constant input has no deviation",
+            lambda fmt: _constant_rows(fmt, True),
+            _constant_gives_zero,
+        )
+    },
+    "gae": _masked("gae")
+    | _rowwise("gae")
+    | {
+        "undiscounted_is_reward_to_go": Property(
+            "gamma = lam = 1: advantage = reward-to-go - value",
+            _ordinary("gae", "ragged"),
+            _undiscounted,
+        )
+    },
+    "group_advantages": _rowwise("group_advantages")
+    | {
+        "constant_gives_zero": Property(
+            "a group of equal rewards has no advantage",
+            lambda fmt: _constant_rows(fmt, False),
+            _constant_gives_zero,
+        )
+    },
+    "policy_loss": _masked("policy_loss")
+    | {
+        "ratio_is_one_for_identical_policies": Property(
+            "before any update the ratio is exactly 1",
+            _ordinary("policy_loss"),
+            _ratio_is_one,
+        )
+    },
+    "value_loss": _masked("value_loss"),
+}

@@ -1,0 +1,175 @@
+"""What a function has to return: the exact value and how far FP32 may be from it.
+
+The hazard. An expected value from the code under test, or from a library routine that it uses,
+agrees with its errors. Values come from ``oracle``, limits from ``bounds``; this module brings the
+two together and adds what the limit of every part has in common.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from precision_lib import bounds, oracle
+from precision_lib.conformance.calls import upstream
+from precision_lib.formats import FORMATS, format_of
+
+#: Above this many logits in a row their gradient is not compared: it adds time and no information.
+_GRADIENT_UP_TO = 4096
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One part of a result.
+
+    Attributes:
+        part: ``result``, ``advantages``, ``returns`` or ``gradient``.
+        want: the exact value, float64.
+        limit: largest error that FP32 arithmetic can make, float64, same shape.
+        bound: name of the function in ``bounds`` that the limit comes from.
+    """
+
+    part: str
+    want: Tensor
+    limit: Tensor
+    bound: str
+
+
+def truths(name: str, inputs: Mapping[str, Any]) -> dict[str, Truth]:
+    """Part to truth, of the function called ``name`` on exactly these inputs."""
+    exact = {k: _exact(v) for k, v in inputs.items()}
+    return {t.part: t for t in _TRUTHS[name](exact, inputs)}
+
+
+def _exact(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _numpy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
+
+
+def _truth(part: str, want: Any, limit: Tensor, bound: str, stored: torch.dtype) -> Truth:
+    """The limit of the bound, one rounding to the format it is stored in, and lost subnormals."""
+    exact = torch.from_numpy(np.asarray(want, dtype=np.float64))
+    fp32, narrow = FORMATS["fp32"], format_of(stored)
+    rounding = torch.zeros_like(exact)
+    if narrow.significand_bits < fp32.significand_bits:
+        reached = exact.abs() + torch.nan_to_num(limit, posinf=0.0)
+        rounding = bounds.rounding_bound(reached.clamp(max=narrow.largest), narrow)
+    return Truth(part, exact, limit + rounding + 2 * fp32.smallest_subnormal, bound)
+
+
+def _result(want: Any, limit: Tensor, bound: str, part: str = "result") -> Truth:
+    return _truth(part, want, limit, f"bounds.{bound}", torch.float32)
+
+
+def _gradient(want: Any, limit: Tensor, bound: str, source: Tensor) -> Truth:
+    return _truth("gradient", want, limit, f"bounds.{bound}", source.dtype)
+
+
+def _token_logprobs(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    logits, tokens = exact["logits"], exact["tokens"]
+    want = oracle.token_logprobs(**_numpy(exact))
+    limit = bounds.log_softmax_bound(logits, torch.from_numpy(want))
+    parts = [_result(want, limit, "log_softmax_bound")]
+    if logits.shape[-1] <= _GRADIENT_UP_TO:
+        weights = upstream(tokens.shape).double()
+        gradient = oracle.token_logprobs_gradient(**_numpy(exact), upstream=weights.numpy())
+        limit = bounds.log_softmax_gradient_bound(logits, tokens, weights)
+        parts.append(_gradient(gradient, limit, "log_softmax_gradient_bound", given["logits"]))
+    return parts
+
+
+def _entropy(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    logits = exact["logits"]
+    want = oracle.entropy(**_numpy(exact))
+    parts = [_result(want, bounds.entropy_bound(logits), "entropy_bound")]
+    if logits.shape[-1] <= _GRADIENT_UP_TO:
+        weights = upstream(logits.shape[:-1]).double()
+        gradient = oracle.entropy_gradient(logits.numpy(), weights.numpy())
+        limit = bounds.entropy_gradient_bound(logits, weights)
+        parts.append(_gradient(gradient, limit, "entropy_gradient_bound", given["logits"]))
+    return parts
+
+
+def _kl_penalty(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    policy, ref, estimator = (exact[k] for k in ("policy_logprobs", "ref_logprobs", "estimator"))
+    weights = upstream(policy.shape).double()
+    pair = policy.numpy(), ref.numpy(), estimator
+    return [
+        _result(
+            oracle.kl_penalty(*pair),
+            bounds.kl_bound(policy, ref, estimator),
+            "kl_bound",
+        ),
+        _gradient(
+            oracle.kl_penalty_gradient(*pair, weights.numpy()),
+            bounds.kl_gradient_bound(policy, ref, estimator, weights),
+            "kl_gradient_bound",
+            given["policy_logprobs"],
+        ),
+    ]
+
+
+def _masked_mean(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    want, gradient = (f(**_numpy(exact)) for f in (oracle.masked_mean, oracle.masked_mean_gradient))
+    limit = bounds.masked_mean_gradient_bound(**exact)
+    return [
+        _result(want, bounds.masked_mean_bound(**exact), "masked_mean_bound"),
+        _gradient(gradient, limit, "masked_mean_gradient_bound", given["x"]),
+    ]
+
+
+def _whiten(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    want = oracle.whiten(**_numpy(exact))
+    return [_result(want, bounds.whiten_bound(**exact), "whiten_bound")]
+
+
+def _group_advantages(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    want = oracle.group_advantages(**_numpy(exact))
+    limit = bounds.group_advantages_bound(**exact)
+    return [_result(want, limit, "group_advantages_bound")]
+
+
+def _gae(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    wants = oracle.gae(**_numpy(exact))
+    limits = bounds.gae_bound(**exact)
+    return [
+        _result(want, limit, "gae_bound", part)
+        for part, want, limit in zip(("advantages", "returns"), wants, limits, strict=True)
+    ]
+
+
+def _policy_loss(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    want, gradient = (f(**_numpy(exact)) for f in (oracle.policy_loss, oracle.policy_loss_gradient))
+    limit = bounds.policy_loss_gradient_bound(**exact)
+    return [
+        _result(want, bounds.policy_loss_bound(**exact), "policy_loss_bound"),
+        _gradient(gradient, limit, "policy_loss_gradient_bound", given["logprobs"]),
+    ]
+
+
+def _value_loss(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    want, gradient = (f(**_numpy(exact)) for f in (oracle.value_loss, oracle.value_loss_gradient))
+    limit = bounds.value_loss_gradient_bound(**exact)
+    return [
+        _result(want, bounds.value_loss_bound(**exact), "value_loss_bound"),
+        _gradient(gradient, limit, "value_loss_gradient_bound", given["values"]),
+    ]
+
+
+_TRUTHS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[Truth]]] = {
+    "token_logprobs": _token_logprobs,
+    "entropy": _entropy,
+    "kl_penalty": _kl_penalty,
+    "masked_mean": _masked_mean,
+    "whiten": _whiten,
+    "gae": _gae,
+    "group_advantages": _group_advantages,
+    "policy_loss": _policy_loss,
+    "value_loss": _value_loss,
+}

@@ -1,0 +1,48 @@
+"""How many conformance checks a core passed, by function, for the record.
+
+The hazard. "All passed" is also what a run says that compared nothing or skipped everything. So the
+record counts tests, inputs and compared elements for each function, and how near the worst came.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # they import torch and Hypothesis, which a record does not need
+    from precision_lib.conformance.checks import Check
+    from precision_lib.conformance.runner import Outcome
+
+
+@dataclass
+class ConformanceCounts:
+    """Collects what the conformance tests of one run found.
+
+    Attributes:
+        target: whose core it was. not_offered: functions that it lacks.
+        functions: function to its counts, in the order in which they were met.
+    """
+
+    target: str = ""
+    not_offered: list[str] = field(default_factory=list)
+    functions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, check: "Check", outcome: "Outcome | None") -> None:
+        """Count a check: ``outcome`` of one that passed, None for one that failed."""
+        counts = self.functions.setdefault(
+            check.function,
+            {"tests": 0, "failed": [], "inputs": 0, "compared": 0, "worst_over_limit": 0.0},
+        )
+        counts["tests"] += 1
+        if outcome is None:
+            counts["failed"].append(check.name)
+            return
+        counts["inputs"] += outcome.examples
+        counts["compared"] += outcome.compared
+        counts["worst_over_limit"] = max(counts["worst_over_limit"], outcome.worst)
+
+    def as_json(self) -> dict[str, Any]:
+        """``target``, ``not_offered`` and ``functions``."""
+        return {
+            "target": self.target,
+            "not_offered": self.not_offered,
+            "functions": self.functions,
+        }

@@ -1,0 +1,95 @@
+"""Whose PPO core is under test: loading it, and what it offers.
+
+The hazard. A suite that can only test its own kernels says nothing about the code that trains the
+model. Anybody's core can be tested if it offers some of nine functions by fixed names, and a name
+that is missing must be said once, not counted as a pass.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+#: The functions of the interface and the keyword arguments with which each is called.
+INTERFACE: dict[str, tuple[str, ...]] = {
+    "token_logprobs": ("logits", "tokens"),
+    "entropy": ("logits",),
+    "kl_penalty": ("policy_logprobs", "ref_logprobs", "estimator"),
+    "masked_mean": ("x", "mask"),
+    "whiten": ("x", "mask"),
+    "gae": ("rewards", "values", "mask", "gamma", "lam"),
+    "group_advantages": ("rewards",),
+    "policy_loss": ("logprobs", "old_logprobs", "advantages", "mask", "clip_range"),
+    "value_loss": ("values", "old_values", "returns", "mask", "clip_range"),
+}
+BUILT_IN = "precision_lib.ppo"
+
+
+class TargetError(ValueError):
+    """A target cannot be used; the message names it, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A core under test.
+
+    Attributes:
+        name: as it was asked for, ``package.module`` or ``package.module:attribute``.
+        functions: those of :data:`INTERFACE` that it offers.
+    """
+
+    name: str
+    functions: Mapping[str, Callable[..., Any]]
+
+    @property
+    def not_offered(self) -> list[str]:
+        """Names of the interface that the target lacks, in the order of the interface."""
+        return [name for name in INTERFACE if name not in self.functions]
+
+    def capabilities(self) -> str:
+        """One line: what is tested and what is not offered."""
+        line = f"target {self.name}: offers {len(self.functions)} of {len(INTERFACE)} functions"
+        missing = self.not_offered
+        return f"{line}; not offered: {', '.join(missing)}" if missing else line
+
+
+def load_target(name: str = BUILT_IN) -> Target:
+    """Import ``package.module`` or ``package.module:attribute`` and look what it offers.
+
+    Raises:
+        TargetError: when the module cannot be imported or raises while being imported, when the
+            attribute does not exist, a name of the interface is not callable, or none is there.
+    """
+    module_name, _, attribute = name.partition(":")
+    try:
+        core: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise TargetError(
+            f"target {name!r}: importing {module_name!r} raised {type(error).__name__}: {error}; "
+            "give a module that Python can import from here (installed, or on PYTHONPATH)"
+        ) from error
+    for part in attribute.split(".") if attribute else ():
+        if not hasattr(core, part):
+            raise TargetError(f"target {name!r}: {module_name!r} has no attribute {attribute!r}")
+        core = getattr(core, part)
+    return make_target(name, core)
+
+
+def make_target(name: str, core: object) -> Target:
+    """The target that a module or object is.
+
+    Raises:
+        TargetError: when a name of the interface is not callable, or none is there.
+    """
+    found = {f: getattr(core, f) for f in INTERFACE if getattr(core, f, None) is not None}
+    for function, value in found.items():
+        if not callable(value):
+            raise TargetError(
+                f"target {name!r}: {function!r} is a {type(value).__name__}, not a function"
+            )
+    if not found:
+        raise TargetError(
+            f"target {name!r} offers none of the functions of the interface: "
+            f"{', '.join(INTERFACE)}; see docs/targets.md"
+        )
+    return Target(name, found)

@@ -1,0 +1,86 @@
+"""Conformance of a PPO core, the built-in one or that of --target, in every region and format.
+
+Thin callers of ``precision_lib.conformance``, where the checks and what they say stand.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from precision_lib.records.conformance import ConformanceCounts
+from precision_lib.records.record import Recorder
+from precision_lib.targets import BUILT_IN, Target, load_target
+
+if TYPE_CHECKING:
+    from precision_lib.conformance.checks import Check
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    from precision_lib.conformance.checks import checks
+
+    mine = [check for check in checks() if check.test == metafunc.function.__name__]
+    metafunc.parametrize("check", mine, ids=lambda check: check.id)
+
+
+@pytest.fixture(scope="module")
+def target(pytestconfig: pytest.Config) -> Target:
+    """The core under test."""
+    return load_target(pytestconfig.getoption("target") or BUILT_IN)
+
+
+@pytest.fixture(scope="module")
+def counts(target: Target, recorder: Recorder) -> ConformanceCounts:
+    """What the record says about this run's conformance checks."""
+
+    counts = ConformanceCounts(target.name, target.not_offered)
+    recorder.conformance = counts
+    return counts
+
+
+@pytest.fixture
+def verify(
+    check: "Check", target: Target, counts: ConformanceCounts, device: str
+) -> Callable[[], None]:
+    """Run the check; its counts go into the record, its failure is shown without a traceback."""
+    from hypothesis import settings
+
+    from precision_lib.conformance.failure import ConformanceFailure
+    from precision_lib.conformance.runner import on_device, run
+
+    def verified() -> None:
+        function = target.functions.get(check.function)
+        if function is None:
+            pytest.skip(f"{check.function} is not offered by {target.name}")
+        message, outcome = "", None
+        try:
+            outcome = run(check, on_device(function, device), settings())
+        except ConformanceFailure as failure:
+            message = str(failure)
+        counts.add(check, outcome)
+        if outcome is None:
+            command = f'pytest "tests/forensics/test_conformance.py::{check.name}"'
+            again = f"{command} --target {target.name}" + (" --gpu" if device == "cuda" else "")
+            pytest.fail(f"{message}\n  again: {again}", pytrace=False)
+
+    return verified
+
+
+def test_values_are_within_their_bound(verify: Callable[[], None]) -> None:
+    """Against the float64 truth of the same rounded inputs, within what FP32 can promise."""
+    verify()
+
+
+def test_result_is_fp32_or_wider(verify: Callable[[], None]) -> None:
+    """Whatever the input format: a result in bf16 is a loss by itself."""
+    verify()
+
+
+def test_property_holds(verify: Callable[[], None]) -> None:
+    """Exact statements: no tolerance."""
+    verify()
+
+
+def test_pinned_example(verify: Callable[[], None]) -> None:
+    """Inputs that broke somebody's core."""
+    verify()

@@ -1,0 +1,228 @@
+"""Tests of the conformance suite itself: what it must reject, what it must pass, what it says."""
+
+import math
+import warnings
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from precision_lib import ppo
+from precision_lib.conformance import runner
+from precision_lib.conformance.calls import call
+from precision_lib.conformance.checks import Check, checks, find_check
+from precision_lib.conformance.compare import compare
+from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.strategies import REGIONS, Case
+from precision_lib.conformance.truth import Truth, truths
+from precision_lib.formats import FORMATS
+from precision_lib.targets import INTERFACE
+
+LARGEST = FORMATS["fp32"].largest
+
+
+def truth(want: list[float], limit: list[float], part: str = "result") -> Truth:
+    wide = {"dtype": torch.float64}
+    return Truth(part, torch.tensor(want, **wide), torch.tensor(limit, **wide), "bounds.some_bound")  # type: ignore[arg-type]
+
+
+def compared(got: list[float], want: list[float], limit: list[float]) -> tuple[int, float]:
+    return compare("whiten", torch.tensor(got), truth(want, limit), {"x": torch.tensor(got)})
+
+
+def test_within_and_at_the_limit_passes() -> None:
+    assert compared([1.25, 2.0], [1.0, 2.0], [0.25, 0.0]) == (2, 1.0)
+
+
+def test_just_beyond_the_limit_is_rejected_with_index_values_and_bound() -> None:
+    beyond = float(torch.nextafter(torch.tensor(1.25), torch.tensor(2.0)))
+    with pytest.raises(ConformanceFailure) as failure:
+        compared([2.0, beyond], [2.0, 1.0], [0.0, 0.25])
+    message = str(failure.value)
+    assert "whiten: 1 of 2 values of the result are wrong" in message
+    assert f"worst at [1]: got {beyond.hex()}" in message
+    assert "want 0x1.0000000000000p+0 (1)" in message
+    assert "limit 0.25 from bounds.some_bound" in message
+    assert "the result is torch.float32" in message
+    assert "hex_tensor('fp32', (2,), " in message
+
+
+@pytest.mark.parametrize(
+    ("got", "want"),
+    [
+        (math.nan, 1.0),
+        (math.inf, 1.0),
+        (math.inf, -math.inf),
+        (-1e30, -math.inf),
+        (math.inf, -1e300),
+        (math.nan, math.inf),
+        (math.inf, LARGEST / 2),
+    ],
+)
+def test_class_errors_are_rejected_whatever_the_limit(got: float, want: float) -> None:
+    with pytest.raises(ConformanceFailure):
+        compared([got], [want], [1e-3])
+
+
+@pytest.mark.parametrize(
+    ("got", "want"),
+    [(math.inf, math.inf), (-math.inf, -math.inf), (math.inf, 1e300), (-math.inf, -2 * LARGEST)],
+)
+def test_an_infinity_passes_where_the_exact_value_is_beyond_fp32(got: float, want: float) -> None:
+    assert compared([got], [want], [0.0])[0] in (0, 1)
+
+
+def test_a_limit_of_inf_asks_for_a_finite_value_and_counts_nothing() -> None:
+    assert compared([7.0], [1.0], [math.inf]) == (0, 0.0)
+    with pytest.raises(ConformanceFailure):
+        compared([math.nan], [1.0], [math.inf])
+
+
+def test_a_gradient_may_overflow_where_its_own_format_does() -> None:
+    got = torch.tensor([math.inf], dtype=torch.float16)
+    at = truth([70000.0], [1.0], "gradient")
+    assert compare("policy_loss", got, at, {}) == (0, 0.0)
+    with pytest.raises(ConformanceFailure):
+        compare("policy_loss", got.float(), at, {})
+
+
+def test_another_shape_is_rejected() -> None:
+    with pytest.raises(ConformanceFailure, match=r"shape \(1, 2\), expected \(2,\)"):
+        compare("whiten", torch.zeros(1, 2), truth([0.0, 0.0], [1.0, 1.0]), {})
+
+
+ORDINARY = {
+    "x": torch.tensor([[1.0, 2.0, 4.0]]),
+    "mask": torch.tensor([[True, True, False]]),
+}
+
+
+def returning(value: Any) -> Any:
+    return lambda **inputs: value
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda **inputs: 1 / 0, "masked_mean raised ZeroDivisionError: division by zero"),
+        (returning(None), "masked_mean returned NoneType, expected a tensor"),
+        (returning(torch.tensor(1)), "masked_mean returned torch.int64, expected floating-point"),
+        (lambda values: values, "masked_mean raised TypeError: .*unexpected keyword argument 'x'"),
+    ],
+)
+def test_what_a_core_does_wrong_is_said_with_its_name(function: Any, message: str) -> None:
+    with pytest.raises(ConformanceFailure, match=message):
+        call("masked_mean", function, ORDINARY)
+
+
+def test_numpy_arrays_and_python_numbers_are_results() -> None:
+    assert float(call("masked_mean", returning(1.5), ORDINARY)["result"]) == 1.5
+    array = torch.ones(1, 3).numpy()
+    assert call("whiten", returning(array), ORDINARY)["result"].shape == (1, 3)
+
+
+def test_gae_has_to_return_two_tensors() -> None:
+    with pytest.raises(ConformanceFailure, match=r"expected \(advantages, returns\)"):
+        call("gae", returning(torch.zeros(1)), {})
+
+
+def test_a_core_that_changes_its_input_does_not_change_the_case() -> None:
+    def in_place(x: Tensor, mask: Tensor) -> Tensor:
+        return x.detach().mul_(0).sum() + mask.sum()
+
+    call("masked_mean", in_place, ORDINARY)
+    assert ORDINARY["x"].tolist() == [[1.0, 2.0, 4.0]]
+
+
+def test_warnings_of_a_core_are_not_errors_of_the_suite() -> None:
+    def warning(x: Tensor, mask: Tensor) -> Tensor:
+        warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
+        return x[mask].mean()
+
+    assert float(call("masked_mean", warning, ORDINARY)["result"].detach()) == 1.5
+
+
+def test_a_loss_needs_a_gradient() -> None:
+    with pytest.raises(ConformanceFailure, match="value_loss returned a loss without a gradient"):
+        call("value_loss", returning(torch.zeros(())), {"values": torch.zeros(1, 1)})
+
+
+def test_a_check_that_compared_nothing_fails() -> None:
+    check = Check("test", "id", "whiten", st.just(Case({})), lambda function, inputs: (0, 0.0))
+    with pytest.raises(ConformanceFailure, match=r"test\[id\] compared nothing in"):
+        runner.run(check, ppo.whiten)
+
+
+def test_the_outcome_counts_inputs_and_elements_and_keeps_the_worst() -> None:
+    shares = iter([0.5, 0.25])
+    cases = st.sampled_from([Case({"x": 1.0}), Case({"x": 2.0})])
+    check = Check("t", "i", "whiten", cases, lambda function, inputs: (3, next(shares, 0.0)))
+    outcome = runner.run(check, ppo.whiten)
+    assert outcome.examples >= 2
+    assert outcome.compared == 3 * outcome.examples
+    assert outcome.worst == 0.5
+
+
+def test_a_core_that_is_always_wrong_is_reported_with_a_small_input_and_soon() -> None:
+    calls = 0
+
+    def wrong(x: Tensor, mask: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.full_like(x, 17.0)
+
+    check = find_check("test_values_are_within_their_bound[whiten-ordinary-bf16]")
+    with pytest.raises(ConformanceFailure, match=r"got 0x1\.1000000000000p\+4 \(17\)") as failure:
+        runner.run(check, wrong)
+    assert calls < 400
+    assert "(1, 1)" in str(failure.value), "the smallest input has one element"
+
+
+def test_an_error_that_only_hard_input_shows_is_found_and_climbed_to() -> None:
+    """A core that is wrong by more the larger an element is: the search goes there."""
+    check = find_check("test_values_are_within_their_bound[masked_mean-ordinary-fp32]")
+    outcome = runner.run(check, ppo.masked_mean, settings(runner.CI, max_examples=200))
+    few = runner.run(check, ppo.masked_mean, settings(runner.CI, max_examples=5))
+    assert outcome.worst >= few.worst > 0
+
+
+def test_checks_cover_every_function_region_and_format_once() -> None:
+    names = [check.name for check in checks()]
+    assert len(names) == len(set(names))
+    assert {check.function for check in checks()} == set(INTERFACE) == set(REGIONS)
+    for function, regions in REGIONS.items():
+        for region, about in regions.items():
+            for fmt in about.formats:
+                assert f"test_values_are_within_their_bound[{function}-{region}-{fmt}]" in names
+
+
+def test_the_same_examples_are_drawn_in_every_run() -> None:
+    check = find_check("test_values_are_within_their_bound[gae-ordinary-fp16]")
+    seen: list[list[str]] = [[], []]
+    for mine in seen:
+        recording = Check(
+            check.test,
+            check.id,
+            check.function,
+            check.cases.map(lambda case, mine=mine: mine.append(repr(case)) or case),  # type: ignore[misc]
+            check.judge,
+        )
+        runner.run(recording, ppo.gae)
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) > 10
+
+
+def test_the_truth_of_a_gradient_includes_its_storage_format() -> None:
+    """Half a bf16 ulp of 1/3 more than in FP32."""
+    inputs = {"x": torch.ones(1, 3), "mask": torch.ones(1, 3, dtype=torch.bool)}
+    fp32 = truths("masked_mean", inputs)["gradient"].limit
+    bf16 = truths("masked_mean", inputs | {"x": inputs["x"].bfloat16()})["gradient"].limit
+    assert torch.equal((bf16 - fp32) >= 2.0**-11, torch.ones(1, 3, dtype=torch.bool))
+
+
+def test_an_unknown_check_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no conformance check is called 'test_x\[y\]'"):
+        find_check("test_x[y]")

@@ -1,0 +1,146 @@
+"""--target: whose core is loaded, what is said of it, and how a run on it ends."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from precision_lib import ppo
+from precision_lib.targets import BUILT_IN, INTERFACE, TargetError, load_target, make_target
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_built_in_core_offers_everything() -> None:
+    target = load_target()
+    assert target.name == BUILT_IN
+    assert list(target.functions) == list(INTERFACE)
+    assert target.capabilities() == "target precision_lib.ppo: offers 9 of 9 functions"
+
+
+def test_an_attribute_of_a_module_is_a_target() -> None:
+    assert load_target("precision_lib:ppo").functions["gae"] is ppo.gae
+
+
+def test_what_is_missing_is_said_once() -> None:
+    target = make_target("mine", SimpleNamespace(gae=ppo.gae, whiten=ppo.whiten))
+    assert target.not_offered == [name for name in INTERFACE if name not in ("gae", "whiten")]
+    assert target.capabilities() == (
+        "target mine: offers 2 of 9 functions; not offered: token_logprobs, entropy, kl_penalty, "
+        "masked_mean, group_advantages, policy_loss, value_loss"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module", "importing 'no_such_module' raised ModuleNotFoundError"),
+        ("precision_lib.ppo:no.such", "'precision_lib.ppo' has no attribute 'no.such'"),
+        ("json", "'json' offers none of the functions of the interface: token_logprobs"),
+        ("", "importing '' raised ValueError"),
+    ],
+)
+def test_a_target_that_cannot_be_used_says_why(name: str, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
+        load_target(name)
+
+
+def test_a_name_that_is_not_a_function_is_an_error() -> None:
+    with pytest.raises(TargetError, match="'gae' is a float, not a function"):
+        make_target("mine", SimpleNamespace(gae=0.5))
+
+
+def run_on(tmp_path: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """pytest --target on a module with this source, somewhere outside the repository."""
+    (tmp_path / "their_core.py").write_text(source)
+    record = tmp_path / "record.json"
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--target", "their_core"),
+            *(f"--json-report-file={record}", *arguments),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+
+
+PARTLY_WRONG = """
+from precision_lib.ppo import masked_mean
+
+def kl_penalty(policy_logprobs, ref_logprobs, estimator):
+    d = policy_logprobs - ref_logprobs
+    return {"k1": d, "k2": d * d / 2, "k3": (-d).exp() - 1 + d}[estimator]
+
+def entropy(logits):
+    raise NotImplementedError("later")
+"""
+
+
+def test_a_run_names_the_function_the_region_the_input_and_how_to_repeat_it(
+    tmp_path: Path,
+) -> None:
+    run = run_on(tmp_path, PARTLY_WRONG, "-k", "near_identical or entropy-ties or mean-ties-fp32")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "target their_core: offers 3 of 9 functions; not offered: token_logprobs" in run.stdout
+    assert "kl_penalty: 1 of 1 values of the result are wrong" in run.stdout
+    assert "limit" in run.stdout
+    assert "from bounds.kl_bound" in run.stdout
+    assert "hex_tensor('fp32'" in run.stdout
+    command = (
+        'again: pytest "tests/forensics/test_conformance.py::'
+        'test_values_are_within_their_bound[kl_penalty-near_identical-fp32]" --target their_core'
+    )
+    assert command in run.stdout
+    assert "entropy raised NotImplementedError: later" in run.stdout
+
+
+WANTED = "entropy-single_token-fp32 or masked_mean-large_mean-fp32 or gae-single_token-fp32"
+
+
+def test_the_counts_of_a_run_stand_in_the_record(tmp_path: Path) -> None:
+    run = run_on(tmp_path, PARTLY_WRONG, "-k", WANTED)
+    block = json.loads((tmp_path / "record.json").read_text())["precision"]
+    found = block["conformance"]
+    assert found["target"] == "their_core"
+    assert "gae" in found["not_offered"]
+    assert found["functions"]["masked_mean"]["tests"] == 1
+    assert found["functions"]["masked_mean"]["failed"] == []
+    assert found["functions"]["masked_mean"]["inputs"] > 1
+    assert found["functions"]["masked_mean"]["compared"] > 1
+    assert 0 < found["functions"]["masked_mean"]["worst_over_limit"] <= 1
+    assert found["functions"]["entropy"]["failed"] == [
+        "test_values_are_within_their_bound[entropy-single_token-fp32]"
+    ]
+    assert "gae" not in found["functions"], "what is not offered is skipped, not counted"
+    assert "SKIPPED" in run.stdout
+    assert "gae is not offered by their_core" in run.stdout
+
+
+def test_only_conformance_tests_run_on_a_target(tmp_path: Path) -> None:
+    run = run_on(tmp_path, "from precision_lib.ppo import *", "--collect-only", "-q")
+    lines = [line for line in run.stdout.splitlines() if "::" in line]
+    assert len(lines) > 300
+    assert all(line.startswith("tests/forensics/test_conformance.py::") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("1 / 0", "importing 'their_core' raised ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "importing 'their_core' raised SystemExit: 3"),
+        ("x = 1", "offers none of the functions of the interface"),
+    ],
+)
+def test_a_broken_module_is_a_usage_error(source: str, message: str, tmp_path: Path) -> None:
+    run = run_on(tmp_path, source)
+    assert run.returncode == 4
+    assert "--target: target 'their_core'" in run.stderr
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (tmp_path / "record.json").exists()
