@@ -51,45 +51,46 @@ def kl_penalty(
             f"{tuple(ref_logprobs.shape)}"
         )
     wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
-    log_ratio = policy_logprobs.to(wanted) - ref_logprobs.to(wanted)
+    policy, ref = policy_logprobs.to(wanted), ref_logprobs.to(wanted)
     if estimator == "k1":
-        return log_ratio
+        return policy - ref
     if estimator not in ("k2", "k3"):
         raise ValueError(f"unknown KL estimator {estimator!r}; use 'k1', 'k2' or 'k3'")
-    d = log_ratio.detach()
-    value = 0.5 * d * d if estimator == "k2" else _k3(d)
-    if not (log_ratio.requires_grad and torch.is_grad_enabled()):
+    with torch.no_grad():
+        x = ref - policy
+        value = 0.5 * x * x if estimator == "k2" else _k3(x)
+    if not (torch.is_grad_enabled() and (policy.requires_grad or ref.requires_grad)):
         return value
-    return with_slope(log_ratio, value, d if estimator == "k2" else -torch.expm1(-d))
+    return with_slope(ref - policy, value, x if estimator == "k2" else torch.expm1(x))
 
 
-def _k3(log_ratio: Tensor) -> Tensor:
-    """exp(-d) - 1 + d without cancellation.
+def _k3(x: Tensor) -> Tensor:
+    """exp(x) - 1 - x without cancellation, x = -d.
 
-    With x = -d, s = x clamped to the border and t = x - s:
+    With s = x clamped to the border and t = x - s:
     e^x - 1 - x = (e^s - 1 - s) + (e^s (e^t - 1) - t), the first bracket a series P(s), and
     e^s = 1 + s + P(s). For |x| within the border t is 0 and the second bracket exactly 0.
     """
-    x = -log_ratio
-    if x.device.type == "cpu" and x.numel() and x.abs().max() <= _BORDER:
+    if x.device.type == "cpu" and x.numel() and x.flatten().abs().amax() <= _BORDER:
         return _k3_series(x)  # the second bracket would be 0; on a GPU the question costs more
     near = x.clamp(-_BORDER, _BORDER)
     series = _k3_series(near)
-    rest = x.sub_(near).clamp_(max=1e4)  # exp of it is inf in every format; inf - inf is not met
+    rest = (x - near).clamp_(max=1e4)  # exp of it is inf in every format; inf - inf is not met
     factor = series.add(near).add_(1)
     return factor.mul_(torch.expm1(rest)).sub_(rest).add_(series)
 
 
 def _k3_series(x: Tensor) -> Tensor:
-    first, *others = _coefficients(x.dtype)
-    series = x * first
+    """x^2/2! + x^3/3! + ... by Horner's rule."""
+    first, *others = _coefficients(x.dtype, x.device)
+    series = first * x
     for coefficient in others[:-1]:
         series.add_(coefficient).mul_(x)
     return series.add_(others[-1]).mul_(x).mul_(x)
 
 
 @cache
-def _coefficients(dtype: torch.dtype) -> list[float]:
+def _coefficients(dtype: torch.dtype, device: torch.device) -> list[Tensor]:
     """1/n!, ..., 1/3!, 1/2!: as many as make the first one left out less than half a unit roundoff.
 
     Relative to x^2/2 the term x^k/k! is at most 2 border^(k-2) / k!.
@@ -97,7 +98,8 @@ def _coefficients(dtype: torch.dtype) -> list[float]:
     k = 3
     while 2 * _BORDER ** (k - 2) / math.factorial(k) > torch.finfo(dtype).eps / 4:
         k += 1
-    return [1 / math.factorial(i) for i in range(k - 1, 1, -1)]
+    wanted = [1 / math.factorial(i) for i in range(k - 1, 1, -1)]
+    return [torch.tensor(c, dtype=dtype, device=device) for c in wanted]
 
 
 def full_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Any
 
 from precision_lib.forensics.h1_kl_collapse import METRICS
 from precision_lib.matrix import MATRIX
-from precision_lib.reporting.table import STYLES, h1_table, summary
+from precision_lib.reporting.table import STYLES, conformance_table, h1_table, summary
 
 CURVE = [
     {"true_kl": kl, "log_ratio_nsr": {"value": value}}
@@ -95,3 +95,31 @@ def test_a_planted_fault_is_shouted() -> None:
 
 def test_a_run_that_measured_nothing_has_no_summary() -> None:
     assert summary(block(cells=[])) == []
+
+
+CONFORMANCE = {
+    "target": "their_core",
+    "not_offered": ["gae"],
+    "functions": {
+        "whiten": {
+            "tests": 47,
+            "failed": ["test_values_are_within_their_bound[whiten-constant-bf16]"],
+            "inputs": 1100,
+            "compared": 10690,
+            "worst_over_limit": 0.048,
+        }
+    },
+}
+
+
+def test_the_conformance_table_counts_and_marks_what_failed_and_what_is_missing() -> None:
+    lines = conformance_table({"conformance": CONFORMANCE})
+    assert ("conformance of their_core to FP32", "") in lines
+    (row,) = [(text.split(), style) for text, style in lines if text.startswith("whiten")]
+    assert row == (["whiten", "47", "1", "1100", "10690", "0.048"], "red")
+    assert ("gae               not offered", "yellow") in lines
+
+
+def test_without_conformance_checks_there_is_no_conformance_table() -> None:
+    assert conformance_table({"conformance": {}}) == []
+    assert conformance_table({}) == []
