@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
+    _add_benchmarks(commands)
     _add_embedded(commands)
     return parser
 
@@ -127,6 +128,37 @@ def _print_summary(block: dict[str, Any]) -> None:
     for text, style in summary(block):
         shown = f"\033[{codes[style]}m{text}\033[0m" if colour and style else text
         print(shown)  # noqa: T201
+
+
+def _add_benchmarks(commands: Any) -> None:
+    benchmarks = commands.add_parser(
+        "benchmarks", help="tables and targets from the results of pytest -m benchmark"
+    )
+    benchmarks.add_argument(
+        "results", type=Path, metavar="RESULTS.json", help="what --benchmark-json wrote"
+    )
+    benchmarks.add_argument(
+        "--into",
+        type=Path,
+        metavar="FILE.md",
+        help="replace the text between the file's markers (default: print)",
+    )
+    benchmarks.set_defaults(run=_benchmarks)
+
+
+def _benchmarks(options: argparse.Namespace) -> int:
+    from precision_lib.reporting import benchmarks
+
+    try:
+        results = benchmarks.load_results(options.results)
+        text = benchmarks.tables(results)
+        if options.into is not None:
+            benchmarks.write_between(options.into, benchmarks.device_of(results), text)
+    except (benchmarks.ResultsError, OSError) as error:
+        raise UsageError(str(error)) from None
+    if options.into is None:
+        print(text, end="")  # noqa: T201
+    return OK
 
 
 def _add_embedded(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""Strict JSON, written whole or not at all.
+"""Strict JSON and text files, written whole or not at all.
 
 The hazard. ``json.dump`` into the final name leaves half a file when the process dies, writes
 ``NaN`` (which is not JSON) without a word, and fails on a numpy scalar after an hour of work.
@@ -31,17 +31,22 @@ def to_plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON under a temporary name in the same directory, sync it, rename it.
+    """Write strict JSON with :func:`write_text`."""
+    text = json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 under a temporary name in the same directory, sync it, rename it.
 
     Raises:
         OSError: when the file cannot be written; the old one, if any, is untouched.
     """
-    text = json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # noqa: PTH101  # mkstemp makes it private

@@ -1,0 +1,209 @@
+"""What is timed: each kernel's inputs, what it has to touch, and the truth for a small slice.
+
+B sequences, T response tokens, V vocabulary; right-padded masks, True for a real token. Padded
+slots hold zeros here, because some peers ask their callers for that.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from precision_lib.formats import FORMATS
+
+#: B, T, V of the kernels over logits, and B, T of those over tokens.
+LOGITS = (4, 512, 32_000)
+TOKENS = (64, 1_024)
+CLIP_RANGE = 0.2
+GAMMA, LAM = 0.99, 0.95
+#: Sequences and tokens of the slice on which the error is measured.
+_SLICE = {3: (2, 8), 2: (8, TOKENS[1])}
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One kernel, in one format, forward alone or with its backward.
+
+    Attributes:
+        kernel: name in the tables.
+        inputs: keyword arguments of the function in ``precision_lib.ppo``.
+        leaf: the input whose gradient is taken, or "" for the forward alone.
+        outputs: how many results of shape [B, T] a call returns; 0 for a scalar.
+        upstream: [B, T], the gradient of what follows; None where the result is a scalar.
+        fmt: name of the inputs' format.
+    """
+
+    kernel: str
+    inputs: Inputs
+    fmt: str
+    leaf: str = ""
+    outputs: int = 1
+    upstream: torch.Tensor | None = field(default=None, repr=False)
+
+    @property
+    def function(self) -> str:
+        """The function's name: the kernel's without an estimator."""
+        return self.kernel.split()[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the largest input."""
+        tensors = [x for x in self.inputs.values() if isinstance(x, torch.Tensor)]
+        return tuple(max(tensors, key=torch.Tensor.numel).shape)
+
+    @property
+    def step(self) -> str:
+        """What is timed, in words: the kernel and its passes."""
+        return f"{self.kernel}, {'forward and backward' if self.leaf else 'forward'}"
+
+    @property
+    def input_mib(self) -> float:
+        """Size of the largest input: one logits-sized buffer, for the kernels over logits."""
+        tensors = [x for x in self.inputs.values() if isinstance(x, torch.Tensor)]
+        return max(x.numel() * x.element_size() for x in tensors) / 2**20
+
+    def touched_bytes(self) -> int:
+        """Bytes that any implementation must move: inputs once, FP32 results, gradient once."""
+        tensors = [x for x in self.inputs.values() if isinstance(x, torch.Tensor)]
+        results = self.outputs * self.shape[0] * self.shape[1]
+        total = sum(x.numel() * x.element_size() for x in tensors) + 4 * results
+        if self.leaf:
+            total += self.inputs[self.leaf].numel() * self.inputs[self.leaf].element_size()
+        return total
+
+    @cached_property
+    def slice(self) -> "Case":
+        """The same on a few sequences, as contiguous copies."""
+        sequences, tokens = _SLICE[len(self.shape)]
+
+        def cut(x: Any) -> Any:
+            return x[:sequences, :tokens].detach().clone() if isinstance(x, torch.Tensor) else x
+
+        inputs = {name: cut(x) for name, x in self.inputs.items()}
+        if self.leaf:
+            inputs[self.leaf].requires_grad_(True)
+        return Case(self.kernel, inputs, self.fmt, self.leaf, self.outputs, cut(self.upstream))
+
+
+class _Draw:
+    """Normal numbers of one seed, rounded to the format."""
+
+    def __init__(self, fmt: str, device: str) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        self.dtype, self.device = FORMATS[fmt].dtype, device
+
+    def normal(self, shape: tuple[int, ...], *, mean: float = 0.0, std: float = 1.0) -> Any:
+        x = torch.empty(shape).normal_(mean, std, generator=self.generator)
+        return x.to(self.device, self.dtype)
+
+    def mask(self, shape: tuple[int, int]) -> torch.Tensor:
+        sequences, length = shape
+        lengths = torch.randint(length // 2, length + 1, (sequences, 1), generator=self.generator)
+        lengths[0] = length
+        return (torch.arange(length) < lengths).to(self.device)
+
+    def tokens(self, shape: tuple[int, ...], vocabulary: int) -> torch.Tensor:
+        return torch.randint(0, vocabulary, shape, generator=self.generator).to(self.device)
+
+
+def token_logprobs(fmt: str, device: str, *, backward: bool = False) -> Case:
+    """logits ~ N(0, 3^2), tokens uniform, upstream gradient ~ N(0, 1)."""
+    draw = _Draw(fmt, device)
+    logits = draw.normal(LOGITS, std=3.0).requires_grad_(backward)
+    tokens = draw.tokens(LOGITS[:2], LOGITS[2])
+    upstream = draw.normal(LOGITS[:2]).float()
+    leaf = "logits" if backward else ""
+    return Case("token_logprobs", {"logits": logits, "tokens": tokens}, fmt, leaf, 1, upstream)
+
+
+def entropy(fmt: str, device: str) -> Case:
+    """The same logits."""
+    return Case("entropy", {"logits": _Draw(fmt, device).normal(LOGITS, std=3.0)}, fmt)
+
+
+def kl_penalty(fmt: str, device: str, estimator: str) -> Case:
+    """A policy 0.01 nats away from its reference, as early in training."""
+    draw = _Draw(fmt, device)
+    reference = -draw.normal(TOKENS, mean=1.0, std=0.5).abs()
+    policy = (reference.float() + draw.normal(TOKENS, std=0.01).float()).to(reference.dtype)
+    inputs = {"policy_logprobs": policy, "ref_logprobs": reference, "estimator": estimator}
+    return Case(f"kl_penalty {estimator}", inputs, fmt)
+
+
+def whiten(fmt: str, device: str) -> Case:
+    """x ~ N(0.5, 1), as raw advantages are."""
+    draw = _Draw(fmt, device)
+    mask = draw.mask(TOKENS)
+    return Case("whiten", {"x": draw.normal(TOKENS, mean=0.5) * mask, "mask": mask}, fmt)
+
+
+def gae(fmt: str, device: str) -> Case:
+    """Rewards ~ N(0, 0.1^2), values ~ N(0, 1)."""
+    draw = _Draw(fmt, device)
+    mask = draw.mask(TOKENS)
+    inputs = {
+        "rewards": draw.normal(TOKENS, std=0.1) * mask,
+        "values": draw.normal(TOKENS) * mask,
+        "mask": mask,
+        "gamma": GAMMA,
+        "lam": LAM,
+    }
+    return Case("gae", inputs, fmt, outputs=2)
+
+
+def policy_loss(fmt: str, device: str, *, backward: bool = False) -> Case:
+    """Log-ratios ~ N(0, 0.1^2), so that 5 % of them are beyond the clip; advantages ~ N(0, 1)."""
+    draw = _Draw(fmt, device)
+    old = -draw.normal(TOKENS, mean=1.0, std=0.5).abs()
+    new = (old.float() + draw.normal(TOKENS, std=0.1).float()).to(old.dtype)
+    inputs = {
+        "logprobs": new.requires_grad_(backward),
+        "old_logprobs": old,
+        "advantages": draw.normal(TOKENS),
+        "mask": draw.mask(TOKENS),
+        "clip_range": CLIP_RANGE,
+    }
+    return Case("policy_loss", inputs, fmt, "logprobs" if backward else "", 0)
+
+
+def value_loss(fmt: str, device: str) -> Case:
+    """Values ~ N(0, 1), moved by N(0, 0.2^2) since they were old; returns ~ N(0, 1)."""
+    draw = _Draw(fmt, device)
+    old = draw.normal(TOKENS)
+    inputs = {
+        "values": (old.float() + draw.normal(TOKENS, std=0.2).float()).to(old.dtype),
+        "old_values": old,
+        "returns": draw.normal(TOKENS),
+        "mask": draw.mask(TOKENS),
+        "clip_range": CLIP_RANGE,
+    }
+    return Case("value_loss", inputs, fmt, outputs=0)
+
+
+Call = Callable[[], Any]
+
+
+def step(call: Call, case: Case) -> Call:
+    """One timed step: ``call`` without autograd, or with the gradient of the case's leaf.
+
+    The step returns (result, gradient); the gradient is None for the forward alone.
+    """
+    if not case.leaf:
+
+        def forward() -> tuple[Any, None]:
+            with torch.no_grad():
+                return call(), None
+
+        return forward
+    leaf, upstream = case.inputs[case.leaf], case.upstream
+
+    def forward_backward() -> tuple[Any, Any]:
+        result = call()
+        direction = None if upstream is None else upstream.to(result.dtype)
+        return result, torch.autograd.grad(result, leaf, direction)[0]
+
+    return forward_backward

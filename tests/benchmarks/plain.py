@@ -1,0 +1,107 @@
+"""Yardsticks in plain torch and numpy, named as what they are.
+
+They stand for trainers that write the formula inline and offer no function to call (TRL's losses
+and k3, CleanRL). Each takes a case's inputs as attributes and returns the call to time.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.benchmarks.cases import Call
+
+
+def log_softmax_gather(x: Any) -> Call:
+    """log_softmax in FP32 and a gather: what one writes first."""
+    index = x.tokens.unsqueeze(-1)
+    return lambda: torch.log_softmax(x.logits.float(), -1).gather(-1, index).squeeze(-1)
+
+
+def cross_entropy(x: Any) -> Call:
+    """torch's cross-entropy, in the format of the logits."""
+    flat, shape = x.tokens.flatten(), x.tokens.shape
+    return lambda: -F.cross_entropy(x.logits.flatten(0, 1), flat, reduction="none").view(shape)
+
+
+def entropy(x: Any) -> Call:
+    """-sum p log p from an FP32 log-softmax."""
+
+    def call() -> Tensor:
+        logprobs = torch.log_softmax(x.logits.float(), -1)
+        return -(logprobs.exp() * logprobs).sum(-1)
+
+    return call
+
+
+def kl_penalty(x: Any) -> Call:
+    """The estimators as the literature prints them."""
+    formulas: dict[str, Callable[[Tensor], Tensor]] = {
+        "k1": lambda d: d,
+        "k2": lambda d: 0.5 * d.square(),
+        "k3": lambda d: torch.exp(-d) - 1 + d,
+    }
+    formula, policy, reference = formulas[x.estimator], x.policy_logprobs, x.ref_logprobs
+    return lambda: formula(policy - reference)
+
+
+def whiten(inputs: Any) -> Call:
+    """Two passes, masked by a product."""
+    x: Tensor = inputs.x
+    mask: Tensor = inputs.mask
+
+    def call() -> Tensor:
+        count = mask.sum()
+        mean = (x * mask).sum() / count
+        variance = ((x - mean).square() * mask).sum() / (count - 1)
+        return (x - mean) * torch.rsqrt(variance + 1e-8)
+
+    return call
+
+
+def numpy_gae(x: Any) -> Call:
+    """A loop over T in numpy float64, [T, B] so that each step touches contiguous rows."""
+
+    def call() -> tuple[Tensor, ...]:
+        tensors = (x.rewards, x.values, x.mask)
+        r, v, real = (t.double().cpu().numpy().T.copy() for t in tensors)
+        advantages = np.empty_like(r)
+        running, following = np.zeros_like(r[0]), np.zeros_like(r[0])
+        for t in range(len(r) - 1, -1, -1):
+            delta = r[t] + x.gamma * following - v[t]
+            running = (delta + x.gamma * x.lam * running) * real[t]
+            following = v[t] * real[t]
+            advantages[t] = running
+        device = x.rewards.device
+        advantages, returns = advantages.T, (advantages + v * real).T
+        return tuple(torch.from_numpy(a).float().to(device) for a in (advantages, returns))
+
+    return call
+
+
+def policy_loss(x: Any) -> Call:
+    """The clipped surrogate, masked by a product."""
+    new, old, advantages, mask = x.logprobs, x.old_logprobs, x.advantages, x.mask
+    low, high = 1 - x.clip_range, 1 + x.clip_range
+
+    def call() -> Any:
+        ratio = torch.exp(new - old)
+        losses = torch.max(-advantages * ratio, -advantages * ratio.clamp(low, high))
+        return (losses * mask).sum() / mask.sum()
+
+    return call
+
+
+def value_loss(x: Any) -> Call:
+    """The clipped squared error, masked by a product."""
+    new, old, returns, mask, clip = x.values, x.old_values, x.returns, x.mask, x.clip_range
+
+    def call() -> Any:
+        clipped = old + (new - old).clamp(-clip, clip)
+        losses = torch.max((new - returns).square(), (clipped - returns).square())
+        return 0.5 * (losses * mask).sum() / mask.sum()
+
+    return call

@@ -1,0 +1,99 @@
+"""The benchmarks' own instruments: memory, error, stubs. A wrong one would flatter somebody."""
+
+import importlib
+import importlib.util
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.benchmarks import cases, peers
+from tests.benchmarks.accuracy import error_over_limit, share
+from tests.benchmarks.contenders import CONTENDERS
+from tests.benchmarks.measure import MIB, peak_mib
+
+CASES = {
+    "kl_penalty": lambda fmt: cases.kl_penalty(fmt, "cpu", "k3"),
+    "whiten": lambda fmt: cases.whiten(fmt, "cpu"),
+    "gae": lambda fmt: cases.gae(fmt, "cpu"),
+    "policy_loss": lambda fmt: cases.policy_loss(fmt, "cpu", backward=True),
+    "value_loss": lambda fmt: cases.value_loss(fmt, "cpu"),
+}
+
+
+def test_peak_memory_is_the_largest_sum_and_not_the_total() -> None:
+    def two_after_another() -> None:
+        for _ in range(2):
+            buffer = torch.zeros(4 * MIB // 4)
+            del buffer
+
+    def two_at_once() -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(4 * MIB // 4), torch.zeros(4 * MIB // 4)
+
+    slack = 0.1  # python's own objects, counted with numpy's
+    assert 4 <= peak_mib(two_after_another, "cpu") <= 4 + slack
+    assert 8 <= peak_mib(two_at_once, "cpu") <= 8 + slack
+    assert 4 <= peak_mib(lambda: np.zeros(4 * MIB, dtype=np.uint8), "cpu") <= 4 + slack
+
+
+@pytest.mark.parametrize(
+    ("got", "limit", "want"),
+    [
+        (1.0, 0.0, 0.0),  # no error, none allowed
+        (1.5, 0.5, 1.0),  # exactly at the limit
+        (1.5, 0.0, np.inf),
+        (np.nan, 1.0, np.inf),
+        (np.inf, 1.0, np.inf),
+    ],
+)
+def test_share_of_the_limit(got: float, limit: float, want: float) -> None:
+    one = torch.ones(1, dtype=torch.float64)
+    assert share(got * one, one, limit * one) == want
+
+
+def test_share_of_nothing_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="no element was compared"):
+        share(*[torch.zeros(0)] * 3)
+
+
+@pytest.mark.parametrize("fmt", ["fp32", "bf16"])
+@pytest.mark.parametrize("function", CASES)
+def test_the_core_is_accurate_and_an_error_of_one_percent_is_seen(function: str, fmt: str) -> None:
+    """As the benchmarks measure it, on the slice that they use."""
+    case = CASES[function](fmt).slice
+    [ours] = [c for c in CONTENDERS[function] if c.kind == "ours"]
+    result, gradient = cases.step(ours.bind(SimpleNamespace(**case.inputs)), case)()
+    assert error_over_limit(case, result, gradient) <= 1
+    wrong = tuple(1.01 * x for x in result) if isinstance(result, tuple) else 1.01 * result
+    assert error_over_limit(case, wrong, gradient) > 1
+    if gradient is not None:
+        assert error_over_limit(case, result, 1.01 * gradient) > 1
+
+
+def test_stubs_import_as_anything_and_vanish() -> None:
+    names = ("no_such_package", "json")  # the second exists and is hidden for the while
+    import json
+
+    with peers.stubbed(names):
+        module = importlib.import_module("no_such_package.deep.down")
+
+        def three() -> int:
+            return 3
+
+        class Child(module.Base):  # type: ignore[misc, name-defined]
+            pass
+
+        assert module.remote(num_cpus=1)(three)() == 3  # as a decorator
+        assert Child() is not None
+        assert importlib.import_module("json") is not json
+    assert importlib.import_module("json") is json
+    assert not [name for name in sys.modules if name.startswith("no_such_package")]
+    assert importlib.util.find_spec("no_such_package") is None
+
+
+def test_a_missing_peer_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.PEERS, "no_such_peer", peers.Peer(("no_such_peer",)))
+    with pytest.raises(peers.PeerMissingError, match=r"is not installed; see docs/benchmarks\.md"):
+        peers.load("no_such_peer")
