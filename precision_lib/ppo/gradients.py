@@ -18,10 +18,11 @@ def with_slope(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
 
     Args:
         x: what the gradient flows to. slope: shape of ``x``, any floating-point format; the
-            gradient is rounded once to the format of ``x``.
+            gradient is converted to the format of ``x`` by torch (float64 to 16 bits by way of
+            FP32).
         value: shape of ``x`` (slope is dvalue_i / dx_i) or a scalar (dvalue / dx_i).
     """
-    return _WithSlope.apply(x, value, slope)  # type: ignore[no-any-return]
+    return _WithSlope.apply(x, value, slope)  # type: ignore[no-any-return]  # apply is untyped
 
 
 class _WithSlope(torch.autograd.Function):

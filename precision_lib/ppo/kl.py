@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.ppo.gradients import with_slope
-from precision_lib.ppo.rows import fp32_or_wider, row_pieces
+from precision_lib.ppo.rows import as_sequences, fp32_or_wider, row_pieces
 
 #: |d| up to which k3 is a power series. Beyond, it is the series at the border plus the rest.
 _BORDER = 0.25
@@ -113,7 +113,7 @@ def full_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
         policy_logits, reference_logits: [..., V].
 
     Returns:
-        [...], float64, nats, never negative beyond rounding.
+        [...], float64, nats, never negative beyond rounding; NaN where a row is no distribution.
 
     Raises:
         ValueError: for different shapes.
@@ -123,19 +123,20 @@ def full_kl(policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
             f"logits of different shapes: {tuple(policy_logits.shape)} and "
             f"{tuple(reference_logits.shape)}"
         )
-    width = policy_logits.shape[-1]
-    pieces = [
-        row_pieces(logits.detach().reshape(-1, width), torch.float64)
-        for logits in (policy_logits, reference_logits)
-    ]
-    result = [_rows_kl(p, q) for (_, p), (_, q) in zip(*pieces, strict=True)]
-    return torch.cat(result).view(policy_logits.shape[:-1])
+    policy, reference = (as_sequences(x.detach()) for x in (policy_logits, reference_logits))
+    if policy.shape != reference.shape:  # of different layouts
+        policy, reference = (x.reshape(1, -1, x.shape[-1]) for x in (policy, reference))
+    kl = torch.empty(policy.shape[:2], dtype=torch.float64, device=policy.device)
+    pieces = zip(*(row_pieces(x, torch.float64) for x in (policy, reference)), strict=True)
+    for (rows, p), (_, q) in pieces:
+        kl[rows] = _rows_kl(p, q)
+    return kl.view(policy_logits.shape[:-1])
 
 
 def _rows_kl(policy: Tensor, reference: Tensor) -> Tensor:
     log_p, log_q = policy.log_softmax(-1), reference.log_softmax(-1)
     p = log_p.exp()
-    return torch.where(p > 0, p * (log_p - log_q), 0).sum(-1)
+    return torch.where(p == 0, 0, p * (log_p - log_q)).sum(-1)
 
 
 def update_kl_coefficient(
@@ -150,7 +151,7 @@ def update_kl_coefficient(
         observed_kl: mean KL per sequence of the last batch, nats; the noise of a mean of k1 may
             make it negative.
         target_kl: nats, > 0. horizon: number of samples over which to correct, > 0.
-        steps: samples since the last update, >= 0.
+        steps: samples since the last update, from 0 to below 5 horizon, where the factor is 0.
 
     Raises:
         ValueError: for an argument out of its range, or a KL that is not finite.
@@ -162,10 +163,11 @@ def update_kl_coefficient(
             f"observed KL is {observed_kl}; the policy has left the reference or a log-prob "
             "overflowed: stop the run instead of adapting the coefficient"
         )
-    if coefficient <= 0 or target_kl <= 0 or horizon <= 0 or steps < 0:
+    positive = (coefficient, target_kl, horizon)
+    if not (all(0 < x < math.inf for x in positive) and 0 <= steps < 5 * horizon):
         raise ValueError(
-            "coefficient, target_kl and horizon must be positive and steps not negative, got "
-            f"{coefficient}, {target_kl}, {horizon}, {steps}"
+            "coefficient, target_kl and horizon must be positive and steps at least 0 and below "
+            f"5 horizon, got {coefficient}, {target_kl}, {horizon}, {steps}"
         )
     error = min(max(observed_kl / target_kl - 1, -0.2), 0.2)
     return coefficient * (1 + error * steps / horizon)

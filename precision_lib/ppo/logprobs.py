@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from precision_lib.ppo.rows import fp32_or_wider, row_pieces
+from precision_lib.ppo.rows import as_sequences, fp32_or_wider, row_pieces
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -41,6 +41,7 @@ def token_logprobs(logits: Tensor, tokens: Tensor, dtype: torch.dtype | None = N
     Raises:
         ValueError: when the shapes do not fit.
         TypeError: when ``tokens`` are not integers, or ``logits`` not floating-point numbers.
+        RuntimeError: torch's own, for a token outside [0, V); give masked slots any token inside.
     """
     if logits.dim() != 3 or tokens.shape != logits.shape[:2]:
         raise ValueError(
@@ -53,38 +54,38 @@ def token_logprobs(logits: Tensor, tokens: Tensor, dtype: torch.dtype | None = N
         raise TypeError(f"logits must be floating-point numbers, got {logits.dtype}")
     wanted = dtype or fp32_or_wider(logits)
     rows = logits.to(wanted) if torch.finfo(wanted).bits < 32 else logits
-    flat = rows.reshape(-1, logits.shape[-1])
     inside = torch.promote_types(wanted, torch.float32)
-    result = _TokenLogprobs.apply(flat, tokens.reshape(-1, 1).long(), inside)
-    return result.view(tokens.shape).to(wanted)  # type: ignore[no-any-return]
+    return _TokenLogprobs.apply(rows, tokens.long(), inside).to(wanted)  # type: ignore[no-any-return]  # apply is untyped
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Log-probs of flat rows [N, V]; keeps the logits and two numbers per row for backward."""
+    """Log-probs of logits [B, T, V]; keeps the logits and two numbers per row for backward."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, tokens: Tensor, inside: torch.dtype) -> Tensor:
-        largest = torch.empty(len(logits), 1, dtype=inside, device=logits.device)
+        sequences = as_sequences(logits)
+        largest = torch.empty(*sequences.shape[:2], 1, dtype=inside, device=logits.device)
         log_sum = torch.empty_like(largest)
-        for rows, z in row_pieces(logits, inside):
+        for rows, z in row_pieces(sequences, inside):
             torch.amax(z, -1, keepdim=True, out=largest[rows])
             torch.sum(z.sub_(largest[rows]).exp_(), -1, keepdim=True, out=log_sum[rows])
         log_sum.log_()
         ctx.save_for_backward(logits, tokens, largest, log_sum)
-        chosen = logits.gather(-1, tokens).to(inside)
-        return (chosen.sub_(largest)).sub_(log_sum).squeeze(-1)
+        chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(inside)
+        return chosen.sub_(largest.view(tokens.shape)).sub_(log_sum.view(tokens.shape))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         logits, tokens, largest, log_sum = ctx.saved_tensors
-        g = upstream.unsqueeze(-1)
-        gradient = torch.empty_like(logits)
-        for rows, z in row_pieces(logits, largest.dtype):
+        sequences = as_sequences(logits)
+        g, chosen = upstream.reshape(largest.shape), tokens.reshape(largest.shape)
+        gradient = torch.empty(sequences.shape, dtype=logits.dtype, device=logits.device)
+        for rows, z in row_pieces(sequences, largest.dtype):
             p = z.sub_(largest[rows]).sub_(log_sum[rows]).exp_()
-            p.mul_(-g[rows]).scatter_add_(-1, tokens[rows], g[rows])
+            p.mul_(-g[rows]).scatter_add_(-1, chosen[rows], g[rows])
             gradient[rows] = p.masked_fill_(g[rows] == 0, 0)
-        return gradient, None, None
+        return gradient.view(logits.shape), None, None
 
 
 def shift(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,9 +20,9 @@ from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.masked import check_mask, real_or_zero
 from precision_lib.ppo.rows import fp32_or_wider
 
-#: exp of it is 1e304 in float64: beyond, no FP32 advantage but 0 brings the product back, and
-#: 0 times it is 0, unlike 0 * inf.
-_LARGEST_LOG_RATIO = 700.0
+#: exp of it is nearly the largest float64: beyond, no FP32 advantage but 0 brings the product back
+#: to FP32, and 0 times it is 0, unlike 0 * inf. A float64 loss saturates here.
+_LARGEST_LOG_RATIO = 709.78
 
 
 def policy_loss(
@@ -40,7 +40,8 @@ def policy_loss(
 
     Returns:
         Scalar, float64 if an input is, else float32; 0 for an empty mask. Inf only where the
-        exact loss is not representable.
+        exact loss is not representable. A NaN in a real token makes the loss and that token's
+        gradient NaN.
 
     Raises:
         ValueError: for shapes that differ, a mask that is not bool, or a clip_range out of range.
@@ -59,7 +60,7 @@ def policy_loss(
     loss = loss.to(fp32_or_wider(logprobs, old_logprobs, advantages))
     if not (logprobs.requires_grad and torch.is_grad_enabled()):
         return loss
-    slope = torch.where(unclipped <= clipped, unclipped, 0).div_(-count)
+    slope = torch.where(unclipped > clipped, 0, unclipped).div_(-count)
     return with_slope(logprobs, loss, slope)
 
 
@@ -96,7 +97,7 @@ def value_loss(
     loss = loss.to(fp32_or_wider(values, old_values, returns))
     if not (values.requires_grad and torch.is_grad_enabled()):
         return loss
-    slope = torch.where(unclipped >= clipped, error, 0).div_(count)
+    slope = torch.where(unclipped < clipped, 0, error).div_(count)
     return with_slope(values, loss, slope)
 
 

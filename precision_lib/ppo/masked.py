@@ -30,7 +30,9 @@ def check_mask(mask: Tensor, **tensors: Tensor) -> None:
 
 
 def check_right_padded(mask: Tensor) -> None:
-    """Raise ValueError when a real token follows a masked one in ``mask`` [B, T]."""
+    """Raise ValueError unless ``mask`` is [B, T] with no real token behind a masked one."""
+    if mask.dim() != 2:
+        raise ValueError(f"expected a mask [B, T], got {tuple(mask.shape)}")
     if bool((mask[:, 1:] > mask[:, :-1]).any()):
         raise ValueError("the mask is not right-padded: a real token follows a masked one")
 
@@ -41,7 +43,7 @@ def real_or_zero(x: Tensor, mask: Tensor) -> Tensor:
     The same as ``torch.where(mask, x, 0)`` at a third of its time: the bits are and-ed.
     """
     bits = _BITS[x.element_size()]
-    keep = mask.to(bits).neg_()  # all ones or all zeros
+    keep = mask.to(bits, memory_format=torch.contiguous_format).neg_()  # all ones or all zeros
     return keep.bitwise_and_(x.detach().view(bits)).view(x.dtype)
 
 
@@ -90,10 +92,19 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
     real = mask.to(torch.int32).double()
     count = real.sum()
     y = real_or_zero(x, mask).double()
-    first = y[mask[:, 0].to(torch.uint8).argmax(), 0].clone()
+    first = y.view(-1)[_first_real(mask)].clone()
     y.addcmul_(real, first, value=-1)
     mean = y.sum() / count.clamp(min=1)
     flat = y.view(-1)
     variance = (torch.dot(flat, flat) - count * mean * mean) / (count - 1).clamp(min=1)
-    scale = torch.where(variance > 0, variance.rsqrt(), 0)
+    variance.clamp_(min=0)
+    scale = torch.where(variance == 0, 0, variance.rsqrt())
     return y.addcmul_(real, mean, value=-1).mul_(scale).to(fp32_or_wider(x))
+
+
+def _first_real(mask: Tensor) -> Tensor:
+    """Flat index of a real token of ``mask`` [B, T]; of any slot if there is none."""
+    starts = mask[:, 0]
+    if bool(starts.any()):  # right-padded: one look at the first column
+        return starts.to(torch.uint8).argmax() * mask.shape[1]
+    return mask.reshape(-1).to(torch.uint8).argmax()

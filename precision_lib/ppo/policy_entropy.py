@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from precision_lib.ppo.rows import fp32_or_wider, row_buffer, row_pieces
+from precision_lib.ppo.rows import as_sequences, fp32_or_wider, row_buffer, row_pieces
 
 #: z - max z is cut off here: exp of it is 0 in every format, and 0 times it is 0, unlike 0 * -inf.
 _ZERO_PROBABILITY = -1e4
@@ -41,20 +41,20 @@ def entropy(logits: Tensor) -> Tensor:
         raise ValueError(f"expected logits [B, T, V], got {tuple(logits.shape)}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating-point numbers, got {logits.dtype}")
-    flat = logits.reshape(-1, logits.shape[-1])
-    return _Entropy.apply(flat).view(logits.shape[:2])  # type: ignore[no-any-return]
+    return _Entropy.apply(logits)  # type: ignore[no-any-return]  # apply is untyped
 
 
 class _Entropy(torch.autograd.Function):
-    """Entropy of flat rows [N, V]; keeps the logits and two numbers per row."""
+    """Entropy of logits [B, T, V]; keeps the logits and three numbers per row for backward."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
         inside = fp32_or_wider(logits)
-        largest = torch.empty(len(logits), 1, dtype=inside, device=logits.device)
+        sequences = as_sequences(logits)
+        largest = torch.empty(*sequences.shape[:2], 1, dtype=inside, device=logits.device)
         log_sum, mean_depth = torch.empty_like(largest), torch.empty_like(largest)
-        spare = row_buffer(logits, inside)
-        for rows, z in row_pieces(logits, inside):
+        spare = row_buffer(sequences, inside)
+        for rows, z in row_pieces(sequences, inside):
             torch.amax(z, -1, keepdim=True, out=largest[rows])
             z.sub_(largest[rows]).clamp_(min=_ZERO_PROBABILITY)
             weights = torch.exp(z, out=spare[: len(z)])
@@ -63,19 +63,19 @@ class _Entropy(torch.autograd.Function):
         mean_depth.div_(log_sum)
         log_sum.log_()
         ctx.save_for_backward(logits, largest, log_sum, mean_depth)
-        return (log_sum - mean_depth).squeeze(-1)
+        return (log_sum - mean_depth).view(logits.shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         """dH / dz_v = -p_v (log p_v + H) = -p_v (d_v - E[d])."""
         logits, largest, log_sum, mean_depth = ctx.saved_tensors
-        g = upstream.unsqueeze(-1)
-        gradient = torch.empty_like(logits)
-        spare = row_buffer(logits, largest.dtype)
-        for rows, z in row_pieces(logits, largest.dtype):
+        sequences, g = as_sequences(logits), upstream.reshape(largest.shape)
+        gradient = torch.empty(sequences.shape, dtype=logits.dtype, device=logits.device)
+        spare = row_buffer(sequences, largest.dtype)
+        for rows, z in row_pieces(sequences, largest.dtype):
             z.sub_(largest[rows]).clamp_(min=_ZERO_PROBABILITY)
             p = torch.sub(z, log_sum[rows], out=spare[: len(z)]).exp_()
             p.mul_(z.sub_(mean_depth[rows])).mul_(-g[rows])
             gradient[rows] = p.masked_fill_(g[rows] == 0, 0)
-        return gradient
+        return gradient.view(logits.shape)

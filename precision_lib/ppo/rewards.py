@@ -7,6 +7,8 @@ penalty below 0.016. A NaN in a padded slot of the KL leaks through a product wi
 B sequences, T tokens.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,8 +44,8 @@ def assemble_rewards(
     check_mask(mask, kl=kl)
     if scores.shape != mask.shape[:1]:
         raise ValueError(f"expected scores [{mask.shape[0]}], got {tuple(scores.shape)}")
-    if not kl_coefficient >= 0:
-        raise ValueError(f"kl_coefficient must not be negative, got {kl_coefficient}")
+    if not 0 <= kl_coefficient < math.inf:
+        raise ValueError(f"kl_coefficient must be finite and not negative, got {kl_coefficient}")
     check_right_padded(mask)
     empty = (~mask.any(-1)).nonzero().flatten().tolist()
     if empty:

@@ -5,7 +5,7 @@ writing them costs more time than the arithmetic. Worse than slow: the size temp
 the log-softmax in bf16. Everything over the vocabulary is therefore computed on a few rows at a
 time, in a buffer that is used again.
 
-N rows, V vocabulary entries.
+S sequences of N rows, V vocabulary entries.
 """
 
 from collections.abc import Iterator
@@ -18,23 +18,42 @@ from torch import Tensor
 _BUFFER_BYTES = {"cpu": 2**20, "cuda": 2**24}
 
 
-def row_buffer(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """An uninitialised buffer [n, V] of ``dtype`` for n rows of ``logits`` [N, V], 1 <= n <= N."""
-    rows, width = logits.shape
-    limit = _BUFFER_BYTES.get(logits.device.type, _BUFFER_BYTES["cpu"])
+def as_sequences(logits: Tensor) -> Tensor:
+    """``logits`` [..., V] as [S, N, V] without a copy: one long sequence where that is a view.
+
+    ``logits[:, :-1]``, as the shift makes it, is not: flattening it would copy all of it.
+    """
+    if logits.dim() < 3:
+        return logits.reshape(1, -1, logits.shape[-1])
+    logits = logits.flatten(0, -3)
+    sequences, length, width = logits.shape
+    if sequences == 1 or length == 1:
+        return logits if sequences == 1 else logits.transpose(0, 1)
+    if logits.stride(0) == length * logits.stride(1):
+        return logits.view(1, sequences * length, width)
+    return logits
+
+
+def row_buffer(sequences: Tensor, dtype: torch.dtype) -> Tensor:
+    """An uninitialised buffer [n, V] of ``dtype`` for n rows of ``sequences`` [S, N, V], n <= N."""
+    _, rows, width = sequences.shape
+    limit = _BUFFER_BYTES.get(sequences.device.type, _BUFFER_BYTES["cpu"])
     fitting = max(1, limit // max(1, width * torch.finfo(dtype).bits // 8))
-    return torch.empty(min(fitting, rows), width, dtype=dtype, device=logits.device)
+    return torch.empty(min(fitting, rows), width, dtype=dtype, device=sequences.device)
 
 
-def row_pieces(logits: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    """Which rows, and a copy of them in ``dtype``, for all rows of ``logits`` [N, V].
+def row_pieces(sequences: Tensor, dtype: torch.dtype) -> Iterator[tuple[tuple[int, slice], Tensor]]:
+    """Where, and a copy in ``dtype``, of a few rows at a time of ``sequences`` [S, N, V].
 
     The copy is one buffer, overwritten in the next turn; the caller may compute in place.
     """
-    buffer = row_buffer(logits, dtype)
-    for start in range(0, len(logits), max(1, len(buffer))):
-        piece = slice(start, min(start + len(buffer), len(logits)))
-        yield piece, buffer[: piece.stop - start].copy_(logits[piece])
+    buffer = row_buffer(sequences, dtype)
+    rows = sequences.shape[1]
+    for sequence in range(sequences.shape[0]):
+        for start in range(0, rows, max(1, len(buffer))):
+            place = sequence, slice(start, min(start + len(buffer), rows))
+            piece = sequences[place]
+            yield place, buffer[: len(piece)].copy_(piece)
 
 
 def fp32_or_wider(*tensors: Tensor) -> torch.dtype:
