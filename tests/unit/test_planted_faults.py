@@ -12,10 +12,13 @@ from precision_lib.faults import FAULTS, plant
 from precision_lib.records.record import load_record
 
 ROOT = Path(__file__).parents[2]
+#: The pipeline's tests; conformance has test_wrong_cores.py.
+TESTS = tuple(sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("tests/forensics/test_h1_*.py")))
 PYTEST = (
-    *(sys.executable, "-m", "pytest", "tests/forensics", "--quick", "-q"),
+    *(sys.executable, "-m", "pytest", *TESTS, "--quick", "-q"),
     *("-p", "no:cacheprovider", "-k", "not seed"),
 )
+IN_THE_PIPELINE = [name for name, fault in FAULTS.items() if fault.caught_in_pipeline]
 
 
 def failed_tests(tmp_path: Path, *arguments: str) -> tuple[int, set[str]]:
@@ -39,35 +42,35 @@ def test_the_clean_suite_is_green(tmp_path: Path) -> None:
     assert failed_tests(tmp_path) == (0, set())
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS))
+@pytest.mark.parametrize("name", IN_THE_PIPELINE)
 def test_a_planted_fault_turns_the_suite_red(name: str, tmp_path: Path) -> None:
     code, failed = failed_tests(tmp_path, "--plant-fault", name)
     assert code == 1
     block = load_record(tmp_path / "report.json")["precision"]
     assert block["planted_fault"] == name, "nobody may take this record for a measurement"
-    assert FAULTS[name].caught_by in failed
+    assert FAULTS[name].caught_in_pipeline in failed
 
 
-def test_a_fault_is_taken_back() -> None:
-    from precision_lib.ppo import masked
-
-    original = masked.masked_mean
-    with plant("bf16_running_sum") as fault:
-        assert masked.masked_mean is fault.broken
-    assert masked.masked_mean is original
+def test_a_fault_of_the_core_turns_its_own_conformance_check_red(tmp_path: Path) -> None:
+    fault = FAULTS["k3_as_textbook"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            f"tests/forensics/test_conformance.py::{fault.caught_by}",
+            *("--plant-fault", fault.name, f"--json-report-file={tmp_path / 'report.json'}"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"FAILED tests/forensics/test_conformance.py::{fault.caught_by}" in done.stdout
 
 
 def test_an_unknown_fault_is_named() -> None:
     with (
-        pytest.raises(ValueError, match="unknown fault 'typo'; known: bf16_running_sum"),
+        pytest.raises(ValueError, match="unknown fault 'typo'; known: advantage_with"),
         plant("typo"),
     ):
         pass
-
-
-@pytest.mark.parametrize("name", sorted(FAULTS))
-def test_every_fault_says_what_where_and_by_whom(name: str) -> None:
-    fault = FAULTS[name]
-    assert fault.meaning
-    assert fault.source
-    assert fault.caught_by.startswith("test_")

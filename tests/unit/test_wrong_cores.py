@@ -1,0 +1,149 @@
+"""Tests of the tests: every wrong core is caught where it should be, a correct one nowhere."""
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import Phase, settings
+
+from precision_lib import ppo
+from precision_lib.conformance.checks import checks, find_check
+from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.profiles import CI
+from precision_lib.conformance.runner import run
+from precision_lib.faults import FAULTS, plant, wrong_core
+from precision_lib.targets import INTERFACE
+from tests.unit.cores import naive_torch_fp64, numpy_float64
+
+#: The examples of the ci profile; a failing one need not be made smaller.
+PROFILE = settings(CI, phases=[phase for phase in CI.phases if phase is not Phase.shrink])
+CAUGHT_BY = {name: fault.caught_by for name, fault in FAULTS.items() if fault.caught_by}
+CORRECT = {"numpy_float64": numpy_float64, "naive_torch_fp64": naive_torch_fp64}
+
+
+@pytest.mark.parametrize("name", CAUGHT_BY)
+def test_a_wrong_core_is_caught_by_the_check_that_names_it(name: str) -> None:
+    check = find_check(CAUGHT_BY[name])
+    assert check.function == FAULTS[name].function
+    with pytest.raises(ConformanceFailure) as failure:
+        run(check, getattr(wrong_core(name), check.function), PROFILE)
+    assert "compared nothing" not in str(failure.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(CAUGHT_BY.values())))
+def test_the_built_in_core_passes_the_very_same_check(name: str) -> None:
+    check = find_check(name)
+    assert run(check, getattr(ppo, check.function), PROFILE).compared > 0
+
+
+@pytest.mark.parametrize("function", ppo.__all__)
+@pytest.mark.parametrize("core", CORRECT)
+def test_a_correct_core_raises_no_false_alarm(core: str, function: str) -> None:
+    mine = [check for check in checks() if check.function == function]
+    assert mine
+    few = settings(PROFILE, max_examples=12)
+    alarms = []
+    for check in mine:
+        try:
+            run(check, getattr(CORRECT[core], function), few)
+        except ConformanceFailure as failure:
+            alarms.append(f"{check.name}: {failure}")
+    assert not alarms, "\n".join(alarms)
+
+
+def test_there_are_wrong_cores_of_every_function() -> None:
+    """Thirty at least is what the project promises; the first test above catches every one."""
+    assert len(CAUGHT_BY) >= 30
+    assert {FAULTS[name].function for name in CAUGHT_BY} == set(INTERFACE)
+
+
+def test_no_two_faults_are_one() -> None:
+    assert len({fault.broken for fault in FAULTS.values()}) == len(FAULTS)
+    assert len({(fault.function, fault.meaning) for fault in FAULTS.values()}) == len(FAULTS)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_says_what_where_and_by_whom(name: str) -> None:
+    fault = FAULTS[name]
+    assert fault.name == fault.broken.__name__ == name
+    assert fault.meaning
+    assert fault.source
+    assert bool(fault.caught_by) == (fault.function in INTERFACE)
+    assert fault.caught_by or fault.caught_in_pipeline
+    assert fault.broken.__doc__
+    assert "\n" not in fault.broken.__doc__
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_breaks_one_function_of_the_core(name: str) -> None:
+    fault = FAULTS[name]
+    original = getattr(importlib.import_module(fault.module), fault.function)
+    assert original.__module__ == fault.module
+    if fault.function not in ppo.__all__:
+        with pytest.raises(ValueError, match="no core offers"):
+            wrong_core(name)
+        return
+    core = vars(wrong_core(name))
+    changed = [key for key in core if core[key] is not getattr(ppo, key)]
+    assert set(core) == set(ppo.__all__)
+    assert changed == [fault.function]
+    assert core[fault.function] is fault.broken
+
+
+def held() -> dict[tuple[str, str], Any]:
+    """Every function in every module of the core."""
+    names = [f"{ppo.__name__}.{m.name}" for m in pkgutil.iter_modules(ppo.__path__)]
+    modules: list[ModuleType] = [ppo, *map(importlib.import_module, names)]
+    return {(m.__name__, k): v for m in modules for k, v in vars(m).items() if callable(v)}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_planting_replaces_a_function_everywhere_and_puts_it_back(name: str) -> None:
+    before = held()
+    fault = FAULTS[name]
+    original = before[fault.module, fault.function]
+    with plant(name) as planted:
+        assert planted is fault
+        during = held()
+    assert held() == before
+    assert during.keys() == before.keys()
+    changed = {place for place, value in before.items() if during[place] is not value}
+    assert changed == {place for place, value in before.items() if value is original}
+    assert (fault.module, fault.function) in changed
+    assert all(during[place] is fault.broken for place in changed)
+
+
+def test_a_function_that_a_neighbour_imported_is_replaced_there_too() -> None:
+    with plant("k3_as_textbook") as fault:
+        during = held()
+    assert during["precision_lib.ppo.losses", "kl_penalty"] is fault.broken
+    assert during["precision_lib.ppo", "kl_penalty"] is fault.broken
+
+
+def test_a_fault_is_taken_back_after_an_error() -> None:
+    original = ppo.masked_mean
+    with pytest.raises(ZeroDivisionError), plant("bf16_running_sum"):
+        raise ZeroDivisionError
+    assert ppo.masked_mean is original
+
+
+def test_unknown_faults_are_named() -> None:
+    with pytest.raises(ValueError, match="unknown fault 'typo'; known: advantage_with"):
+        wrong_core("typo")
+
+
+def test_the_catalogue_is_read_without_torch() -> None:
+    code = "import sys; from precision_lib.faults import FAULTS; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_planted_fault_differs_from_the_original_on_the_case_it_is_known_for() -> None:
+    rewards = torch.tensor([[1.0, 1.0, 1.0, 1.0078125]], dtype=torch.bfloat16)
+    wrong = wrong_core("group_statistics_in_rewards_dtype").group_advantages(rewards)
+    assert wrong.tolist() == [[0.0, 0.0, 0.0, 2.0]]
+    assert ppo.group_advantages(rewards).tolist() == [[-0.5, -0.5, -0.5, 1.5]]
