@@ -1,7 +1,7 @@
 """Markdown tables of the PPO core's benchmarks, from the file that pytest-benchmark writes.
 
-The hazards. A hand-copied table drifts from its measurement, and a target that is judged by eye is
-met. So the tables are generated, each target stands once, in :data:`TARGETS`, and its verdict is
+The hazards. A hand-copied table drifts from its measurement, and a goal that is judged by eye is
+met. So the tables are generated, each target stands once, in :data:`GOALS`, and its verdict is
 computed from the figures in the table above it. A time without an error invites the fastest wrong
 answer, so both are shown, and "of equal accuracy" means an error within the limit.
 """
@@ -20,7 +20,7 @@ PEER, ACCURATE, ANY = "the fastest peer", "the fastest of equal accuracy", "the 
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """What the core is held to in one step.
 
     Attributes:
@@ -29,7 +29,7 @@ class Target:
         yardstick: among whom the fastest is sought. Where none is of equal accuracy, the fastest
             of any is the yardstick.
         buffers, extra_mib: largest allowed memory, as a number of buffers of the size of the
-            largest input plus MiB; no target where ``extra_mib`` is None.
+            largest input plus MiB; no goal where ``extra_mib`` is None.
         formats: the formats that it holds for.
     """
 
@@ -41,17 +41,17 @@ class Target:
     formats: tuple[str, ...] = FORMATS
 
 
-TARGETS = (
-    Target("token_logprobs, forward", 1.0, ACCURATE, 0, 32, ("fp32",)),
-    Target("token_logprobs, forward", 0.5, ACCURATE, 0, 32, ("bf16",)),
-    Target("token_logprobs, forward and backward", 1.0, ACCURATE, 1, 32),
-    Target("entropy, forward", 1.0, ANY),
-    Target("gae, forward", 0.2, PEER),
-    Target("whiten, forward", 1.2, ACCURATE),
-    Target("kl_penalty k1, forward", 1.2, ACCURATE),
-    Target("kl_penalty k2, forward", 1.2, ACCURATE),
-    Target("kl_penalty k3, forward", 1.2, ACCURATE),
-    Target("policy_loss, forward and backward", 1.2, ACCURATE),
+GOALS = (
+    Goal("token_logprobs, forward", 1.0, ACCURATE, 0, 32, ("fp32",)),
+    Goal("token_logprobs, forward", 0.5, ACCURATE, 0, 32, ("bf16",)),
+    Goal("token_logprobs, forward and backward", 1.0, ACCURATE, 1, 32),
+    Goal("entropy, forward", 1.0, ANY),
+    Goal("gae, forward", 0.2, PEER),
+    Goal("whiten, forward", 1.2, ACCURATE),
+    Goal("kl_penalty k1, forward", 1.2, ACCURATE),
+    Goal("kl_penalty k2, forward", 1.2, ACCURATE),
+    Goal("kl_penalty k3, forward", 1.2, ACCURATE),
+    Goal("policy_loss, forward and backward", 1.2, ACCURATE),
 )
 
 
@@ -139,7 +139,7 @@ def device_of(results: dict[str, Any]) -> str:
 
 
 def tables(results: dict[str, Any]) -> str:
-    """All tables of a results file as Markdown, each with its targets, after a line of context.
+    """All tables of a results file as Markdown, each with its goals, after a line of context.
 
     Raises:
         ResultsError: when nothing of the core was measured.
@@ -212,17 +212,17 @@ def _share(error: float) -> str:
 
 
 def _verdicts(of_step: Sequence[Row]) -> list[str]:
-    """One list of target lines, or nothing where the step has no target."""
+    """One list of goal lines, or nothing where the step has no goal."""
     lines = []
-    for target in TARGETS:
-        for fmt in target.formats if target.step == of_step[0].step else ():
+    for goal in GOALS:
+        for fmt in goal.formats if goal.step == of_step[0].step else ():
             here = [row for row in of_step if row.fmt == fmt]
             own = [row for row in here if row.kind == "ours"]
             others = [row for row in here if row.kind != "ours"]
             if own and others:
-                lines.append(_time_verdict(target, own[0], others))
-            if own and target.extra_mib is not None:
-                lines.append(_memory_verdict(target, own[0]))
+                lines.append(_time_verdict(goal, own[0], others))
+            if own and goal.extra_mib is not None:
+                lines.append(_memory_verdict(goal, own[0]))
     return ["\n".join(lines)] if lines else []
 
 
@@ -232,23 +232,23 @@ def _met(fits: bool, own: Row) -> str:
     return "met" if fits else "**missed**"
 
 
-def _time_verdict(target: Target, own: Row, others: Sequence[Row]) -> str:
+def _time_verdict(goal: Goal, own: Row, others: Sequence[Row]) -> str:
     fastest = min(others, key=lambda row: row.ms)
     groups = {
         PEER: [row for row in others if row.kind == "peer"],
         ACCURATE: [row for row in others if row.accurate],
         ANY: others,
     }
-    group = groups[target.yardstick]
+    group = groups[goal.yardstick]
     bar = min(group or others, key=lambda row: row.ms)
-    named = target.yardstick if group else f"{ANY} (none is of equal accuracy)"
+    named = goal.yardstick if group else f"{ANY} (none is of equal accuracy)"
     ratio = own.ms / bar.ms
     text = (
-        f"- Target, {own.fmt}: at most {target.times:g}× the time of {named}, {bar.contender} "
-        f"({_number(bar.ms)} ms): {ratio:.3g}×, {_met(ratio <= target.times, own)}."
+        f"- Target, {own.fmt}: at most {goal.times:g}× the time of {named}, {bar.contender} "
+        f"({_number(bar.ms)} ms): {ratio:.3g}×, {_met(ratio <= goal.times, own)}."
     )
     accurate = min(groups[ACCURATE], key=lambda row: row.ms, default=None)
-    if target.yardstick == ANY and accurate not in (None, bar):
+    if goal.yardstick == ANY and accurate not in (None, bar):
         assert accurate is not None
         text += f" Against {ACCURATE}, {accurate.contender}: {own.ms / accurate.ms:.3g}×."
     if fastest is not bar:
@@ -259,10 +259,10 @@ def _time_verdict(target: Target, own: Row, others: Sequence[Row]) -> str:
     return text
 
 
-def _memory_verdict(target: Target, own: Row) -> str:
-    assert target.extra_mib is not None
-    allowed = target.buffers * own.input_mib + target.extra_mib
-    what = f"one buffer of the logits' size and {target.extra_mib:g} MiB" if target.buffers else ""
+def _memory_verdict(goal: Goal, own: Row) -> str:
+    assert goal.extra_mib is not None
+    allowed = goal.buffers * own.input_mib + goal.extra_mib
+    what = f"one buffer of the logits' size and {goal.extra_mib:g} MiB" if goal.buffers else ""
     return (
         f"- Target, {own.fmt}: at most {what or f'{allowed:g} MiB'} of memory: "
         f"{own.peak_mib:.1f} MiB, {_met(own.peak_mib <= allowed, own)}."

@@ -12,8 +12,8 @@ from precision_lib.jsonio import to_plain
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
-    from tests.benchmarks.cases import Call, Case
     from tests.benchmarks.contenders import Contender
+    from tests.benchmarks.timed import Call, Timed
 
     Measure = Callable[..., None]
 
@@ -40,10 +40,10 @@ def bandwidth(device: str) -> float:
 def measure(benchmark: "BenchmarkFixture", device: str, bandwidth: float) -> "Measure":
     """``measure(case, contender, rounds=...)``: error, peak memory and time, into the results."""
 
-    def run(case: "Case", contender: "Contender", *, rounds: int, iterations: int = 1) -> None:
+    def run(case: "Timed", contender: "Contender", *, rounds: int, iterations: int = 1) -> None:
         from tests.benchmarks.accuracy import error_over_limit
-        from tests.benchmarks.cases import step
         from tests.benchmarks.measure import peak_mib
+        from tests.benchmarks.timed import step
 
         sliced, timed = (step(_bound(contender, c), c) for c in (case.slice, case))
         benchmark.group = f"{case.step}, {list(case.shape)}, {case.fmt}"
@@ -67,7 +67,7 @@ def measure(benchmark: "BenchmarkFixture", device: str, bandwidth: float) -> "Me
     return run
 
 
-def _bound(contender: "Contender", case: "Case") -> "Call":
+def _bound(contender: "Contender", case: "Timed") -> "Call":
     """The contender's call on a case's inputs; a peer that is not there is skipped."""
     from tests.benchmarks.peers import PeerMissingError
 
@@ -77,7 +77,7 @@ def _bound(contender: "Contender", case: "Case") -> "Call":
         pytest.skip(str(error))
 
 
-def _described(case: "Case", contender: "Contender") -> dict[str, Any]:
+def _described(case: "Timed", contender: "Contender") -> dict[str, Any]:
     return {
         "step": case.step,
         "shape": list(case.shape),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tests.benchmarks import peers, plain
-from tests.benchmarks.cases import Call
+from tests.benchmarks.timed import Call
 
 Bind = Callable[[Any], Call]
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tests.benchmarks.cases import Call
+from tests.benchmarks.timed import Call
 
 MIB = 2**20
 #: Bytes of the buffer whose reading gives the bandwidth: larger than any cache.

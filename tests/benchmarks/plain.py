@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.benchmarks.cases import Call
+from tests.benchmarks.timed import Call
 
 
 def log_softmax_gather(x: Any) -> Call:

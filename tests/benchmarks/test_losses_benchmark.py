@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import cases
+from tests.benchmarks import timed
 from tests.benchmarks.contenders import CONTENDERS, Contender
 from tests.benchmarks.measure import clock
 
@@ -18,7 +18,7 @@ FORMATS = ("fp32", "bf16")
 def test_kl_penalty(
     contender: Contender, fmt: str, estimator: str, device: str, measure: Any
 ) -> None:
-    measure(cases.kl_penalty(fmt, device, estimator), contender, rounds=101, iterations=20)
+    measure(timed.kl_penalty(fmt, device, estimator), contender, rounds=101, iterations=20)
 
 
 @pytest.mark.parametrize("contender", CONTENDERS["policy_loss"], ids=lambda c: c.label)
@@ -28,7 +28,7 @@ def test_kl_penalty(
 def test_policy_loss(
     contender: Contender, fmt: str, backward: bool, device: str, measure: Any
 ) -> None:
-    case = cases.policy_loss(fmt, device, backward=backward)
+    case = timed.policy_loss(fmt, device, backward=backward)
     measure(case, contender, rounds=101, iterations=5)
 
 
@@ -36,4 +36,4 @@ def test_policy_loss(
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.benchmark(timer=clock, disable_gc=True)
 def test_value_loss(contender: Contender, fmt: str, device: str, measure: Any) -> None:
-    measure(cases.value_loss(fmt, device), contender, rounds=101, iterations=10)
+    measure(timed.value_loss(fmt, device), contender, rounds=101, iterations=10)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import cases
+from tests.benchmarks import timed
 from tests.benchmarks.contenders import CONTENDERS, Contender
 from tests.benchmarks.measure import clock
 
@@ -21,7 +21,7 @@ make = lru_cache(maxsize=1)(lambda function, *a, **k: function(*a, **k))
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.benchmark(timer=clock, disable_gc=True)
 def test_token_logprobs(contender: Contender, fmt: str, device: str, measure: Any) -> None:
-    measure(make(cases.token_logprobs, fmt, device), contender, rounds=11)
+    measure(make(timed.token_logprobs, fmt, device), contender, rounds=11)
 
 
 @pytest.mark.parametrize("contender", CONTENDERS["token_logprobs"], ids=lambda c: c.label)
@@ -30,11 +30,11 @@ def test_token_logprobs(contender: Contender, fmt: str, device: str, measure: An
 def test_token_logprobs_with_gradient(
     contender: Contender, fmt: str, device: str, measure: Any
 ) -> None:
-    measure(make(cases.token_logprobs, fmt, device, backward=True), contender, rounds=11)
+    measure(make(timed.token_logprobs, fmt, device, backward=True), contender, rounds=11)
 
 
 @pytest.mark.parametrize("contender", CONTENDERS["entropy"], ids=lambda c: c.label)
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.benchmark(timer=clock, disable_gc=True)
 def test_entropy(contender: Contender, fmt: str, device: str, measure: Any) -> None:
-    measure(make(cases.entropy, fmt, device), contender, rounds=11)
+    measure(make(timed.entropy, fmt, device), contender, rounds=11)

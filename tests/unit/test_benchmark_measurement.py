@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.benchmarks import cases, peers
+from tests.benchmarks import peers, timed
 from tests.benchmarks.accuracy import error_over_limit, share
 from tests.benchmarks.contenders import CONTENDERS
 from tests.benchmarks.measure import MIB, peak_mib
 
 CASES = {
-    "kl_penalty": lambda fmt: cases.kl_penalty(fmt, "cpu", "k3"),
-    "whiten": lambda fmt: cases.whiten(fmt, "cpu"),
-    "gae": lambda fmt: cases.gae(fmt, "cpu"),
-    "policy_loss": lambda fmt: cases.policy_loss(fmt, "cpu", backward=True),
-    "value_loss": lambda fmt: cases.value_loss(fmt, "cpu"),
+    "kl_penalty": lambda fmt: timed.kl_penalty(fmt, "cpu", "k3"),
+    "whiten": lambda fmt: timed.whiten(fmt, "cpu"),
+    "gae": lambda fmt: timed.gae(fmt, "cpu"),
+    "policy_loss": lambda fmt: timed.policy_loss(fmt, "cpu", backward=True),
+    "value_loss": lambda fmt: timed.value_loss(fmt, "cpu"),
 }
 
 
@@ -64,7 +64,7 @@ def test_the_core_is_accurate_and_an_error_of_one_percent_is_seen(function: str,
     """As the benchmarks measure it, on the slice that they use."""
     case = CASES[function](fmt).slice
     [ours] = [c for c in CONTENDERS[function] if c.kind == "ours"]
-    result, gradient = cases.step(ours.bind(SimpleNamespace(**case.inputs)), case)()
+    result, gradient = timed.step(ours.bind(SimpleNamespace(**case.inputs)), case)()
     assert error_over_limit(case, result, gradient) <= 1
     wrong = tuple(1.01 * x for x in result) if isinstance(result, tuple) else 1.01 * result
     assert error_over_limit(case, wrong, gradient) > 1
@@ -82,7 +82,7 @@ def test_stubs_import_as_anything_and_vanish() -> None:
         def three() -> int:
             return 3
 
-        class Child(module.Base):  # type: ignore[misc, name-defined]
+        class Child(module.Base):  # type: ignore[misc, name-defined]  # made up on access
             pass
 
         assert module.remote(num_cpus=1)(three)() == 3  # as a decorator

@@ -211,6 +211,6 @@ def test_a_useless_file_is_a_usage_error_that_says_what_to_do(
 
 def test_every_target_has_its_table_in_the_document() -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    steps = {target.step for target in benchmarks.TARGETS}
+    steps = {goal.step for goal in benchmarks.GOALS}
     assert steps
     assert not [step for step in steps if f"\n#### {step} [" not in text]

@@ -1,16 +1,17 @@
-"""What is timed: each kernel's inputs, what it has to touch, and the truth for a small slice.
+"""What is timed: each kernel's inputs, what it has to touch, and a slice small enough for a truth.
 
 B sequences, T response tokens, V vocabulary; right-padded masks, True for a real token. Padded
 slots hold zeros here, because some peers ask their callers for that.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from precision_lib.conformance.calls import upstream
 from precision_lib.formats import FORMATS
 
 #: B, T, V of the kernels over logits, and B, T of those over tokens.
@@ -25,7 +26,7 @@ Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Timed:
     """One kernel, in one format, forward alone or with its backward.
 
     Attributes:
@@ -33,7 +34,6 @@ class Case:
         inputs: keyword arguments of the function in ``precision_lib.ppo``.
         leaf: the input whose gradient is taken, or "" for the forward alone.
         outputs: how many results of shape [B, T] a call returns; 0 for a scalar.
-        upstream: [B, T], the gradient of what follows; None where the result is a scalar.
         fmt: name of the inputs' format.
     """
 
@@ -42,7 +42,6 @@ class Case:
     fmt: str
     leaf: str = ""
     outputs: int = 1
-    upstream: torch.Tensor | None = field(default=None, repr=False)
 
     @property
     def function(self) -> str:
@@ -76,7 +75,7 @@ class Case:
         return total
 
     @cached_property
-    def slice(self) -> "Case":
+    def slice(self) -> "Timed":
         """The same on a few sequences, as contiguous copies."""
         sequences, tokens = _SLICE[len(self.shape)]
 
@@ -86,7 +85,7 @@ class Case:
         inputs = {name: cut(x) for name, x in self.inputs.items()}
         if self.leaf:
             inputs[self.leaf].requires_grad_(True)
-        return Case(self.kernel, inputs, self.fmt, self.leaf, self.outputs, cut(self.upstream))
+        return Timed(self.kernel, inputs, self.fmt, self.leaf, self.outputs)
 
 
 class _Draw:
@@ -110,38 +109,37 @@ class _Draw:
         return torch.randint(0, vocabulary, shape, generator=self.generator).to(self.device)
 
 
-def token_logprobs(fmt: str, device: str, *, backward: bool = False) -> Case:
-    """logits ~ N(0, 3^2), tokens uniform, upstream gradient ~ N(0, 1)."""
+def token_logprobs(fmt: str, device: str, *, backward: bool = False) -> Timed:
+    """logits ~ N(0, 3^2), tokens uniform."""
     draw = _Draw(fmt, device)
     logits = draw.normal(LOGITS, std=3.0).requires_grad_(backward)
     tokens = draw.tokens(LOGITS[:2], LOGITS[2])
-    upstream = draw.normal(LOGITS[:2]).float()
     leaf = "logits" if backward else ""
-    return Case("token_logprobs", {"logits": logits, "tokens": tokens}, fmt, leaf, 1, upstream)
+    return Timed("token_logprobs", {"logits": logits, "tokens": tokens}, fmt, leaf)
 
 
-def entropy(fmt: str, device: str) -> Case:
+def entropy(fmt: str, device: str) -> Timed:
     """The same logits."""
-    return Case("entropy", {"logits": _Draw(fmt, device).normal(LOGITS, std=3.0)}, fmt)
+    return Timed("entropy", {"logits": _Draw(fmt, device).normal(LOGITS, std=3.0)}, fmt)
 
 
-def kl_penalty(fmt: str, device: str, estimator: str) -> Case:
+def kl_penalty(fmt: str, device: str, estimator: str) -> Timed:
     """A policy 0.01 nats away from its reference, as early in training."""
     draw = _Draw(fmt, device)
     reference = -draw.normal(TOKENS, mean=1.0, std=0.5).abs()
     policy = (reference.float() + draw.normal(TOKENS, std=0.01).float()).to(reference.dtype)
     inputs = {"policy_logprobs": policy, "ref_logprobs": reference, "estimator": estimator}
-    return Case(f"kl_penalty {estimator}", inputs, fmt)
+    return Timed(f"kl_penalty {estimator}", inputs, fmt)
 
 
-def whiten(fmt: str, device: str) -> Case:
+def whiten(fmt: str, device: str) -> Timed:
     """x ~ N(0.5, 1), as raw advantages are."""
     draw = _Draw(fmt, device)
     mask = draw.mask(TOKENS)
-    return Case("whiten", {"x": draw.normal(TOKENS, mean=0.5) * mask, "mask": mask}, fmt)
+    return Timed("whiten", {"x": draw.normal(TOKENS, mean=0.5) * mask, "mask": mask}, fmt)
 
 
-def gae(fmt: str, device: str) -> Case:
+def gae(fmt: str, device: str) -> Timed:
     """Rewards ~ N(0, 0.1^2), values ~ N(0, 1)."""
     draw = _Draw(fmt, device)
     mask = draw.mask(TOKENS)
@@ -152,10 +150,10 @@ def gae(fmt: str, device: str) -> Case:
         "gamma": GAMMA,
         "lam": LAM,
     }
-    return Case("gae", inputs, fmt, outputs=2)
+    return Timed("gae", inputs, fmt, outputs=2)
 
 
-def policy_loss(fmt: str, device: str, *, backward: bool = False) -> Case:
+def policy_loss(fmt: str, device: str, *, backward: bool = False) -> Timed:
     """Log-ratios ~ N(0, 0.1^2), so that 5 % of them are beyond the clip; advantages ~ N(0, 1)."""
     draw = _Draw(fmt, device)
     old = -draw.normal(TOKENS, mean=1.0, std=0.5).abs()
@@ -167,10 +165,10 @@ def policy_loss(fmt: str, device: str, *, backward: bool = False) -> Case:
         "mask": draw.mask(TOKENS),
         "clip_range": CLIP_RANGE,
     }
-    return Case("policy_loss", inputs, fmt, "logprobs" if backward else "", 0)
+    return Timed("policy_loss", inputs, fmt, "logprobs" if backward else "", 0)
 
 
-def value_loss(fmt: str, device: str) -> Case:
+def value_loss(fmt: str, device: str) -> Timed:
     """Values ~ N(0, 1), moved by N(0, 0.2^2) since they were old; returns ~ N(0, 1)."""
     draw = _Draw(fmt, device)
     old = draw.normal(TOKENS)
@@ -181,13 +179,13 @@ def value_loss(fmt: str, device: str) -> Case:
         "mask": draw.mask(TOKENS),
         "clip_range": CLIP_RANGE,
     }
-    return Case("value_loss", inputs, fmt, outputs=0)
+    return Timed("value_loss", inputs, fmt, outputs=0)
 
 
 Call = Callable[[], Any]
 
 
-def step(call: Call, case: Case) -> Call:
+def step(call: Call, case: Timed) -> Call:
     """One timed step: ``call`` without autograd, or with the gradient of the case's leaf.
 
     The step returns (result, gradient); the gradient is None for the forward alone.
@@ -199,11 +197,11 @@ def step(call: Call, case: Case) -> Call:
                 return call(), None
 
         return forward
-    leaf, upstream = case.inputs[case.leaf], case.upstream
+    leaf = case.inputs[case.leaf]
+    weights = upstream(torch.Size(case.shape[:2] if case.outputs else ())).to(leaf.device)
 
     def forward_backward() -> tuple[Any, Any]:
         result = call()
-        direction = None if upstream is None else upstream.to(result.dtype)
-        return result, torch.autograd.grad(result, leaf, direction)[0]
+        return result, torch.autograd.grad(result, leaf, weights.to(result.dtype))[0]
 
     return forward_backward
