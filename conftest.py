@@ -68,13 +68,6 @@ def pytest_configure(config: pytest.Config) -> None:
             resolve_device("cuda")
         except NoDeviceError as error:
             raise pytest.UsageError(f"--gpu: {error}") from None
-    if config.getoption("target"):
-        from precision_lib.targets import TargetError, load_target
-
-        try:
-            config.stash[TARGET] = load_target(config.getoption("target"))
-        except TargetError as error:
-            raise pytest.UsageError(f"--target: {error}") from None
     if getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("run without -n: the cells of a run share one model's forwards")
     try:
@@ -96,6 +89,19 @@ def pytest_configure(config: pytest.Config) -> None:
         planted.enter_context(faults.plant(fault))
         config.add_cleanup(planted.close)
         config.stash[RECORDER].planted_fault = fault
+    if config.getoption("target"):
+        if fault:
+            raise pytest.UsageError("--plant-fault breaks the built-in core: leave out --target")
+        config.stash[TARGET] = _load_target(config.getoption("target"))
+
+
+def _load_target(name: str) -> "Target":
+    from precision_lib.targets import TargetError, load_target
+
+    try:
+        return load_target(name)
+    except TargetError as error:
+        raise pytest.UsageError(f"--target: {error}") from None
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -155,6 +161,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     recorder = config.stash[RECORDER]
     if config.option.collectonly or not session.testscollected:
         return
+    if TARGET in config.stash and recorder.conformance and not recorder.conformance.functions:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED  # all skipped: nothing was compared
     if recorder.expected and not recorder.cells:
         return  # nothing was measured: an earlier record is worth more
     report = getattr(getattr(config, "_json_report", None), "report", None)
@@ -185,6 +193,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def recorder(pytestconfig: pytest.Config) -> Recorder:
     """Where the cells of this run go."""
     return pytestconfig.stash[RECORDER]
+
+
+@pytest.fixture(scope="session")
+def target(pytestconfig: pytest.Config) -> "Target":
+    """The core under test: that of --target, or the built-in one as it is, faults included."""
+    from precision_lib.targets import BUILT_IN
+
+    if TARGET not in pytestconfig.stash:
+        pytestconfig.stash[TARGET] = _load_target(BUILT_IN)
+    return pytestconfig.stash[TARGET]
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,10 @@ def _set_deterministic(state: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(state[0], warn_only=state[1])
 
 
+def _set_grad_enabled(enabled: bool) -> None:
+    torch.set_grad_enabled(enabled)
+
+
 def _switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any]]:
     """Name to (read, write, value wanted) of each global switch that changes numbers."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -122,6 +126,30 @@ def numerical_state() -> dict[str, Any]:
     digest.update(bytes(torch.get_rng_state().numpy()))
     state["generators"] = digest.hexdigest()
     return state
+
+
+@contextmanager
+def state_put_back() -> Iterator[dict[str, tuple[Any, Any]]]:
+    """Put every switch and generator back that the code inside changes, also after an exception.
+
+    Yields:
+        A dict that holds, on leaving, name to (before, after) of each switch that was changed.
+    """
+    switches = _switches()
+    switches["grad_enabled"] = (torch.is_grad_enabled, _set_grad_enabled, True)
+    switches["num_threads"] = (torch.get_num_threads, torch.set_num_threads, 1)
+    found = {name: read() for name, (read, _, _) in switches.items()}
+    generators = _generator_states()
+    changed: dict[str, tuple[Any, Any]] = {}
+    try:
+        yield changed
+    finally:
+        for name, (read, write, _) in switches.items():
+            if read() != found[name]:
+                changed[name] = (found[name], read())
+                write(found[name])
+        for restore, state in generators:
+            restore(state)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from hypothesis import settings
 
-from precision_lib.conformance import runner
+from precision_lib.conformance import profiles
 
-settings.register_profile("ci", runner.CI)
-settings.register_profile("explore", runner.EXPLORE)
+settings.register_profile("ci", profiles.CI)
+settings.register_profile("explore", profiles.EXPLORE)
 settings.load_profile("ci")

@@ -60,7 +60,7 @@ class _Surrogate:
         new, old, self.advantage = (x[mask].double() for x in inputs)
         d, up = new - old, self.advantage >= 0
         self.ratio = torch.exp(d)
-        limit = torch.where(up, 1 + clip_range, 1 - clip_range).double()
+        limit = 1 + clip_range * torch.where(up, 1.0, -1.0).double()
         self.q = torch.where(up, torch.minimum(self.ratio, limit), torch.maximum(self.ratio, limit))
         self.ratio_error = gammas(d.abs().clamp(max=_CERTAIN) + FUNCTION_ERROR, fmt)
         self.limit_error = 2 * fmt.unit_roundoff * (1 + clip_range)
@@ -184,7 +184,9 @@ def value_loss_gradient_bound(
 
     A difference, a division and two products: 5u. Outside the clip range, or within the rounding
     of its border, the two squared errors are compared; where they differ by less than their own
-    errors the bound is the whole |v - R| / n with its rounding.
+    errors the bound is the whole |v - R| / n with its rounding. Where the maximum may pick a
+    clipped value that is v but for rounding, w = old + clip(v - old), the gradient is (w - R) / n:
+    the shift of w, 3u |v - old| + u |w|, and the rounding of w - R come on top.
 
     Returns:
         [B, T] float64; inf where the exact gradient overflows.
@@ -200,6 +202,8 @@ def value_loss_gradient_bound(
     undecided = (margin <= border) & close
     active = (margin >= 0) | (first > second)
     size = (value - target).abs() / max(value.numel(), 1)
-    rounding = infinite_beyond(size, 5 * u * size + fmt.smallest_normal, fmt)
+    shift = u * (3 * (value - old).abs() + value.abs()) * (1 + 4 * u) / max(value.numel(), 1)
+    rounding = 5 * u * size + fmt.smallest_normal + torch.where(close, shift, 0)
+    rounding = infinite_beyond(size, rounding, fmt)
     bound = torch.where(active, rounding, torch.zeros_like(size))
     return _scatter(torch.where(undecided, size + rounding, bound), mask)

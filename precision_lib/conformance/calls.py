@@ -1,8 +1,8 @@
 """Calling somebody else's function, and looking at what comes back.
 
-The hazards. A core may change its input in place, raise, warn, return another shape, a tuple, a
-numpy array or nothing; it may lose the gradient. Each of these is a result about that core, said
-with its name, and never an error of the suite.
+The hazards. A core may change its input in place, raise, leave the process, skip the test, warn,
+return another shape, a tuple, a numpy array or nothing, on another device, or lose the gradient.
+Each of these is a result about that core, said with its name, and never an error of the suite.
 """
 
 import warnings
@@ -29,51 +29,81 @@ GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss")
 PARTS = {"gae": ("advantages", "returns")}
 
 
+#: The input that has the shape of each result; None for a scalar.
+SHAPED_LIKE = {
+    "token_logprobs": "tokens",
+    "entropy": "logits",
+    "kl_penalty": "policy_logprobs",
+    "masked_mean": None,
+    "whiten": "x",
+    "gae": "rewards",
+    "group_advantages": "rewards",
+    "policy_loss": None,
+    "value_loss": None,
+}
+
+
 def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     """Call the function on copies of the inputs.
 
     Returns:
-        Part to tensor; a function with one result has the part ``result``, and ``gradient`` where
-        it is differentiable and kept the graph: d sum(result * upstream) / d input.
+        Part to tensor on the CPU; a function with one result has the part ``result``, and
+        ``gradient`` where it is differentiable and kept the graph:
+        d sum(result * upstream) / d input.
 
     Raises:
-        ConformanceFailure: when it raises, or returns what the interface does not know.
+        ConformanceFailure: when it raises, changes its input, or returns what the interface does
+            not know.
     """
     copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
     source = DIFFERENTIABLE_IN.get(name)
     if source is not None:
         copies[source].requires_grad_(True)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # the target's, not ours
-        try:
-            returned = function(**copies)
-        except Exception as error:
-            raise ConformanceFailure(
-                f"{name} raised {type(error).__name__}: {error}", inputs
-            ) from error
+        returned = _attributed(f"{name} raised", lambda: function(**copies), inputs)
         parts = _parts(name, returned, inputs)
         if source is not None and parts["result"].requires_grad:
-            parts["gradient"] = _gradient(name, parts["result"], copies[source], inputs)
+            parts["gradient"] = _attributed(
+                f"backward through {name} raised",
+                lambda: _gradient(parts["result"], copies[source]),
+                inputs,
+            )
+    for key, value in copies.items():
+        if isinstance(value, Tensor) and not _same_bits(value.detach(), inputs[key]):
+            raise ConformanceFailure(f"{name} changed its input {key!r} in place", inputs)
     if "gradient" not in parts and name in GRADIENT_IS_REQUIRED:
         raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
-    return {part: x.detach() for part, x in parts.items()}
+    return {part: x.detach().cpu() for part, x in parts.items()}
+
+
+def _attributed(what: str, action: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
+    """The action's value; whatever it raises, leaving and skipping included, is a finding."""
+    try:
+        return action()
+    except (KeyboardInterrupt, ConformanceFailure):
+        raise
+    except BaseException as error:
+        raise ConformanceFailure(f"{what} {type(error).__name__}: {error}", inputs) from error
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
 def upstream(shape: torch.Size) -> Tensor:
-    """Weights of an elementwise result in its gradient: exact, of both signs, float32."""
-    pattern = torch.tensor([1.0, -1.0, 0.5, -2.0, 1.0])
+    """Weights of a result in its gradient: exact, of both signs, never all 1, float32.
+
+    A backward that forgets to multiply by what comes from above is right for weights of 1 alone.
+    """
+    pattern = torch.tensor([-0.5, 1.0, -1.0, 0.5, -2.0])
     count = shape.numel()
     return pattern.repeat(count // len(pattern) + 1)[:count].view(shape)
 
 
-def _gradient(name: str, result: Tensor, source: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-    try:
-        weights = upstream(result.shape).to(result.dtype) if result.dim() else None
-        (gradient,) = torch.autograd.grad(result, source, weights, allow_unused=True)
-    except Exception as error:
-        raise ConformanceFailure(
-            f"backward through {name} raised {type(error).__name__}: {error}", inputs
-        ) from error
+def _gradient(result: Tensor, source: Tensor) -> Tensor:
+    weights = upstream(result.shape).to(result)
+    (gradient,) = torch.autograd.grad(result, source, weights, allow_unused=True)
     return torch.zeros_like(source) if gradient is None else gradient
 
 
@@ -84,16 +114,38 @@ def _parts(name: str, returned: Any, inputs: Mapping[str, Any]) -> dict[str, Ten
         raise ConformanceFailure(
             f"{name} returned {type(returned).__name__}, expected ({', '.join(names)})", inputs
         )
-    parts = {}
-    for part, value in zip(names, values, strict=True):
-        try:
-            parts[part] = torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConformanceFailure(
-                f"{name} returned {type(value).__name__}, expected a tensor ({error})", inputs
-            ) from None
-        if not parts[part].is_floating_point():
-            raise ConformanceFailure(
-                f"{name} returned {parts[part].dtype}, expected floating-point numbers", inputs
-            )
-    return parts
+    like = SHAPED_LIKE[name]
+    shape = inputs[like].shape if like is not None else torch.Size()
+    if name == "entropy":
+        shape = shape[:-1]
+    return {
+        part: _checked(name, part, value, shape, inputs)
+        for part, value in zip(names, values, strict=True)
+    }
+
+
+def _checked(
+    name: str, part: str, value: Any, shape: torch.Size, inputs: Mapping[str, Any]
+) -> Tensor:
+    """The value as a dense floating-point tensor of this shape."""
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConformanceFailure(
+            f"{name} returned {type(value).__name__}, expected a tensor ({error})", inputs
+        ) from None
+    if not tensor.is_floating_point():
+        raise ConformanceFailure(
+            f"{name} returned {tensor.dtype}, expected floating-point numbers", inputs
+        )
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        raise ConformanceFailure(
+            f"{name} returned a {tensor.layout} tensor on {tensor.device}, expected a dense one "
+            "with data",
+            inputs,
+        )
+    if tensor.shape != shape:
+        raise ConformanceFailure(
+            f"{name}: {part} has shape {tuple(tensor.shape)}, expected {tuple(shape)}", inputs
+        )
+    return tensor

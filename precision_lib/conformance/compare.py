@@ -21,8 +21,9 @@ def compare(name: str, got: Tensor, truth: Truth, inputs: Mapping[str, Any]) -> 
 
     NaN never passes. Where the exact value lies beyond the largest number (of FP32 for a result,
     of the input's format for its gradient), or so near that the limit reaches beyond, an infinity
-    of its sign passes. Everything else has to be finite and within the limit; a limit of inf, where
-    FP32 promises nothing, asks for that alone and is not counted as compared.
+    of its sign passes, and a wider format's number beyond it. Everything else has to be finite and
+    within the limit; a limit of inf, where FP32 promises nothing, asks for a finite value alone
+    and is not counted as compared.
 
     Returns:
         (number of compared elements, largest error as a share of its limit).
@@ -30,25 +31,23 @@ def compare(name: str, got: Tensor, truth: Truth, inputs: Mapping[str, Any]) -> 
     Raises:
         ConformanceFailure: naming how many of how many, the bound, the worst element, got and want.
     """
-    if got.shape != truth.want.shape:
-        raise ConformanceFailure(
-            f"{name}: {truth.part} has shape {tuple(got.shape)}, expected "
-            f"{tuple(truth.want.shape)}",
-            inputs,
-        )
-    wide = got.double().cpu()
+    wide = got.double()
     error = torch.where(wide == truth.want, 0, (wide - truth.want).abs())
     share = torch.where(error == 0, 0, error / truth.limit)
     largest = format_of(got.dtype).largest if truth.part == "gradient" else FORMATS["fp32"].largest
-    beyond = truth.want.abs() + truth.limit > largest
-    overflowed = beyond & wide.isinf() & (wide.sign() == truth.want.sign())
     promised = torch.isfinite(truth.limit)
-    passed = torch.where(promised, share <= 1, torch.isfinite(wide)) | overflowed
+    same_sign = wide.sign() == truth.want.sign()
+    near_the_end = truth.want.abs() + torch.where(promised, truth.limit, 0) > largest
+    unrepresentable = truth.want.abs() > largest
+    overflowed = same_sign & near_the_end & wide.isinf()
+    overflowed |= same_sign & unrepresentable & ~promised & (wide.abs() > largest)
+    finite = torch.isfinite(wide) & ~unrepresentable
+    passed = torch.where(promised, share <= 1, finite) | overflowed
     if not passed.all():
         beyond_by = float(torch.nan_to_num(share[~passed], nan=torch.inf).max())
         raise ConformanceFailure(_message(name, got, truth, share, passed), inputs, beyond_by)
-    share = share[promised & ~overflowed]
-    return share.numel(), float(share.max()) if share.numel() else 0.0
+    within = share[promised & ~overflowed]
+    return int((promised | unrepresentable).sum()), float(within.max()) if within.numel() else 0.0
 
 
 def _message(name: str, got: Tensor, truth: Truth, share: Tensor, passed: Tensor) -> str:

@@ -9,10 +9,21 @@ from precision_lib.conformance.strategies.cases import Case
 class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core, not an error)
     """A core does not do what the interface asks for.
 
-    The message says what was wrong; the input that showed it is appended, exact to the last bit.
+    Attributes:
+        inputs: what it was called with; exact to the last bit in the message.
+        times: how many times the limit the error is, 0 where there is no limit.
+        notes: lines behind the input, such as how bad it gets elsewhere.
     """
 
     def __init__(self, message: str, inputs: Mapping[str, Any], times: float = 0.0) -> None:
-        """``times``: how many times the limit the error is, where there is one."""
-        super().__init__(f"{message}\n  input: {Case(dict(inputs))!r}")
+        super().__init__(message)
+        self.inputs = dict(inputs)
         self.times = times
+        self.recipe = ""
+        self.notes: list[str] = []
+
+    def __str__(self) -> str:
+        lines = [str(self.args[0])]
+        if self.inputs:
+            lines.append(f"  input: {Case(self.inputs, self.recipe)!r}")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])

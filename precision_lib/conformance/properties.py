@@ -44,9 +44,8 @@ class Property:
 
 def _equal(name: str, what: str, got: Tensor, want: Tensor, inputs: Mapping[str, Any]) -> int:
     """Equal as FP32 values, NaN to NaN: a float64 core may differ behind the 24th bit."""
-    g, w = got.float().cpu(), want.float().cpu()
-    same = (g == w) | (g.isnan() & w.isnan())
-    if g.shape != w.shape or not same.all():
+    g, w = got.float(), want.float()
+    if not ((g == w) | (g.isnan() & w.isnan())).all():
         raise ConformanceFailure(
             f"{name}: {what}\n  got {g.flatten()[:8].tolist()}, want {w.flatten()[:8].tolist()}",
             inputs,
@@ -59,8 +58,14 @@ def _ordinary(name: str, region: str = "ordinary") -> Callable[[Format], SearchS
 
 
 def _ratio_is_one(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
-    """Identical log-probs and advantages of 1: the loss is -1, in whatever order it is summed."""
+    """Identical log-probs and advantages of 1: the loss is -1, in whatever order it is summed.
+
+    A power of two of real tokens, so that a weight of 1/n is exact too.
+    """
     changed = dict(inputs)
+    mask = changed["mask"]
+    count = 2 ** (int(mask.sum()).bit_length() - 1)
+    changed["mask"] = mask & (mask.flatten().cumsum(0).view(mask.shape) <= count)
     changed["old_logprobs"] = changed["logprobs"].clone()
     changed["advantages"] = torch.ones_like(changed["advantages"])
     got = call(name, function, changed)["result"]
@@ -80,13 +85,32 @@ def _not_negative(name: str, function: Function, inputs: Mapping[str, Any]) -> i
     if changed["estimator"] == "k1":
         changed["estimator"] = "k3"
     got = call(name, function, changed)["result"]
-    if not (got >= 0).all():
+    negative = got[~(got >= 0)]  # NaN too
+    if negative.numel():
         raise ConformanceFailure(
-            f"{name}: {changed['estimator']} came out as {float(got.min()):.3g}; it is never "
-            "negative (is it written as exp(-d) - 1 + d?)",
+            f"{name}: {changed['estimator']} came out as {float(negative[0]):.3g}; it is never "
+            "below 0 (is it written as exp(-d) - 1 + d?)",
             changed,
         )
     return got.numel()
+
+
+def _never_positive(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    return _one_sided(name, -call(name, function, inputs)["result"], "positive", inputs)
+
+
+def _never_negative(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    return _one_sided(name, call(name, function, inputs)["result"], "negative", inputs)
+
+
+def _one_sided(name: str, magnitude: Tensor, sign: str, inputs: Mapping[str, Any]) -> int:
+    wrong = magnitude[~(magnitude >= 0)]  # NaN too
+    if wrong.numel():
+        raise ConformanceFailure(
+            f"{name}: {wrong.numel()} of {magnitude.numel()} are {sign}, by {-float(wrong[0]):.3g}",
+            inputs,
+        )
+    return magnitude.numel()
 
 
 def _constant_gives_zero(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
@@ -112,17 +136,16 @@ def _undiscounted(name: str, function: Function, inputs: Mapping[str, Any]) -> i
 def _masked_contents(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
     """The same real tokens with 0, NaN and inf in the masked slots: the same result."""
     compared = 0
-    mask = inputs["mask"]
     variants = [_with_masked(inputs, filler) for filler in (0.0, torch.nan, torch.inf, -torch.inf)]
     first, *others = [call(name, function, v) for v in variants]
     for part in first:
         for variant, other in zip(variants[1:], others, strict=True):
             what = f"what stands in masked slots changes the {part}"
             compared += _equal(name, what, other[part], first[part], variant)
-        if first[part].shape == mask.shape:
-            outside = first[part][~mask]
+        if first[part].dim():  # a scalar has no masked slots
+            outside = first[part][~variants[0]["mask"]]
             what = f"the {part} in masked slots is not 0"
-            _equal(name, what, outside, torch.zeros_like(outside), variants[0])
+            compared += _equal(name, what, outside, torch.zeros_like(outside), variants[0])
     return compared
 
 
@@ -234,8 +257,24 @@ def _padding(name: str) -> dict[str, Property]:
 
 
 PROPERTIES: dict[str, dict[str, Property]] = {
-    "token_logprobs": _rowwise("token_logprobs") | _padding("token_logprobs"),
-    "entropy": _rowwise("entropy") | _padding("entropy"),
+    "token_logprobs": _rowwise("token_logprobs")
+    | _padding("token_logprobs")
+    | {
+        "never_positive": Property(
+            "a probability is at most 1, so its logarithm is at most 0",
+            _ordinary("token_logprobs", "confident"),
+            _never_positive,
+        )
+    },
+    "entropy": _rowwise("entropy")
+    | _padding("entropy")
+    | {
+        "never_negative": Property(
+            "an entropy is at least 0",
+            _ordinary("entropy", "confident"),
+            _never_negative,
+        )
+    },
     "kl_penalty": _rowwise("kl_penalty")
     | _padding("kl_penalty")
     | {

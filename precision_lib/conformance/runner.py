@@ -2,36 +2,27 @@
 
 The hazards. Hypothesis goes on shrinking a failure for minutes: a core that is wrong everywhere
 would hold up a run of hundreds of checks. A check whose every example was filtered away, or whose
-limits were all infinite, has compared nothing and must not be green.
+limits were all infinite, has compared nothing and must not be green. A core that changes a global
+switch of torch would be tested, from then on, in a world of its own making.
 """
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import hypothesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from torch import Tensor
 
 from precision_lib.conformance.checks import Check
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.strategies import Case
+from precision_lib.runtime import state_put_back
 
-_QUIET = {
-    "deadline": None,
-    "database": None,
-    "print_blob": True,
-    "report_multiple_bugs": False,
-    "suppress_health_check": tuple(HealthCheck),
-    "phases": (Phase.explicit, Phase.generate, Phase.target, Phase.shrink),
-}
-#: The same examples in every run.
-CI = settings(max_examples=25, derandomize=True, **_QUIET)  # type: ignore[arg-type]
-#: New examples in every run, many of them.
-EXPLORE = settings(max_examples=1000, derandomize=False, **_QUIET)  # type: ignore[arg-type]
 #: Calls spent on making a failing input smaller.
-_SHRINK_CALLS = 150
+_SHRINK_CALLS = 100
 
 
 @dataclass(frozen=True)
@@ -48,62 +39,81 @@ class Outcome:
     worst: float = 0.0
 
 
-def on_device(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function, computing on ``device`` with inputs and results on the CPU; differentiable."""
-    if device == "cpu":
-        return function
+@dataclass
+class _Search:
+    """One check on one function, while Hypothesis draws its inputs."""
 
-    def moved(**inputs: Any) -> Any:
-        there = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-        result = function(**there)
-        if isinstance(result, tuple):
-            return tuple(part.cpu() for part in result)
-        return result.cpu()
+    check: Check
+    function: Callable[..., Any]
+    seen: Outcome = Outcome()
+    failures: dict[str, ConformanceFailure] = field(default_factory=dict)
+    budget: int = _SHRINK_CALLS
 
-    return moved
+    def example(self, case: Case) -> None:
+        """Judge one input; after the budget only inputs that are known to fail do so again."""
+        if self.failures:
+            self.budget -= 1
+            if self.budget < 0 and repr(case) not in self.failures:
+                return
+        try:
+            compared, worst = self.check.judge(self.function, dict(case.inputs))
+        except ConformanceFailure as failure:
+            failure.recipe = case.recipe
+            self.failures[repr(case)] = failure
+            raise
+        seen = self.seen
+        self.seen = Outcome(seen.examples + 1, seen.compared + compared, max(seen.worst, worst))
+        hypothesis.target(min(worst, 1e9))
 
 
-def run(check: Check, function: Callable[..., Any], profile: settings = CI) -> Outcome:
+def run(
+    check: Check, function: Callable[..., Any], profile: settings = CI, seed: int = 0
+) -> Outcome:
     """Draw inputs and judge each; climbs toward the largest error.
 
     Args:
-        profile: how many examples and whether always the same; :data:`CI` or :data:`EXPLORE`.
+        profile: how many examples, see ``profiles.py``.
+        seed: which examples: the same seed draws the same ones, each check its own.
 
     Returns:
         What was compared.
 
     Raises:
-        ConformanceFailure: with a small failing input; also when nothing was compared.
+        ConformanceFailure: with a small failing input; also when nothing was compared, and when
+            the function changed a global switch of torch (which is put back).
     """
-    seen = Outcome()
-    failures: dict[str, ConformanceFailure] = {}
-    budget = _SHRINK_CALLS
-
-    def example(case: Case) -> None:
-        nonlocal seen, budget
-        if failures:
-            budget -= 1
-            if budget < 0 and repr(case) not in failures:
-                return
-        try:
-            compared, worst = check.judge(function, dict(case.inputs))
-        except ConformanceFailure as failure:
-            failures[repr(case)] = failure
-            raise
-        seen = Outcome(seen.examples + 1, seen.compared + compared, max(seen.worst, worst))
-        hypothesis.target(min(worst, 1e9))
-
+    search = _Search(check, function)
     examples = max(3, round(check.cost * profile.max_examples))
-    drawn = given(check.cases)(settings(profile, max_examples=examples)(example))
-    if profile.derandomize:  # each check its own examples, the same in every run
-        drawn = hypothesis.seed(zlib.crc32(check.name.encode()))(drawn)
-    try:
-        drawn()
-    except ConformanceFailure as smallest:
-        worst_met = max(failure.times for failure in failures.values())
-        if smallest.times < worst_met:
-            smallest.args = (f"{smallest}\n  largest error met: {worst_met:.3g} times the limit",)
-        raise
-    if not seen.compared:
-        raise ConformanceFailure(f"{check.name} compared nothing in {seen.examples} inputs", {})
-    return seen
+
+    @hypothesis.seed(zlib.crc32(check.name.encode()) ^ seed)
+    @settings(profile, max_examples=examples)
+    @given(check.cases)
+    def drawn(case: Case) -> None:
+        search.example(case)
+
+    with state_put_back() as changed:
+        try:
+            drawn()
+        except ConformanceFailure as smallest:
+            worst = max(failure.times for failure in search.failures.values())
+            if smallest.times < worst:
+                smallest.notes.append(f"largest error met: {worst:.3g} times the limit")
+            smallest.notes.append(f"what is hard here: {check.meaning}")
+            raise
+    if changed:
+        what = ", ".join(f"{name} from {a} to {b}" for name, (a, b) in changed.items())
+        raise ConformanceFailure(f"{check.function} changed {what}", {})
+    if not search.seen.compared:
+        raise ConformanceFailure(
+            f"{check.name} compared nothing in {search.seen.examples} inputs", {}
+        )
+    return search.seen
+
+
+def on_device(function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """The function with its inputs moved to ``device``; differentiable."""
+    if device == "cpu":
+        return function
+    return lambda **inputs: function(
+        **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    )

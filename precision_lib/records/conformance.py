@@ -4,7 +4,7 @@ The hazard. "All passed" is also what a run says that compared nothing or skippe
 record counts tests, inputs and compared elements for each function, and how near the worst came.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # they import torch and Hypothesis, which a record does not need
@@ -18,11 +18,14 @@ class ConformanceCounts:
 
     Attributes:
         target: whose core it was. not_offered: functions that it lacks.
+        profile, seed: which examples were drawn.
         functions: function to its counts, in the order in which they were met.
     """
 
     target: str = ""
     not_offered: list[str] = field(default_factory=list)
+    profile: str = ""
+    seed: int = 0
     functions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, check: "Check", outcome: "Outcome | None") -> None:
@@ -40,9 +43,5 @@ class ConformanceCounts:
         counts["worst_over_limit"] = max(counts["worst_over_limit"], outcome.worst)
 
     def as_json(self) -> dict[str, Any]:
-        """``target``, ``not_offered`` and ``functions``."""
-        return {
-            "target": self.target,
-            "not_offered": self.not_offered,
-            "functions": self.functions,
-        }
+        """Everything under the attributes' names."""
+        return asdict(self)

@@ -131,17 +131,16 @@ def conformance_table(block: dict[str, Any]) -> list[Line]:
 
 def summary(block: dict[str, Any]) -> list[Line]:
     """The whole summary of a run; empty when it measured nothing."""
-    conformance = conformance_table(block)
-    table = h1_table(block)
-    if not table:
-        return conformance
-    missing = [] if block["complete"] else _missing(block)
-    if block["planted_fault"]:
-        fault = f"PLANTED FAULT: {block['planted_fault']}; nothing here is a measurement"
-        missing.append((fault, "red"))
     blank: Line = ("", "")
-    cells = [*table, blank, *curve_table(block), blank, *hypothesis_lines(block), *missing]
-    return [*conformance, blank, *cells] if conformance else cells
+    parts = [conformance_table(block)]
+    if cells := h1_table(block):
+        parts.append([*cells, blank, *curve_table(block), blank, *hypothesis_lines(block)])
+        parts.append([] if block["complete"] else _missing(block))
+    lines = [line for part in parts if part for line in (*part, blank)][:-1]
+    if lines and block["planted_fault"]:
+        fault = f"PLANTED FAULT: {block['planted_fault']}; nothing here is a measurement"
+        lines.append((fault, "red"))
+    return lines
 
 
 def _missing(block: dict[str, Any]) -> list[Line]:

@@ -7,7 +7,7 @@ that is missing must be said once, not counted as a pass.
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 #: The functions of the interface and the keyword arguments with which each is called.
@@ -36,10 +36,12 @@ class Target:
     Attributes:
         name: as it was asked for, ``package.module`` or ``package.module:attribute``.
         functions: those of :data:`INTERFACE` that it offers.
+        changed: switches of torch that its import changed, put back since.
     """
 
     name: str
     functions: Mapping[str, Callable[..., Any]]
+    changed: tuple[str, ...] = ()
 
     @property
     def not_offered(self) -> list[str]:
@@ -47,32 +49,50 @@ class Target:
         return [name for name in INTERFACE if name not in self.functions]
 
     def capabilities(self) -> str:
-        """One line: what is tested and what is not offered."""
+        """One line: what is tested, what is not offered, what its import changed."""
         line = f"target {self.name}: offers {len(self.functions)} of {len(INTERFACE)} functions"
-        missing = self.not_offered
-        return f"{line}; not offered: {', '.join(missing)}" if missing else line
+        if self.not_offered:
+            line += f"; not offered: {', '.join(self.not_offered)}"
+        if self.changed:
+            line += f"; its import changed {', '.join(self.changed)} (put back)"
+        return line
 
 
 def load_target(name: str = BUILT_IN) -> Target:
     """Import ``package.module`` or ``package.module:attribute`` and look what it offers.
 
+    What the import changes of torch's global switches is put back and noted.
+
     Raises:
-        TargetError: when the module cannot be imported or raises while being imported, when the
-            attribute does not exist, a name of the interface is not callable, or none is there.
+        TargetError: when it looks like a path, when the module cannot be imported or raises while
+            being imported or read, when the attribute does not exist, a name of the interface is
+            not callable, or none is there.
     """
+    from precision_lib.runtime import state_put_back
+
     module_name, _, attribute = name.partition(":")
-    try:
-        core: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
+    if "/" in module_name or module_name.endswith(".py") or not module_name:
         raise TargetError(
-            f"target {name!r}: importing {module_name!r} raised {type(error).__name__}: {error}; "
-            "give a module that Python can import from here (installed, or on PYTHONPATH)"
-        ) from error
-    for part in attribute.split(".") if attribute else ():
-        if not hasattr(core, part):
-            raise TargetError(f"target {name!r}: {module_name!r} has no attribute {attribute!r}")
-        core = getattr(core, part)
-    return make_target(name, core)
+            f"target {name!r} is not a module name: give package.module, with its folder on "
+            "PYTHONPATH, not a path"
+        )
+    with state_put_back() as changed:
+        try:
+            core: Any = importlib.import_module(module_name)
+        except (Exception, SystemExit) as error:
+            raise TargetError(
+                f"target {name!r}: importing {module_name!r} raised {type(error).__name__}: "
+                f"{error}; give a module that Python can import from here (installed, or on "
+                "PYTHONPATH)"
+            ) from error
+        for part in attribute.split(".") if attribute else ():
+            core = _attribute(name, core, part)
+            if core is None:
+                raise TargetError(
+                    f"target {name!r}: {module_name!r} has no attribute {attribute!r}"
+                )
+        target = make_target(name, core)
+    return replace(target, changed=tuple(changed))
 
 
 def make_target(name: str, core: object) -> Target:
@@ -81,7 +101,8 @@ def make_target(name: str, core: object) -> Target:
     Raises:
         TargetError: when a name of the interface is not callable, or none is there.
     """
-    found = {f: getattr(core, f) for f in INTERFACE if getattr(core, f, None) is not None}
+    offered = {function: _attribute(name, core, function) for function in INTERFACE}
+    found = {function: value for function, value in offered.items() if value is not None}
     for function, value in found.items():
         if not callable(value):
             raise TargetError(
@@ -93,3 +114,13 @@ def make_target(name: str, core: object) -> Target:
             f"{', '.join(INTERFACE)}; see docs/targets.md"
         )
     return Target(name, found)
+
+
+def _attribute(name: str, core: object, part: str) -> Any:
+    """``core.part``, None where it is missing; a module that loads lazily may raise anything."""
+    try:
+        return getattr(core, part, None)
+    except Exception as error:
+        raise TargetError(
+            f"target {name!r}: reading {part!r} raised {type(error).__name__}: {error}"
+        ) from error

@@ -3,6 +3,7 @@
 Thin callers of ``precision_lib.conformance``, where the checks and what they say stand.
 """
 
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 
 from precision_lib.records.conformance import ConformanceCounts
 from precision_lib.records.record import Recorder
-from precision_lib.targets import BUILT_IN, Target, load_target
+from precision_lib.targets import Target
 
 if TYPE_CHECKING:
     from precision_lib.conformance.checks import Check
@@ -24,23 +25,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def target(pytestconfig: pytest.Config) -> Target:
-    """The core under test."""
-    return load_target(pytestconfig.getoption("target") or BUILT_IN)
+def counts(pytestconfig: pytest.Config, target: Target, recorder: Recorder) -> ConformanceCounts:
+    """What the record says about this run's conformance checks, and which examples they draw."""
+    from hypothesis import settings
 
-
-@pytest.fixture(scope="module")
-def counts(target: Target, recorder: Recorder) -> ConformanceCounts:
-    """What the record says about this run's conformance checks."""
-
-    counts = ConformanceCounts(target.name, target.not_offered)
+    profile = settings.get_current_profile_name()
+    asked = pytestconfig.getoption("hypothesis_seed")
+    seed = 0 if profile == "ci" else secrets.randbelow(2**31)
+    seed = int(asked) if asked and asked != "random" else seed
+    counts = ConformanceCounts(target.name, target.not_offered, profile, seed)
     recorder.conformance = counts
     return counts
 
 
 @pytest.fixture
 def verify(
-    check: "Check", target: Target, counts: ConformanceCounts, device: str
+    pytestconfig: pytest.Config,
+    check: "Check",
+    target: Target,
+    counts: ConformanceCounts,
+    device: str,
 ) -> Callable[[], None]:
     """Run the check; its counts go into the record, its failure is shown without a traceback."""
     from hypothesis import settings
@@ -54,16 +58,31 @@ def verify(
             pytest.skip(f"{check.function} is not offered by {target.name}")
         message, outcome = "", None
         try:
-            outcome = run(check, on_device(function, device), settings())
+            outcome = run(check, on_device(function, device), settings(), counts.seed)
         except ConformanceFailure as failure:
             message = str(failure)
         counts.add(check, outcome)
         if outcome is None:
-            command = f'pytest "tests/forensics/test_conformance.py::{check.name}"'
-            again = f"{command} --target {target.name}" + (" --gpu" if device == "cuda" else "")
-            pytest.fail(f"{message}\n  again: {again}", pytrace=False)
+            command = again(check, counts, pytestconfig)
+            pytest.fail(f"{message}\n  again: {command}", pytrace=False)
 
     return verified
+
+
+def again(check: "Check", counts: ConformanceCounts, config: pytest.Config) -> str:
+    """The command that runs this check on the same examples and nothing else."""
+    words = [f'pytest "tests/forensics/test_conformance.py::{check.name}"']
+    if config.getoption("plant_fault"):
+        words.append(f"--plant-fault {config.getoption('plant_fault')}")
+    else:
+        words.append(f"--target {counts.target}")
+    if counts.profile != "ci":
+        words.append(f"--hypothesis-profile {counts.profile}")
+    if counts.seed:
+        words.append(f"--hypothesis-seed={counts.seed}")
+    if config.getoption("gpu"):
+        words.append("--gpu")
+    return " ".join(words)
 
 
 def test_values_are_within_their_bound(verify: Callable[[], None]) -> None:

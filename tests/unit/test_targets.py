@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from precision_lib import ppo
 from precision_lib.targets import BUILT_IN, INTERFACE, TargetError, load_target, make_target
@@ -41,7 +42,8 @@ def test_what_is_missing_is_said_once() -> None:
         ("no_such_module", "importing 'no_such_module' raised ModuleNotFoundError"),
         ("precision_lib.ppo:no.such", "'precision_lib.ppo' has no attribute 'no.such'"),
         ("json", "'json' offers none of the functions of the interface: token_logprobs"),
-        ("", "importing '' raised ValueError"),
+        ("", "target '' is not a module name"),
+        ("./core.py", "target './core.py' is not a module name: give package.module"),
     ],
 )
 def test_a_target_that_cannot_be_used_says_why(name: str, message: str) -> None:
@@ -52,6 +54,28 @@ def test_a_target_that_cannot_be_used_says_why(name: str, message: str) -> None:
 def test_a_name_that_is_not_a_function_is_an_error() -> None:
     with pytest.raises(TargetError, match="'gae' is a float, not a function"):
         make_target("mine", SimpleNamespace(gae=0.5))
+
+
+def test_a_module_that_loads_lazily_and_fails_is_named() -> None:
+    class Lazy:
+        def __getattr__(self, name: str) -> None:
+            raise ImportError("no such extra")
+
+    with pytest.raises(TargetError, match="reading 'token_logprobs' raised ImportError: no such"):
+        make_target("mine", Lazy())
+
+
+def test_what_an_import_changes_is_put_back_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (
+        "import torch\ntorch.set_default_dtype(torch.bfloat16)\nfrom precision_lib.ppo import gae\n"
+    )
+    (tmp_path / "their_switching_core.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    target = load_target("their_switching_core")
+    assert torch.get_default_dtype() == torch.float32
+    assert target.capabilities().endswith("; its import changed default_dtype (put back)")
 
 
 def run_on(tmp_path: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -127,6 +151,29 @@ def test_only_conformance_tests_run_on_a_target(tmp_path: Path) -> None:
     lines = [line for line in run.stdout.splitlines() if "::" in line]
     assert len(lines) > 300
     assert all(line.startswith("tests/forensics/test_conformance.py::") for line in lines)
+
+
+def test_an_explored_failure_is_repeated_with_its_seed(tmp_path: Path) -> None:
+    explore = ("--hypothesis-profile", "explore", "-k", "kl_penalty-near_identical-bf16")
+    first = run_on(tmp_path, PARTLY_WRONG, *explore)
+    (again,) = [line for line in first.stdout.splitlines() if "again: " in line]
+    assert "--hypothesis-profile explore --hypothesis-seed=" in again
+    second = run_on(tmp_path, PARTLY_WRONG, *explore, again.split()[-1])
+    inputs = [line for line in first.stdout.splitlines() if "input: Case" in line]
+    assert inputs
+    assert inputs == [line for line in second.stdout.splitlines() if "input: Case" in line]
+
+
+def test_a_run_that_compared_nothing_is_not_green(tmp_path: Path) -> None:
+    run = run_on(tmp_path, PARTLY_WRONG, "-k", "gae-single_token")
+    assert "3 skipped" in run.stdout
+    assert run.returncode == 1
+
+
+def test_a_planted_fault_and_a_target_exclude_each_other(tmp_path: Path) -> None:
+    run = run_on(tmp_path, PARTLY_WRONG, "--plant-fault", "log_of_softmax")
+    assert run.returncode == 4
+    assert "--plant-fault breaks the built-in core: leave out --target" in run.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ offer integer coordinates for ``hypothesis.target`` to climb.
 """
 
 from precision_lib.conformance.strategies.advantages import GAE
-from precision_lib.conformance.strategies.cases import Case, Region, hex_tensor, right_padded
+from precision_lib.conformance.strategies.cases import (
+    INPUT_FORMATS,
+    Case,
+    Region,
+    hex_tensor,
+    right_padded,
+)
 from precision_lib.conformance.strategies.kl import KL_PENALTY
 from precision_lib.conformance.strategies.losses import POLICY_LOSS, VALUE_LOSS
 from precision_lib.conformance.strategies.softmax import ENTROPY, TOKEN_LOGPROBS
@@ -20,7 +26,7 @@ from precision_lib.conformance.strategies.statistics import (
     WHITEN,
 )
 
-__all__ = ["REGIONS", "Case", "Region", "hex_tensor", "right_padded"]
+__all__ = ["INPUT_FORMATS", "REGIONS", "Case", "Region", "hex_tensor", "right_padded"]
 
 REGIONS: dict[str, dict[str, Region]] = {
     "token_logprobs": TOKEN_LOGPROBS,

@@ -27,7 +27,7 @@ from precision_lib.formats import FORMATS
 
 GAMMAS = (1.0, 0.999, 0.99, 0.9, 0.5, 0.0)
 LAMBDAS = (1.0, 0.95, 0.5, 0.0)
-LONG_LENGTHS = (256, 1000, 2048)
+LONG_LENGTHS = (256, 1000, 2048, 8192)
 
 Mask = NDArray[np.bool_]
 Discounts = tuple[float, float]  # gamma, lam

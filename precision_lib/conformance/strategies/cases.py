@@ -16,6 +16,8 @@ from torch import Tensor
 
 from precision_lib.formats import FORMATS, Format, format_of
 
+#: Names of the formats in which a core is given its input.
+INPUT_FORMATS = ("bf16", "fp16", "fp32")
 #: Tensors up to this many elements are printed in full.
 PRINTED_IN_FULL = 64
 #: How many values of a larger tensor are printed.
@@ -57,7 +59,7 @@ class Region:
     meaning: str
     cases: Callable[[Format], SearchStrategy[Case]]
     cost: float = 1.0
-    formats: tuple[str, ...] = ("bf16", "fp16", "fp32")
+    formats: tuple[str, ...] = INPUT_FORMATS
 
 
 def hex_tensor(format_name: str, shape: Sequence[int], values: str) -> Tensor:

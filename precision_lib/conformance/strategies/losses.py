@@ -214,6 +214,7 @@ def _value(make: Make, kind: MaskKind = "mostly_full", at_least: int = 1) -> Bui
     return _build(make, ("values", "old_values", "returns"), VALUE_CLIPS, kind, at_least)
 
 
+_LONG = "more tokens than bf16 counts, and long sums"
 _RAGGED = "right-padded rows of any length, empty ones among them"
 _HIDDEN = "NaN and infinities in the masked slots of all three tensors: none may reach a gradient"
 
@@ -253,6 +254,7 @@ POLICY_LOSS = {
         _policy(_near_overflow_policy),
     ),
     "single_token": region("one real token overall", _policy(_ordinary, "single")),
+    "long": region(_LONG, _policy(_ordinary, "long"), cost=0.2),
     "low_probability": region(
         "log-probs of -30 to -1,000, a few units in the last place apart: a ratio of "
         "probabilities is 0 / 0",
@@ -292,4 +294,5 @@ VALUE_LOSS = {
         "errors whose squares underflow: 0 is right, NaN is not", _value(_subnormal_values)
     ),
     "single_token": region("one real token overall", _value(_ordinary_values, "single")),
+    "long": region(_LONG, _value(_ordinary_values, "long"), cost=0.2),
 }

@@ -24,11 +24,13 @@ from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from precision_lib.conformance.strategies.cases import Case, Region
+from precision_lib.conformance.strategies.cases import INPUT_FORMATS, Case, Region
 from precision_lib.formats import Format, round_to, ulp
 
 Vector = NDArray[np.float64]
-MaskKind = Literal["mostly_full", "ragged", "padded", "single"]
+#: Of each of two rows; bf16 counts to 256.
+LONG_LENGTHS = (300, 1000, 2049)
+MaskKind = Literal["mostly_full", "ragged", "padded", "single", "long"]
 Choice = TypeVar("Choice")
 
 MAX_SEQUENCES = 3
@@ -65,8 +67,8 @@ def _tuples(low: int, high: int, length: int) -> SearchStrategy[tuple[int, ...]]
 
 
 @cache
-def _lists(high: int, length: int) -> SearchStrategy[list[int]]:
-    return st.lists(st.integers(0, high), max_size=length)
+def _lists(high: int, shortest: int, longest: int) -> SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, high), min_size=shortest, max_size=longest)
 
 
 class Draws:
@@ -136,10 +138,12 @@ class Draws:
         x[:INDICES] = self._remember(name, self._draw(_tuples(0, size - 1, INDICES)))[:n]
         return x
 
-    def planted(self, x: Vector, specials: tuple[float, ...] = SPECIALS) -> Vector:
-        """``x`` with up to six of the specials at drawn positions."""
+    def planted(
+        self, x: Vector, specials: tuple[float, ...] = SPECIALS, at_least: int = 0
+    ) -> Vector:
+        """``x`` with ``at_least`` and up to six of the specials at drawn positions."""
         count = len(specials)  # position and special in one integer: half the draws
-        drawn = self._draw(_lists(PLANTED_AMONG * count - 1, 6))
+        drawn = self._draw(_lists(PLANTED_AMONG * count - 1, at_least, 6))
         for planting in self._remember("planted", drawn):
             x[planting // count % x.size] = specials[planting % count]
         return x
@@ -168,8 +172,13 @@ class Draws:
         """Bool [B, T], right-padded, with ``at_least`` real tokens overall.
 
         ``mostly_full``: all real, in one case out of four with padding. ``ragged``: lengths from 0
-        to T. ``padded``: at least one slot is masked. ``single``: one real token overall.
+        to T. ``padded``: at least one slot is masked. ``single``: one real token overall. ``long``:
+        more real tokens than bf16 can count.
         """
+        if kind == "long":
+            tokens = self.choice("T", LONG_LENGTHS)
+            lengths = [tokens - self.integer("missing", 0, tokens // 8) for _ in range(2)]
+            return _right_padded(lengths, tokens)
         if kind == "single":
             sequences, tokens = self.integer("B", 1, 2), self.integer("T", 1, 3)
             row = self.integer("row", 0, sequences - 1)
@@ -216,7 +225,7 @@ def region(
     build: Build,
     *,
     cost: float = 1.0,
-    formats: tuple[str, ...] = ("bf16", "fp16", "fp32"),
+    formats: tuple[str, ...] = INPUT_FORMATS,
 ) -> Region:
     """A region whose cases have the inputs that ``build`` makes from the draws."""
 

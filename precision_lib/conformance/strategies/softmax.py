@@ -58,7 +58,7 @@ def _minus_inf(draws: Draws, rows: int, size: int) -> Vector:
 def _confident(draws: Draws, rows: int, size: int) -> Vector:
     x = draws.units("logits", rows * size, COORDINATES).reshape(rows, size)
     x -= x.max(axis=1, keepdims=True)
-    x[np.arange(rows), draws.indices("peaks", rows, size)] = float(draws.integer("gap", 5, 80))
+    x[np.arange(rows), draws.indices("peaks", rows, size)] = float(draws.integer("gap", 5, 120))
     return x
 
 
@@ -166,7 +166,8 @@ _FAMILIES = {
         _finite_token,
     ),
     "confident": _Family(
-        "one logit leads by 5 to 80: its log-prob is a tiny number next to 1",
+        "one logit leads by 5 to 120: its log-prob is a tiny number next to 1, the other "
+        "probabilities vanish in FP32 from 104 on",
         _confident,
         _peak_or_any,
     ),
@@ -191,6 +192,13 @@ _FAMILIES = {
         max_shape=(1, 2),
         vocabularies=(LARGE_VOCABULARY,),
         cost=0.05,
+    ),
+    "many_rows": _Family(
+        "up to 900 rows of a vocabulary of 8: work in pieces has a last, shorter one",
+        _ordinary,
+        max_shape=(3, 300),
+        vocabularies=(8,),
+        cost=0.2,
     ),
     "single_token": _Family(
         "one token of a vocabulary of two: every dimension at its smallest",

@@ -151,6 +151,19 @@ def _masked(population: Population, kind: MaskKind = "mostly_full", at_least: in
     return inputs
 
 
+def _one_outlier(draws: Draws, n: int) -> Vector:
+    x = draws.units("values", n)
+    x[draws.integer("position", 0, n - 1)] += draws.integer("outlier", 10, 60)
+    return x
+
+
+def _one_success(draws: Draws) -> dict[str, Any]:
+    samples = draws.choice("K", (16, 64, 300))
+    rewards = np.zeros((draws.integer("G", 1, MAX_GROUPS), samples))
+    rewards[:, draws.integer("position", 0, samples - 1)] = 1.0
+    return {"rewards": draws.tensor(rewards + draws.choice("offset", (0.0, 0.25)))}
+
+
 def _long(draws: Draws) -> dict[str, Any]:
     n = draws.choice("n", LONG_LENGTHS)
     mask = np.arange(n)[None, :] < n - draws.integer("missing", 0, n // 4)
@@ -183,6 +196,8 @@ _MEANINGS = {
     "heavy_tails": "one value is 1,000 to 10,000 times the rest",
     "squares_overflow": "values whose squares overflow the format, while the result is of size 1",
     "squares_underflow": "values whose squares underflow the format, while the result is of size 1",
+    "long": "more tokens than bf16 counts, one of them far from the rest: a count saturates, a "
+    "clip of the result shows",
     "small_spread": "a spread of 2^-6 to 2^-20 around 0: an epsilon added to the std shows",
     "ragged": "right-padded rows of any length, empty ones among them",
     "masked_nonfinite": "NaN and infinities in the masked slots, which multiplying by 0 keeps",
@@ -225,6 +240,7 @@ WHITEN = {
         _MEANINGS["nearly_constant"], _masked(_nearly_constant, at_least=2), formats=_NARROW
     ),
     "single_token": region(_MEANINGS["single_token"], _masked(_ordinary, "single")),
+    "long": region(_MEANINGS["long"], _masked(_one_outlier, "long"), cost=0.2),
     "ties": region(_MEANINGS["ties"], _masked(_ties, at_least=3)),
     "heavy_tails": region(_MEANINGS["heavy_tails"], _masked(_heavy_tails, at_least=2)),
     "near_overflow": region(_MEANINGS["squares_overflow"], _masked(_squares_overflow, at_least=2)),
@@ -241,6 +257,11 @@ GROUP_ADVANTAGES = {
     ),
     "binary": region(
         "rewards of 0 and 1, with groups all right or all wrong", _grouped(_binary, 2)
+    ),
+    "one_success": region(
+        "one success among up to 300 samples: an advantage of up to 17 that a clip would cut",
+        _one_success,
+        cost=0.4,
     ),
     "ties": region(_MEANINGS["ties"], _grouped(_ties, 3)),
     "heavy_tails": region(_MEANINGS["heavy_tails"], _grouped(_heavy_tails, 2)),
