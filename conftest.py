@@ -93,6 +93,10 @@ def pytest_configure(config: pytest.Config) -> None:
         if fault:
             raise pytest.UsageError("--plant-fault breaks the built-in core: leave out --target")
         config.stash[TARGET] = _load_target(config.getoption("target"))
+        # Each failure ends with the line that repeats it; a list of them would hide the table.
+        config.option.reportchars = (
+            config.option.reportchars.replace("a", "").replace("f", "") + "s"
+        )
 
 
 def _load_target(name: str) -> "Target":
@@ -105,6 +109,10 @@ def _load_target(name: str) -> "Target":
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
+    fault = config.getoption("plant_fault")
+    if fault:
+        known = faults.FAULTS[fault]
+        return f"PLANTED FAULT {fault}, in {known.function}: {known.meaning} ({known.source})"
     return config.stash[TARGET].capabilities() if TARGET in config.stash else None
 
 
@@ -115,6 +123,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    others = {item.path.name for item in items if item.path != CONFORMANCE}
+    if config.getoption("target") and (others or not items):
+        named = f": leave out {', '.join(sorted(others))}" if others else ""
+        raise pytest.UsageError(f"--target runs the conformance tests and no others{named}")
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
     for item in items:
@@ -149,10 +161,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if recorder.path == DEFAULT_RECORD:  # belongs to real measurements
         if session.config.getoption("target"):
             recorder.path = DEFAULT_RECORD.with_name("conformance.json")
-        elif not recorder.expected:
-            recorder.path = DEFAULT_RECORD.with_name("tests.json")
         elif recorder.planted_fault:
             recorder.path = DEFAULT_RECORD.with_name("planted_fault.json")
+        elif not recorder.expected:
+            recorder.path = DEFAULT_RECORD.with_name("tests.json")
 
 
 @pytest.hookimpl(trylast=True)
@@ -187,6 +199,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"record: {recorder.path} (cells as measured: {recorder.cells_path})"
         )
+    elif recorder.conformance:
+        terminalreporter.write_line(f"record: {recorder.path}")
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ def _add_benchmarks(commands: Any) -> None:
         "--into",
         type=Path,
         metavar="FILE.md",
-        help="replace the text between the file's markers (default: print)",
+        help="replace all text between the file's markers, so measure everything (default: print)",
     )
     benchmarks.set_defaults(run=_benchmarks)
 

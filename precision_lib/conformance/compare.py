@@ -45,21 +45,30 @@ def compare(name: str, got: Tensor, truth: Truth, inputs: Mapping[str, Any]) -> 
     passed = torch.where(promised, share <= 1, finite) | overflowed
     if not passed.all():
         beyond_by = float(torch.nan_to_num(share[~passed], nan=torch.inf).max())
-        raise ConformanceFailure(_message(name, got, truth, share, passed), inputs, beyond_by)
+        raise ConformanceFailure(
+            _message(name, got, truth, share, passed, inputs.get("mask")), inputs, beyond_by
+        )
     within = share[promised & ~overflowed]
     return int((promised | unrepresentable).sum()), float(within.max()) if within.numel() else 0.0
 
 
-def _message(name: str, got: Tensor, truth: Truth, share: Tensor, passed: Tensor) -> str:
+def _message(
+    name: str, got: Tensor, truth: Truth, share: Tensor, passed: Tensor, mask: Tensor | None
+) -> str:
     badness = torch.where(passed, -1, torch.nan_to_num(share, nan=torch.inf))
     worst = int(badness.flatten().argmax())
     index = [int(i) for i in torch.unravel_index(torch.tensor(worst), got.shape)]
     g, w = float(got.flatten()[worst]), float(truth.want.flatten()[worst])
     limit, ratio = float(truth.limit.flatten()[worst]), float(share.flatten()[worst])
     times = f" = {ratio:.3g} times the limit" if ratio == ratio else ""
-    return (
-        f"{name}: {int((~passed).sum())} of {passed.numel()} values of the {truth.part} are wrong\n"
-        f"  worst at {index}: got {g.hex()} ({g:.9g}), want {w.hex()} ({w:.9g})\n"
-        f"  error {abs(g - w):.3g}{times}; limit {limit:.3g} from {truth.bound}\n"
-        f"  the {truth.part} is {got.dtype}"
-    )
+    lines = [
+        f"{name}: {int((~passed).sum())} of {passed.numel()} values of the {truth.part} are wrong",
+        f"worst at {index}: got {g.hex()} ({g:.9g}), want {w.hex()} ({w:.9g})",
+        f"error {abs(g - w):.3g}{times}; limit {limit:.3g} from {truth.bound}",
+        f"the {truth.part} is {got.dtype}",
+    ]
+    if truth.part != "gradient" and format_of(got.dtype).significand_bits < 24:
+        lines[-1] += "; return float32 or wider first, then look again"
+    if mask is not None and mask.shape == got.shape and not bool(mask.flatten()[worst]):
+        lines.append(f"{index} is a padded slot: the {truth.part} is 0 there")
+    return "\n  ".join(lines)

@@ -98,7 +98,7 @@ def run(
             worst = max(failure.times for failure in search.failures.values())
             if smallest.times < worst:
                 smallest.notes.append(f"largest error met: {worst:.3g} times the limit")
-            smallest.notes.append(f"what is hard here: {check.meaning}")
+            smallest.notes.append(f"the region: {check.meaning}")
             raise
     if changed:
         what = ", ".join(f"{name} from {a} to {b}" for name, (a, b) in changed.items())

@@ -240,6 +240,8 @@ def _time_verdict(goal: Goal, own: Row, others: Sequence[Row]) -> str:
         ANY: others,
     }
     group = groups[goal.yardstick]
+    if goal.yardstick == PEER and not group:
+        return f"- Target, {own.fmt}: not judged, no peer was installed."
     bar = min(group or others, key=lambda row: row.ms)
     named = goal.yardstick if group else f"{ANY} (none is of equal accuracy)"
     ratio = own.ms / bar.ms

@@ -6,6 +6,7 @@ that is missing must be said once, not counted as a pass.
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -107,6 +108,11 @@ def make_target(name: str, core: object) -> Target:
         if not callable(value):
             raise TargetError(
                 f"target {name!r}: {function!r} is a {type(value).__name__}, not a function"
+            )
+        if isinstance(core, type) and "self" in inspect.signature(value).parameters:
+            raise TargetError(
+                f"target {name!r} is a class and {function!r} takes 'self': give an instance "
+                "(module:instance) or static methods"
             )
     if not found:
         raise TargetError(

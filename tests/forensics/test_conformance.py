@@ -75,7 +75,7 @@ def again(check: "Check", counts: ConformanceCounts, config: pytest.Config) -> s
     if config.getoption("plant_fault"):
         words.append(f"--plant-fault {config.getoption('plant_fault')}")
     else:
-        words.append(f"--target {counts.target}")
+        words.append(f"--target={counts.target}")
     if counts.profile != "ci":
         words.append(f"--hypothesis-profile {counts.profile}")
     if counts.seed:

@@ -219,7 +219,7 @@ def test_the_input_of_a_large_failure_is_printed_with_its_recipe_and_what_is_har
     message = str(failure.value)
     assert "recipe='" in message
     assert "recipe=''" not in message
-    assert f"what is hard here: {check.meaning}" in message
+    assert f"the region: {check.meaning}" in message
 
 
 def test_a_core_that_changes_a_global_switch_is_named_and_the_switch_put_back() -> None:

@@ -51,6 +51,16 @@ def test_a_target_that_cannot_be_used_says_why(name: str, message: str) -> None:
         load_target(name)
 
 
+def test_a_class_with_methods_is_refused_and_its_instance_taken() -> None:
+    class Core:
+        def whiten(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return ppo.whiten(x, mask)
+
+    with pytest.raises(TargetError, match="is a class and 'whiten' takes 'self': give an instance"):
+        make_target("mine:Core", Core)
+    assert list(make_target("mine:core", Core()).functions) == ["whiten"]
+
+
 def test_a_name_that_is_not_a_function_is_an_error() -> None:
     with pytest.raises(TargetError, match="'gae' is a float, not a function"):
         make_target("mine", SimpleNamespace(gae=0.5))
@@ -84,7 +94,7 @@ def run_on(tmp_path: Path, source: str, *arguments: str) -> subprocess.Completed
     record = tmp_path / "record.json"
     return subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--target", "their_core"),
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--target=their_core"),
             *(f"--json-report-file={record}", *arguments),
         ],
         cwd=ROOT,
@@ -118,7 +128,7 @@ def test_a_run_names_the_function_the_region_the_input_and_how_to_repeat_it(
     assert "hex_tensor('fp32'" in run.stdout
     command = (
         'again: pytest "tests/forensics/test_conformance.py::'
-        'test_values_are_within_their_bound[kl_penalty-near_identical-fp32]" --target their_core'
+        'test_values_are_within_their_bound[kl_penalty-near_identical-fp32]" --target=their_core'
     )
     assert command in run.stdout
     assert "entropy raised NotImplementedError: later" in run.stdout
@@ -143,6 +153,7 @@ def test_the_counts_of_a_run_stand_in_the_record(tmp_path: Path) -> None:
     ]
     assert "gae" not in found["functions"], "what is not offered is skipped, not counted"
     assert "SKIPPED" in run.stdout
+    assert f"record: {tmp_path / 'record.json'}" in run.stdout
     assert "gae is not offered by their_core" in run.stdout
 
 
@@ -168,6 +179,13 @@ def test_a_run_that_compared_nothing_is_not_green(tmp_path: Path) -> None:
     run = run_on(tmp_path, PARTLY_WRONG, "-k", "gae-single_token")
     assert "3 skipped" in run.stdout
     assert run.returncode == 1
+
+
+@pytest.mark.parametrize("other", [("tests/unit/test_matrix.py",), ("-m", "unit")])
+def test_other_tests_do_not_run_on_a_target(tmp_path: Path, other: tuple[str, ...]) -> None:
+    run = run_on(tmp_path, PARTLY_WRONG, *other)
+    assert run.returncode in (4, 5)
+    assert "passed" not in run.stdout
 
 
 def test_a_planted_fault_and_a_target_exclude_each_other(tmp_path: Path) -> None:
