@@ -51,14 +51,16 @@ def kl_penalty(
             f"{tuple(ref_logprobs.shape)}"
         )
     wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
-    policy, ref = policy_logprobs.to(wanted), ref_logprobs.to(wanted)
+    policy, ref = (
+        x if x.dtype == wanted else x.to(wanted) for x in (policy_logprobs, ref_logprobs)
+    )
     if estimator == "k1":
         return policy - ref
     if estimator not in ("k2", "k3"):
         raise ValueError(f"unknown KL estimator {estimator!r}; use 'k1', 'k2' or 'k3'")
     with torch.no_grad():
         x = ref - policy
-        value = 0.5 * x * x if estimator == "k2" else _k3(x)
+        value = (x * x).mul_(0.5) if estimator == "k2" else _k3(x)
     if not (torch.is_grad_enabled() and (policy.requires_grad or ref.requires_grad)):
         return value
     return with_slope(ref - policy, value, x if estimator == "k2" else torch.expm1(x))
