@@ -18,7 +18,12 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_mask(mask: Tensor, **tensors: Tensor) -> None:
-    """Raise ValueError unless ``mask`` is bool and all tensors have its shape."""
+    """Raise unless ``mask`` is bool and all tensors have its shape and 16 bits or more.
+
+    Raises:
+        ValueError: for the mask or a shape.
+        TypeError: for integers and FP8, which the arithmetic here is not meant for.
+    """
     if mask.dtype != torch.bool:
         raise ValueError(f"the mask must be bool, True for a real token, got {mask.dtype}")
     for name, x in tensors.items():
@@ -27,6 +32,8 @@ def check_mask(mask: Tensor, **tensors: Tensor) -> None:
                 f"{name} has shape {tuple(x.shape)}, the mask {tuple(mask.shape)}; "
                 "they must be the same"
             )
+        if not x.is_floating_point() or x.element_size() not in _BITS:
+            raise TypeError(f"{name} is {x.dtype}; cast it to bf16, fp16, fp32 or fp64")
 
 
 def check_right_padded(mask: Tensor) -> None:

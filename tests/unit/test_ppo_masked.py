@@ -258,3 +258,11 @@ ROW = torch.zeros(1, 3)
 def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float8_e4m3fn])
+def test_numbers_of_another_kind_are_refused_by_name(dtype: torch.dtype) -> None:
+    x, mask = torch.ones(1, 3).to(dtype), torch.ones(1, 3, dtype=torch.bool)
+    for function in (masked_mean, whiten):
+        with pytest.raises(TypeError, match=f"x is {dtype}; cast it to bf16"):
+            function(x, mask)
