@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics import h1_kl_collapse as h1
+from precision_lib.forensics.causal import BASELINE, PURE, Paired, causal_verdict, cell_of
 from precision_lib.forensics.forwards import (
     AGAIN,
     EXACT,
@@ -25,33 +26,16 @@ from precision_lib.forensics.forwards import (
     Forwards,
 )
 from precision_lib.forensics.probe import ProbeSettings, prepare
-from precision_lib.forensics.statistics import (
-    Array,
-    Metric,
-    contrast,
-    estimate,
-    resample,
-)
-from precision_lib.forensics.verdicts import (
-    DECISIONS,
-    IMPAIRED,
-    Cell,
-    HypothesisVerdict,
-    cell_verdict,
-    hypothesis_verdict,
-)
+from precision_lib.forensics.statistics import Array, Metric, resample
+from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
 from precision_lib.formats import format_of
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.models.loading import Checkpoint
 from precision_lib.ppo import masked
 
 H1 = "H1"
-DAMAGE, SYMPTOM = DECISIONS[H1].metric, "log_ratio_near_zero_frac"
-#: The baseline, its promotion, the demotion of FP32, and a promotion that must change nothing.
-PURE, PROMOTED, DEMOTED, BASELINE, IRRELEVANT = (
-    get_configuration(name)
-    for name in ("bf16_pure", "bf16_fp32_kl", "fp32_bf16_kl", "fp32_baseline", "bf16_fp32_reward")
-)
+DAMAGE, SYMPTOM = DECISIONS[H1].metric, DECISIONS[H1].symptom
+PROMOTED, DEMOTED = map(get_configuration, (DECISIONS[H1].promoted, DECISIONS[H1].demoted))
 
 #: The components of H1 in the one case for which the share of zero log-ratios is derived.
 H1_DEMOTED = {"policy": GOLDEN, "reference": GOLDEN, "kl": "bf16"}
@@ -76,7 +60,8 @@ class Study:
         self.sequence = np.repeat(np.arange(sum(counts)), self.lengths)
         # Sequence i of every length continues prompt i, so the prompt is what is resampled.
         prompts = np.concatenate([np.arange(count) for count in counts])
-        self.resampling = resample(prompts, self.forwards.given.settings.seed)
+        resampling = resample(prompts, self.forwards.given.settings.seed)
+        self.paired = Paired(h1.METRICS, resampling)
 
     def context(self) -> dict[str, Any]:
         """What the measurement was made on, for the record's context."""
@@ -89,25 +74,18 @@ class Study:
     def cell(self, configuration: PrecisionConfig) -> Cell:
         """Metrics at the operating point, evidence, and the verdict; computed once."""
         if configuration.name not in self._cells:
-            operating = self.forwards.given.operating_policy
-            metrics = self.metrics(configuration, operating)
+            metrics = self.metrics(configuration, self.forwards.given.operating_policy)
             exact = metrics["kl_penalty_mean"]
             metrics["kl_penalty_mean"] = replace(exact, value=self._pipeline_mean(configuration))
-            floor = self.noise_floor(configuration)
-            verdict = self._cell_verdict(metrics, floor)
-            self._cells[configuration.name] = Cell(
+            self._cells[configuration.name] = cell_of(
                 H1,
-                configuration.name,
-                verdict,
+                configuration,
                 metrics,
-                self._evidence(configuration, exact) | {"noise_floor": floor.as_json()},
+                self.noise_floor(configuration),
+                self._evidence(configuration, exact),
+                nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
             )
         return self._cells[configuration.name]
-
-    def _cell_verdict(self, metrics: dict[str, Metric], floor: Metric) -> str:
-        if metrics["log_ratio_nonfinite_frac"].value > 0:
-            return IMPAIRED
-        return cell_verdict(metrics[DAMAGE], DECISIONS[H1].limit, floor.value)
 
     def _pipeline_mean(self, configuration: PrecisionConfig) -> float:
         """Mean k3 penalty as a trainer would log it: by the core's masked mean, in FP32."""
@@ -119,13 +97,12 @@ class Study:
         self, configuration: PrecisionConfig, policy: int, length: int | None = None
     ) -> dict[str, Metric]:
         """Every metric of a configuration at a policy, over one response length or all."""
-        chosen = self.lengths == length if length is not None else np.full(len(self.lengths), True)
-        sums = {k: v[chosen] for k, v in self._sums(configuration, policy).items()}
-        n = int(sums["tokens"].sum())
-        return {
-            name: estimate(sums, function, self.resampling.of(chosen), n=n, unit=unit)
-            for name, (function, unit) in h1.METRICS.items()
-        }
+        sums = self._sums(configuration, policy)
+        if length is None:
+            return self.paired.estimates(sums)
+        chosen = self.lengths == length
+        paired = replace(self.paired, resampling=self.paired.resampling.of(chosen))
+        return paired.estimates({name: values[chosen] for name, values in sums.items()})
 
     def true_kl(self, policy: int) -> float:
         """Mean KL(policy || reference) per token over all responses, nats."""
@@ -141,9 +118,9 @@ class Study:
         finite = torch.isfinite(first - rebatched)
         error2 = torch.where(finite, (rebatched - first) ** 2, torch.zeros_like(first))
         signal2 = h1.golden_log_ratio(self.forwards, policy) ** 2
-        function, unit = h1.METRICS[DAMAGE]
-        sums = self._per_sequence({"error2": error2, "signal2": signal2})
-        return estimate(sums, function, self.resampling, n=len(first), unit=unit)
+        tokens = torch.ones_like(signal2)
+        sums = {"error2": error2, "signal2": signal2, "tokens": tokens}
+        return self.paired.estimate(self._per_sequence(sums), DAMAGE)
 
     def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Log-ratio of a policy whose weights equal the reference's, before any update.
@@ -161,28 +138,16 @@ class Study:
 
     def verdict(self) -> HypothesisVerdict:
         """The hypothesis verdict from promotion, demotion and controls."""
-        contrasts = {
-            "promotion_damage_healed": self._healed(PURE, PROMOTED, DAMAGE),
-            "promotion_symptom_removed": self._difference(PURE, PROMOTED, SYMPTOM),
-            "demotion_damage_added": self._difference(DEMOTED, BASELINE, DAMAGE),
-            "irrelevant_promotion_damage_removed": self._difference(
-                PURE, IRRELEVANT, DAMAGE, run=AGAIN
+        operating = self.forwards.given.operating_policy
+        return causal_verdict(
+            H1,
+            self.cell,
+            lambda configuration, again: self._sums(
+                configuration, operating, AGAIN if again else FIRST
             ),
-        }
-        control = self._control(contrasts["irrelevant_promotion_damage_removed"])
-        verdict = hypothesis_verdict(
-            *(self.cell(c).verdict for c in (PURE, PROMOTED, DEMOTED)),
-            healed=contrasts["promotion_damage_healed"],
-            added=contrasts["demotion_damage_added"],
-            control_is_null=control["is_null"],
-        )
-        return HypothesisVerdict(
-            hypothesis=H1,
-            verdict=verdict,
-            effect=contrasts["promotion_damage_healed"],
-            control=control,
-            explanation=self._explanation(contrasts),
-            contrasts=contrasts,
+            self.paired,
+            self._control(),
+            self._explanation,
         )
 
     def _sums(
@@ -198,34 +163,13 @@ class Study:
             for name, q in quantities.items()
         }
 
-    def _difference(
-        self, first: PrecisionConfig, second: PrecisionConfig, metric: str, run: str = FIRST
-    ) -> Metric:
-        """Metric of ``first`` minus that of ``second``, the latter from forwards of ``run``."""
-        operating = self.forwards.given.operating_policy
-        a, b = self._sums(first, operating), self._sums(second, operating, run)
-        function, unit = h1.METRICS[metric]
-        n = int(a["tokens"].sum())
-        return contrast(a, b, function, lambda x, y: x - y, self.resampling, n=n, unit=unit)
-
-    def _healed(self, before: PrecisionConfig, after: PrecisionConfig, metric: str) -> Metric:
-        """Share of a damage that a promotion removes: 1 healed, 0 unchanged, < 0 worse."""
-        operating = self.forwards.given.operating_policy
-        a, b = self._sums(before, operating), self._sums(after, operating)
-        function, n = h1.METRICS[metric][0], int(a["tokens"].sum())
-        return contrast(
-            a, b, function, lambda x, y: 1 - y / x, self.resampling, n=n, unit="share removed"
-        )
-
-    def _control(self, irrelevant: Metric) -> dict[str, Any]:
+    def _control(self) -> dict[str, Any]:
         identical = [self.identical_weights(c) for c in (PURE, PROMOTED, DEMOTED, BASELINE)]
         nonzero = sum(i["nonzero"] for i in identical)
         return {
             "identical_weights_nonzero": nonzero,
             "identical_weights_n": sum(i["n"] for i in identical),
-            "irrelevant_promotion": IRRELEVANT.name,
-            "irrelevant_promotion_damage_removed": irrelevant.value,
-            "is_null": nonzero == 0 and irrelevant.low == irrelevant.high == 0,
+            "is_null": nonzero == 0,
         }
 
     def _explanation(self, contrasts: dict[str, Metric]) -> str:

@@ -22,31 +22,100 @@ class Decision:
 
     Attributes:
         hypothesis: H1 to H4.
+        title: what the hypothesis is called.
         metric: the damage metric that decides.
+        symptom: the metric that people look at instead; "" where there is none.
         limit: a cell is impaired above it.
         meaning: what the number says in words.
+        components: of the pipeline, those that the hypothesis runs.
+        promoted: ``bf16_pure`` with the component in question in FP32.
+        demoted: ``fp32_baseline`` with the component in question in bf16.
+        irrelevant: a promotion of a component that the hypothesis does not run.
     """
 
     hypothesis: str
+    title: str
     metric: str
+    symptom: str
     limit: float
     meaning: str
+    components: tuple[str, ...]
+    promoted: str
+    demoted: str
+    irrelevant: str
 
 
-#: True KL per token, nats, at which H1 is decided: a log-ratio of 1.4 % RMS, the first updates
-#: away from the reference, where H1 says that the signal is lost.
+#: True KL per token, nats, at which H1 and H4 are decided: a log-ratio of 1.4 % RMS, the first
+#: updates away from the reference, where H1 says that the signal is lost.
 H1_OPERATING_KL = 1e-4
 
+#: One rule for all four: impaired is where the power of the error is 10 % of the signal's.
+TENTH_OF_THE_POWER = 0.1**0.5
+
 DECISIONS: dict[str, Decision] = {
-    "H1": Decision(
-        hypothesis="H1",
-        metric="log_ratio_nsr",
-        limit=0.1**0.5,
-        meaning=(
-            "error power is 10 % of signal power at a true KL of 1e-4 nats per token: k2 and k3 "
-            "then overstate the KL by 10 %, and one tenth of the penalty's gradient is noise"
+    d.hypothesis: d
+    for d in (
+        Decision(
+            hypothesis="H1",
+            title="KL collapse",
+            metric="log_ratio_nsr",
+            symptom="log_ratio_near_zero_frac",
+            limit=TENTH_OF_THE_POWER,
+            meaning=(
+                "error power is 10 % of signal power at a true KL of 1e-4 nats per token: k2 and "
+                "k3 then overstate the KL by 10 %, and one tenth of the penalty's gradient is noise"
+            ),
+            components=("policy", "reference", "kl"),
+            promoted="bf16_fp32_kl",
+            demoted="fp32_bf16_kl",
+            irrelevant="bf16_fp32_reward",
         ),
-    ),
+        Decision(
+            hypothesis="H2",
+            title="reward quantization",
+            metric="advantage_rms_error",
+            symptom="reward_tie_frac",
+            limit=TENTH_OF_THE_POWER,
+            meaning=(
+                "group-normalised advantages have a variance of 1, so an RMS error of 0.32 is "
+                "10 % of their power: one tenth of the policy gradient's weight is noise"
+            ),
+            components=("reward",),
+            promoted="bf16_fp32_reward",
+            demoted="fp32_bf16_reward",
+            irrelevant="bf16_fp32_kl",
+        ),
+        Decision(
+            hypothesis="H3",
+            title="value-head instability",
+            metric="advantage_rms_error",
+            symptom="value_stagnation_rate",
+            limit=TENTH_OF_THE_POWER,
+            meaning=(
+                "whitened GAE advantages have a variance of 1, so an RMS error of 0.32 is 10 % of "
+                "their power: one tenth of the policy gradient's weight is noise"
+            ),
+            components=("policy", "value"),
+            promoted="bf16_fp32_value",
+            demoted="fp32_bf16_value",
+            irrelevant="bf16_fp32_kl",
+        ),
+        Decision(
+            hypothesis="H4",
+            title="reference drift",
+            metric="accum_err_final",
+            symptom="",
+            limit=TENTH_OF_THE_POWER,
+            meaning=(
+                "a log-ratio summed over the sequence that is off by 0.32 nats RMS: sequence-level "
+                "importance weights lose 1 - exp(-0.1) = 10 % of their effective sample size"
+            ),
+            components=("policy", "reference", "kl"),
+            promoted="bf16_fp32_ref",
+            demoted="fp32_bf16_ref",
+            irrelevant="bf16_fp32_reward",
+        ),
+    )
 }
 
 

@@ -1,0 +1,180 @@
+"""From cells to a causal claim: paired contrasts, the null controls, one way for every hypothesis.
+
+The hazard. That ``bf16_pure`` is impaired says nothing about which component did it. So each
+hypothesis is asked twice: does promoting its component heal, does demoting it harm. Both are paired
+on the same sequences, and a promotion that must change nothing, run again, shows what the
+comparison itself adds.
+
+N sequences, R resamples; sums are name to [N] totals per sequence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from precision_lib.forensics.statistics import (
+    Array,
+    Metric,
+    MetricFunction,
+    Resampling,
+    contrast,
+    estimate,
+)
+from precision_lib.forensics.verdicts import (
+    DECISIONS,
+    IMPAIRED,
+    Cell,
+    HypothesisVerdict,
+    cell_verdict,
+    hypothesis_verdict,
+)
+from precision_lib.matrix import PrecisionConfig, get_configuration
+
+Sums = dict[str, Array]
+PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+
+
+class Study(Protocol):
+    """One hypothesis over one set of frozen tokens: what tests, commands and records call."""
+
+    def cell(self, configuration: PrecisionConfig) -> Cell:
+        """Metrics, evidence and verdict of a configuration; computed once."""
+
+    def verdict(self) -> HypothesisVerdict:
+        """The hypothesis verdict from promotion, demotion and controls."""
+
+    def context(self) -> dict[str, Any]:
+        """What the measurement was made on, for the record's context."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Metrics of configurations that were measured on the same sequences.
+
+    Attributes:
+        metrics: name to (function of totals, unit).
+        resampling: shared by all, so that contrasts are paired.
+        counted: name of the sum that says how many elements were compared.
+    """
+
+    metrics: dict[str, tuple[MetricFunction, str]]
+    resampling: Resampling
+    counted: str = "tokens"
+
+    def estimate(self, sums: Sums, name: str) -> Metric:
+        """One metric with its interval."""
+        function, unit = self.metrics[name]
+        return estimate(sums, function, self.resampling, n=self._n(sums), unit=unit)
+
+    def estimates(self, sums: Sums) -> dict[str, Metric]:
+        """Every metric with its interval."""
+        return {name: self.estimate(sums, name) for name in self.metrics}
+
+    def difference(self, first: Sums, second: Sums, name: str) -> Metric:
+        """Metric of ``first`` minus that of ``second``."""
+        return self._contrast(first, second, name, lambda a, b: a - b, self.metrics[name][1])
+
+    def healed(self, before: Sums, after: Sums, name: str) -> Metric:
+        """Share of a damage that a promotion removes: 1 healed, 0 unchanged, < 0 worse."""
+        return self._contrast(before, after, name, lambda a, b: 1 - b / a, "share removed")
+
+    def _contrast(
+        self,
+        first: Sums,
+        second: Sums,
+        name: str,
+        compare: Callable[[Array, Array], Array],
+        unit: str,
+    ) -> Metric:
+        function, n = self.metrics[name][0], self._n(first)
+        return contrast(first, second, function, compare, self.resampling, n=n, unit=unit)
+
+    def _n(self, sums: Sums) -> int:
+        return int(sums[self.counted].sum())
+
+
+def cell_of(
+    hypothesis: str,
+    configuration: PrecisionConfig,
+    metrics: dict[str, Metric],
+    floor: Metric,
+    evidence: dict[str, Any],
+    nonfinite: bool = False,
+) -> Cell:
+    """A cell with the verdict that its damage metric, the limit and the noise floor give.
+
+    Args:
+        floor: the damage metric of the configuration against itself in another batch order.
+        nonfinite: something came out inf or NaN; the cell is impaired whatever the rest says.
+    """
+    decision = DECISIONS[hypothesis]
+    verdict = (
+        IMPAIRED
+        if nonfinite
+        else cell_verdict(metrics[decision.metric], decision.limit, floor.value)
+    )
+    return Cell(
+        hypothesis,
+        configuration.name,
+        verdict,
+        metrics,
+        evidence | {"noise_floor": floor.as_json()},
+    )
+
+
+def causal_verdict(
+    hypothesis: str,
+    cell: Callable[[PrecisionConfig], Cell],
+    sums: Callable[[PrecisionConfig, bool], Sums],
+    paired: Paired,
+    control: dict[str, Any],
+    explanation: Callable[[dict[str, Metric]], str],
+) -> HypothesisVerdict:
+    """The verdict of a hypothesis from its promotion, its demotion and its controls.
+
+    Args:
+        cell: the cell of a configuration.
+        sums: per-sequence sums of a configuration; True: from forwards that are run once more.
+        control: the hypothesis's own null controls, with ``is_null``.
+        explanation: one or two sentences for a reader, from the contrasts.
+    """
+    decision = DECISIONS[hypothesis]
+    promoted, demoted, irrelevant = map(
+        get_configuration, (decision.promoted, decision.demoted, decision.irrelevant)
+    )
+    damage = decision.metric
+    pure = sums(PURE, False)
+    contrasts = {
+        "promotion_damage_healed": paired.healed(pure, sums(promoted, False), damage),
+        "demotion_damage_added": paired.difference(
+            sums(demoted, False), sums(BASELINE, False), damage
+        ),
+        "irrelevant_promotion_damage_removed": paired.difference(
+            pure, sums(irrelevant, True), damage
+        ),
+    }
+    if decision.symptom:
+        contrasts["promotion_symptom_removed"] = paired.difference(
+            pure, sums(promoted, False), decision.symptom
+        )
+    unrelated = contrasts["irrelevant_promotion_damage_removed"]
+    is_null = bool(control["is_null"]) and unrelated.low == unrelated.high == 0
+    verdict = hypothesis_verdict(
+        *(cell(c).verdict for c in (PURE, promoted, demoted)),
+        healed=contrasts["promotion_damage_healed"],
+        added=contrasts["demotion_damage_added"],
+        control_is_null=is_null,
+    )
+    return HypothesisVerdict(
+        hypothesis=hypothesis,
+        verdict=verdict,
+        effect=contrasts["promotion_damage_healed"],
+        control=control
+        | {
+            "irrelevant_promotion": irrelevant.name,
+            "irrelevant_promotion_damage_removed": unrelated.value,
+            "is_null": is_null,
+        },
+        explanation=explanation(contrasts),
+        contrasts=contrasts,
+    )
