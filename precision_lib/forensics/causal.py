@@ -12,6 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
 from precision_lib.forensics.statistics import (
     Array,
     Metric,
@@ -32,6 +36,14 @@ from precision_lib.matrix import PrecisionConfig, get_configuration
 
 Sums = dict[str, Array]
 PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+
+
+def per_sequence(quantities: dict[str, Tensor], sequence: NDArray[np.int64]) -> Sums:
+    """[M] summands per token to [N] sums per sequence; ``sequence`` [M] numbers them from 0."""
+    return {
+        name: np.bincount(sequence, weights=q.numpy()).astype(np.float64)
+        for name, q in quantities.items()
+    }
 
 
 class Study(Protocol):

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics import h1_kl_collapse as h1
-from precision_lib.forensics.causal import BASELINE, PURE, Paired, causal_verdict, cell_of
+from precision_lib.forensics.causal import (
+    BASELINE,
+    PURE,
+    Paired,
+    Sums,
+    causal_verdict,
+    cell_of,
+    per_sequence,
+)
 from precision_lib.forensics.forwards import (
     AGAIN,
     EXACT,
@@ -26,7 +34,7 @@ from precision_lib.forensics.forwards import (
     Forwards,
 )
 from precision_lib.forensics.probe import ProbeSettings, prepare
-from precision_lib.forensics.statistics import Array, Metric, resample
+from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
 from precision_lib.formats import format_of
 from precision_lib.matrix import PrecisionConfig, get_configuration
@@ -150,18 +158,12 @@ class Study:
             self._explanation,
         )
 
-    def _sums(
-        self, configuration: PrecisionConfig, policy: int, run: str = FIRST
-    ) -> dict[str, Array]:
+    def _sums(self, configuration: PrecisionConfig, policy: int, run: str = FIRST) -> Sums:
         quantities = h1.token_quantities(self.forwards, configuration, policy, run)
         return self._per_sequence(quantities)
 
-    def _per_sequence(self, quantities: dict[str, Tensor]) -> dict[str, Array]:
-        """[M] tensors to [N] sums per sequence."""
-        return {
-            name: np.bincount(self.sequence, weights=q.numpy()).astype(np.float64)
-            for name, q in quantities.items()
-        }
+    def _per_sequence(self, quantities: dict[str, Tensor]) -> Sums:
+        return per_sequence(quantities, self.sequence)
 
     def _control(self) -> dict[str, Any]:
         identical = [self.identical_weights(c) for c in (PURE, PROMOTED, DEMOTED, BASELINE)]

@@ -1,0 +1,235 @@
+"""H3 as cells and a verdict: values at their own magnitude, scaled, and offset; causes apart.
+
+The hazard. One magnitude cannot tell "large" from "large compared with the spread", and one format
+for the whole head cannot tell rounded predictions from rounded weights. So rewards are scaled, and
+rewards are offset, the head is fitted again each time, and the three places where a head rounds are
+tried alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from precision_lib.forensics import h3_value_head as h3
+from precision_lib.forensics.causal import (
+    BASELINE,
+    PURE,
+    Paired,
+    Sums,
+    causal_verdict,
+    cell_of,
+    per_sequence,
+)
+from precision_lib.forensics.critic_states import AGAIN, FIRST, REBATCHED, States
+from precision_lib.forensics.h3_critics import Critics
+from precision_lib.forensics.h3_sizes import Sizes
+from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.statistics import Metric, level_counts, median_level, resample
+from precision_lib.forensics.value_updates import UpdateSettings
+from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.formats import format_of, ulp
+from precision_lib.matrix import COMPONENTS, PrecisionConfig, get_configuration
+from precision_lib.models.loading import Checkpoint
+from precision_lib.models.value_head import ValueHead
+from precision_lib.trajectories.store import Trajectories
+
+H3 = "H3"
+DAMAGE = DECISIONS[H3].metric
+PROMOTED, DEMOTED = map(get_configuration, (DECISIONS[H3].promoted, DECISIONS[H3].demoted))
+
+
+@dataclass(frozen=True)
+class H3Settings:
+    """What H3 varies.
+
+    Attributes:
+        magnitudes: RMS values that rewards are scaled to.
+        offsets: rewards are moved by so many standard deviations of the score.
+        updates: the optimizer steps.
+        seed: of the resampling.
+    """
+
+    magnitudes: tuple[float, ...] = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
+    offsets: tuple[float, ...] = (0.0, 1.0, 10.0, 30.0, 100.0, 300.0, 1e3, 1e4)
+    updates: UpdateSettings = field(default_factory=UpdateSettings)
+    seed: int = 0
+
+
+QUICK = H3Settings(magnitudes=(0.01, 1.0, 100.0), offsets=(0.0, 100.0))
+
+
+@dataclass
+class H3Study:
+    """H3 over frozen trajectories: cells when asked for, then the hypothesis verdict."""
+
+    critics: Critics
+    settings: H3Settings
+    _cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.mask = self.critics.mask
+        self.sequence = np.repeat(np.arange(len(self.mask)), self.mask.sum(1).numpy())
+        prompts = torch.cat([s.prompt_ids for s in self.critics.states.shards]).numpy()
+        clusters = np.unique(prompts, return_inverse=True)[1].astype(np.int64)
+        metrics = h3.METRICS | {
+            "value_quant_step_median": (median_level, "reward units"),
+            "value_critical_magnitude": (
+                partial(h3.critical_point, grid=self.settings.magnitudes),
+                "RMS value",
+            ),
+        }
+        self.paired = Paired(metrics, resample(clusters, self.settings.seed))
+
+    def context(self) -> dict[str, Any]:
+        """What the measurement was made on, for the record's context."""
+        return {"h3": asdict(self.settings)}
+
+    def cell(self, configuration: PrecisionConfig) -> Cell:
+        """Metrics at the native magnitude, evidence, and the verdict.
+
+        Computed once for each pair of formats that H3 runs: two configurations that agree in them
+        differ in name only.
+        """
+        run = configuration.policy, configuration.value
+        if run not in self._cells:
+            self._cells[run] = self._cell(configuration)
+        return replace(self._cells[run], configuration=configuration.name)
+
+    def _cell(self, configuration: PrecisionConfig) -> Cell:
+        sums = self.sums(configuration)
+        metrics = self.paired.estimates(sums)
+        reached = self._reached(sums)
+        if not reached:
+            metrics.pop("value_critical_magnitude")
+        return cell_of(
+            H3,
+            configuration,
+            metrics,
+            self.noise_floor(configuration),
+            self._evidence(configuration, sums) | {"critical_magnitude_reached": reached},
+            nonfinite=metrics["value_nonfinite_frac"].value > 0,
+        )
+
+    def sums(self, configuration: PrecisionConfig, again: bool = False) -> Sums:
+        """Per-sequence sums of every metric."""
+        run, native = AGAIN if again else FIRST, self.critics.native()
+        values = self.critics.values(configuration, native, run)
+        golden = self.critics.values(self.critics.golden(configuration), native)
+        quantities = h3.finite_quantities(values, golden, native.rewards, self.mask)
+        tasks = [self.critics.scaled(magnitude) for magnitude in self.settings.magnitudes]
+        names = [h3.stagnation_at(index) for index in range(len(tasks))]
+        for task, pair in ((native, ("stagnant", "twin_moved")), *zip(tasks, names, strict=True)):
+            twin = self.critics.over_updates(self.critics.golden(configuration), task)
+            moves = h3.moves(self.critics.over_updates(configuration, task, run), twin)
+            quantities |= dict(zip(pair, moves, strict=True))
+        steps = ulp(torch.nan_to_num(values), format_of(values.dtype)).numpy()
+        levels = level_counts(steps, self.sequence, len(self.mask))
+        return per_sequence(quantities, self.sequence) | levels
+
+    def noise_floor(self, configuration: PrecisionConfig) -> Metric:
+        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch."""
+        native = self.critics.native()
+        first, rebatched = (
+            self.critics.values(configuration, native, run) for run in (FIRST, REBATCHED)
+        )
+        quantities = h3.finite_quantities(rebatched, first, native.rewards, self.mask)
+        return self.paired.estimate(per_sequence(quantities, self.sequence), DAMAGE)
+
+    def verdict(self) -> HypothesisVerdict:
+        """The hypothesis verdict from promotion, demotion and controls."""
+        return causal_verdict(
+            H3, self.cell, self.sums, self.paired, self._control(), self._explanation
+        )
+
+    def _reached(self, sums: Sums) -> bool:
+        """True when the stagnation rate passes one half within the magnitudes."""
+        rates = [
+            sums[a].sum() / max(sums[b].sum(), 1.0)
+            for a, b in map(h3.stagnation_at, range(len(self.settings.magnitudes)))
+        ]
+        return bool(min(rates) < 0.5 <= max(rates))
+
+    def _control(self) -> dict[str, Any]:
+        native = self.critics.native()
+        golden = self.critics.values(BASELINE, native)
+        differing = int((golden != self.critics.frozen_values).sum())
+        again = self.critics.over_updates(BASELINE, native, AGAIN)
+        stagnant, _ = h3.moves(again, self.critics.over_updates(BASELINE, native))
+        return {
+            "golden_values_differing_from_frozen": differing,
+            "golden_values_n": golden.numel(),
+            "golden_head_against_itself_stagnant": int(stagnant.sum()),
+            "is_null": differing == 0 and int(stagnant.sum()) == 0,
+        }
+
+    def _explanation(self, contrasts: dict[str, Metric]) -> str:
+        cells = {c.name: self.cell(c).metrics for c in (PURE, PROMOTED, DEMOTED)}
+        damage = {name: metrics[DAMAGE].value for name, metrics in cells.items()}
+        pure = cells[PURE.name]
+        critical = pure.get("value_critical_magnitude")
+        starts = (
+            f"predictions stand still in half of the updates from |V| = {critical.value:.2g} on"
+            if critical
+            else "predictions move at every magnitude tried"
+        )
+        return (
+            f"At the critic's own magnitude a bf16 pipeline's advantages are off by "
+            f"{damage[PURE.name]:.1%} of their standard deviation, {damage[PROMOTED.name]:.1%} "
+            f"with an FP32 value head; a bf16 value head on FP32 models alone makes "
+            f"{damage[DEMOTED.name]:.1%}. In bf16 {starts}; scaling the rewards leaves the "
+            "advantages' error as it is, an offset multiplies it."
+        )
+
+    def _evidence(self, configuration: PrecisionConfig, sums: Sums) -> dict[str, Any]:
+        probe = Sizes(self.critics, self.paired, self.sequence)
+        settings, narrow = self.settings, configuration.value in ("bf16", "fp16")
+        return {
+            "measured_against": self.critics.golden(configuration).policy,
+            "critic": self._critic(),
+            "observed_formats": self._observed(configuration),
+            "by_magnitude": probe.by_magnitude(configuration, settings.magnitudes, sums),
+            **probe.by_offset(configuration, settings.offsets),
+        } | ({"causes": probe.causes(configuration.value, settings.magnitudes)} if narrow else {})
+
+    def _critic(self) -> dict[str, float]:
+        """How good the critic is that the study starts from."""
+        values = self.critics.frozen_values.double()
+        returns = self.critics.returns(self.critics.scores)[self.mask].double()
+        return {
+            "explained_variance": float(1 - (returns - values).var() / returns.var()),
+            "value_rms": float(values.square().mean().sqrt()),
+            "value_mean": float(values.mean()),
+            "return_std": float(returns.std()),
+        }
+
+    def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
+        values = self.critics.values(configuration, self.critics.native())
+        return dict.fromkeys(COMPONENTS) | {
+            "policy": self.critics.states.observed(configuration.policy),
+            "value": observed_format(values),
+        }
+
+
+def open_h3_study(
+    checkpoint: Checkpoint,
+    head: ValueHead,
+    shards: Sequence[Trajectories],
+    settings: H3Settings,
+    progress: Callable[[], Any] = lambda: None,
+) -> H3Study:
+    """Be ready to measure H3's cells on frozen trajectories.
+
+    Args:
+        checkpoint: the FP32 policy that the trajectories were frozen with.
+        head: its value head.
+        shards: at least one; together at least two prompts.
+        progress: called after each forward over all of them.
+    """
+    values = torch.cat([shard.values[shard.mask].cpu() for shard in shards])
+    scores = torch.cat([shard.rewards.cpu() for shard in shards])
+    states = States(checkpoint, shards, progress)
+    return H3Study(Critics(states, scores, head, values, settings.updates), settings)

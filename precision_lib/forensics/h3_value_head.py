@@ -1,0 +1,190 @@
+"""H3, value-head instability: do large unbounded values starve the mantissa?
+
+The hazard. A value head has no natural scale: its predictions are as large as the returns. bf16 has
+a step of 2**-7 at 1 and of 64 at 10,000, so the usual worry is the magnitude. But what an advantage
+loses is the step *relative to the spread of the advantages*, and scaling all rewards scales both.
+What starves an advantage is an offset: values that are large compared with how much they differ.
+Magnitude alone only makes predictions stand still, because Adam's steps do not grow with it; with
+FP32 master weights that is a delay and no loss. So both are measured, apart.
+
+========================  ======================================================================
+metric                    on M response tokens; gamma 1, lambda 0.95, score at the last token
+========================  ======================================================================
+value_quant_step_median   median step of the value format at the predictions, reward units
+value_stagnation_rate     share of (token, optimizer step) at which the twin's prediction moved
+                          and the configuration's did not; the twin is the golden head
+value_td_zero_frac        share of TD errors that are exactly zero though the golden is not
+advantage_rms_error       RMS(a - a_golden) of whitened advantages, whose own RMS is 1
+========================  ======================================================================
+
+Golden: FP32 trunk and FP32 head on the same tokens; a configuration that is FP32 in both is itself
+the golden path and is measured against the float64 model.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from precision_lib.forensics.statistics import Array, MetricFunction
+from precision_lib.formats import get_format, ulp
+from precision_lib.ppo import advantages, masked
+
+GAMMA, LAMBDA = 1.0, 0.95
+
+
+def _share(name: str, of: str) -> MetricFunction:
+    # Where nothing could happen (no twin moved, no TD error differs from 0) it did not: 0 of 1.
+    return lambda t: t[name] / np.maximum(t[of], 1)
+
+
+def stagnation_at(magnitude: int) -> tuple[str, str]:
+    """Names of the two sums behind the stagnation rate at a magnitude, by its index."""
+    return f"stagnant@{magnitude}", f"twin_moved@{magnitude}"
+
+
+def _rms(totals: dict[str, Array]) -> Array:
+    return np.sqrt(totals["error2"] / totals["tokens"])
+
+
+def whitened_advantages(values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """[M] float64 GAE advantages, whitened over all real tokens, as PPO's loss sees them.
+
+    Args:
+        values: [M] in any format, one sequence after the other.
+        rewards: [N, T]; mask: [N, T] bool, right-padded, M of them True.
+    """
+    table = torch.zeros(mask.shape, dtype=values.dtype).masked_scatter(mask, values)
+    raw, _ = advantages.gae(rewards.to(_wider(values)), table, mask, GAMMA, LAMBDA)
+    return masked.whiten(raw, mask)[mask].double()
+
+
+def _wider(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+def td_errors(values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
+    """[M] float64 r_t + gamma V_(t+1) - V_t, the value behind the last token being 0."""
+    table = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, values.double())
+    following = torch.nn.functional.pad(table[:, 1:], (0, 1))
+    return (rewards.double() + GAMMA * following - table)[mask]
+
+
+def value_quantities(
+    values: Tensor, golden: Tensor, rewards: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    """[M] float64 summands of the metrics that need no optimizer step, by name; finite.
+
+    Args:
+        values, golden: [M] predictions; rewards: [N, T]; mask: [N, T] bool, right-padded.
+    """
+    exact = td_errors(golden, rewards, mask)
+    zero = (td_errors(values, rewards, mask) == 0) & (exact != 0)
+    error = whitened_advantages(values, rewards, mask) - whitened_advantages(golden, rewards, mask)
+    return {
+        "tokens": torch.ones_like(exact),
+        "td_nonzero": (exact != 0).double(),
+        "td_zero": zero.double(),
+        "error2": error**2,
+    }
+
+
+def finite_quantities(
+    values: Tensor, golden: Tensor, rewards: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    """:func:`value_quantities`, and ``nonfinite``: such a prediction is replaced by the golden."""
+    finite, wide = torch.isfinite(values), _wider(values)
+    golden = torch.where(torch.isfinite(golden), golden, 0)  # infinite itself in a noise floor
+    kept = torch.where(finite, values.to(wide), golden.to(wide))
+    quantities = value_quantities(kept, golden, rewards, mask)
+    return quantities | {"nonfinite": (~finite).double()}
+
+
+def moves(predictions: Tensor, twin: Tensor) -> tuple[Tensor, Tensor]:
+    """([M] stagnant, [M] twin moved), each a count of optimizer steps.
+
+    Args:
+        predictions, twin: [S + 1, M], before and after each step.
+    """
+    twin_moved = twin[1:] != twin[:-1]
+    still = predictions[1:] == predictions[:-1]
+    return (still & twin_moved).sum(0).double(), twin_moved.sum(0).double()
+
+
+def predicted_stagnation(twin: Tensor, fmt: str) -> float:
+    """Stagnation rate that storing the twin's predictions in ``fmt`` must give.
+
+    A value at a random phase of a grid of step h keeps its cell under a move of d with
+    probability max(0, 1 - |d| / h), as for H1's zero log-ratios.
+    """
+    before, after = twin[:-1].double(), twin[1:].double()
+    move = (after - before).abs()
+    still = (1 - move / ulp(before, get_format(fmt))).clamp(min=0)
+    return float(still[move > 0].mean())
+
+
+def predicted_advantage_error(golden: Tensor, rewards: Tensor, mask: Tensor, fmt: str) -> float:
+    """``advantage_rms_error`` that rounding the stored values to ``fmt`` must give.
+
+    Rounding adds e_t, independent and uniform on half a step h_t on either side. With gamma = 1
+    the advantage changes by -e_t + (1 - lambda) sum_(j >= 1) lambda^(j-1) e_(t+j), whose variance
+    is h^2/12 * (1 + (1 - lambda)^2 / (1 - lambda^2)) = h^2/12 * 2 / (1 + lambda), the end of the
+    sequence aside, where there is no e behind the last token. Whitening divides by the standard
+    deviation of the advantages. Holds while h is small against it.
+    """
+    table = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, golden.double())
+    raw, _ = advantages.gae(rewards.double(), table, mask, GAMMA, LAMBDA)
+    variance = ulp(golden, get_format(fmt)) ** 2 / 12 * 2 / (1 + LAMBDA)
+    return float((variance.mean() / raw[mask].var()).sqrt())
+
+
+def critical_point(totals: dict[str, Array], grid: tuple[float, ...]) -> Array:
+    """Magnitude at which the stagnation rate passes one half, log-linear between grid points.
+
+    The first crossing from below; the end of the grid where there is none.
+    """
+    rates = np.stack(
+        [np.asarray(_share(a, b)(totals)) for a, b in map(stagnation_at, range(len(grid)))]
+    )
+    logs = np.log10(np.array(grid))
+    above = rates >= 0.5
+    first = np.where(above.any(0), above.argmax(0), len(grid) - 1)
+    before = np.maximum(first - 1, 0)
+    low, high = (np.take_along_axis(rates, i[None], 0)[0] for i in (before, first))
+    rise = np.where(high > low, high - low, 1.0)
+    share = np.clip(np.where(high > low, (0.5 - low) / rise, 1.0), 0.0, 1.0)
+    crossing: Array = 10 ** (logs[before] + share * (logs[first] - logs[before]))
+    return crossing
+
+
+#: Name to (function of totals over tokens, unit); the critical magnitude needs the study's grid.
+METRICS: dict[str, tuple[MetricFunction, str]] = {
+    "value_stagnation_rate": (_share("stagnant", "twin_moved"), "share of moves"),
+    "value_td_zero_frac": (_share("td_zero", "td_nonzero"), "share of TD errors"),
+    "advantage_rms_error": (_rms, "standard deviations"),
+    "value_nonfinite_frac": (_share("nonfinite", "tokens"), "share of tokens"),
+}
+
+
+def update_error(predictions: Tensor, twin: Tensor) -> float:
+    """RMS(move - twin's move) / RMS(twin's move) of the predictions over all optimizer steps."""
+    moved, wanted = (x[-1].double() - x[0].double() for x in (predictions, twin))
+    return float((moved - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+
+
+def crossing(sizes: Sequence[float], errors: Sequence[float], limit: float) -> float | None:
+    """Size at which an error first passes ``limit``, log-log between the points; None if never.
+
+    Args:
+        sizes: ascending; those of 0 are left out, as they have no logarithm.
+        errors: one per size.
+    """
+    points = [(x, y) for x, y in zip(sizes, errors, strict=True) if x > 0]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y0 <= limit < y1:
+            share = math.log(limit / y0) / math.log(y1 / y0) if y0 > 0 else 1.0
+            return float(x0 * (x1 / x0) ** share)
+    return None

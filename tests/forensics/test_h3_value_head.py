@@ -1,0 +1,134 @@
+"""H3 over the matrix: a cell per configuration, the laws behind it, its controls.
+
+A cell that comes out ``impaired`` is a finding, not a failure: a test fails when the measurement
+cannot be trusted.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.records.record import Recorder
+
+if TYPE_CHECKING:
+    from precision_lib.forensics.h3_study import H3Study
+
+#: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
+SIGMAS = 4.5
+DEMOTED = get_configuration("fp32_bf16_value")
+
+
+def stored_values(study: "H3Study") -> list[dict[str, Any]]:
+    """Per scale of the rewards: FP32 predictions that are rounded when stored, nothing else."""
+    causes = study.cell(DEMOTED).evidence["causes"]
+    return [c for c in causes if c["cause"] == "stored_values"]
+
+
+@pytest.mark.cell("H3")
+def test_cell_has_a_verdict(
+    configuration: PrecisionConfig, h3_study: "H3Study", recorder: Recorder
+) -> None:
+    """Every metric is measured on every token, and the noise floor lies below the threshold."""
+    cell = h3_study.cell(configuration)
+    recorder.add_cell(cell)
+    tokens = int(h3_study.mask.sum())
+    assert {metric.n for metric in cell.metrics.values()} == {tokens}
+    assert tokens > 0
+    floor = cell.evidence["noise_floor"]["value"]
+    limit = recorder.block()["thresholds"]["H3"]["limit"]
+    assert floor < limit, f"noise floor {floor:.3g} of this device is above the limit {limit:.3g}"
+
+
+def test_observed_formats_are_those_of_the_configuration(
+    configuration: PrecisionConfig, h3_study: "H3Study"
+) -> None:
+    """Trunk and predictions really had the configured formats, digits and all."""
+    observed = h3_study.cell(configuration).evidence["observed_formats"]
+    exercised = {name: fmt for name, fmt in observed.items() if fmt is not None}
+    assert exercised == {name: configuration.components[name] for name in ("policy", "value")}
+
+
+def test_critic_works_before_anything_is_rounded(h3_study: "H3Study") -> None:
+    """It explains some of the returns' variance: 0 is what the mean return alone would do."""
+    critic = h3_study.cell(DEMOTED).evidence["critic"]
+    assert critic["return_std"] > 0
+    assert critic["explained_variance"] > 0, critic
+
+
+@pytest.mark.parametrize("name", ["fp32_baseline", "fp32_bf16_reward", "fp32_bf16_kl"])
+def test_golden_path_is_healthy_against_float64(name: str, h3_study: "H3Study") -> None:
+    """FP32 in all that H3 runs: the one cell whose verdict is known before the measurement."""
+    cell = h3_study.cell(get_configuration(name))
+    assert cell.evidence["measured_against"] == "fp64"
+    assert cell.verdict == "healthy"
+    # An error of exactly 0 would say that FP32 was compared with itself.
+    assert cell.metrics["advantage_rms_error"].low > 0
+    assert h3_study.critics.states.observed("fp64") == "fp64"
+
+
+def test_stagnation_of_stored_values_matches_the_derivation(h3_study: "H3Study") -> None:
+    """A value keeps its cell of the bf16 grid under a move of d with probability 1 - |d| / ulp.
+
+    Each (token, step) is a Bernoulli draw over the phase of the grid, so the share has a variance
+    of at most p (1 - p) / n at the mean p; all points together, so that no single one is picked.
+    """
+    tokens = int(h3_study.mask.sum())
+    moves = tokens * h3_study.settings.updates.steps
+    for point in stored_values(h3_study):
+        measured = point["value_stagnation_rate"]["value"]
+        derived = point["value_stagnation_rate_predicted"]
+        # One move in n is the finest that a share of n moves can say.
+        error = (max(derived * (1 - derived), 1 / moves) / moves) ** 0.5
+        z = (measured - derived) / error
+        assert abs(z) < SIGMAS, (
+            f"{point['rewards']}: {measured:.5f}, derived {derived:.5f}, {z:.1f}"
+        )
+
+
+def test_advantage_error_of_stored_values_matches_the_derivation(h3_study: "H3Study") -> None:
+    """RMS error = ulp(V) / sqrt(12) * sqrt(2 / (1 + lambda)) over the advantages' deviation.
+
+    The limit is the bootstrap's own standard error of the measured RMS. Where the step is no
+    longer small against the advantages the derivation does not hold and is not asked.
+    """
+    compared = 0
+    for point in stored_values(h3_study):
+        measured, derived = point["advantage_rms_error"], point["advantage_rms_error_predicted"]
+        error = (measured["high"] - measured["low"]) / (2 * 1.96)
+        z = (measured["value"] - derived) / error
+        assert abs(z) < SIGMAS, f"{point['rewards']}: {measured}, derived {derived:.5f}, {z:.1f}"
+        compared += 1
+    assert compared == len(h3_study.settings.magnitudes) + 1
+
+
+def test_scaling_the_rewards_leaves_the_advantages_error(h3_study: "H3Study") -> None:
+    """The step relative to the value wobbles by a factor of 2 within a binade, and no more."""
+    errors = [point["advantage_rms_error"] for point in stored_values(h3_study)]
+    assert max(e["low"] for e in errors) <= 2 * min(e["high"] for e in errors)
+
+
+def test_an_offset_multiplies_the_advantages_error(h3_study: "H3Study") -> None:
+    """The steps grow with the offset, the advantages do not: the error grows until it saturates."""
+    points = h3_study.cell(DEMOTED).evidence["by_offset"]
+    first, last = points[0], points[-1]
+    assert first["offset_over_spread"] < last["offset_over_spread"]
+    assert first["advantage_rms_error"]["high"] < last["advantage_rms_error"]["low"]
+
+
+def test_fp32_predictions_move_where_bf16_ones_do_not(h3_study: "H3Study") -> None:
+    """The control of the stagnation: the same updates, seen by a promoted head."""
+    contrast = h3_study.verdict().contrasts["promotion_symptom_removed"]
+    pure = h3_study.cell(get_configuration("bf16_pure")).metrics["value_stagnation_rate"]
+    assert contrast.low > 0
+    assert contrast.value <= pure.value
+
+
+def test_controls_are_null_and_the_hypothesis_has_a_verdict(
+    h3_study: "H3Study", recorder: Recorder
+) -> None:
+    """Golden values are bitwise those that were frozen; the golden head never lags itself."""
+    verdict = h3_study.verdict()
+    recorder.add_hypothesis(verdict)
+    assert verdict.control["golden_values_n"] > 0
+    assert verdict.control["is_null"], verdict.control
