@@ -7,42 +7,50 @@ as anybody's core is.
 """
 
 import importlib
-import pkgutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 from precision_lib.faults.catalogue import CATALOGUE, Fault
 from precision_lib.targets import BUILT_IN
 
 __all__ = ["FAULTS", "Fault", "plant", "wrong_core"]
 
+_PACKAGE = f"{__name__.split('.')[0]}."
 FAULTS: dict[str, Fault] = {fault.name: fault for fault in CATALOGUE}
 
 
 @contextmanager
 def plant(name: str) -> Iterator[Fault]:
-    """Replace the function that the fault breaks wherever the core holds it; undone on leaving.
+    """Replace the function that the fault breaks wherever this package holds it; undone on leaving.
+
+    Modules that are imported while it is planted get the broken function too, and lose it again.
 
     Raises:
         ValueError: for an unknown fault.
     """
     fault = _known(name)
     original = getattr(importlib.import_module(fault.module), fault.function)
-    places = [
-        (module, key)
-        for module in _core_modules()
-        for key, value in vars(module).items()
-        if value is original
-    ]
+    importlib.import_module(BUILT_IN)
     broken = fault.broken
+    _exchange(original, broken)
     try:
-        for module, key in places:
-            setattr(module, key, broken)
         yield fault
     finally:
-        for module, key in places:
-            setattr(module, key, original)
+        _exchange(broken, original)
+
+
+def _exchange(present: object, wanted: object) -> None:
+    """Replace one function by another in every loaded module of this package that names it.
+
+    The broken functions' own modules keep what they call: a fault may build on the original.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith(_PACKAGE) and not name.startswith(__name__):
+            for key, value in list(vars(module).items()):
+                if value is present:
+                    setattr(module, key, wanted)
 
 
 def wrong_core(name: str) -> SimpleNamespace:
@@ -63,9 +71,3 @@ def _known(name: str) -> Fault:
     if name not in FAULTS:
         raise ValueError(f"unknown fault {name!r}; known: {', '.join(sorted(FAULTS))}")
     return FAULTS[name]
-
-
-def _core_modules() -> list[ModuleType]:
-    package = importlib.import_module(BUILT_IN)
-    names = [f"{BUILT_IN}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
-    return [package, *map(importlib.import_module, names)]
