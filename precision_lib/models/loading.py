@@ -86,34 +86,52 @@ def load_checkpoint(name: str = EMBEDDED, device: str = "cpu") -> Checkpoint:
         CheckpointError: missing, offline, not a causal LM, truncated, or without a tokenizer.
         NoDeviceError: no CUDA device. ValueError: unknown device.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    target = resolve_device(device)
+    source = str(POLICY_DIR) if name == EMBEDDED else name
+    model, tokenizer, _ = load_pretrained(AutoModelForCausalLM, source, "a causal language model")
+    model = model.to(target).eval().requires_grad_(False)
+    return Checkpoint(model, tokenizer, name, parameter_digest(model))
+
+
+def load_pretrained(auto_class: Any, source: str, kind: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Model in FP32 with eager attention, its tokenizer, and what loading reported.
+
+    Args:
+        auto_class: an ``AutoModelFor...`` class of transformers.
+        source: a directory written by ``save_pretrained``, or a model hub name.
+        kind: what is loaded, for messages: ``"a causal language model"``.
+
+    Raises:
+        CheckpointError: missing, offline, truncated, of another kind, or without a tokenizer.
+    """
+    from transformers import AutoTokenizer
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    target = resolve_device(device)
-    source = str(POLICY_DIR) if name == EMBEDDED else name
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
         raise CheckpointError(
             f"directory {source} holds no config.json; give a directory that save_pretrained wrote"
         )
     try:
         with deterministic():  # some releases draw random weights before they load the real ones
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = auto_class.from_pretrained(
                 source,
                 dtype=torch.float32,
                 attn_implementation="eager",
                 experts_implementation="eager",  # grouped products have no float64 kernel
+                output_loading_info=True,
             )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers, safetensors and the hub each raise their own kind
-        raise CheckpointError(_explain(source, error)) from error
+        raise CheckpointError(_explain(source, error, kind)) from error
     _check(model, tokenizer, source)
-    model = model.to(target).eval().requires_grad_(False)
-    return Checkpoint(model, tokenizer, name, parameter_digest(model))
+    return model, tokenizer, report
 
 
-def _explain(source: str, error: Exception) -> str:
+def _explain(source: str, error: Exception, kind: str) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if not Path(source).exists():
         return (
@@ -122,7 +140,7 @@ def _explain(source: str, error: Exception) -> str:
             "tokenizer with save_pretrained and give that directory"
         )
     return (
-        f"cannot load a causal language model and its tokenizer from {source}: {reason}; the "
+        f"cannot load {kind} and its tokenizer from {source}: {reason}; the "
         "directory must hold config.json, model.safetensors and the tokenizer files, whole"
     )
 

@@ -3,7 +3,8 @@
 The hazard is a random stand-in. Rounding errors depend on what is rounded: an untrained model has
 almost uniform predictions (7.6 nats of entropy here), near-zero logits and no outlier features, so
 precision effects measured on it say nothing about a real policy. This one was really trained; what
-it reached, and on what text, is written in `card.json`.
+it reached, and on what text, is written in `card.json`. The same holds for the reward model and the
+value head beside it, and `reward_card.json`.
 
 Importing this package loads neither torch nor transformers.
 """
@@ -19,6 +20,10 @@ POLICY_DIR = EMBEDDED_DIR / "policy"
 PROMPTS_FILE = EMBEDDED_DIR / "prompts.json"
 CARD_FILE = EMBEDDED_DIR / "card.json"
 SAMPLE_FILE = EMBEDDED_DIR / "held_out_sample.json"
+REWARD_DIR = EMBEDDED_DIR / "reward"
+VALUE_HEAD_FILE = EMBEDDED_DIR / "value_head.safetensors"
+REWARD_CARD_FILE = EMBEDDED_DIR / "reward_card.json"
+PAIRS_FILE = EMBEDDED_DIR / "held_out_pairs.json"
 
 
 def load_prompts() -> list[str]:
@@ -33,9 +38,18 @@ def load_held_out_sample() -> list[str]:
 
 def load_card() -> dict[str, Any]:
     """What the shipped model is and reached: see `train.py`, which writes it."""
-    card = _read(CARD_FILE)
+    return _card(CARD_FILE, "train")
+
+
+def load_reward_card() -> dict[str, Any]:
+    """What the shipped reward model and value head are and reached: see `train_reward.py`."""
+    return _card(REWARD_CARD_FILE, "train-reward")
+
+
+def _card(path: Path, action: str) -> dict[str, Any]:
+    card = _read(path, action)
     if not isinstance(card, dict):
-        raise ValueError(f"{CARD_FILE.name} must hold an object, got {type(card).__name__}")
+        raise ValueError(f"{path.name} must hold an object, got {type(card).__name__}")
     return card
 
 
@@ -46,11 +60,11 @@ def _strings(path: Path) -> list[str]:
     return values
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, action: str = "train") -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path.name} is missing from the embedded model; install the package again, or"
-            " make it with `precision-forensics embedded train --output_dir DIR`"
+            f" make it with `precision-forensics embedded {action} --output_dir DIR`"
         ) from None

@@ -72,17 +72,16 @@ def restore(
     return int(metadata["step"]), float(metadata["seconds"])
 
 
-def write_policy(output: Path, model: Any, fast_tokenizer: Any) -> None:
-    """Write `output/policy` from a temporary directory, file by file under the final names."""
-    policy = output / "policy"
-    policy.mkdir(exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".policy-", dir=output))
+def write_model(directory: Path, model: Any, fast_tokenizer: Any) -> None:
+    """Write `directory` from a temporary one beside it, file by file under the final names."""
+    directory.mkdir(exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         _write_model(temporary, model)
         fast_tokenizer.save_pretrained(temporary)
         for file in sorted(temporary.iterdir()):
             file.chmod(0o644)
-            file.replace(policy / file.name)
+            file.replace(directory / file.name)
     finally:
         shutil.rmtree(temporary)
 
@@ -91,12 +90,13 @@ def _write_model(directory: Path, model: Any) -> None:
     """What `save_pretrained` writes, without its progress bar on a log file."""
     from safetensors.torch import save_file
 
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()  # if there is one
     tensors = {name: t for name, t in model.state_dict().items() if name not in tied}
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(directory)
-    model.generation_config.save_pretrained(directory)
+    if model.can_generate():
+        model.generation_config.save_pretrained(directory)
 
 
 def file_sha256(path: Path) -> str:

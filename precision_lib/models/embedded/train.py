@@ -186,7 +186,7 @@ def finish(
     prompts = tokenizer.opening_prompts(bpe, corpus.held_out)
     sample = held_out_sample(bpe, corpus.held_out, recipe.held_out_sample_tokens)
     figures = measure(model, fast, corpus, sample, prompts, recipe, seed)
-    artefacts.write_policy(output, model, fast)
+    artefacts.write_model(output / "policy", model, fast)
     write_json(output / "prompts.json", prompts)
     write_json(output / "held_out_sample.json", [d.text for d in sample])
     return {
