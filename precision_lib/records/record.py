@@ -96,7 +96,7 @@ class Recorder:
             "noise_floors": self._noise_floors(),
             "expected": [list(key) for key in self.expected],
             "cells": self.cells,
-            "hypotheses": self.hypotheses,
+            "hypotheses": sorted(self.hypotheses, key=lambda h: str(h["hypothesis"])),
             "conformance": self.conformance.as_json() if self.conformance else {},
             "regressions": [],
         }

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precision_lib.jsonio import write_text
-
 FORMATS = ("fp32", "bf16")
 PEER, ACCURATE, ANY = "the fastest peer", "the fastest of equal accuracy", "the fastest"
 
@@ -269,24 +267,3 @@ def _memory_verdict(goal: Goal, own: Row) -> str:
         f"- Target, {own.fmt}: at most {what or f'{allowed:g} MiB'} of memory: "
         f"{own.peak_mib:.1f} MiB, {_met(own.peak_mib <= allowed, own)}."
     )
-
-
-def write_between(path: Path, device: str, text: str) -> None:
-    """Replace what stands between the file's two marker comments of ``device``, atomically.
-
-    The markers are ``<!-- benchmarks DEVICE: begin -->`` and ``<!-- benchmarks DEVICE: end -->``,
-    each on a line of its own.
-
-    Raises:
-        ResultsError: when the file or one of its markers is missing; the file stays as it was.
-    """
-    begin, end = (f"<!-- benchmarks {device}: {word} -->" for word in ("begin", "end"))
-    try:
-        old = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror}") from None
-    if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
-        raise ResultsError(f"{path} needs the two lines '{begin}' and '{end}', once, in this order")
-    before, rest = old.split(begin)
-    new = f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}"
-    write_text(path, new)

@@ -7,15 +7,12 @@ as before. So symptom and damage stand side by side, each with the unit in its h
 from collections.abc import Callable
 from typing import Any
 
+from precision_lib.reporting.numbers import interval, two
+
 #: A line of the table: text and the style of its verdict ("" for none).
 Line = tuple[str, str]
 
 STYLES = {"healthy": "green", "impaired": "red", "inconclusive": "yellow"}
-
-
-def _two(value: float) -> str:
-    """Two significant digits, trailing zeros kept: 2.0, 63, 2.0e+02."""
-    return f"{value:#.2g}".rstrip(".")
 
 
 def _value(name: str, form: str) -> Callable[[dict[str, Any]], str]:
@@ -23,11 +20,7 @@ def _value(name: str, form: str) -> Callable[[dict[str, Any]], str]:
 
 
 def _interval(name: str) -> Callable[[dict[str, Any]], str]:
-    def text(metrics: dict[str, Any]) -> str:
-        m = metrics[name]
-        return f"{_two(m['value'])} [{_two(m['low'])}, {_two(m['high'])}]"
-
-    return text
+    return lambda metrics: interval(metrics[name])
 
 
 #: Heading, width, text of a cell's metrics.
@@ -62,13 +55,15 @@ def h1_table(block: dict[str, Any]) -> list[Line]:
 def curve_table(block: dict[str, Any]) -> list[Line]:
     """The collapse curve: noise over signal of each configuration at each true KL."""
     cells = [c for c in block["cells"] if c["hypothesis"] == "H1"]
+    if not cells:
+        return []
     names = max(len("configuration"), *(len(c["configuration"]) for c in cells))
     points = sorted(cells[0]["evidence"]["curve"], key=lambda p: p["true_kl"])
     heading = "configuration".ljust(names) + "".join(f"{p['true_kl']:>10.1e}" for p in points)
     lines: list[Line] = [("noise/signal against the true KL, nats/token", ""), (heading, "bold")]
     for cell in cells:
         curve = sorted(cell["evidence"]["curve"], key=lambda p: p["true_kl"])
-        values = "".join(_two(p["log_ratio_nsr"]["value"]).rjust(10) for p in curve)
+        values = "".join(two(p["log_ratio_nsr"]["value"]).rjust(10) for p in curve)
         lines.append((cell["configuration"].ljust(names) + values, ""))
     return lines
 
@@ -92,6 +87,55 @@ def _notes(block: dict[str, Any]) -> list[Line]:
     if "H1" in block["noise_floors"]:
         floor = max(f["value"] for f in block["noise_floors"]["H1"].values())
         text = f"largest noise floor, the same in another batch order and size: {floor:.1g}"
+        lines.append((text, ""))
+    return lines
+
+
+def matrix_table(block: dict[str, Any]) -> list[Line]:
+    """Configurations x hypotheses: the damage metric and the verdict of each cell.
+
+    None when there is no cell.
+    """
+    found = {(c["hypothesis"], c["configuration"]): c for c in block["cells"]}
+    hypotheses = sorted({h for h, _ in found})
+    rows = list(dict.fromkeys(c["configuration"] for c in block["cells"]))
+    if not found:
+        return []
+    names = max(len("configuration"), *map(len, rows))
+    titles = [f"{h} {block['thresholds'][h]['title']}" for h in hypotheses]
+    widths = [max(len(t), len("0.00054 inconclusive")) for t in titles]
+    heading = "configuration".ljust(names)
+    heading += "".join(f"  {t:<{w}}" for t, w in zip(titles, widths, strict=True))
+    lines: list[Line] = [(heading.rstrip(), "bold")]
+    for row in rows:
+        cells = [found.get((h, row)) for h in hypotheses]
+        shown = [_damage_and_verdict(block, cell) for cell in cells]
+        text = row.ljust(names)
+        text += "".join(f"  {x:<{w}}" for x, w in zip(shown, widths, strict=True))
+        lines.append((text.rstrip(), STYLES[_worst(cells)]))
+    return [*lines, ("", ""), *_thresholds(block, hypotheses)]
+
+
+def _damage_and_verdict(block: dict[str, Any], cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    metric = block["thresholds"][cell["hypothesis"]]["metric"]
+    return f"{two(cell['metrics'][metric]['value']):<7} {cell['verdict']}"
+
+
+def _worst(cells: list[dict[str, Any] | None]) -> str:
+    verdicts = {cell["verdict"] for cell in cells if cell is not None}
+    return next(v for v in ("impaired", "inconclusive", "healthy") if v in verdicts)
+
+
+def _thresholds(block: dict[str, Any], hypotheses: list[str]) -> list[Line]:
+    """What the number in each column is, and above what a cell is impaired."""
+    lines: list[Line] = []
+    for h in hypotheses:
+        row = block["thresholds"][h]
+        cell = next(c for c in block["cells"] if c["hypothesis"] == h)
+        metric = cell["metrics"][row["metric"]]
+        text = f"{h}: {row['metric']} ({metric['unit']}), impaired above {row['limit']:.2g}"
         lines.append((text, ""))
     return lines
 
@@ -129,12 +173,17 @@ def conformance_table(block: dict[str, Any]) -> list[Line]:
     return [*lines, ("", ""), (note, "")]
 
 
-def summary(block: dict[str, Any]) -> list[Line]:
-    """The whole summary of a run; empty when it measured nothing."""
+def summary(block: dict[str, Any], *, details: bool = False) -> list[Line]:
+    """The whole summary of a run; empty when it measured nothing.
+
+    Args:
+        details: with the tables of each hypothesis.
+    """
     blank: Line = ("", "")
     parts = [conformance_table(block)]
-    if cells := h1_table(block):
-        parts.append([*cells, blank, *curve_table(block), blank, *hypothesis_lines(block)])
+    if block["cells"]:
+        parts += [h1_table(block), curve_table(block)] if details else []
+        parts += [matrix_table(block), hypothesis_lines(block)]
         parts.append([] if block["complete"] else _missing(block))
     lines = [line for part in parts if part for line in (*part, blank)][:-1]
     if lines and block["planted_fault"]:

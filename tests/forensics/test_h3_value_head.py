@@ -127,7 +127,7 @@ def test_fp32_predictions_move_where_bf16_ones_do_not(h3_study: "H3Study") -> No
 def test_controls_are_null_and_the_hypothesis_has_a_verdict(
     h3_study: "H3Study", recorder: Recorder
 ) -> None:
-    """Golden values are bitwise those that were frozen; the golden head never lags itself."""
+    """Golden values are those that were frozen, up to the order of a sum; the golden head never lags itself."""
     verdict = h3_study.verdict()
     recorder.add_hypothesis(verdict)
     assert verdict.control["golden_values_n"] > 0

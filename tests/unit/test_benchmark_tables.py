@@ -9,7 +9,8 @@ import pytest
 
 from precision_lib import cli
 from precision_lib.reporting import benchmarks
-from precision_lib.reporting.benchmarks import ResultsError, tables, write_between
+from precision_lib.reporting.benchmarks import ResultsError, tables
+from precision_lib.reporting.markdown import MarkerError, write_between
 
 ROOT = Path(__file__).parents[2]
 STEP = "policy_loss, forward and backward"  # target: 1.2 times the fastest of equal accuracy
@@ -152,7 +153,7 @@ def document(tmp_path: Path) -> Path:
 
 def test_only_the_text_between_the_markers_is_replaced(document: Path) -> None:
     for _ in range(2):  # the second time over the first
-        write_between(document, "cpu", "new\n")
+        write_between(document, "benchmarks cpu", "new\n")
         assert document.read_text() == (
             "before\n<!-- benchmarks cpu: begin -->\nnew\n<!-- benchmarks cpu: end -->\nafter\n"
         )
@@ -173,8 +174,8 @@ def test_a_document_with_wrong_markers_stays_as_it_is(
 ) -> None:
     document.write_text(damage(document.read_text()))
     before = document.read_text()
-    with pytest.raises(ResultsError, match="needs the two lines"):
-        write_between(document, "cpu", "new")
+    with pytest.raises(MarkerError, match="needs the two lines"):
+        write_between(document, "benchmarks cpu", "new")
     assert document.read_text() == before
 
 

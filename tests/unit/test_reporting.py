@@ -1,8 +1,10 @@
 """The summary shows symptom beside damage, verdicts in words, and what is missing."""
 
+from dataclasses import asdict
 from typing import Any
 
 from precision_lib.forensics.h1_kl_collapse import METRICS
+from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.matrix import MATRIX
 from precision_lib.reporting.table import STYLES, conformance_table, h1_table, summary
 
@@ -34,7 +36,7 @@ def block(**changes: Any) -> dict[str, Any]:
     }
     return {
         "matrix": {c.name: c.components for c in MATRIX},
-        "thresholds": {"H1": {"limit": 0.1**0.5}},
+        "thresholds": {h: asdict(decision) for h, decision in DECISIONS.items()},
         "noise_floors": {"H1": {"bf16_pure": {"value": 1e-5}}},
         "cells": cells,
         "hypotheses": [verdict],
@@ -66,7 +68,7 @@ def test_rows_are_aligned_and_fit_a_terminal() -> None:
 
 
 def test_the_hypothesis_verdict_and_its_explanation_are_shown() -> None:
-    text = "\n".join(t for t, _ in summary(block()))
+    text = "\n".join(t for t, _ in summary(block(), details=True))
     assert "H1: partly supported (controls null, as it must be)" in text
     assert "The symptom went, the damage stayed." in text
     assert "true KL of 1.10e-04 nats/token, 100 tokens" in text
@@ -78,7 +80,7 @@ def test_a_control_that_is_not_null_is_shouted() -> None:
 
 
 def test_the_collapse_curve_is_in_the_order_of_the_true_kl() -> None:
-    lines = [text.split() for text, _ in summary(block())]
+    lines = [text.split() for text, _ in summary(block(), details=True)]
     assert ["configuration", "1.0e-08", "1.1e-04", "1.2e-02"] in lines
     assert ["bf16_pure", "1.9e+02", "2.2", "0.23"] in lines
 

@@ -1,0 +1,110 @@
+"""What a record says, as the tables of a document.
+
+The hazard. A finding that was copied by hand is wrong from the next measurement on, and nobody
+notices. So the document's figures are made from a committed record by one command, and a test makes
+them again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from precision_lib.reporting.findings_tables import h1, h2, h3, h4
+from precision_lib.reporting.markdown import table
+from precision_lib.reporting.numbers import interval, two
+
+Block = dict[str, Any]
+
+
+def findings(blocks: Sequence[Block]) -> str:
+    """The tables of a document: those of the first record, and what the others say of its verdicts.
+
+    Args:
+        blocks: ``precision`` blocks of records of different seeds.
+    """
+    first = blocks[0]
+    parts = [_made_from(first), "### Verdicts by cell", _cells(first), "### Hypotheses"]
+    parts += [_hypotheses(first), *_explanations(first)]
+    for title, tables in (("H1", h1), ("H2", h2), ("H3", h3), ("H4", h4)):
+        parts += tables(first) if any(c["hypothesis"] == title for c in first["cells"]) else []
+    if len(blocks) > 1:
+        parts += ["### Other seeds", _seeds(blocks)]
+    return "\n\n".join(parts)
+
+
+def _made_from(block: Block) -> str:
+    context = block["context"]
+    versions = context["versions"]
+    return (
+        f"Model `{context['checkpoint']['name']}`, {context['device']['name']}, seed "
+        f"{context['seed']}, torch {versions['torch']}, transformers {versions['transformers']}, "
+        f"commit {context['commit']['sha'][:12]}."
+    )
+
+
+def _cells(block: Block) -> str:
+    found = {(c["hypothesis"], c["configuration"]): c for c in block["cells"]}
+    hypotheses = sorted({h for h, _ in found})
+    rows = [
+        [f"`{name}`", *(_cell(block, found.get((h, name))) for h in hypotheses)]
+        for name in dict.fromkeys(c["configuration"] for c in block["cells"])
+    ]
+    titles = [f"{h} `{block['thresholds'][h]['metric']}`" for h in hypotheses]
+    return table(["configuration", *titles], rows)
+
+
+def _cell(block: Block, cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    metric = cell["metrics"][block["thresholds"][cell["hypothesis"]]["metric"]]
+    verdict = cell["verdict"] if cell["verdict"] != "impaired" else "**impaired**"
+    return f"{interval(metric)} {verdict}"
+
+
+def _hypotheses(block: Block) -> str:
+    rows = []
+    for h in block["hypotheses"]:
+        title = block["thresholds"][h["hypothesis"]]["title"]
+        contrasts = h["contrasts"]
+        rows.append(
+            [
+                f"{h['hypothesis']} {title}",
+                f"**{h['verdict']}**",
+                interval(contrasts["promotion_damage_healed"]),
+                interval(contrasts["demotion_damage_added"]),
+                "null" if h["control"]["is_null"] else "**NOT NULL**",
+            ]
+        )
+    return table(
+        [
+            "",
+            "verdict",
+            "damage removed by promotion, share",
+            "damage added by demotion",
+            "controls",
+        ],
+        rows,
+    )
+
+
+def _explanations(block: Block) -> list[str]:
+    return [f"- **{h['hypothesis']}**: {h['explanation']}" for h in block["hypotheses"]]
+
+
+def _seeds(blocks: Sequence[Block]) -> str:
+    """Verdict and effect of each hypothesis for each seed."""
+    hypotheses = [h["hypothesis"] for h in blocks[0]["hypotheses"]]
+    rows = []
+    for block in blocks:
+        found = {h["hypothesis"]: h for h in block["hypotheses"]}
+        shown = [
+            f"{found[h]['verdict']}, {two(found[h]['effect'])}" if h in found else ""
+            for h in hypotheses
+        ]
+        same = sum(_verdicts(blocks[0]).get(key) == v for key, v in _verdicts(block).items())
+        rows.append([str(block["context"]["seed"]), *shown, f"{same} of {len(block['cells'])}"])
+    titles = [f"{h}: verdict, share removed" for h in hypotheses]
+    return table(["seed", *titles, "cells as with the first seed"], rows)
+
+
+def _verdicts(block: Block) -> dict[tuple[str, str], str]:
+    return {(c["hypothesis"], c["configuration"]): c["verdict"] for c in block["cells"]}

@@ -1,0 +1,66 @@
+"""What a person sees of a replay: the noise floor first, then the errors above it.
+
+The hazard. An error of 2e-2 nats reads like a finding and one of 1e-7 like nothing; next to a noise
+floor of 1e-2 or of 0 they mean the opposite. So no figure is shown before the floor.
+"""
+
+from typing import Any
+
+_FLOORS = {
+    "repeated": "the same again",
+    "reversed": "sequences in reversed order",
+    "rebatched": "other micro-batches",
+    "fp32_against_frozen": "FP32 here against frozen FP32",
+}
+
+
+def replay_lines(record: dict[str, Any]) -> list[str]:
+    """The record of ``trajectories.replay.replay`` as lines of text without colour."""
+    about, names = record["trajectories"], list(record["summary"])
+    components = " ".join(f"{k}={v}" for k, v in record["observed_formats"].items())
+    lines = [
+        f"{record['configuration']['name']}: {components}, on {about['sequences']} sequences, "
+        f"{about['response_tokens']} response tokens"
+        + ("" if about["complete"] else " (the frozen run is not complete)"),
+        "",
+        _row("noise floor, largest |difference|", names),
+    ]
+    for key, title in _FLOORS.items():
+        lines.append(_row(title, [_number(record["noise_floor"][key][n]) for n in names]))
+    lines += ["", _row("error against frozen FP32", names)]
+    for key, title in (("rms", "RMS"), ("mean", "mean"), ("max_abs", "largest |error|")):
+        lines.append(_row(title, [_number(record["summary"][n], key) for n in names]))
+    lines.append(_row("not finite", [str(record["summary"][n]["nonfinite"]) for n in names]))
+    return [*lines, "", *_last_lines(record)]
+
+
+def _last_lines(record: dict[str, Any]) -> list[str]:
+    lines = []
+    drift = record["by_position"]["log_ratio"][-1]
+    if drift["accumulated"]["rms"] is not None:
+        lines.append(
+            f"accumulated log-ratio error, tokens {drift['first']} to {drift['last']}: RMS "
+            f"{drift['accumulated']['rms']:.3g} nats"
+        )
+    repeats = record["golden_repeats"]
+    if repeats["applies"]:
+        same = all(repeats["bitwise_equal"].values())
+        why = f" (other {', '.join(repeats['differs'])})" if repeats["differs"] else ""
+        lines.append(f"FP32 replay bitwise equal to the frozen figures: {same}{why}")
+    speed = record["throughput"]
+    lines.append(
+        f"{speed['tokens_per_second']:.0f} tokens/s scored, a bare forward does "
+        f"{speed['forward_tokens_per_second']:.0f} (ratio {speed['ratio']:.2f})"
+    )
+    return lines
+
+
+def _row(title: str, cells: list[str]) -> str:
+    return f"{title:<34}" + "".join(f"{c:>18}" for c in cells)
+
+
+def _number(figures: dict[str, Any], key: str = "max_abs") -> str:
+    value = figures[key]
+    if value is None:
+        return "none finite"
+    return "0" if value == 0 else f"{value:.3g}"
