@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib import __version__
+from precision_lib.commands import (
+    INCONCLUSIVE,
+    INTERNAL,
+    OK,
+    USAGE,
+    UsageError,
+    add_models,
+    fail,
+    trajectories,
+)
 from precision_lib.threads import limit_threads
-
-OK, REGRESSION, INCONCLUSIVE, INTERNAL, USAGE = range(5)
-
-
-class UsageError(Exception):
-    """Something that the user gave does not fit; the message says what and what to do."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,21 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except UsageError as error:
-        return _fail(USAGE, str(error))
+        return fail(USAGE, str(error))
     except KeyboardInterrupt:
-        return _fail(INTERNAL, "interrupted; cells that were finished are in cells.jsonl")
+        kept = getattr(options, "kept", "cells that were finished are in cells.jsonl")
+        return fail(INTERNAL, f"interrupted; {kept}")
     except Exception as error:
         from precision_lib.forensics.statistics import NothingComparedError
 
         if isinstance(error, NothingComparedError):
-            return _fail(INCONCLUSIVE, str(error))
+            return fail(INCONCLUSIVE, str(error))
         traceback.print_exc()
-        return _fail(INTERNAL, f"internal error: {error}")
-
-
-def _fail(code: int, message: str) -> int:
-    print(f"precision-forensics: {message}", file=sys.stderr)  # noqa: T201
-    return code
+        return fail(INTERNAL, f"internal error: {error}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_probe(commands)
+    trajectories.add_freeze(commands)
+    trajectories.add_replay(commands)
     _add_benchmarks(commands)
+    _add_findings(commands)
     _add_embedded(commands)
     return parser
 
@@ -87,9 +90,8 @@ def _add_probe(commands: Any) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, output_dir: Path) -> None:
     parser.add_argument("--output_dir", type=Path, default=output_dir, help="default: %(default)s")
-    parser.add_argument("--model", default="embedded", help="hub name or directory of a causal LM")
+    add_models(parser)
     parser.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -125,7 +127,7 @@ def _print_summary(block: dict[str, Any]) -> None:
 
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     codes = {"green": "32", "red": "31", "yellow": "33", "bold": "1"}
-    for text, style in summary(block):
+    for text, style in summary(block, details=True):
         shown = f"\033[{codes[style]}m{text}\033[0m" if colour and style else text
         print(shown)  # noqa: T201
 
@@ -148,16 +150,49 @@ def _add_benchmarks(commands: Any) -> None:
 
 def _benchmarks(options: argparse.Namespace) -> int:
     from precision_lib.reporting import benchmarks
+    from precision_lib.reporting.markdown import MarkerError, write_between
 
     try:
         results = benchmarks.load_results(options.results)
         text = benchmarks.tables(results)
         if options.into is not None:
-            benchmarks.write_between(options.into, benchmarks.device_of(results), text)
-    except (benchmarks.ResultsError, OSError) as error:
+            name = f"benchmarks {benchmarks.device_of(results)}"
+            write_between(options.into, name, text)
+    except (benchmarks.ResultsError, MarkerError, OSError) as error:
         raise UsageError(str(error)) from None
     if options.into is None:
         print(text, end="")  # noqa: T201
+    return OK
+
+
+def _add_findings(commands: Any) -> None:
+    findings = commands.add_parser("findings", help="what records say, as tables of a document")
+    findings.add_argument(
+        "records",
+        type=Path,
+        nargs="+",
+        metavar="REPORT.json",
+        help="what pytest -m forensics wrote; more of them: the verdicts of other seeds",
+    )
+    findings.add_argument(
+        "--into", type=Path, metavar="FILE.md", help="replace what stands between its markers"
+    )
+    findings.set_defaults(run=_findings)
+
+
+def _findings(options: argparse.Namespace) -> int:
+    from precision_lib.records.record import RecordError, load_record
+    from precision_lib.reporting.findings import findings
+    from precision_lib.reporting.markdown import MarkerError, write_between
+
+    try:
+        text = findings([load_record(path)["precision"] for path in options.records])
+        if options.into is not None:
+            write_between(options.into, "findings", text)
+    except (RecordError, MarkerError, OSError) as error:
+        raise UsageError(str(error)) from None
+    if options.into is None:
+        print(text)  # noqa: T201
     return OK
 
 
@@ -168,6 +203,12 @@ def _add_embedded(commands: Any) -> None:
     train.add_argument("--output_dir", type=Path, required=True)
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(run=_train_embedded)
+    reward = actions.add_parser(
+        "train-reward", help="make its reward model and value head again from the same texts"
+    )
+    reward.add_argument("--output_dir", type=Path, required=True)
+    reward.add_argument("--seed", type=int, default=0)
+    reward.set_defaults(run=_train_reward)
 
 
 def _train_embedded(options: argparse.Namespace) -> int:
@@ -179,6 +220,19 @@ def _train_embedded(options: argparse.Namespace) -> int:
     print(  # noqa: T201
         f"{options.output_dir}: held-out cross-entropy {figures['cross_entropy']:.3f}, trigram "
         f"{figures['trigram_cross_entropy']:.3f}, entropy {figures['entropy']:.2f} nats/token"
+    )
+    return OK
+
+
+def _train_reward(options: argparse.Namespace) -> int:
+    from precision_lib.models.embedded.train_reward import train_reward
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    card = train_reward(options.output_dir, seed=options.seed)
+    explained = card["value_head"]["held_out"]["explained_variance"]
+    print(  # noqa: T201
+        f"{options.output_dir}: {card['held_out']['accuracy']:.1%} of held-out pairs right, value "
+        f"head explains {explained:.0%} of the variance of held-out returns"
     )
     return OK
 

@@ -153,7 +153,7 @@ def state_put_back() -> Iterator[dict[str, tuple[Any, Any]]]:
 
 
 @contextmanager
-def deterministic(seed: int = 0) -> Iterator[None]:
+def deterministic(seed: int = 0, *, only_fp32: bool = False) -> Iterator[None]:
     """Run reproducibly: seeds, deterministic kernels, no TF32, no autocast, full reductions.
 
     On the CPU 16-bit products accumulate in FP32 (:mod:`precision_lib.matmul`); backward passes
@@ -161,6 +161,8 @@ def deterministic(seed: int = 0) -> Iterator[None]:
 
     Args:
         seed: for python's, numpy's and torch's global generators.
+        only_fp32: nothing inside multiplies 16-bit matrices. The same bits, without the cost of
+            looking at every operation: sampling with a KV cache takes 1.85 times as long with it.
     """
     switches = _switches()
     found = {name: read() for name, (read, _, _) in switches.items()}
@@ -177,7 +179,8 @@ def deterministic(seed: int = 0) -> Iterator[None]:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             for device in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(device, enabled=False))
-            stack.enter_context(FP32AccumulatedMatmul())
+            if not only_fp32:
+                stack.enter_context(FP32AccumulatedMatmul())
             yield
     finally:
         for name, (read, write, _) in switches.items():

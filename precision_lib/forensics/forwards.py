@@ -28,13 +28,11 @@ from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.ppo import kl, logprobs
 from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.sampling import Responses
+from precision_lib.trajectories.teacher_forcing import rows_per_forward, vocabulary_of
 
 POLICY, REFERENCE = "policy", "reference"
 FIRST, AGAIN, REBATCHED = "first", "again", "rebatched"
 GOLDEN, EXACT = "fp32", "fp64"
-#: Bytes that the FP32 logits of one forward may take; the micro-batch follows from it. Beyond this
-#: the allocator maps and unmaps each temporary: 128 MiB was measured 1.8 times slower.
-LOGITS_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,6 @@ class Theory:
     surprise_variance: Tensor
 
 
-def micro_batch_rows(responses: Responses, vocabulary: int) -> int:
-    """Sequences per forward, so that FP32 logits take at most :data:`LOGITS_BYTES`."""
-    per_row = responses.tokens.shape[1] * vocabulary * 4
-    return max(1, LOGITS_BYTES // per_row)
-
-
 def response_logits(model: Any, responses: Responses) -> tuple[Tensor, Tensor]:
     """(logits, tokens) of the response positions only, aligned: [N, T, V] and [N, T].
 
@@ -105,13 +97,16 @@ def score(
         reverse: take the sequences in the opposite order and in micro-batches of a third;
             the result is put back in order. What changes is the noise of batching.
     """
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = vocabulary_of(model)
     kept: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
     seen: set[str] = set()
     for group in responses:
-        rows, order = micro_batch_rows(group, vocabulary), torch.arange(len(group.tokens))
+        rows = rows_per_forward(group.tokens.shape[1], vocabulary)
+        order = torch.arange(len(group.tokens))
         if reverse:
-            rows, order = max(1, min(rows, len(order)) // 3), order.flip(0)
+            # A row that went alone, because it is long, goes with another one.
+            rows = max(1, min(rows, len(order)) // 3) if rows > 1 else 2
+            order = order.flip(0)
         back = torch.argsort(order)
         parts: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
         for _, batch in group.micro_batches(rows, order):
@@ -140,10 +135,11 @@ def score_pair(
     policy: Any, reference: Any, responses: tuple[Responses, ...], function: PairFunction
 ) -> dict[str, Tensor]:
     """``function`` of both models' response logits, each result [M] on the CPU."""
-    vocabulary = reference.get_input_embeddings().num_embeddings
+    vocabulary = vocabulary_of(reference)
     parts: dict[str, list[Tensor]] = {}
     for group in responses:
-        for _, batch in group.micro_batches(micro_batch_rows(group, vocabulary)):
+        rows = rows_per_forward(group.tokens.shape[1], vocabulary)
+        for _, batch in group.micro_batches(rows):
             policy_logits, tokens = response_logits(policy, batch)
             reference_logits, _ = response_logits(reference, batch)
             for name, value in function(policy_logits, reference_logits, tokens).items():

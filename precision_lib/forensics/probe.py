@@ -9,17 +9,21 @@ This module fixes what is measured on; ``forwards.py`` scores it, ``h1_kl_collap
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from precision_lib.forensics.policy_shift import solve_scales, training_direction
 from precision_lib.forensics.verdicts import H1_OPERATING_KL
-from precision_lib.models.embedded import load_held_out_sample, load_prompts
+from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.models.loading import Checkpoint
 from precision_lib.runtime import deterministic
+from precision_lib.trajectories.prompts import (
+    MAX_PROMPT_TOKENS,
+    encode,
+    encoded_prompts,
+    prompt_order,
+)
 from precision_lib.trajectories.sampling import Responses, sample_responses
 
-MAX_PROMPT_TOKENS = 32
 #: Fewer clusters give an interval that does not cover what it says.
 MIN_PROMPTS = 8
 
@@ -108,36 +112,20 @@ def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
         ValueError: when prompt and response do not fit the model's positions.
     """
     check_fits(checkpoint, settings)
-    with deterministic(settings.seed):
+    with deterministic(settings.seed, only_fp32=True):
         return _prepare(checkpoint, settings)
 
 
 def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
     model, seed = checkpoint.model, settings.seed
-    prompts = _chosen_prompts(checkpoint, settings.num_prompts, seed)
+    prompts = encoded_prompts(checkpoint, prompt_order(settings.num_prompts, seed))
     pad = checkpoint.tokenizer.pad_token_id or 0
     responses = tuple(
         sample_responses(model, prompts, length, seed=seed * 1000 + i, pad=pad)
         for i, length in enumerate(settings.seq_lengths)
     )
-    texts = [_encode(checkpoint, text) for text in load_held_out_sample()]
+    texts = [encode(checkpoint, text) for text in load_held_out_sample()]
     direction = training_direction(model, texts, seed=seed)
     shortest = min(responses, key=lambda r: r.length)
     scales = solve_scales(model, direction, shortest, settings.target_kls)
     return ProbeInput(checkpoint, settings, responses, direction, (0.0, *scales))
-
-
-def _encode(checkpoint: Checkpoint, text: str) -> list[int]:
-    start = checkpoint.start_token
-    ids: list[int] = checkpoint.tokenizer.encode(text, add_special_tokens=False)
-    return ([] if start is None else [start]) + ids
-
-
-def _chosen_prompts(checkpoint: Checkpoint, count: int, seed: int) -> list[list[int]]:
-    """``count`` prompts by ``seed``, each once before any comes twice."""
-    prompts = load_prompts()
-    generator = torch.Generator().manual_seed(seed)
-    order: list[int] = []
-    while len(order) < count:
-        order += torch.randperm(len(prompts), generator=generator).tolist()
-    return [_encode(checkpoint, prompts[i])[:MAX_PROMPT_TOKENS] for i in order[:count]]

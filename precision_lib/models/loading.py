@@ -128,7 +128,17 @@ def load_pretrained(auto_class: Any, source: str, kind: str) -> tuple[Any, Any, 
     except Exception as error:  # transformers, safetensors and the hub each raise their own kind
         raise CheckpointError(_explain(source, error, kind)) from error
     _check(model, tokenizer, source)
+    _own_memory(model)
     return model, tokenizer, report
+
+
+def _own_memory(model: Any) -> None:
+    """Copy the parameters out of the file: as loaded, they are maps of it.
+
+    Whoever writes into the file while a run reads it would change the weights half-way.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _explain(source: str, error: Exception, kind: str) -> str:

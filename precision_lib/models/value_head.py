@@ -169,4 +169,5 @@ def load_value_head(path: Path | str) -> ValueHead:
             f"{path} must hold FP32 'weight' [H] and 'bias' [], got {shapes}; save it with "
             "save_value_head"
         )
-    return ValueHead(tensors["weight"], tensors["bias"])
+    # Copies: what safetensors loads is a map of the file, and changes with it.
+    return ValueHead(tensors["weight"].clone(), tensors["bias"].clone())

@@ -5,9 +5,10 @@ steps, and then nothing about their log-probs can be compared. So tokens are dra
 FP32 reference, by inverse transform from uniform numbers that depend on the seed alone: not on
 the batch, the device or the order of the draws.
 
-An end-of-text token does not end a response (``ignore_eos``): the next document begins. So every
+An end-of-text token does not end a response while it is drawn: the next document begins. So every
 response has exactly the length asked for, and every token is a draw from the model's full
-distribution, which forbidding the token would not leave true.
+distribution, which forbidding the token would not leave true. Who wants responses to end there
+(freeze does, unless ``ignore_eos``) cuts them afterwards: :func:`response_lengths`.
 
 N sequences, P prompt tokens at most, T response tokens.
 """
@@ -18,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from precision_lib.models.loading import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def sample_responses(
     if longest > positions:
         raise ValueError(
             f"prompt and response take {longest} tokens, the model has {positions} positions; "
-            "use shorter --seq_lengths"
+            "use shorter --seq_lengths or fewer --max_new_tokens"
         )
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(len(prompts), length, dtype=torch.float64, generator=generator)
@@ -139,3 +142,24 @@ def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
     target = uniform.unsqueeze(1) * cumulative[:, -1:]  # the last sum is 1 only up to rounding
     return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+
+
+def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
+    """Tokens that end a response: the tokenizer's end-of-text and the model's own list of them."""
+    ends: set[int] = set()
+    generation = getattr(checkpoint.model, "generation_config", None)
+    for found in (checkpoint.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
+        if found is not None:
+            ends |= {found} if isinstance(found, int) else set(found)
+    return frozenset(ends)
+
+
+def response_lengths(responses: Responses, ends: frozenset[int]) -> Tensor:
+    """[N] int64: response tokens up to and including the first end token, all if there is none.
+
+    The cut comes after the draw, so that no sequence changes the random numbers of another.
+    """
+    tokens = responses.tokens[responses.mask].view(len(responses.tokens), responses.length)
+    is_end = torch.isin(tokens, torch.tensor(sorted(ends), dtype=torch.int64, device=tokens.device))
+    first = torch.where(is_end.any(1), is_end.int().argmax(1) + 1, responses.length)
+    return first.to(torch.int64)

@@ -133,7 +133,7 @@ def test_forensics_on_a_users_checkpoint_and_matrix(
     assert [c["configuration"] for c in block["cells"]][-1] == "mine"
     assert block["cells"][-1]["evidence"]["observed_formats"]["kl"] == "fp16"
     assert block["context"]["checkpoint"]["name"] == str(saved_checkpoint("Qwen3"))
-    assert "): policy at a true KL of" in done.stdout
+    assert "H1: log_ratio_nsr (RMS error / RMS signal), impaired above 0.32" in done.stdout
     assert f"record: {tmp_path / 'report.json'}" in done.stdout
 
 

@@ -22,6 +22,7 @@ LAYERS = (
     {"forensics", "faults"},
     {"records", "reporting"},
     {"phases"},
+    {"commands"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

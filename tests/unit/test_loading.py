@@ -1,5 +1,6 @@
 """Checkpoints of several architectures load by one path; a cast is what loading with dtype does."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,3 +137,17 @@ def test_devices() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="no CUDA device"):
             resolve_device("cuda")
+
+
+def test_a_loaded_model_does_not_change_with_its_file(
+    tmp_path: Path, saved_checkpoint: Callable[[str], Path]
+) -> None:
+    """safetensors maps its file; writing over a checkpoint must not change a running model."""
+    directory = tmp_path / "model"
+    shutil.copytree(saved_checkpoint("Llama"), directory)
+    loaded = load_checkpoint(str(directory))
+    weights = directory / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        file.write(bytes(1024))
+    assert parameter_digest(loaded.model) == loaded.sha256

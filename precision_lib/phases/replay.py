@@ -1,0 +1,50 @@
+"""Replay frozen trajectories under a configuration, from end to end.
+
+The hazard. A replay of an empty directory compares nothing and would end as if all were well.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from precision_lib.forensics.statistics import NothingComparedError
+from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.trajectories.replay import NothingToReplayError, replay
+from precision_lib.trajectories.shards import read_manifest
+
+
+def run_replay(
+    pipeline: Pipeline,
+    configuration: PrecisionConfig,
+    trajectories_dir: Path,
+    output_dir: Path,
+    batch_size: int | None = None,
+) -> dict[str, Any]:
+    """:func:`trajectories.replay.replay` with a bar; its record.
+
+    Raises:
+        NothingComparedError: the directory holds no sequence. Otherwise what that raises.
+    """
+    shards = len(read_manifest(trajectories_dir).shards)
+    name = f"replay {configuration.name}"
+    try:
+        with tqdm(total=shards, disable=None, unit="shard", desc=name) as bar:
+            return replay(
+                pipeline, configuration, trajectories_dir, output_dir, batch_size, bar.update
+            )
+    except NothingToReplayError as error:
+        raise NothingComparedError(str(error)) from None
+
+
+def golden_failure(record: dict[str, Any]) -> str | None:
+    """Why the figures of a replay mean nothing, or None: FP32 had to repeat and did not."""
+    repeats = record["golden_repeats"]
+    wrong = [name for name, same in (repeats["bitwise_equal"] or {}).items() if not same]
+    if not repeats["required"] or not wrong:
+        return None
+    return (
+        f"the FP32 replay differs from the frozen figures in {', '.join(wrong)}, on the same "
+        "versions, device and batch shape; was it frozen on another processor? freeze again here"
+    )

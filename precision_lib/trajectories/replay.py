@@ -1,0 +1,243 @@
+"""Replay frozen trajectories under a configuration: the same tokens, nothing but formats differs.
+
+The hazards. Replayed log-probs differ from the frozen ones by the format, and by batch shape, code
+path and device too; without the size of the latter the former means nothing. So the record begins
+with the noise floor: the configuration against itself, repeated, in reversed order, in other
+micro-batches, and the FP32 path against the frozen figures. On the machine and in the batch shape
+of the frozen run an FP32 replay must be bitwise equal; that is checked, not assumed.
+
+Memory: the FP32 originals and one working copy at a time; policy, reference and reward model take
+their turns over a shard. An FP32 component runs the original itself.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from precision_lib.jsonio import to_plain, write_bytes, write_json
+from precision_lib.matrix import COMPONENTS, PrecisionConfig
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.runtime import deterministic
+from precision_lib.trajectories.batches import GOLDEN, micro_batches
+from precision_lib.trajectories.comparison import (
+    QUANTITIES,
+    Comparison,
+    Figures,
+    bitwise_equal,
+    errors,
+    golden_figures,
+)
+from precision_lib.trajectories.freeze import check_same_models, frozen_head, software
+from precision_lib.trajectories.replayer import Replayer
+from precision_lib.trajectories.scoring import Micro
+from precision_lib.trajectories.shards import (
+    Manifest,
+    Shard,
+    TrajectoryError,
+    read_manifest,
+    read_shard,
+)
+from precision_lib.trajectories.store import Trajectories
+
+SCHEMA = "precision-forensics/replay/1"
+RECORD = "replay.json"
+#: Shards on which the bare forward is timed beside the replay, spread evenly.
+TIMED_SHARDS = 8
+
+
+class NothingToReplayError(TrajectoryError):
+    """The directory holds no sequence, so nothing would be compared."""
+
+
+def replay(
+    pipeline: Pipeline,
+    configuration: PrecisionConfig,
+    trajectories_dir: Path,
+    output_dir: Path,
+    batch_size: int | None = None,
+    progress: Callable[[int], Any] = lambda _done: None,
+) -> dict[str, Any]:
+    """Score every shard under ``configuration`` and write what differs from the golden figures.
+
+    Writes ``replay.json`` and, per shard, ``differences-NNNNN.safetensors``: quantity to errors
+    [N, L-1] in FP32 (the reward's [N]), replayed minus frozen, and the shard's mask.
+
+    Args:
+        batch_size: sequences per forward; None for those of the frozen run.
+        progress: called with 1 after each shard.
+
+    Returns:
+        The record, as written.
+
+    Raises:
+        TrajectoryError: broken or missing trajectories, or made with other models.
+        NothingToReplayError: no sequence. ValueError: ``batch_size`` below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size} must be at least 1")
+    manifest = read_manifest(trajectories_dir)
+    if not manifest.shards:
+        raise NothingToReplayError(
+            f"{trajectories_dir} holds no sequence yet, nothing would be compared; continue it "
+            "with `precision-forensics freeze --resume`"
+        )
+    check_same_models(manifest, pipeline, trajectories_dir)
+    head = frozen_head(trajectories_dir, manifest)
+    replayer, comparison = Replayer(pipeline, configuration, head), Comparison()
+    timed = _evenly(len(manifest.shards), TIMED_SHARDS)
+    equal = dict.fromkeys(QUANTITIES, True)
+    with deterministic():
+        floor = noise_floor(replayer, trajectories_dir, manifest, batch_size)
+        _clear(output_dir)
+        for index, shard in enumerate(manifest.shards):
+            frozen = read_shard(trajectories_dir, shard)
+            found = replayer.run(frozen, _micro(shard, batch_size), timed=index in timed)
+            golden = golden_figures(frozen)
+            error = errors(found, golden, frozen.mask)
+            comparison.add(error, frozen)
+            for name, same in bitwise_equal(found, golden).items():
+                equal[name] &= same
+            _write_differences(output_dir, index, error, frozen)
+            progress(1)
+        here = software(pipeline.policy.model.device)
+    record: dict[str, Any] = to_plain(
+        {
+            "noise_floor": floor,
+            "golden_repeats": _golden_repeats(configuration, manifest, batch_size, equal, here),
+            "schema": SCHEMA,
+            "configuration": {"name": configuration.name} | configuration.components,
+            "observed_formats": replayer.observed_formats(),
+            "summary": comparison.summary(),
+            "by_position": comparison.by_position(),
+            "throughput": _throughput(replayer),
+            "made_with": here,
+            "trajectories": _origin(trajectories_dir, manifest, batch_size),
+        }
+    )
+    write_json(output_dir / RECORD, record)
+    return record
+
+
+def _origin(directory: Path, manifest: Manifest, batch_size: int | None) -> dict[str, Any]:
+    """What was replayed: how much of it, and what the manifest says of its making."""
+    shards = manifest.shards
+    return {
+        "directory": directory,
+        "complete": manifest.complete,
+        "shards": len(shards),
+        "sequences": sum(s.sequences for s in shards),
+        "response_tokens": sum(s.response_tokens for s in shards),
+        "rows_per_forward": sorted({_rows(s, batch_size) for s in shards}),
+        "settings": manifest.settings,
+        "models": manifest.models,
+        "made_with": manifest.made_with,
+    }
+
+
+def _rows(shard: Shard, batch_size: int | None) -> int:
+    return min(shard.sequences, shard.rows if batch_size is None else batch_size)
+
+
+def _micro(shard: Shard, batch_size: int | None) -> Micro:
+    return micro_batches(_rows(shard, batch_size), shard.sequences)
+
+
+def _evenly(count: int, most: int) -> set[int]:
+    """At most ``most`` numbers below ``count``, spread evenly."""
+    return {i * count // min(count, most) for i in range(min(count, most))}
+
+
+def noise_floor(
+    replayer: Replayer, directory: Path, manifest: Manifest, batch_size: int | None
+) -> dict[str, Any]:
+    """What differs although no format does, on the first shard; 0 is a possible answer.
+
+    Expected from theory: exactly 0 where every product computes a row the same whatever stands in
+    the other rows, which holds on a CPU for all but products with a single output (value head,
+    reward head); on a GPU the micro-batch chooses the kernel. Its runs are timed too.
+    """
+    frozen, shard = read_shard(directory, manifest.shards[0]), manifest.shards[0]
+    micro = _micro(shard, batch_size)
+    first = replayer.run(frozen, micro, timed=True)
+    other = _other_micro(micro, shard.sequences)
+    runs: dict[str, tuple[Figures, Figures]] = {
+        "repeated": (replayer.run(frozen, micro, timed=True), first),
+        "reversed": (replayer.run(frozen, replace(micro, order=micro.order.flip(0))), first),
+        "rebatched": (replayer.run(frozen, other), first),
+    }
+    full = PrecisionConfig("golden", *([GOLDEN] * len(COMPONENTS)))
+    golden = Replayer(replayer.pipeline, full, replayer.head).run(frozen, micro)
+    runs["fp32_against_frozen"] = golden, golden_figures(frozen)
+    return {
+        "sequences": shard.sequences,
+        "response_tokens": shard.response_tokens,
+        "rows_per_forward": {"usual": micro.rows, "rebatched": other.rows},
+        **{name: _floor(*pair, frozen) for name, pair in runs.items()},
+    }
+
+
+def _other_micro(micro: Micro, sequences: int) -> Micro:
+    """Micro-batches of a third of the rows; of two where there was one, a lone sequence twice."""
+    if micro.rows > 1:
+        return replace(micro, rows=max(1, micro.rows // 3))
+    return Micro(2, micro.order if sequences > 1 else torch.zeros(2, dtype=torch.int64))
+
+
+def _floor(got: Figures, want: Figures, frozen: Trajectories) -> dict[str, dict[str, Any]]:
+    comparison = Comparison()
+    comparison.add(errors(got, want, frozen.mask), frozen)
+    return comparison.summary()
+
+
+def _golden_repeats(
+    configuration: PrecisionConfig,
+    manifest: Manifest,
+    batch_size: int | None,
+    equal: dict[str, bool],
+    here: dict[str, Any],
+) -> dict[str, Any]:
+    """Whether an all-FP32 replay is bitwise equal to the frozen figures, and whether it must be.
+
+    It must be where nothing differs: versions, device, threads and rows per forward.
+    """
+    if set(configuration.components.values()) != {GOLDEN}:
+        return {"applies": False, "required": False, "bitwise_equal": None, "differs": []}
+    differs = [name for name, made in manifest.made_with.items() if here.get(name) != made]
+    if any(_rows(s, batch_size) != s.rows for s in manifest.shards):
+        differs.append("batch_size")
+    return {
+        "applies": True,
+        "required": not differs,
+        "bitwise_equal": equal,
+        "differs": differs,
+    }
+
+
+def _throughput(replayer: Replayer) -> dict[str, Any]:
+    """The policy's scoring against its bare forward: medians over the timed runs."""
+    scored, bare = replayer.replayed.rate, replayer.plain.rate
+    return {
+        "tokens_per_second": scored,
+        "forward_tokens_per_second": bare,
+        "ratio": scored / bare,
+        "tokens": replayer.replayed.tokens,
+        "runs": len(replayer.replayed.rates),
+    }
+
+
+def _write_differences(
+    output_dir: Path, index: int, error: dict[str, Tensor], frozen: Trajectories
+) -> None:
+    content = {name: x.float().contiguous() for name, x in error.items()} | {"mask": frozen.mask}
+    write_bytes(output_dir / f"differences-{index:05d}.safetensors", save(content))
+
+
+def _clear(output_dir: Path) -> None:
+    """Remove an earlier replay: its record would describe differences that are replaced."""
+    for path in [output_dir / RECORD, *output_dir.glob("differences-*.safetensors")]:
+        path.unlink(missing_ok=True)

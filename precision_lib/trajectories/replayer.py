@@ -1,0 +1,125 @@
+"""Run one shard under one configuration, and time it against a bare forward.
+
+The hazards. A working copy per model multiplies the memory; a timing that stops while the device
+still works flatters; and a format that was asked for is not always the one that was used. So the
+models take their turns, the clock waits for the device, and formats are read off the tensors.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from precision_lib.formats import format_of
+from precision_lib.matrix import COMPONENTS, PrecisionConfig
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.value_head import ValueHead
+from precision_lib.trajectories.comparison import Figures, figures
+from precision_lib.trajectories.scoring import Micro, exactly, forced, forced_rewards
+from precision_lib.trajectories.store import Trajectories
+from precision_lib.trajectories.working import WorkingCopy
+
+
+@dataclass
+class Clock:
+    """Timed blocks.
+
+    Attributes:
+        rates: tokens per second of each. tokens: real ones that went through all of them.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    tokens: int = 0
+
+    @contextmanager
+    def running(self, device: torch.device, tokens: int) -> Iterator[None]:
+        """Time the block, and all that the device still does when it ends."""
+        _wait_for(device)
+        begin = time.perf_counter()
+        yield
+        _wait_for(device)
+        self.rates.append(tokens / (time.perf_counter() - begin))
+        self.tokens += tokens
+
+    @property
+    def rate(self) -> float:
+        """Median tokens per second, which a busy neighbour moves less than the mean."""
+        return median(self.rates)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass
+class Replayer:
+    """The models of a pipeline under one configuration.
+
+    Attributes:
+        observed: component to the formats seen so far.
+        replayed, plain: clocks of the policy's scoring and of its bare forward.
+    """
+
+    pipeline: Pipeline
+    configuration: PrecisionConfig
+    head: ValueHead
+    observed: dict[str, set[str]] = field(default_factory=lambda: {c: set() for c in COMPONENTS})
+    replayed: Clock = field(default_factory=Clock)
+    plain: Clock = field(default_factory=Clock)
+    _working: WorkingCopy = field(default_factory=WorkingCopy)
+
+    def run(self, trajectories: Trajectories, micro: Micro, *, timed: bool = False) -> Figures:
+        """The configuration's figures of a shard. Call it inside ``runtime.deterministic``.
+
+        The reference always gets a forward of its own: a log-ratio of exactly 0 between equal
+        models in one format is then a measurement.
+
+        Args:
+            timed: clock the policy's scoring, and its bare forward over the same micro-batches.
+        """
+        t, c = trajectories, self.configuration
+        given = t.tokens, t.mask, micro
+        clock = self.replayed if timed else Clock()
+        tokens = int((t.prompt_lengths + t.response_lengths).sum())
+        model = self._working.of(self.pipeline.policy.model, c.policy)
+        if timed:  # the first forward after a cast pays for pages that the others find mapped
+            _bare_forward(model, t, replace(micro, order=micro.order[: micro.rows]))
+        with clock.running(model.device, tokens):
+            policy = forced(model, *given, kl_format=c.kl, head=self.head, value_format=c.value)
+        self._observe("policy", policy.parameters, policy.logits)
+        if timed:
+            with self.plain.running(model.device, tokens):
+                _bare_forward(model, t, micro)
+        model = self._working.of(self.pipeline.reference.model, c.reference)
+        reference = forced(model, *given, kl_format=c.kl)
+        self._observe("reference", reference.parameters, reference.logits)
+        model = self._working.of(self.pipeline.reward.model, c.reward)
+        rewards, seen = forced_rewards(model, t.reward_tokens, t.reward_lengths, micro)
+        self._observe("reward", *seen.values())
+        assert policy.values is not None
+        found = figures(policy.logprobs, reference.logprobs, policy.values, rewards)
+        self._observe("value", format_of(found.value.dtype).name)
+        for x in (policy.logprobs, reference.logprobs, found.log_ratio):
+            self._observe("kl", format_of(x.dtype).name)
+        return found
+
+    def _observe(self, component: str, *formats: str) -> None:
+        self.observed[component] |= set(formats)
+
+    def observed_formats(self) -> dict[str, str]:
+        """Component to the formats that its tensors had, joined by ``+`` where they differ."""
+        return {component: "+".join(sorted(seen)) for component, seen in self.observed.items()}
+
+
+@torch.no_grad()
+def _bare_forward(model: Any, trajectories: Trajectories, micro: Micro) -> None:
+    """What a replay cannot do without: the model's forward over the same micro-batches."""
+    parameters = {format_of(p.dtype).name for p in model.parameters()}
+    for chosen in micro:
+        with exactly(parameters):
+            model(input_ids=trajectories.tokens[chosen].to(model.device), use_cache=False)
