@@ -86,3 +86,8 @@ def keepdim_forgotten(rewards: Tensor, dtype: torch.dtype | None = None) -> Tens
     centred, variance = _deviations(rewards)
     std = variance.squeeze(-1).sqrt()
     return torch.where(std > 0, centred / std, 0).to(dtype or fp32_or_wider(rewards))
+
+
+def rewards_cast_before_statistics(rewards: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Rewards are cast to bf16, and then mean and deviation are taken as they should be."""
+    return group_advantages(rewards.to(torch.bfloat16).to(dtype or fp32_or_wider(rewards)))

@@ -24,8 +24,8 @@ class Fault:
         source: where it was seen.
         caught_by: the conformance check that a core with it has to fail; "" where ``function`` is
             not one that a core offers.
-        caught_in_pipeline: the test of the pipeline that has to turn red when it is planted; ""
-            where the pipeline does not depend on it.
+        caught_in_pipeline: the test of the pipeline that has to turn red when it is planted, as
+            file::test below tests/forensics; "" where the pipeline does not depend on it.
     """
 
     name: str
