@@ -43,6 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--model", default="embedded", metavar="NAME_OR_DIR", help="causal LM (default: embedded)"
     )
     group.addoption(
+        "--reward-model",
+        default="embedded",
+        metavar="NAME_OR_DIR",
+        help="sequence classifier with one label (default: embedded)",
+    )
+    group.addoption("--seed", type=int, default=0, help="of prompts, responses and direction")
+    group.addoption(
         "--matrix", type=Path, metavar="FILE.toml", help="precision configurations of your own"
     )
     group.addoption(
@@ -190,7 +197,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     recorder = config.stash.get(RECORDER, None)
     if recorder is None or not recorder.path.is_file():
         return
-    lines = table.summary(recorder.block())
+    lines = table.summary(recorder.block(), details=config.option.verbose > 0)
     if lines:
         terminalreporter.section("precision forensics")
     for text, style in lines:

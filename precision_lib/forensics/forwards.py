@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precision_lib.forensics.observed import observed_format
 from precision_lib.forensics.probe import ProbeInput
 from precision_lib.formats import format_of, get_format
 from precision_lib.matrix import PrecisionConfig
@@ -43,11 +44,14 @@ class Scored:
         logprobs: format of the log-softmax to [M] log-probs in that format, on the CPU.
         parameters: format of the parameters, as observed (several are joined by ``+``).
         logits: format of the logits, as observed.
+        buffers: format of the numbers in floating-point buffers (the RoPE table), as observed; ""
+            for a model without any.
     """
 
     logprobs: dict[str, Tensor]
     parameters: str
     logits: str
+    buffers: str
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,12 @@ def score(
         for kl_format in kl_formats:
             kept[kl_format].append(torch.cat(parts[kl_format])[back])
     parameters = {format_of(p.dtype).name for p in model.parameters()}
+    buffers = {observed_format(b) for b in model.buffers() if b.is_floating_point()}
     return Scored(
         {f: torch.cat([t.flatten() for t in tensors]) for f, tensors in kept.items()},
         parameters="+".join(sorted(parameters)),
         logits="+".join(sorted(seen)),
+        buffers="+".join(sorted(buffers)),
     )
 
 

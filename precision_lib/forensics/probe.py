@@ -4,7 +4,7 @@ The hazard. In a training run a precision error shows itself, if at all, mixed w
 and with its own consequences. Here tokens are fixed, the policy's distance from the reference is
 known, and the one thing that varies is the format of a component; so a difference is its cause.
 
-This module fixes what is measured on; ``forwards.py`` scores it, ``h1_kl_collapse.py`` judges it.
+This module fixes what is measured on; ``forwards.py`` scores it, ``h1/`` judges it.
 """
 
 from dataclasses import dataclass

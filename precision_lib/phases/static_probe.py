@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from precision_lib.forensics.h1_study import open_study
+from precision_lib.forensics.h1.study import open_study
 from precision_lib.forensics.probe import ProbeSettings
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import Checkpoint

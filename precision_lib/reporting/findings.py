@@ -33,9 +33,9 @@ def findings(blocks: Sequence[Block]) -> str:
 
 def _made_from(block: Block) -> str:
     context = block["context"]
-    versions = context["versions"]
+    versions, checkpoint = context["versions"], context.get("checkpoint", {"name": "unknown"})
     return (
-        f"Model `{context['checkpoint']['name']}`, {context['device']['name']}, seed "
+        f"Model `{checkpoint['name']}`, {context['device']['name']}, seed "
         f"{context['seed']}, torch {versions['torch']}, transformers {versions['transformers']}, "
         f"commit {context['commit']['sha'][:12]}."
     )

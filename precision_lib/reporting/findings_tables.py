@@ -153,7 +153,7 @@ def h4(block: Block) -> list[str]:
     pure = cells["bf16_pure"]["evidence"]
     positions = [
         [
-            f"{p['first']} to {p['last']}",
+            f"{p['first'] + 1} to {p['last'] + 1}",
             *(two(p[key]) for key in ("token_rms", "token_mean", "accumulated_rms")),
         ]
         for p in pure["sampled"]["by_position"]
@@ -183,7 +183,13 @@ def h4(block: Block) -> list[str]:
         parts += [
             "Log-prob of a bf16 policy against FP32, nats per 1,000 tokens:",
             table(
-                ["", "drift seen", "-KL(FP32 || bf16)", "standard errors apart", "from no drift"],
+                [
+                    "",
+                    "drift seen",
+                    "-KL of FP32 from bf16",
+                    "standard errors apart",
+                    "from no drift",
+                ],
                 sources,
             ),
         ]

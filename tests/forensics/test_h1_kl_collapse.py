@@ -15,7 +15,7 @@ from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
-    from precision_lib.forensics.h1_study import Study
+    from precision_lib.forensics.h1.study import Study
     from precision_lib.models.loading import Checkpoint
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
@@ -106,7 +106,7 @@ def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "Study") -> None:
     """
     import torch
 
-    from precision_lib.forensics import h1_kl_collapse as h1
+    from precision_lib.forensics.h1 import kl_collapse as h1
 
     policy = h1_study.forwards.given.operating_policy
     k3 = h1.k3_penalty(h1.golden_log_ratio(h1_study.forwards, policy))
@@ -134,7 +134,7 @@ def test_zero_log_ratios_of_rounded_log_probs_match_the_derivation(h1_study: "St
     """
     import torch
 
-    from precision_lib.forensics import h1_kl_collapse as h1
+    from precision_lib.forensics.h1 import kl_collapse as h1
     from precision_lib.formats import round_to, ulp
 
     assert float(ulp(torch.tensor([-2.3]), FORMATS["bf16"])) == 2.0**-6
@@ -154,7 +154,7 @@ def test_zero_log_ratios_of_a_bf16_kl_match_the_derivation(h1_study: "Study") ->
     """The same for the whole bf16 KL path: logits rounded, then log-probs rounded."""
     import torch
 
-    from precision_lib.forensics import h1_kl_collapse as h1
+    from precision_lib.forensics.h1 import kl_collapse as h1
 
     operating = h1_study.forwards.given.operating_policy
     cell = h1_study.cell(get_configuration("fp32_bf16_kl"))
@@ -193,7 +193,7 @@ def test_verdicts_do_not_depend_on_the_seed(
     seed: int, h1_study: "Study", checkpoint: "Checkpoint"
 ) -> None:
     """Other prompts, responses and direction: the same verdict in every cell."""
-    from precision_lib.forensics import h1_study as study_module
+    from precision_lib.forensics.h1 import study as study_module
     from precision_lib.forensics.probe import ProbeSettings
     from precision_lib.forensics.verdicts import H1_OPERATING_KL
     from precision_lib.matrix import COUNTERFACTUALS, MATRIX

@@ -12,7 +12,7 @@ from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
-    from precision_lib.forensics.h3_study import H3Study
+    from precision_lib.forensics.h3.study import H3Study
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
@@ -127,7 +127,7 @@ def test_fp32_predictions_move_where_bf16_ones_do_not(h3_study: "H3Study") -> No
 def test_controls_are_null_and_the_hypothesis_has_a_verdict(
     h3_study: "H3Study", recorder: Recorder
 ) -> None:
-    """Golden values are those that were frozen, up to the order of a sum; the golden head never lags itself."""
+    """Golden values are those that were frozen; the golden head never lags itself."""
     verdict = h3_study.verdict()
     recorder.add_hypothesis(verdict)
     assert verdict.control["golden_values_n"] > 0

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from precision_lib import cli
+from precision_lib import cli, commands
 from precision_lib.reporting import benchmarks
-from precision_lib.reporting.benchmarks import ResultsError, tables
+from precision_lib.reporting.benchmarks import tables
 from precision_lib.reporting.markdown import MarkerError, write_between
 
 ROOT = Path(__file__).parents[2]
@@ -184,10 +184,10 @@ def test_command_prints_or_rewrites(
 ) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results(entry("this suite", "ours", 2.0))))
-    assert cli.main(["benchmarks", str(path)]) == cli.OK
+    assert cli.main(["benchmarks", str(path)]) == commands.OK
     printed = capsys.readouterr().out
     assert "| **this suite** |" in printed
-    assert cli.main(["benchmarks", str(path), "--into", str(document)]) == cli.OK
+    assert cli.main(["benchmarks", str(path), "--into", str(document)]) == commands.OK
     assert printed in document.read_text()
 
 
@@ -206,7 +206,7 @@ def test_a_useless_file_is_a_usage_error_that_says_what_to_do(
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
-    assert cli.main(["benchmarks", str(path)]) == cli.USAGE
+    assert cli.main(["benchmarks", str(path)]) == commands.USAGE
     assert message in capsys.readouterr().err
 
 

@@ -9,14 +9,14 @@ import torch
 from hypothesis import example, given, settings
 from torch import Tensor
 
-from precision_lib.forensics import h3_value_head as h3
-from precision_lib.forensics.observed import ENOUGH, observed_format
-from precision_lib.forensics.value_updates import (
+from precision_lib.forensics.h3 import value_head as h3
+from precision_lib.forensics.h3.updates import (
     HeadFormats,
     UpdateSettings,
     of_configuration,
     predictions_over_updates,
 )
+from precision_lib.forensics.observed import ENOUGH, observed_format
 from precision_lib.formats import FORMATS, get_format, round_to, ulp
 from precision_lib.models.value_head import ValueHead, fit_value_head
 
@@ -151,7 +151,7 @@ def test_a_td_error_that_rounding_swallows_is_counted() -> None:
 )
 def test_critical_magnitude_by_hand(rates: tuple[float, ...], wanted: float) -> None:
     grid = (1.0, 10.0, 100.0, 1000.0)
-    totals = {}
+    totals: dict[str, np.ndarray] = {}
     for index, rate in enumerate(rates):
         stagnant, moved = h3.stagnation_at(index)
         totals |= {stagnant: np.array([rate, rate]), moved: np.array([1.0, 1.0])}

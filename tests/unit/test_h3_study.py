@@ -10,7 +10,7 @@ from torch import Tensor
 from precision_lib.matrix import get_configuration
 
 if TYPE_CHECKING:
-    from precision_lib.forensics.h3_study import H3Study
+    from precision_lib.forensics.h3.study import H3Study
     from precision_lib.models.loading import Checkpoint
 
 PURE, BASELINE, DEMOTED = map(get_configuration, ("bf16_pure", "fp32_baseline", "fp32_bf16_value"))
@@ -18,7 +18,7 @@ PURE, BASELINE, DEMOTED = map(get_configuration, ("bf16_pure", "fp32_baseline", 
 
 def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H3Study":
     """8 prompts of 4 responses to a tiny random model; the score is the mean log-prob."""
-    from precision_lib.forensics.h3_study import QUICK, open_h3_study
+    from precision_lib.forensics.h3.study import QUICK, open_h3_study
     from precision_lib.models.value_head import fit_value_head, predict_values
     from precision_lib.ppo import logprobs
     from precision_lib.runtime import deterministic
@@ -73,7 +73,7 @@ def test_a_value_head_that_is_silently_bf16_is_observed(
     tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dtype says FP32, the digits say bf16; the frozen values differ as well."""
-    from precision_lib.forensics import value_updates
+    from precision_lib.forensics.h3 import updates as value_updates
     from precision_lib.models import value_head
 
     study = small_study(tiny_llama)
@@ -92,7 +92,7 @@ def test_states_one_position_late_are_caught_by_the_control(
     tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A critic that sees the action it judges: the golden values are no longer the frozen ones."""
-    from precision_lib.forensics import critic_states
+    from precision_lib.forensics.h3 import states as critic_states
     from precision_lib.trajectories import teacher_forcing
 
     study = small_study(tiny_llama)

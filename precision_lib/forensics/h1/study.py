@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics import h1_kl_collapse as h1
 from precision_lib.forensics.causal import (
     BASELINE,
     PURE,
@@ -33,6 +32,7 @@ from precision_lib.forensics.forwards import (
     REFERENCE,
     Forwards,
 )
+from precision_lib.forensics.h1 import kl_collapse as h1
 from precision_lib.forensics.probe import ProbeSettings, prepare
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from precision_lib.forensics.causal import BASELINE
-from precision_lib.forensics.critic_states import (
+from precision_lib.forensics.h3.states import (
     EXACT,
     FIRST,
     GOLDEN,
@@ -20,7 +20,7 @@ from precision_lib.forensics.critic_states import (
     response_mask,
     terminal_rewards,
 )
-from precision_lib.forensics.value_updates import (
+from precision_lib.forensics.h3.updates import (
     HeadFormats,
     UpdateSettings,
     of_configuration,

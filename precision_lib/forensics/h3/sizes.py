@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_lib.forensics import h3_value_head as h3
 from precision_lib.forensics.causal import BASELINE, Paired, Sums, per_sequence
-from precision_lib.forensics.critic_states import GOLDEN
-from precision_lib.forensics.h3_critics import Critics, Task
-from precision_lib.forensics.value_updates import HeadFormats
+from precision_lib.forensics.h3 import value_head as h3
+from precision_lib.forensics.h3.critics import Critics, Task
+from precision_lib.forensics.h3.states import GOLDEN
+from precision_lib.forensics.h3.updates import HeadFormats
 from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.matrix import PrecisionConfig
 

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics import h3_value_head as h3
 from precision_lib.forensics.causal import (
     BASELINE,
     PURE,
@@ -25,12 +24,13 @@ from precision_lib.forensics.causal import (
     cell_of,
     per_sequence,
 )
-from precision_lib.forensics.critic_states import AGAIN, FIRST, GOLDEN, REBATCHED, States
-from precision_lib.forensics.h3_critics import Critics
-from precision_lib.forensics.h3_sizes import Sizes
+from precision_lib.forensics.h3 import value_head as h3
+from precision_lib.forensics.h3.critics import Critics
+from precision_lib.forensics.h3.sizes import Sizes
+from precision_lib.forensics.h3.states import AGAIN, FIRST, GOLDEN, REBATCHED, States
+from precision_lib.forensics.h3.updates import UpdateSettings
 from precision_lib.forensics.observed import observed_format
 from precision_lib.forensics.statistics import Metric, level_counts, median_level, resample
-from precision_lib.forensics.value_updates import UpdateSettings
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
 from precision_lib.formats import FORMATS, format_of, ulp
 from precision_lib.matrix import COMPONENTS, PrecisionConfig, get_configuration

@@ -1,0 +1,51 @@
+"""The frozen trajectories that H2 and H3 are measured on.
+
+The hazard. Trajectories that are kept in memory are never checked; so a study reads them back from
+disk, through the same verification that a replay goes through, and its record names their hashes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.value_head import ValueHead
+from precision_lib.trajectories.batches import FreezeSettings
+from precision_lib.trajectories.freeze import freeze, frozen_head
+from precision_lib.trajectories.shards import Manifest, read_shards
+from precision_lib.trajectories.store import Trajectories
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Trajectories as read from disk.
+
+    Attributes:
+        manifest: what they were made from.
+        shards: all of them.
+        head: the value head of their values.
+    """
+
+    manifest: Manifest
+    shards: tuple[Trajectories, ...]
+    head: ValueHead
+
+    def context(self) -> dict[str, Any]:
+        """What the record says about them."""
+        return {
+            "trajectories": {
+                "settings": self.manifest.settings,
+                "models": self.manifest.models,
+                "shards": {shard.file: shard.sha256 for shard in self.manifest.shards},
+            }
+        }
+
+
+def freeze_and_read(pipeline: Pipeline, settings: FreezeSettings, directory: Path) -> Frozen:
+    """Freeze into an empty directory and read everything back, verified.
+
+    Raises:
+        TrajectoryError: the directory holds trajectories. ValueError: lengths beyond the model.
+    """
+    manifest = freeze(pipeline, settings, directory)
+    return Frozen(manifest, tuple(read_shards(directory)), frozen_head(directory, manifest))

@@ -1,0 +1,1 @@
+"""H1, KL collapse: noise over signal of the log-ratio near the reference."""

@@ -1,0 +1,231 @@
+"""H2 as cells and a verdict: frozen answers, scored in each format, against the stored rewards.
+
+The hazard. "bf16 rewards are harmless" and "bf16 rewards lose the ranking" are both true, of
+different reward models. So a cell says where its reward model stands (offset and step over the
+spread within a group), which part of the damage is the stored score and which the forward before
+it, what the law of ``law.py`` predicts at that point, and at which offset the same format
+would begin to harm.
+
+N sequences of G prompts. What is measured against golden: the stored FP32 rewards; a configuration
+whose reward model is FP32 is the golden path itself and is measured against the float64 model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from precision_lib.forensics.causal import BASELINE, PURE, Paired, Sums, causal_verdict, cell_of
+from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
+from precision_lib.forensics.h2 import families as families
+from precision_lib.forensics.h2 import points as points
+from precision_lib.forensics.h2 import reward_quantization as h2
+from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
+from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.probe import MIN_PROMPTS
+from precision_lib.forensics.statistics import Metric, resample
+from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.formats import get_format
+from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.reward_model import RewardModel
+from precision_lib.trajectories.store import Trajectories
+
+H2 = "H2"
+DAMAGE, SYMPTOM = DECISIONS[H2].metric, DECISIONS[H2].symptom
+
+
+@dataclass
+class H2Study:
+    """H2 over frozen trajectories: cells when asked for, then the hypothesis verdict.
+
+    Attributes:
+        forwards: scores of the frozen sequences; it keeps what was computed.
+        seed: of the resampling and of the synthetic rewards.
+    """
+
+    forwards: RewardForwards
+    seed: int
+    _cells: dict[str, Cell] = field(default_factory=dict)
+    _families: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shards = self.forwards.trajectories
+        if not shards:
+            raise ValueError("no trajectories: freeze some first")
+        #: Stored FP32 rewards and group number of each sequence, [N].
+        self.golden = torch.cat([t.rewards for t in shards]).cpu()
+        self.groups = h2.numbered(torch.cat([t.prompt_ids for t in shards]).cpu())
+        count = int(self.groups.max()) + 1
+        if count < MIN_PROMPTS:
+            raise ValueError(
+                f"{count} prompts: an interval over prompts needs at least {MIN_PROMPTS}"
+            )
+        self.paired = Paired(h2.METRICS, resample(np.arange(count), self.seed), "sequences")
+
+    def context(self) -> dict[str, Any]:
+        """What the measurement was made on, for the record's context."""
+        reward, sizes = self.forwards.reward, torch.bincount(self.groups)
+        return {
+            "reward_model": {"name": reward.name, "sha256": reward.sha256},
+            "reward_groups": {
+                "sequences": len(self.golden),
+                "prompts": len(sizes),
+                "samples_per_prompt": [int(sizes.min()), int(sizes.max())],
+                "seed": self.seed,
+            },
+        }
+
+    def cell(self, configuration: PrecisionConfig) -> Cell:
+        """Metrics on the real scores, evidence, and the verdict; computed once."""
+        if configuration.name not in self._cells:
+            fmt = configuration.reward
+            metrics = h2.measured(self.paired, self.sums(configuration))
+            self._cells[configuration.name] = cell_of(
+                H2,
+                configuration,
+                metrics,
+                self.noise_floor(fmt),
+                self._evidence(fmt),
+                nonfinite=metrics[h2.NONFINITE].value > 0,
+            )
+        return self._cells[configuration.name]
+
+    def scores(self, fmt: str, run: str = FIRST) -> Tensor:
+        """[N] scores as a reward model in ``fmt`` gives them."""
+        return self.forwards.scored(fmt, run).scores
+
+    def measured_against(self, fmt: str) -> Tensor:
+        """[N] what scores of ``fmt`` are held against: the stored rewards, or the exact model's."""
+        return self.scores(EXACT) if fmt == GOLDEN else self.golden
+
+    def sums(self, configuration: PrecisionConfig, again: bool = False) -> Sums:
+        """Sums per prompt; ``again``: of a forward that is run once more."""
+        fmt = configuration.reward
+        scores = self.scores(fmt, AGAIN if again else FIRST)
+        return h2.group_sums(scores, self.measured_against(fmt), self.groups)
+
+    def noise_floor(self, fmt: str) -> Metric:
+        """:data:`DAMAGE` of a format against itself in another order and micro-batch.
+
+        Where no score is finite: the share of scores of which that depends on the batch.
+        """
+        first, rebatched = self.scores(fmt), self.scores(fmt, REBATCHED)
+        finite = torch.isfinite(first)
+        if not bool(finite.any()):
+            changed = torch.where(torch.isfinite(rebatched), torch.nan, 0.0)
+            sums = h2.group_sums(changed, torch.zeros_like(self.golden), self.groups)
+            return replace(self.paired, counted="scored").estimate(sums, h2.NONFINITE)
+        kept = torch.where(finite, rebatched, torch.nan)
+        sums = h2.group_sums(kept, torch.where(finite, first, 0), self.groups)
+        return self.paired.estimate(sums, DAMAGE)
+
+    def causes(self, fmt: str) -> dict[str, dict[str, Any]]:
+        """Damage and symptom of the stored score, of the forward before it, and of both.
+
+        ``stored_only``: the golden score, rounded to the format. ``forward_only``: hidden states in
+        the format, score head and score wide. ``both``: the configuration.
+        """
+        golden = self.measured_against(fmt)
+        scores = {
+            "stored_only": golden.to(get_format(fmt).dtype),
+            "forward_only": self.scores(fmt, WIDE_HEAD),
+            "both": self.scores(fmt),
+        }
+        return {
+            name: {
+                metric: found.as_json()
+                for metric, found in h2.measured(
+                    self.paired, h2.group_sums(x, golden, self.groups)
+                ).items()
+                if metric in (DAMAGE, SYMPTOM, "batch_advantage_rms_error", h2.NONFINITE)
+            }
+            for name, x in scores.items()
+        }
+
+    def storing(self, fmt: str) -> dict[str, Any]:
+        """The law on the real scores, see :func:`precision_lib.forensics.h2.points.storing`."""
+        return points.storing(self.measured_against(fmt), self.groups, fmt)
+
+    def verdict(self) -> HypothesisVerdict:
+        """The hypothesis verdict from promotion, demotion and controls."""
+        replay = points.replay(self.forwards, self.golden)
+        immunity = points.immunity(self.seed)
+        control = {
+            "fp32_replay": replay,
+            "exact_rewards": immunity,
+            "is_null": replay["is_null"] and immunity["is_null"],
+        }
+        return causal_verdict(H2, self.cell, self.sums, self.paired, control, self._explanation)
+
+    def _explanation(self, contrasts: dict[str, Metric]) -> str:
+        native, fmt = points.native(self.golden, self.groups, PURE.reward), PURE.reward
+        causes = {name: found[DAMAGE]["value"] for name, found in self.causes(fmt).items()}
+        low, high = self._family(fmt)["critical_offset_over_spread"]["predicted_range"]
+        ties = self.cell(PURE).metrics[SYMPTOM].value
+        baseline = self.cell(BASELINE).metrics[DAMAGE].value
+        law = self.storing(fmt)
+        predicted = "beyond the law" if law["predicted"] is None else f"law: {law['predicted']:.3f}"
+        stored_share = (causes["stored_only"] / causes["both"]) ** 2 if causes["both"] else 0.0
+        return (
+            f"At these scores (offset {native['offset_over_spread']:.2g} spreads, {fmt} step "
+            f"{native['resolution_over_spread']:.2g} spreads) a {fmt} reward model costs an "
+            f"advantage error of {causes['both']:.3f} with {ties:.1%} of the pairs tied; storing "
+            f"alone costs {causes['stored_only']:.3f} ({predicted}), "
+            f"{stored_share:.1%} of the power, and the {fmt} forward {causes['forward_only']:.3f}; "
+            f"the limit is {DECISIONS[H2].limit:.2f}, FP32 is at {baseline:.1e}. Storing alone "
+            f"passes the limit from an offset of {low:.0f} to {high:.0f} spreads on, by the phase "
+            "of the binade, and never for rewards 0 and 1."
+        )
+
+    def _family(self, fmt: str) -> dict[str, Any]:
+        if fmt not in self._families:
+            self._families[fmt] = families.family_evidence(fmt, self.seed)
+        return self._families[fmt]
+
+    def _evidence(self, fmt: str) -> dict[str, Any]:
+        return {
+            "measured_against": EXACT if fmt == GOLDEN else GOLDEN,
+            "observed_formats": self._observed(fmt),
+            "golden_observed_format": observed_format(self.golden),
+            "native": points.native(self.golden, self.groups, fmt),
+            "causes": self.causes(fmt),
+            "storing_law": self.storing(fmt),
+            "fp32_replay": points.replay(self.forwards, self.golden),
+            "synthetic": self._family(fmt),
+        }
+
+    def _observed(self, fmt: str) -> dict[str, str | None]:
+        """Formats as seen at run time; None for a component that H2 does not run."""
+        found = self.forwards.scored(fmt)
+        seen = {found.parameters, observed_format(found.scores)}
+        return {
+            "policy": None,
+            "reference": None,
+            "reward": "+".join(sorted(seen)),
+            "value": None,
+            "kl": None,
+        }
+
+
+def open_h2_study(
+    reward: RewardModel,
+    trajectories: Sequence[Trajectories],
+    seed: int,
+    progress: Callable[[], Any] = lambda: None,
+) -> H2Study:
+    """Be ready to measure cells on frozen trajectories.
+
+    Args:
+        reward: the FP32 reward model that scored them.
+        trajectories: shards; the sequences of a prompt id form a group, at least 2 of each, and 4
+            or more to make sense.
+        seed: of the resampling and of the synthetic rewards.
+        progress: called after each forward.
+
+    Raises:
+        ValueError: no shard, fewer than 8 prompts, or a prompt with one sequence only.
+    """
+    return H2Study(RewardForwards(reward, tuple(trajectories), progress), seed)

@@ -1,0 +1,1 @@
+"""H3, value-head instability: what large values cost a critic, and where it rounds."""

@@ -1,0 +1,233 @@
+"""Long fixed token sequences for H4: drawn from the FP32 policy, and from neither model.
+
+The hazard. How an error adds up depends on where the tokens come from. Tokens drawn from the policy
+have log-probs that rounding lowers on average; tokens of a text that no model wrote need not. A
+study of one kind of token says nothing about the other, so both are scored, each sequence over all
+the positions that the model has.
+
+N sequences, L tokens of each, the first of which is only context, T = L - 1.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precision_lib.forensics.policy_shift import solve_scales, training_direction
+from precision_lib.forensics.probe import MIN_PROMPTS, ProbeInput, ProbeSettings
+from precision_lib.forensics.verdicts import H1_OPERATING_KL
+from precision_lib.models.embedded import load_held_out_sample
+from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
+from precision_lib.runtime import deterministic
+from precision_lib.trajectories.prompts import encode
+from precision_lib.trajectories.sampling import Responses, sample_responses
+
+#: Tokens of the short responses on which the policy's distance is solved for.
+PLACING_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class H4Settings:
+    """What H4 measures on.
+
+    Attributes:
+        sequences: drawn from the policy; what decides.
+        text_windows: windows of text.
+        length: tokens of a sequence, the first included; the model's positions if those are fewer.
+        checked: sequences on which the null controls and the noise floor are taken.
+        expected: sequences of each kind on which the expected drift is computed.
+        seed: of tokens, direction and resampling.
+    """
+
+    sequences: int = 8
+    text_windows: int = 8
+    length: int = 2048
+    checked: int = 2
+    expected: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.sequences, self.text_windows) < MIN_PROMPTS:
+            raise ValueError(
+                f"sequences = {self.sequences}, text_windows = {self.text_windows}: an interval "
+                f"over sequences needs at least {MIN_PROMPTS} of each"
+            )
+        if self.length < 32:
+            raise ValueError(f"length = {self.length}: growth along 32 tokens is the least to fit")
+        for name in ("checked", "expected"):
+            if not 2 <= getattr(self, name) <= min(self.sequences, self.text_windows):
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} must be at least 2 and at most the number of "
+                    "sequences and of windows"
+                )
+
+
+#: A few seconds, for a first look and for tests of the suite itself.
+QUICK = H4Settings(length=256, expected=8)
+
+
+@dataclass(frozen=True)
+class LongInput:
+    """Everything that is fixed before a configuration is looked at.
+
+    Attributes:
+        sampled: sequences drawn from the FP32 policy, as input of ``Forwards``.
+        text: windows of text that neither model wrote, with the same models.
+    """
+
+    settings: H4Settings
+    sampled: ProbeInput
+    text: ProbeInput
+
+    @property
+    def policy(self) -> int:
+        """Index of the policy at the known KL; 0 is the identical one."""
+        return self.sampled.operating_policy
+
+
+def row_length(checkpoint: Checkpoint, settings: H4Settings) -> int:
+    """Tokens of a sequence: what is asked for, or the model's positions."""
+    positions = getattr(checkpoint.model.config, "max_position_embeddings", settings.length)
+    return int(min(settings.length, positions))
+
+
+def prepare_long(checkpoint: Checkpoint, settings: H4Settings) -> LongInput:
+    """Place the policy, draw its sequences, cut the text.
+
+    Raises:
+        ValueError: when the model or the text is too short to give sequences.
+    """
+    with deterministic(settings.seed, only_fp32=True):
+        texts = [encode(checkpoint, text) for text in load_held_out_sample()]
+        direction = training_direction(checkpoint.model, texts, seed=settings.seed)
+        scale = _policy_scale(checkpoint, direction, settings)
+        policy = policy_model(checkpoint, direction, scale)
+        sampled = sample_from(policy, checkpoint, settings)
+    probe = ProbeSettings(
+        num_prompts=settings.sequences,
+        seq_lengths=(sampled.length,),
+        target_kls=(H1_OPERATING_KL,),
+        seed=settings.seed,
+    )
+    given = ProbeInput(checkpoint, probe, (sampled,), direction, (0.0, scale))
+    windows = text_windows(texts, row_length(checkpoint, settings), settings.text_windows)
+    windows = replace(
+        windows,
+        tokens=windows.tokens.to(checkpoint.model.device),
+        prompt_lengths=windows.prompt_lengths.to(checkpoint.model.device),
+    )
+    return LongInput(settings, given, replace(given, responses=(windows,)))
+
+
+def first_rows(given: ProbeInput, count: int) -> ProbeInput:
+    """The same input with the first ``count`` sequences only."""
+    (whole,) = given.responses
+    rows = Responses(whole.tokens[:count], whole.prompt_lengths[:count], whole.length)
+    return replace(given, responses=(rows,))
+
+
+def policy_model(checkpoint: Checkpoint, direction: dict[str, Tensor], scale: float) -> Any:
+    """A model of its own with the FP32 policy's parameters."""
+    policy = working_copy(checkpoint.model)
+    set_parameters(policy, checkpoint.model, "fp32", direction, scale)
+    return policy
+
+
+def _policy_scale(
+    checkpoint: Checkpoint, direction: dict[str, Tensor], settings: H4Settings
+) -> float:
+    """Scale at which the KL per token is the operating point's, solved on short responses."""
+    start = _openings(checkpoint, settings.sequences)
+    length = min(PLACING_TOKENS, row_length(checkpoint, settings) - 1)
+    short = sample_responses(checkpoint.model, start, length, seed=settings.seed)
+    return solve_scales(checkpoint.model, direction, short, (H1_OPERATING_KL,))[0]
+
+
+def _openings(checkpoint: Checkpoint, count: int) -> list[list[int]]:
+    """One token to begin each sequence with: the start token, or the first token of a text."""
+    start = checkpoint.start_token
+    if start is None:
+        start = encode(checkpoint, load_held_out_sample()[0])[0]
+    return [[start]] * count
+
+
+def sample_from(policy: Any, checkpoint: Checkpoint, settings: H4Settings) -> Responses:
+    """Sequences of full length drawn from ``policy`` at temperature 1."""
+    return sample_responses(
+        RoomyCacheModel(policy),
+        _openings(checkpoint, settings.sequences),
+        row_length(checkpoint, settings) - 1,
+        seed=settings.seed * 1000 + 400,
+        pad=checkpoint.tokenizer.pad_token_id or 0,
+    )
+
+
+def text_windows(texts: list[list[int]], length: int, count: int) -> Responses:
+    """``count`` windows of ``length`` tokens, or as long as the text allows.
+
+    Args:
+        texts: token lists, joined in their order.
+
+    Raises:
+        ValueError: when a window would have fewer than 2 tokens.
+    """
+    joined = [token for text in texts for token in text]
+    width = min(length, len(joined) // count)
+    if width < 2:
+        raise ValueError(f"{len(joined)} tokens of text are too few for {count} windows")
+    tokens = torch.tensor(joined[: width * count]).view(count, width)
+    return Responses(tokens, torch.ones(count, dtype=torch.int64), width - 1)
+
+
+class RoomyCacheModel:
+    """A causal LM that samples with a KV cache that keeps room for tokens to come.
+
+    The cache of transformers copies all keys and values for each new token, which takes 70 % of
+    the time of drawing 2,048 tokens. A model with other than plain attention keeps its own cache.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.config, self.device = model, model.config, model.device
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        self.plain = kinds == {"full_attention"}
+
+    def __call__(self, *, past_key_values: Any = None, **inputs: Any) -> Any:
+        cache = roomy_cache() if past_key_values is None and self.plain else past_key_values
+        return self.model(past_key_values=cache, **inputs)
+
+
+def roomy_cache() -> Any:
+    """A transformers cache whose layers double their room when it is used up."""
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
+        rooms: tuple[Tensor, Tensor] | None = None
+
+        def update(
+            self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[Tensor, Tensor]:
+            before = self.get_seq_length()
+            after = before + key_states.shape[-2]
+            if self.rooms is None or after > self.rooms[0].shape[-2]:
+                self.rooms = self._larger(before, after, key_states, value_states)
+            for room, new in zip(self.rooms, (key_states, value_states), strict=True):
+                room[..., before:after, :] = new
+            self.is_initialized = True
+            self.keys, self.values = (room[..., :after, :] for room in self.rooms)
+            return self.keys, self.values
+
+        def _larger(
+            self, before: int, after: int, keys: Tensor, values: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            if before == 0:
+                self.lazy_initialization(keys, values)
+            rooms = [
+                new.new_empty(*new.shape[:-2], 2 * after, new.shape[-1]) for new in (keys, values)
+            ]
+            if self.rooms is not None:
+                for room, old in zip(rooms, self.rooms, strict=True):
+                    room[..., :before, :] = old[..., :before, :]
+            return rooms[0], rooms[1]
+
+    return Cache(layer_class_to_replicate=RoomyLayer)

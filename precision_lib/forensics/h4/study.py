@@ -1,0 +1,326 @@
+"""H4 as cells and a verdict: what a sum of log-ratio errors is, and which component makes it.
+
+The hazard. "Reference drift" is told as a story of the reference alone: keep it in FP32 and the
+drift is gone. But the policy's log-prob drifts by the same law and in the same direction, so two
+rounded models drift together, and it is the *difference* of formats that leaves a drift standing.
+Each cell therefore reports the two components alone beside their difference, on tokens that the
+policy wrote and on tokens that neither model wrote.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from precision_lib.forensics.causal import (
+    BASELINE,
+    PURE,
+    Paired,
+    Sums,
+    causal_verdict,
+    cell_of,
+)
+from precision_lib.forensics.forwards import (
+    AGAIN,
+    EXACT,
+    FIRST,
+    GOLDEN,
+    POLICY,
+    REBATCHED,
+    REFERENCE,
+    Forwards,
+)
+from precision_lib.forensics.h1 import kl_collapse as h1
+from precision_lib.forensics.h4 import reference_drift as h4
+from precision_lib.forensics.h4.expected_drift import ExpectedDrift, expected_drift, summary
+from precision_lib.forensics.h4.long_sequences import (
+    H4Settings,
+    LongInput,
+    first_rows,
+    prepare_long,
+)
+from precision_lib.forensics.statistics import Array, Metric, resample
+from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.formats import format_of
+from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.models.loading import Checkpoint
+
+H4 = "H4"
+DAMAGE = DECISIONS[H4].metric
+PROMOTED, DEMOTED = map(get_configuration, (DECISIONS[H4].promoted, DECISIONS[H4].demoted))
+#: Configurations with one format for policy and reference, where identical weights must not drift.
+NULLS = (PURE, BASELINE, get_configuration("fp32_bf16_kl"))
+
+
+@dataclass
+class H4Study:
+    """H4 over one set of long sequences: cells when asked for, then the hypothesis verdict.
+
+    Attributes:
+        given: the fixed input.
+        sampled, text: log-probs of the two kinds of sequences.
+        checked: log-probs of the first sampled sequences, for null controls and noise floor.
+    """
+
+    given: LongInput
+    sampled: Forwards
+    text: Forwards
+    checked: Forwards
+    _cells: dict[str, Cell] = field(default_factory=dict)
+    _drift: dict[tuple[str, str], ExpectedDrift] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.paired = self._paired(self.sampled)
+
+    def context(self) -> dict[str, Any]:
+        """What the measurement was made on, for the record's context."""
+        checkpoint = self.given.sampled.checkpoint
+        return {
+            "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
+            "h4": asdict(self.given.settings)
+            | {
+                "sampled_tokens": _tokens(self.sampled),
+                "text_tokens": _tokens(self.text),
+            },
+        }
+
+    def cell(self, configuration: PrecisionConfig) -> Cell:
+        """Metrics on the sampled sequences, evidence and verdict; computed once."""
+        if configuration.name not in self._cells:
+            metrics = self.paired.estimates(self.sums(configuration))
+            self._cells[configuration.name] = cell_of(
+                H4,
+                configuration,
+                metrics,
+                self.noise_floor(configuration),
+                self._evidence(configuration, metrics),
+                nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
+            )
+        return self._cells[configuration.name]
+
+    def verdict(self) -> HypothesisVerdict:
+        """The hypothesis verdict from promotion, demotion and controls."""
+        identical = [self.identical_weights(c) for c in NULLS]
+        nonzero = sum(i["nonzero"] for i in identical)
+        control = {
+            "identical_weights_nonzero": nonzero,
+            "identical_weights_n": sum(i["n"] for i in identical),
+            "is_null": nonzero == 0,
+        }
+        return causal_verdict(H4, self.cell, self.sums, self.paired, control, self._explanation)
+
+    def sums(self, configuration: PrecisionConfig, again: bool = False) -> Sums:
+        """Per-sequence sums on the sampled sequences; ``again``: of forwards run once more."""
+        run = AGAIN if again else FIRST
+        return h4.sequence_sums(self.error(self.sampled, configuration, run))
+
+    def error(self, forwards: Forwards, configuration: PrecisionConfig, run: str = FIRST) -> Array:
+        """[N, T] error of the log-ratio, nats, against what :meth:`measured_against` says."""
+        policy = self.given.policy
+        got = h1.log_ratio(forwards, configuration, policy, run).double()
+        golden = h1.golden_log_ratio(
+            forwards, policy, self.measured_against(forwards, configuration)
+        )
+        return _rows(forwards, got - golden)
+
+    def measured_against(self, forwards: Forwards, configuration: PrecisionConfig) -> str:
+        """FP32 models; float64 ones for the golden path itself, on the sampled sequences."""
+        exact = h1.is_golden(configuration) and forwards is not self.text
+        return EXACT if exact else GOLDEN
+
+    def component_error(
+        self, forwards: Forwards, configuration: PrecisionConfig, role: str
+    ) -> Array:
+        """[N, T] error of the log-prob of policy or reference alone, nats."""
+        golden = self.measured_against(forwards, configuration)
+        fmt = configuration.policy if role == POLICY else configuration.reference
+        got = forwards.scored(role, self.given.policy, fmt).logprobs[configuration.kl]
+        want = forwards.scored(role, self.given.policy, golden).logprobs[golden]
+        return _rows(forwards, got.double() - want.double())
+
+    def noise_floor(self, configuration: PrecisionConfig) -> Metric:
+        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch."""
+        first, rebatched = (
+            h1.log_ratio(self.checked, configuration, self.given.policy, run).double()
+            for run in (FIRST, REBATCHED)
+        )
+        sums = h4.sequence_sums(_rows(self.checked, rebatched - first))
+        return self._paired(self.checked).estimate(sums, DAMAGE)
+
+    def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
+        """Drift of a policy whose weights equal the reference's, before any update.
+
+        With one format for both it must be exactly zero on every token: the null control. With
+        two it is what the mismatch alone does.
+        """
+        ratio = _rows(self.checked, h1.log_ratio(self.checked, configuration, 0).double())
+        metrics = self._paired(self.checked).estimates(h4.sequence_sums(ratio))
+        return {
+            "same_format": configuration.policy == configuration.reference,
+            "nonzero": int((ratio != 0).sum()),
+            "n": ratio.size,
+            "accum_err_final": metrics[DAMAGE].value,
+            "drift_nats_per_1000_tokens": metrics["drift_nats_per_1000_tokens"].value,
+        }
+
+    def true_kl(self) -> float:
+        """Mean KL(policy || reference) per token on the checked sequences, nats."""
+        return float(self.checked.true_kl(self.given.policy).mean())
+
+    def drift(self, source: str, fmt: str) -> ExpectedDrift:
+        """The policy in ``fmt`` against itself in FP32 on ``sampled`` or ``text`` sequences."""
+        if (source, fmt) not in self._drift:
+            given = self.given.sampled if source == "sampled" else self.given.text
+            rows = first_rows(given, self.given.settings.expected)
+            self._drift[source, fmt] = expected_drift(rows, self.given.policy, fmt)
+        return self._drift[source, fmt]
+
+    def _paired(self, forwards: Forwards, metrics: dict[str, Any] = h4.METRICS) -> Paired:
+        count = len(forwards.given.responses[0].tokens)
+        return Paired(metrics, resample(np.arange(count), self.given.settings.seed))
+
+    def _explanation(self, contrasts: dict[str, Metric]) -> str:
+        pure, promoted, demoted = (self.cell(c) for c in (PURE, PROMOTED, DEMOTED))
+        healed = contrasts["promotion_damage_healed"]
+        change = "changes nothing for certain"
+        if healed.low > 0:
+            change = "removes a part"
+        elif healed.high < 0:
+            change = "makes it worse"
+        drift = [c.metrics["drift_nats_per_1000_tokens"].value for c in (pure, promoted, demoted)]
+        return (
+            f"Over {self.sampled.given.responses[0].length} tokens the log-ratio of a bf16 policy "
+            f"and a bf16 reference is off by {_text(pure.metrics[DAMAGE])} nats RMS, with a drift "
+            f"of {drift[0]:+.2f} nats per 1,000 tokens. An FP32 reference alone {change} "
+            f"({_text(promoted.metrics[DAMAGE])} nats, share removed {healed.value:.2f} "
+            f"[{healed.low:.2f}, {healed.high:.2f}]) and leaves the policy's own drift standing: "
+            f"{drift[1]:+.2f}. A bf16 reference alone makes {_text(demoted.metrics[DAMAGE])} nats, "
+            f"{drift[2]:+.2f} per 1,000 tokens."
+        )
+
+    def _evidence(
+        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
+    ) -> dict[str, Any]:
+        growth = metrics["accum_err_growth_exponent"]
+        evidence = {
+            "true_kl": self.true_kl(),
+            "measured_against": self.measured_against(self.sampled, configuration),
+            "observed_formats": self._observed(configuration),
+            "growth_laws_within": h4.laws_within(growth.low, growth.high),
+            "identical_weights": self.identical_weights(configuration),
+            "buffers": self._buffers(configuration),
+            "sampled": self._source(self.sampled, configuration),
+        }
+        if not h1.is_golden(configuration):
+            # The golden path on text would be compared with itself.
+            evidence["text"] = self._source(self.text, configuration)
+        if configuration.policy != GOLDEN:
+            evidence["expected_policy_drift"] = {
+                source: summary(self.drift(source, configuration.policy), self.given.settings.seed)
+                for source in ("sampled", "text")
+            }
+        return evidence
+
+    def _source(self, forwards: Forwards, configuration: PrecisionConfig) -> dict[str, Any]:
+        """One kind of tokens: metrics, error by position, the components, the consequences."""
+        error, paired = self.error(forwards, configuration), self._paired(forwards)
+        sums = h4.sequence_sums(error)
+        token_growth = self._paired(forwards, h4.TOKEN_GROWTH).estimates(sums)
+        parts = {
+            role: self.component_error(forwards, configuration, role)
+            for role in (POLICY, REFERENCE)
+        }
+        golden = self.measured_against(forwards, configuration)
+        executed, wanted = (
+            _rows(forwards, forwards.scored(REFERENCE, 0, fmt).logprobs[kl].double())
+            for fmt, kl in ((configuration.reference, configuration.kl), (golden, golden))
+        )
+        return {
+            **_json(paired.estimates(sums) | token_growth),
+            "by_position": h4.by_position(error),
+            "components": {
+                role: {
+                    name: paired.estimate(h4.sequence_sums(part), name).as_json()
+                    for name in h4.COMPONENT_METRICS
+                }
+                for role, part in parts.items()
+            },
+            "error_correlation_of_components": _correlation(*parts.values()),
+            "sequence_ratio_ess_gaussian": h4.gaussian_ess(error),
+            "outside_gspo_band_frac": h4.outside_gspo_band(error),
+            "reference_sequence_logprob_error": h4.stored_sum_error(
+                executed, wanted, configuration.kl
+            ),
+        }
+
+    def _buffers(self, configuration: PrecisionConfig) -> str:
+        """Format of the numbers in the RoPE table and its like; "" for a model without any."""
+        policy = self.sampled.scored(POLICY, self.given.policy, configuration.policy)
+        reference = self.sampled.scored(REFERENCE, 0, configuration.reference)
+        return "+".join(sorted({policy.buffers, reference.buffers}))
+
+    def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
+        """Formats as seen at run time; None for a component that H4 does not run."""
+        policy = self.sampled.scored(POLICY, self.given.policy, configuration.policy)
+        reference = self.sampled.scored(REFERENCE, 0, configuration.reference)
+        ratio = h1.log_ratio(self.sampled, configuration, self.given.policy)
+        kl = [ratio, *(s.logprobs[configuration.kl] for s in (policy, reference))]
+        return {
+            "policy": "+".join(sorted({policy.parameters, policy.logits})),
+            "reference": "+".join(sorted({reference.parameters, reference.logits})),
+            "reward": None,
+            "value": None,
+            "kl": "+".join(sorted({format_of(x.dtype).name for x in kl})),
+        }
+
+
+def _tokens(forwards: Forwards) -> int:
+    return sum(r.length * len(r.tokens) for r in forwards.given.responses)
+
+
+def _rows(forwards: Forwards, flat: Any) -> Array:
+    """[M] to [N, T] of the one group of sequences."""
+    rows: Array = flat.view(-1, forwards.given.responses[0].length).numpy()
+    return rows
+
+
+def _correlation(first: Array, second: Array) -> float:
+    """Of the tokens' errors; 0 where one of them has none."""
+    finite = np.isfinite(first) & np.isfinite(second)
+    a, b = (np.where(finite, x, 0.0).ravel() for x in (first, second))
+    spread = a.std() * b.std()
+    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0
+
+
+def _text(metric: Metric) -> str:
+    return f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"
+
+
+def _json(metrics: dict[str, Metric]) -> dict[str, Any]:
+    return {name: metric.as_json() for name, metric in metrics.items()}
+
+
+def open_h4_study(
+    checkpoint: Checkpoint,
+    settings: H4Settings,
+    configurations: Iterable[PrecisionConfig],
+    progress: Callable[[], Any] = lambda: None,
+) -> H4Study:
+    """Draw the sequences, place the policy, and be ready to measure cells.
+
+    Args:
+        configurations: those that will be asked for; they say in which formats the log-softmax is
+            taken of each forward.
+        progress: called after each forward.
+
+    Raises:
+        ValueError: when the model or the text is too short.
+    """
+    kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
+    given = prepare_long(checkpoint, settings)
+    sampled, text, checked = (
+        Forwards(rows, kl_formats, progress)
+        for rows in (given.sampled, given.text, first_rows(given.sampled, settings.checked))
+    )
+    return H4Study(given, sampled, text, checked)
