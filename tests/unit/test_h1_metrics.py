@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from precision_lib.forensics import h1_kl_collapse as h1
+from precision_lib.forensics.h1 import kl_collapse as h1
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.ppo import kl
 

@@ -14,14 +14,14 @@ from precision_lib.forensics.verdicts import H1_OPERATING_KL
 from precision_lib.matrix import PrecisionConfig, get_configuration
 
 if TYPE_CHECKING:
-    from precision_lib.forensics.h1_study import Study
+    from precision_lib.forensics.h1.study import Study
     from precision_lib.models.loading import Checkpoint
 
 PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 
 
 def small_study(checkpoint: "Checkpoint", *more: PrecisionConfig) -> "Study":
-    from precision_lib.forensics.h1_study import open_study
+    from precision_lib.forensics.h1.study import open_study
     from precision_lib.forensics.probe import ProbeSettings
 
     settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
@@ -136,7 +136,7 @@ def test_a_log_softmax_in_fp32_stays_fp32_behind_an_fp64_model(tiny_llama: "Chec
 def test_an_interrupted_probe_without_a_cell_keeps_the_earlier_record(
     tiny_llama: "Checkpoint", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from precision_lib.forensics import h1_study
+    from precision_lib.forensics.h1 import study as h1_study
     from precision_lib.forensics.probe import ProbeSettings
     from precision_lib.phases.static_probe import run_probe
 

@@ -1,20 +1,29 @@
-"""The figures in the README are those of the committed record, to the digits shown."""
+"""The figures in README and docs/findings.md are those of the committed records, digit by digit."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from precision_lib.records.record import load_record
+from precision_lib.reporting.findings import findings
+from precision_lib.reporting.numbers import interval, percent, two
 from precision_lib.reporting.table import summary
 
 ROOT = Path(__file__).parents[2]
+RECORDS = ROOT / "docs" / "records"
+HYPOTHESES = ["H1", "H2", "H3", "H4"]
+
+Block = dict[str, Any]
+Cells = dict[tuple[str, str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def block() -> dict[str, Any]:
-    loaded: dict[str, Any] = load_record(ROOT / "docs" / "records" / "h1_cpu.json")["precision"]
-    return loaded
+def blocks() -> list[Block]:
+    """The record behind the README, then those of other seeds."""
+    paths = [RECORDS / "cpu.json", *sorted(RECORDS.glob("cpu_seed_*.json"))]
+    return [load_record(path)["precision"] for path in paths]
 
 
 @pytest.fixture(scope="module")
@@ -22,44 +31,144 @@ def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_record_is_a_whole_and_real_measurement(block: dict[str, Any]) -> None:
-    assert block["complete"]
-    assert block["planted_fault"] is None
-    assert block["context"]["commit"]["dirty"] is False
-    assert len(block["cells"]) == 12
+def cells_of(block: Block) -> Cells:
+    return {(c["hypothesis"], c["configuration"]): c for c in block["cells"]}
 
 
-def test_the_table_is_the_records(block: dict[str, Any], readme: str) -> None:
-    for text, _ in summary(block):
-        assert text.rstrip() in readme
+def between(text: str, name: str) -> str:
+    """What a command wrote between the markers of ``name``."""
+    begin, end = (f"<!-- {name}: {word} -->" for word in ("begin", "end"))
+    return text.split(begin)[1].split(end)[0].strip()
 
 
-def test_the_findings_are_the_records(block: dict[str, Any], readme: str) -> None:
-    cells = {c["configuration"]: c for c in block["cells"]}
+def test_the_records_are_whole_and_real_measurements(blocks: list[Block]) -> None:
+    for block in blocks:
+        assert block["complete"]
+        assert block["planted_fault"] is None
+        assert block["context"]["commit"]["dirty"] is False
+        assert sorted(h["hypothesis"] for h in block["hypotheses"]) == HYPOTHESES
+        assert len(cells_of(block)) == len(block["matrix"]) * len(HYPOTHESES)
 
-    def value(configuration: str, metric: str) -> float:
-        found: float = cells[configuration]["metrics"][metric]["value"]
-        return found
 
-    pure, promoted = (value(c, "log_ratio_nsr") for c in ("bf16_pure", "bf16_fp32_kl"))
-    demoted = cells["fp32_bf16_kl"]["evidence"]
-    parts = demoted["log_ratio_nsr_by_rounding"]
-    smallest = min(p["kl_penalty_mean"]["value"] for p in cells["bf16_pure"]["evidence"]["curve"])
-    figures = (
-        f"{value('bf16_pure', 'log_ratio_near_zero_frac') * 100:.1f} % of the tokens to none",
-        f"removes {(1 - promoted / pure) * 100:.1f} % of the log-ratio noise",
-        f"({(1 - (promoted / pure) ** 2) * 100:.1f} % of its",
-        f"apart although their weights are {cells['bf16_pure']['evidence']['true_kl']:.1e}",
-        f"are {cells['bf16_pure']['evidence']['executed_kl']:.1e} nats",
-        f"FP32 KL reports {value('bf16_fp32_kl', 'kl_penalty_mean'):.1e}",
-        f"`bf16_pure` reports {value('bf16_pure', 'kl_penalty_mean'):.1e}",
-        f"below {smallest:.1e} nats",
-        f"({parts['logits_only']:.2f} from",
-        f"{parts['log_probs_only']:.2f} from rounding the log-probs",
-        f"zeroes {value('fp32_bf16_kl', 'log_ratio_near_zero_frac') * 100:.1f} %",
-        f"{demoted['log_ratio_near_zero_frac_predicted'] * 100:.1f} % is derived",
-        f"in FP32 {value('fp32_baseline', 'k3_textbook_negative_frac') * 100:.1f} % of the tokens",
+def test_the_records_are_of_different_seeds_and_one_code(blocks: list[Block]) -> None:
+    seeds = [block["context"]["seed"] for block in blocks]
+    assert len(blocks) > 1, "the findings promise other seeds"
+    assert sorted(set(seeds)) == sorted(seeds)
+    assert len({block["context"]["commit"]["sha"] for block in blocks}) == 1
+
+
+def test_the_readmes_matrix_is_the_records(blocks: list[Block], readme: str) -> None:
+    lines = "\n".join(text.rstrip() for text, _ in summary(blocks[0]))
+    assert between(readme, "summary") == f"```\n{lines}\n```"
+
+
+def test_the_findings_are_the_records(blocks: list[Block]) -> None:
+    document = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    assert between(document, "findings") == findings(blocks).strip()
+
+
+def test_the_readmes_table_is_the_records(blocks: list[Block], readme: str) -> None:
+    missing = [row for row in effects(blocks[0]) if row not in readme]
+    assert not missing, "the record asks for\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize("hypothesis", HYPOTHESES)
+def test_the_readmes_figures_are_the_records(
+    blocks: list[Block], readme: str, hypothesis: str
+) -> None:
+    words = " ".join(readme.split())
+    phrases = PHRASES[hypothesis](cells_of(blocks[0]))
+    assert phrases, "nothing was compared"
+    missing = [phrase for phrase in phrases if phrase not in words]
+    assert not missing, "the record asks for\n" + "\n".join(missing)
+
+
+def effects(block: Block) -> list[str]:
+    """The rows of the README's table of effects."""
+    cells, rows = cells_of(block), []
+    words = {
+        "H1": ("zero log-ratios ", "noise/signal "),
+        "H2": ("tied rewards ", "advantage error "),
+        "H3": ("values that stand still ", "advantage error "),
+        "H4": ("none", "nats at the end "),
+    }
+    promoted = ("bf16_fp32_kl", "bf16_fp32_reward", "bf16_fp32_value", "bf16_fp32_ref")
+    demoted = ("fp32_bf16_kl", "fp32_bf16_reward", "fp32_bf16_value", "fp32_bf16_ref")
+    verdicts = {h["hypothesis"]: h["verdict"] for h in block["hypotheses"]}
+    for h, up, down in zip(HYPOTHESES, promoted, demoted, strict=True):
+        decision, (symptom, damage) = block["thresholds"][h], words[h]
+        of = [cells[h, name]["metrics"] for name in ("bf16_pure", up, down)]
+        if decision["symptom"]:
+            symptom += " -> ".join(percent(m[decision["symptom"]]["value"]) for m in of[:2])
+        before, after, alone = (two(m[decision["metric"]]["value"]) for m in of)
+        rows.append(f"| {h} | {symptom} | {damage}{before} -> {after} | {alone} | {verdicts[h]} |")
+    return rows
+
+
+def short(value: float) -> str:
+    """Two digits and a power of ten as people write it: 5.9e-4."""
+    return f"{value:.1e}".replace("e-0", "e-")
+
+
+def kl_phrases(cells: Cells) -> list[str]:
+    pure, demoted = (cells["H1", c] for c in ("bf16_pure", "fp32_bf16_kl"))
+    parts = demoted["evidence"]["log_ratio_nsr_by_rounding"]
+    executed, weights = (short(pure["evidence"][k]) for k in ("executed_kl", "true_kl"))
+    return [
+        f"are {executed} nats apart although their weights are {weights} apart",
+        f"its noise is {two(demoted['metrics']['log_ratio_nsr']['value'])} times the signal "
+        f"({parts['logits_only']:.2f} from casting the logits, "
+        f"{parts['log_probs_only']:.2f} from rounding the log-probs)",
+    ]
+
+
+def reward_phrases(cells: Cells) -> list[str]:
+    evidence = cells["H2", "bf16_pure"]["evidence"]
+    causes = evidence["causes"]
+    low, high = evidence["synthetic"]["critical_offset_over_spread"]["predicted_range"]
+    forward, stored = (
+        two(causes[name]["advantage_rms_error"]["value"])
+        for name in ("forward_only", "stored_only")
     )
-    words = " ".join(readme.split()).replace("e-0", "e-")
-    for figure in figures:
-        assert figure.replace("e-0", "e-") in words, figure
+    return [
+        f"most of it is the bf16 forward ({forward}); storing the score in bf16 makes {stored}.",
+        f"the rewards' mean is {low:.0f} to {high:.0f} times their spread within a group",
+    ]
+
+
+def value_phrases(cells: Cells) -> list[str]:
+    evidence = cells["H3", "fp32_bf16_value"]["evidence"]
+    points = evidence["by_magnitude"]
+    errors = [p["advantage_rms_error"]["value"] for p in points]
+    first, last = (f"{points[i]['magnitude']:g}" for i in (0, -1))
+    offset = two(evidence["critical_offset_over_spread"])
+    return [
+        f"for RMS values from {first} to {last} the error is "
+        f"{two(min(errors))} to {two(max(errors))}.",
+        f"the limit is passed where the rewards are moved by {offset} times their spread",
+    ]
+
+
+def drift_phrases(cells: Cells) -> list[str]:
+    pure, promoted, reference, kl = (
+        cells["H4", name]["metrics"]
+        for name in ("bf16_pure", "bf16_fp32_ref", "fp32_bf16_ref", "fp32_bf16_kl")
+    )
+    drift = "drift_nats_per_1000_tokens"
+    tokens = cells["H4", "bf16_pure"]["evidence"]["sampled"]["by_position"][-1]["last"] + 1
+    return [
+        f"Over {tokens:,} tokens the log-ratio of two bf16 models is off by "
+        f"{interval(pure['accum_err_final'])} nats RMS at the end, "
+        f"with an FP32 reference by {interval(promoted['accum_err_final'])}: the policy's own "
+        f"drift is left standing, {interval(promoted[drift])} nats per 1,000 tokens",
+        f"against an FP32 policy drifts by {interval(reference[drift])} nats per 1,000 tokens",
+        f"FP32 models makes {interval(kl['accum_err_final'])} nats RMS at the end",
+    ]
+
+
+PHRASES: dict[str, Callable[[Cells], list[str]]] = {
+    "H1": kl_phrases,
+    "H2": reward_phrases,
+    "H3": value_phrases,
+    "H4": drift_phrases,
+}

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from precision_lib.forensics.h1_kl_collapse import METRICS
+from precision_lib.forensics.h1.kl_collapse import METRICS
 from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.matrix import MATRIX
 from precision_lib.reporting.table import STYLES, conformance_table, h1_table, summary
