@@ -141,6 +141,7 @@ def causal_verdict(
     paired: Paired,
     control: dict[str, Any],
     explanation: Callable[[dict[str, Metric]], str],
+    repeated: tuple[Callable[[PrecisionConfig, bool], Sums], Paired] | None = None,
 ) -> HypothesisVerdict:
     """The verdict of a hypothesis from its promotion, its demotion and its controls.
 
@@ -149,20 +150,23 @@ def causal_verdict(
         sums: per-sequence sums of a configuration; True: from forwards that are run once more.
         control: the hypothesis's own null controls, with ``is_null``.
         explanation: one or two sentences for a reader, from the contrasts.
+        repeated: the same as ``sums`` and ``paired`` on fewer sequences, for the control that runs
+            its forwards again; default: on all of them.
     """
     decision = DECISIONS[hypothesis]
     promoted, demoted, irrelevant = map(
         get_configuration, (decision.promoted, decision.demoted, decision.irrelevant)
     )
     damage = decision.metric
+    repeat, again = repeated or (sums, paired)
     pure = sums(PURE, False)
     contrasts = {
         "promotion_damage_healed": paired.healed(pure, sums(promoted, False), damage),
         "demotion_damage_added": paired.difference(
             sums(demoted, False), sums(BASELINE, False), damage
         ),
-        "irrelevant_promotion_damage_removed": paired.difference(
-            pure, sums(irrelevant, True), damage
+        "irrelevant_promotion_damage_removed": again.difference(
+            repeat(PURE, False), repeat(irrelevant, True), damage
         ),
     }
     if decision.symptom:

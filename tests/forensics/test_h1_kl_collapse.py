@@ -16,7 +16,6 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h1.study import Study
-    from precision_lib.models.loading import Checkpoint
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
@@ -186,22 +185,3 @@ def test_controls_are_null_and_the_hypothesis_has_a_verdict(
     recorder.add_hypothesis(verdict)
     assert verdict.control["identical_weights_n"] > 0
     assert verdict.control["is_null"], verdict.control
-
-
-@pytest.mark.parametrize("seed", [1, 2])
-def test_verdicts_do_not_depend_on_the_seed(
-    seed: int, h1_study: "Study", checkpoint: "Checkpoint"
-) -> None:
-    """Other prompts, responses and direction: the same verdict in every cell."""
-    from precision_lib.forensics.h1 import study as study_module
-    from precision_lib.forensics.probe import ProbeSettings
-    from precision_lib.forensics.verdicts import H1_OPERATING_KL
-    from precision_lib.matrix import COUNTERFACTUALS, MATRIX
-
-    settings = ProbeSettings(
-        num_prompts=8, seq_lengths=(64, 128), target_kls=(H1_OPERATING_KL,), seed=seed
-    )
-    other = study_module.open_study(checkpoint, settings, MATRIX + COUNTERFACTUALS)
-    verdicts = {c.name: other.cell(c).verdict for c in MATRIX + COUNTERFACTUALS}
-    assert verdicts == {c.name: h1_study.cell(c).verdict for c in MATRIX + COUNTERFACTUALS}
-    assert other.verdict().verdict == h1_study.verdict().verdict

@@ -36,7 +36,7 @@ class H4Settings:
         text_windows: windows of text.
         length: tokens of a sequence, the first included; the model's positions if those are fewer.
         checked: sequences on which the null controls and the noise floor are taken.
-        expected: sequences of each kind on which the expected drift is computed.
+        expected: sampled sequences on which the expected drift is computed, over the vocabulary.
         seed: of tokens, direction and resampling.
     """
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
 from precision_lib.forensics.causal import (
     BASELINE,
     PURE,
@@ -32,15 +30,16 @@ from precision_lib.forensics.forwards import (
     Forwards,
 )
 from precision_lib.forensics.h1 import kl_collapse as h1
+from precision_lib.forensics.h4 import evidence
 from precision_lib.forensics.h4 import reference_drift as h4
-from precision_lib.forensics.h4.expected_drift import ExpectedDrift, expected_drift, summary
+from precision_lib.forensics.h4.expected_drift import ExpectedDrift, expected_drift
 from precision_lib.forensics.h4.long_sequences import (
     H4Settings,
     LongInput,
     first_rows,
     prepare_long,
 )
-from precision_lib.forensics.statistics import Array, Metric, resample
+from precision_lib.forensics.statistics import Array, Metric
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
 from precision_lib.formats import format_of
 from precision_lib.matrix import PrecisionConfig, get_configuration
@@ -59,13 +58,12 @@ class H4Study:
 
     Attributes:
         given: the fixed input.
-        sampled, text: log-probs of the two kinds of sequences.
+        sampled: log-probs of the sequences drawn from the policy.
         checked: log-probs of the first sampled sequences, for null controls and noise floor.
     """
 
     given: LongInput
     sampled: Forwards
-    text: Forwards
     checked: Forwards
     _cells: dict[str, Cell] = field(default_factory=dict)
     _drift: dict[tuple[str, str], ExpectedDrift] = field(default_factory=dict)
@@ -81,7 +79,7 @@ class H4Study:
             "h4": asdict(self.given.settings)
             | {
                 "sampled_tokens": _tokens(self.sampled),
-                "text_tokens": _tokens(self.text),
+                "text_tokens": sum(r.length * len(r.tokens) for r in self.given.text.responses),
             },
         }
 
@@ -108,44 +106,54 @@ class H4Study:
             "identical_weights_n": sum(i["n"] for i in identical),
             "is_null": nonzero == 0,
         }
-        return causal_verdict(H4, self.cell, self.sums, self.paired, control, self._explanation)
+        return causal_verdict(
+            H4,
+            self.cell,
+            self.sums,
+            self.paired,
+            control,
+            self._explanation,
+            repeated=(self._checked_sums, self._paired(self.checked)),
+        )
 
     def sums(self, configuration: PrecisionConfig, again: bool = False) -> Sums:
         """Per-sequence sums on the sampled sequences; ``again``: of forwards run once more."""
+        return h4.sequence_sums(self.error(self.sampled, configuration, AGAIN if again else FIRST))
+
+    def _checked_sums(self, configuration: PrecisionConfig, again: bool) -> Sums:
         run = AGAIN if again else FIRST
-        return h4.sequence_sums(self.error(self.sampled, configuration, run))
+        return h4.sequence_sums(self.error(self.checked, configuration, run))
 
     def error(self, forwards: Forwards, configuration: PrecisionConfig, run: str = FIRST) -> Array:
         """[N, T] error of the log-ratio, nats, against what :meth:`measured_against` says."""
         policy = self.given.policy
         got = h1.log_ratio(forwards, configuration, policy, run).double()
-        golden = h1.golden_log_ratio(
-            forwards, policy, self.measured_against(forwards, configuration)
-        )
+        golden = h1.golden_log_ratio(forwards, policy, self.measured_against(configuration))
         return _rows(forwards, got - golden)
 
-    def measured_against(self, forwards: Forwards, configuration: PrecisionConfig) -> str:
-        """FP32 models; float64 ones for the golden path itself, on the sampled sequences."""
-        exact = h1.is_golden(configuration) and forwards is not self.text
-        return EXACT if exact else GOLDEN
+    def measured_against(self, configuration: PrecisionConfig) -> str:
+        """FP32 models; float64 ones for the golden path itself."""
+        return EXACT if h1.is_golden(configuration) else GOLDEN
 
     def component_error(
         self, forwards: Forwards, configuration: PrecisionConfig, role: str
     ) -> Array:
         """[N, T] error of the log-prob of policy or reference alone, nats."""
-        golden = self.measured_against(forwards, configuration)
+        golden = self.measured_against(configuration)
         fmt = configuration.policy if role == POLICY else configuration.reference
         got = forwards.scored(role, self.given.policy, fmt).logprobs[configuration.kl]
         want = forwards.scored(role, self.given.policy, golden).logprobs[golden]
         return _rows(forwards, got.double() - want.double())
 
     def noise_floor(self, configuration: PrecisionConfig) -> Metric:
-        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch."""
-        first, rebatched = (
-            h1.log_ratio(self.checked, configuration, self.given.policy, run).double()
-            for run in (FIRST, REBATCHED)
-        )
-        sums = h4.sequence_sums(_rows(self.checked, rebatched - first))
+        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch.
+
+        On the checked sequences, which are the first of the sampled ones.
+        """
+        policy, count = self.given.policy, self.given.settings.checked
+        first = _rows(self.sampled, h1.log_ratio(self.sampled, configuration, policy).double())
+        again = h1.log_ratio(self.checked, configuration, policy, REBATCHED).double()
+        sums = h4.sequence_sums(_rows(self.checked, again) - first[:count])
         return self._paired(self.checked).estimate(sums, DAMAGE)
 
     def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
@@ -172,13 +180,14 @@ class H4Study:
         """The policy in ``fmt`` against itself in FP32 on ``sampled`` or ``text`` sequences."""
         if (source, fmt) not in self._drift:
             given = self.given.sampled if source == "sampled" else self.given.text
-            rows = first_rows(given, self.given.settings.expected)
+            count = self.given.settings.expected if source == "sampled" else None
+            rows = given if count is None else first_rows(given, count)
             self._drift[source, fmt] = expected_drift(rows, self.given.policy, fmt)
         return self._drift[source, fmt]
 
-    def _paired(self, forwards: Forwards, metrics: dict[str, Any] = h4.METRICS) -> Paired:
+    def _paired(self, forwards: Forwards) -> Paired:
         count = len(forwards.given.responses[0].tokens)
-        return Paired(metrics, resample(np.arange(count), self.given.settings.seed))
+        return evidence.over_sequences(count, self.given.settings.seed)
 
     def _explanation(self, contrasts: dict[str, Metric]) -> str:
         pure, promoted, demoted = (self.cell(c) for c in (PURE, PROMOTED, DEMOTED))
@@ -203,55 +212,40 @@ class H4Study:
         self, configuration: PrecisionConfig, metrics: dict[str, Metric]
     ) -> dict[str, Any]:
         growth = metrics["accum_err_growth_exponent"]
-        evidence = {
+        found = {
             "true_kl": self.true_kl(),
-            "measured_against": self.measured_against(self.sampled, configuration),
+            "measured_against": self.measured_against(configuration),
             "observed_formats": self._observed(configuration),
             "growth_laws_within": h4.laws_within(growth.low, growth.high),
             "identical_weights": self.identical_weights(configuration),
             "buffers": self._buffers(configuration),
-            "sampled": self._source(self.sampled, configuration),
+            "sampled": self._sampled(configuration),
         }
-        if not h1.is_golden(configuration):
-            # The golden path on text would be compared with itself.
-            evidence["text"] = self._source(self.text, configuration)
         if configuration.policy != GOLDEN:
-            evidence["expected_policy_drift"] = {
-                source: summary(self.drift(source, configuration.policy), self.given.settings.seed)
+            found["expected_policy_drift"] = {
+                source: evidence.of_drift(
+                    self.drift(source, configuration.policy), self.given.settings.seed
+                )
                 for source in ("sampled", "text")
             }
-        return evidence
+        return found
 
-    def _source(self, forwards: Forwards, configuration: PrecisionConfig) -> dict[str, Any]:
-        """One kind of tokens: metrics, error by position, the components, the consequences."""
-        error, paired = self.error(forwards, configuration), self._paired(forwards)
-        sums = h4.sequence_sums(error)
-        token_growth = self._paired(forwards, h4.TOKEN_GROWTH).estimates(sums)
+    def _sampled(self, configuration: PrecisionConfig) -> dict[str, Any]:
+        """Error by position, the components alone, and what a sum over the sequence loses."""
+        forwards, golden = self.sampled, self.measured_against(configuration)
         parts = {
             role: self.component_error(forwards, configuration, role)
             for role in (POLICY, REFERENCE)
         }
-        golden = self.measured_against(forwards, configuration)
         executed, wanted = (
             _rows(forwards, forwards.scored(REFERENCE, 0, fmt).logprobs[kl].double())
             for fmt, kl in ((configuration.reference, configuration.kl), (golden, golden))
         )
-        return {
-            **_json(paired.estimates(sums) | token_growth),
-            "by_position": h4.by_position(error),
-            "components": {
-                role: {
-                    name: paired.estimate(h4.sequence_sums(part), name).as_json()
-                    for name in h4.COMPONENT_METRICS
-                }
-                for role, part in parts.items()
-            },
-            "error_correlation_of_components": _correlation(*parts.values()),
-            "sequence_ratio_ess_gaussian": h4.gaussian_ess(error),
-            "outside_gspo_band_frac": h4.outside_gspo_band(error),
+        seed, error = self.given.settings.seed, self.error(forwards, configuration)
+        return evidence.of_errors(error, parts, seed) | {
             "reference_sequence_logprob_error": h4.stored_sum_error(
                 executed, wanted, configuration.kl
-            ),
+            )
         }
 
     def _buffers(self, configuration: PrecisionConfig) -> str:
@@ -285,20 +279,8 @@ def _rows(forwards: Forwards, flat: Any) -> Array:
     return rows
 
 
-def _correlation(first: Array, second: Array) -> float:
-    """Of the tokens' errors; 0 where one of them has none."""
-    finite = np.isfinite(first) & np.isfinite(second)
-    a, b = (np.where(finite, x, 0.0).ravel() for x in (first, second))
-    spread = a.std() * b.std()
-    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0
-
-
 def _text(metric: Metric) -> str:
     return f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"
-
-
-def _json(metrics: dict[str, Metric]) -> dict[str, Any]:
-    return {name: metric.as_json() for name, metric in metrics.items()}
 
 
 def open_h4_study(
@@ -319,8 +301,8 @@ def open_h4_study(
     """
     kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
     given = prepare_long(checkpoint, settings)
-    sampled, text, checked = (
+    sampled, checked = (
         Forwards(rows, kl_formats, progress)
-        for rows in (given.sampled, given.text, first_rows(given.sampled, settings.checked))
+        for rows in (given.sampled, first_rows(given.sampled, settings.checked))
     )
-    return H4Study(given, sampled, text, checked)
+    return H4Study(given, sampled, checked)

@@ -1,0 +1,69 @@
+"""What H4 shows beside its cells: errors by position, the components alone, sums over a sequence.
+
+The hazard. The error of a log-ratio is the difference of two errors, and hides that each of them
+drifts; so each is shown alone, beside how far the two go together.
+
+N sequences, T tokens each.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from precision_lib.forensics.causal import Paired
+from precision_lib.forensics.h4 import reference_drift as h4
+from precision_lib.forensics.h4.expected_drift import ExpectedDrift, summary
+from precision_lib.forensics.statistics import Array, Metric, MetricFunction, resample
+
+
+def over_sequences(
+    count: int, seed: int, metrics: dict[str, tuple[MetricFunction, str]] = h4.METRICS
+) -> Paired:
+    """Metrics over ``count`` sequences, each a cluster of its own."""
+    return Paired(metrics, resample(np.arange(count), seed))
+
+
+def of_errors(error: Array, parts: dict[str, Array], seed: int) -> dict[str, Any]:
+    """JSON-ready figures of one configuration.
+
+    Args:
+        error: [N, T] error of the log-ratio, nats.
+        parts: role to [N, T] error of its log-prob alone, policy first.
+    """
+    count, sums = len(error), h4.sequence_sums(error)
+    paired = over_sequences(count, seed)
+    token_growth = over_sequences(count, seed, h4.TOKEN_GROWTH).estimates(sums)
+    return {
+        **_json(paired.estimates(sums) | token_growth),
+        "by_position": h4.by_position(error),
+        "components": {
+            role: {
+                name: paired.estimate(h4.sequence_sums(part), name).as_json()
+                for name in h4.COMPONENT_METRICS
+            }
+            for role, part in parts.items()
+        },
+        "error_correlation_of_components": correlation(*parts.values()),
+        "sequence_ratio_ess_gaussian": h4.gaussian_ess(error),
+        "outside_gspo_band_frac": h4.outside_gspo_band(error),
+    }
+
+
+def of_drift(drift: ExpectedDrift, seed: int) -> dict[str, Any]:
+    """The policy's log-prob alone against FP32: how it adds up, and what theory expects of it."""
+    paired, sums = over_sequences(len(drift.error), seed), h4.sequence_sums(drift.error)
+    names = ("accum_err_final", "accum_err_growth_exponent")
+    found = {name: paired.estimate(sums, name).as_json() for name in names}
+    return found | summary(drift, seed) | {"by_position": h4.by_position(drift.error)}
+
+
+def correlation(first: Array, second: Array) -> float:
+    """Of the tokens' errors; 0 where one of them has none."""
+    finite = np.isfinite(first) & np.isfinite(second)
+    a, b = (np.where(finite, x, 0.0).ravel() for x in (first, second))
+    spread = a.std() * b.std()
+    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0
+
+
+def _json(metrics: dict[str, Metric]) -> dict[str, Any]:
+    return {name: metric.as_json() for name, metric in metrics.items()}
