@@ -40,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except UsageError as error:
         return fail(USAGE, str(error))
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         kept = getattr(options, "kept", "cells that were finished are in cells.jsonl")
         return fail(INTERNAL, f"interrupted; {kept}")
@@ -48,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if isinstance(error, NothingComparedError):
             return fail(INCONCLUSIVE, str(error))
+        kept = getattr(options, "kept", "cells that were finished are in cells.jsonl")
+        if isinstance(error, OSError):
+            return fail(INTERNAL, f"{error}; {kept}")
+        if type(error).__name__ == "OutOfMemoryError":  # torch is not imported here
+            return fail(INTERNAL, f"out of memory ({error}); {kept}; use a smaller --batch_size")
         traceback.print_exc()
         return fail(INTERNAL, f"internal error: {error}")
 
@@ -189,7 +197,7 @@ def _findings(options: argparse.Namespace) -> int:
         text = findings([load_record(path)["precision"] for path in options.records])
         if options.into is not None:
             write_between(options.into, "findings", text)
-    except (RecordError, MarkerError, OSError) as error:
+    except (RecordError, MarkerError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     if options.into is None:
         print(text)  # noqa: T201

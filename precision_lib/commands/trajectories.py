@@ -63,8 +63,11 @@ def _freeze(options: argparse.Namespace) -> int:
     pipeline = load_models(options)
     try:
         check_fits(pipeline.policy, settings)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    try:
         manifest = run_freeze(pipeline, settings, options.output_dir, resume=options.resume)
-    except (TrajectoryError, ValueError) as error:
+    except TrajectoryError as error:
         raise UsageError(str(error)) from None
     tokens = sum(shard.response_tokens for shard in manifest.shards)
     print(  # noqa: T201
@@ -90,6 +93,7 @@ def add_replay(commands: Any) -> None:
         "--batch_size", type=int, help="sequences per forward (default: as they were frozen)"
     )
     replay.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
+    replay.add_argument("--seed", type=int, default=0, help="of whatever a model draws (nothing)")
     add_models(replay, pipeline=True)
     replay.set_defaults(run=_replay, kept="nothing of this replay was kept")
 
@@ -113,9 +117,14 @@ def _replay(options: argparse.Namespace) -> int:
     pipeline = load_models(options)
     try:
         record = run_replay(
-            pipeline, configuration, options.trajectories_dir, output_dir, options.batch_size
+            pipeline,
+            configuration,
+            options.trajectories_dir,
+            output_dir,
+            options.batch_size,
+            options.seed,
         )
-    except (TrajectoryError, OSError) as error:
+    except TrajectoryError as error:
         raise UsageError(str(error)) from None
     print("\n".join(replay_lines(record)))  # noqa: T201
     print(f"record: {output_dir / 'replay.json'}")  # noqa: T201

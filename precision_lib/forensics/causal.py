@@ -46,6 +46,11 @@ def per_sequence(quantities: dict[str, Tensor], sequence: NDArray[np.int64]) -> 
     }
 
 
+def _share_removed(before: Array, after: Array) -> Array:
+    some = np.asarray(before) > 0
+    return np.where(some, 1 - after / np.where(some, before, 1.0), 0.0)
+
+
 class Study(Protocol):
     """One hypothesis over one set of frozen tokens: what tests, commands and records call."""
 
@@ -87,8 +92,11 @@ class Paired:
         return self._contrast(first, second, name, lambda a, b: a - b, self.metrics[name][1])
 
     def healed(self, before: Sums, after: Sums, name: str) -> Metric:
-        """Share of a damage that a promotion removes: 1 healed, 0 unchanged, < 0 worse."""
-        return self._contrast(before, after, name, lambda a, b: 1 - b / a, "share removed")
+        """Share of a damage that a promotion removes: 1 healed, 0 unchanged, < 0 worse.
+
+        0 where there was no damage (in a resample): nothing was removed.
+        """
+        return self._contrast(before, after, name, _share_removed, "share removed")
 
     def _contrast(
         self,

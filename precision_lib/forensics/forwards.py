@@ -29,7 +29,7 @@ from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.ppo import kl, logprobs
 from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.sampling import Responses
-from precision_lib.trajectories.teacher_forcing import rows_per_forward, vocabulary_of
+from precision_lib.trajectories.teacher_forcing import other_rows, rows_per_forward, vocabulary_of
 
 POLICY, REFERENCE = "policy", "reference"
 FIRST, AGAIN, REBATCHED = "first", "again", "rebatched"
@@ -108,8 +108,7 @@ def score(
         rows = rows_per_forward(group.tokens.shape[1], vocabulary)
         order = torch.arange(len(group.tokens))
         if reverse:
-            # A row that went alone, because it is long, goes with another one.
-            rows = max(1, min(rows, len(order)) // 3) if rows > 1 else 2
+            rows = other_rows(rows, len(order))
             order = order.flip(0)
         back = torch.argsort(order)
         parts: dict[str, list[Tensor]] = {f: [] for f in kl_formats}

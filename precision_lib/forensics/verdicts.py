@@ -77,8 +77,8 @@ DECISIONS: dict[str, Decision] = {
             symptom="reward_tie_frac",
             limit=TENTH_OF_THE_POWER,
             meaning=(
-                "group-normalised advantages have a variance of 1, so an RMS error of 0.32 is "
-                "10 % of their power: one tenth of the policy gradient's weight is noise"
+                "the error of group-normalised advantages has 10 % of their power: one tenth of "
+                "the policy gradient's weight is noise"
             ),
             components=("reward",),
             promoted="bf16_fp32_reward",
@@ -177,14 +177,15 @@ class HypothesisVerdict:
 def cell_verdict(metric: Metric, limit: float, noise_floor: float) -> str:
     """Verdict of one damage metric against its limit.
 
-    ``inconclusive`` when the interval straddles the limit, or when the device's noise floor is at
-    or above it, so that nothing below the limit could be told from noise.
+    The interval is widened by the device's noise floor on both sides, so that a verdict is never
+    finer than it; ``inconclusive`` when it straddles the limit then, or when the floor is at or
+    above the limit.
     """
     if noise_floor >= limit:
         return INCONCLUSIVE
-    if metric.low > limit:
+    if metric.low - noise_floor > limit:
         return IMPAIRED
-    return HEALTHY if metric.high <= limit else INCONCLUSIVE
+    return HEALTHY if metric.high + noise_floor <= limit else INCONCLUSIVE
 
 
 def hypothesis_verdict(

@@ -90,7 +90,15 @@ def load_checkpoint(name: str = EMBEDDED, device: str = "cpu") -> Checkpoint:
 
     target = resolve_device(device)
     source = str(POLICY_DIR) if name == EMBEDDED else name
-    model, tokenizer, _ = load_pretrained(AutoModelForCausalLM, source, "a causal language model")
+    model, tokenizer, report = load_pretrained(
+        AutoModelForCausalLM, source, "a causal language model"
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{source}: the checkpoint lacks {', '.join(missing)}, which would be random numbers; "
+            "give a trained causal language model"
+        )
     model = model.to(target).eval().requires_grad_(False)
     return Checkpoint(model, tokenizer, name, parameter_digest(model))
 

@@ -75,15 +75,15 @@ def _check_head(model: Any, missing: list[str], source: str) -> None:
             f"{source}: {type(model).__name__} has no linear layer 'score' on a causal backbone; "
             "give a reward model such as LlamaForSequenceClassification"
         )
-    if model.config.num_labels != 1 or score.out_features != 1:
-        raise CheckpointError(
-            f"{source}: the model has {model.config.num_labels} labels, a reward model has one; "
-            "save it with num_labels=1"
-        )
     if missing:
         raise CheckpointError(
             f"{source}: the checkpoint lacks {', '.join(missing)}, which would be random numbers; "
             "give a trained reward model, not the language model that it began as"
+        )
+    if model.config.num_labels != 1 or score.out_features != 1:
+        raise CheckpointError(
+            f"{source}: the model has {model.config.num_labels} labels, a reward model has one; "
+            "save it with num_labels=1"
         )
 
 

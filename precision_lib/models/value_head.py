@@ -51,16 +51,17 @@ class ValueHead:
         return digest.hexdigest()
 
 
-def fit_value_head(hidden: Tensor, returns: Tensor) -> ValueHead:
+def fit_value_head(hidden: Tensor, returns: Tensor, ridge: float = RIDGE) -> ValueHead:
     """The exact minimiser of the squared error, with a ridge on the weights.
 
-    min over w, b of  mean (h . w + b - G)^2 + RIDGE s^2 |w|^2,  s^2 the mean variance of a feature;
-    the bias is free. Solved by Cholesky factorisation of the covariance in float64, rounded once to
+    min over w, b of  mean (h . w + b - G)^2 + ridge s^2 |w|^2,  s^2 the mean variance of a feature;
+    the bias is free. Solved in the eigenvectors of the covariance in float64, rounded once to
     FP32. Features without any variance get weight 0, so that V is the mean return.
 
     Args:
         hidden: [M, H] floating-point states.
         returns: [M] floating-point Monte Carlo returns.
+        ridge: relative to the mean variance of a feature; :func:`choose_ridge` for few sequences.
 
     Returns:
         FP32 head on the CPU.
@@ -80,17 +81,61 @@ def fit_value_head(hidden: Tensor, returns: Tensor) -> ValueHead:
                 f"{name} holds {wrong} non-finite numbers of {tensor.numel()}; a value head cannot "
                 "be fitted to them"
             )
-    h, g = hidden.detach().cpu().double(), returns.detach().cpu().double()
+    (weight, bias) = _solve(
+        hidden.detach().cpu().double(), returns.detach().cpu().double(), [ridge]
+    )[0]
+    return ValueHead(weight.float(), bias.float())
+
+
+def _solve(h: Tensor, g: Tensor, ridges: list[float]) -> list[tuple[Tensor, Tensor]]:
+    """(weight, bias) in float64 for each ridge; features without any variance get weight 0."""
     h_mean, g_mean = h.mean(0), g.mean()
     h, g = h - h_mean, g - g_mean
-    covariance = h.mT @ h / len(h)
-    ridge = RIDGE * float(covariance.diagonal().mean())
-    if ridge == 0.0:
+    variances, directions = torch.linalg.eigh(h.mT @ h / len(h))
+    projected = directions.mT @ (h.mT @ g / len(h))
+    scale = float(variances.sum() / len(variances))
+    found = []
+    for ridge in ridges:
         weight = torch.zeros_like(h_mean)
-    else:
-        factor = torch.linalg.cholesky(covariance + ridge * torch.eye(h.shape[1]).double())
-        weight = torch.cholesky_solve((h.mT @ g / len(h)).unsqueeze(1), factor).squeeze(1)
-    return ValueHead(weight.float(), (g_mean - h_mean @ weight).float())
+        if scale > 0:
+            weight = directions @ (projected / (variances.clamp(min=0) + ridge * scale))
+        found.append((weight, g_mean - h_mean @ weight))
+    return found
+
+
+#: Ridges to choose from, relative as :data:`RIDGE` is.
+RIDGES = [2.0**e for e in range(-24, 9, 4)]
+FOLDS = 4
+
+
+def choose_ridge(hidden: Tensor, returns: Tensor, groups: Tensor) -> tuple[float, float]:
+    """The ridge of the smallest held-out squared error, whole groups being held out.
+
+    The hazard: all tokens of a sequence share their return, so a head with as many features as
+    there are sequences learns the sequences by heart, and then it is the memory that is rounded.
+
+    Args:
+        hidden: [M, H]; returns: [M]; groups: [M] int64, the prompt of each state.
+
+    Returns:
+        (ridge of :data:`RIDGES`, explained variance on held-out groups); (:data:`RIDGE`, NaN) for
+        a single group.
+    """
+    h, g = hidden.detach().cpu().double(), returns.detach().cpu().double()
+    numbers = torch.unique(groups, return_inverse=True)[1].cpu()
+    folds = min(FOLDS, int(numbers.max()) + 1)
+    if folds < 2:
+        return RIDGE, math.nan
+    predicted = torch.zeros(len(RIDGES), len(g), dtype=torch.float64)
+    for fold in range(folds):
+        held_out = numbers % folds == fold
+        for row, (weight, bias) in zip(
+            predicted, _solve(h[~held_out], g[~held_out], RIDGES), strict=True
+        ):
+            row[held_out] = h[held_out] @ weight + bias
+    errors = (predicted - g).square().mean(1)
+    best = int(errors.argmin())
+    return RIDGES[best], explained_variance(predicted[best], g)
 
 
 def predict_values(hidden: Tensor, weight: Tensor, bias: Tensor, fmt: str) -> Tensor:

@@ -21,6 +21,7 @@ def run_replay(
     trajectories_dir: Path,
     output_dir: Path,
     batch_size: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """:func:`trajectories.replay.replay` with a bar; its record.
 
@@ -32,7 +33,13 @@ def run_replay(
     try:
         with tqdm(total=shards, disable=None, unit="shard", desc=name) as bar:
             return replay(
-                pipeline, configuration, trajectories_dir, output_dir, batch_size, bar.update
+                pipeline,
+                configuration,
+                trajectories_dir,
+                output_dir,
+                batch_size,
+                seed,
+                bar.update,
             )
     except NothingToReplayError as error:
         raise NothingComparedError(str(error)) from None

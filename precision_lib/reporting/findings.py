@@ -22,6 +22,7 @@ def findings(blocks: Sequence[Block]) -> str:
         blocks: ``precision`` blocks of records of different seeds.
     """
     first = blocks[0]
+    _check_comparable(blocks)
     parts = [_made_from(first), "### Verdicts by cell", _cells(first), "### Hypotheses"]
     parts += [_hypotheses(first), *_explanations(first)]
     for title, tables in (("H1", h1), ("H2", h2), ("H3", h3), ("H4", h4)):
@@ -31,13 +32,38 @@ def findings(blocks: Sequence[Block]) -> str:
     return "\n\n".join(parts)
 
 
+def _check_comparable(blocks: Sequence[Block]) -> None:
+    """Records of other seeds must be of the same model, budget and cells, or nothing is compared.
+
+    Raises:
+        ValueError: naming the first record that differs, by its place.
+    """
+
+    def of(block: Block) -> dict[str, Any]:
+        context = block["context"]
+        return {
+            "model": context.get("checkpoint", {}).get("sha256"),
+            "budget": context.get("budget"),
+            "cells": sorted(_verdicts(block)),
+        }
+
+    for number, block in enumerate(blocks[1:], 2):
+        for name, wanted in of(blocks[0]).items():
+            if of(block)[name] != wanted:
+                raise ValueError(
+                    f"record {number} has another {name} than the first; give records of one model "
+                    "and budget that measured the same cells, with different --seed"
+                )
+
+
 def _made_from(block: Block) -> str:
     context = block["context"]
+    quick = ", --quick" if context.get("budget") == "quick" else ""
     versions, checkpoint = context["versions"], context.get("checkpoint", {"name": "unknown"})
     return (
         f"Model `{checkpoint['name']}`, {context['device']['name']}, seed "
-        f"{context['seed']}, torch {versions['torch']}, transformers {versions['transformers']}, "
-        f"commit {context['commit']['sha'][:12]}."
+        f"{context['seed']}{quick}, torch {versions['torch']}, transformers "
+        f"{versions['transformers']}, commit {context['commit']['sha'][:12]}."
     )
 
 

@@ -16,8 +16,8 @@ def _cells(block: Block, hypothesis: str) -> dict[str, Any]:
     return {c["configuration"]: c for c in block["cells"] if c["hypothesis"] == hypothesis}
 
 
-def _or_none(value: float | None) -> str:
-    return "" if value is None else two(value)
+def _or_none(value: float | None, none: str = "") -> str:
+    return none if value is None else two(value)
 
 
 def h1(block: Block) -> list[str]:
@@ -132,15 +132,15 @@ def h3(block: Block) -> list[str]:
     return [
         "### H3: a bf16 value head on FP32 models, by magnitude and by offset",
         f"The critic: RMS value {two(critic['value_rms'])}, explained variance "
-        f"{two(critic['explained_variance'])}. Derived for rounding the stored values alone.",
+        f"{interval(critic['explained_variance'])}. Derived for rounding the stored values alone.",
         table(
             ["RMS value", "stand still", "derived", "advantage error", "derived"],
             magnitudes,
         ),
         table(["offset / spread", "advantage error", "derived", "TD errors lost"], offsets),
         "Impaired from an offset over spread of "
-        f"{_or_none(evidence['critical_offset_over_spread'])} on (derived "
-        f"{_or_none(evidence['critical_offset_over_spread_predicted'])}).",
+        f"{_or_none(evidence['critical_offset_over_spread'], 'none that was tried')} on (derived "
+        f"{_or_none(evidence['critical_offset_over_spread_predicted'], 'none')}).",
         "### H3: one rounding at a time",
         table(alone, causes),
     ]
@@ -149,7 +149,10 @@ def h3(block: Block) -> list[str]:
 def h4(block: Block) -> list[str]:
     """Growth and drift per configuration, by position, and on tokens of either source."""
     cells = _cells(block, "H4")
-    rows = [[f"`{name}`", *_growth(cell["metrics"])] for name, cell in cells.items()]
+    rows = [
+        [f"`{name}`", *_growth(cell["metrics"]), _length(cell["evidence"]["sampled"])]
+        for name, cell in cells.items()
+    ]
     pure = cells["bf16_pure"]["evidence"]
     positions = [
         [
@@ -162,7 +165,10 @@ def h4(block: Block) -> list[str]:
     parts = [
         "### H4: the log-ratio's error summed over the sequence, nats",
         table(
-            ["configuration", "RMS at the end", "growth exponent", "drift per 1,000 tokens", "ESS"],
+            [
+                *("configuration", "RMS at the end", "growth exponent"),
+                *("drift per 1,000 tokens", "ESS", "limit passed after, tokens"),
+            ],
             rows,
         ),
         "`bf16_pure` by position:",
@@ -204,3 +210,10 @@ def _growth(metrics: dict[str, Any]) -> list[str]:
         "sequence_ratio_ess",
     )
     return [interval(metrics[name]) if name in metrics else "" for name in names]
+
+
+def _length(sampled: dict[str, Any]) -> str:
+    found = sampled.get("critical_length")
+    return (
+        "" if found is None else f"{found['value']:.0f} [{found['low']:.0f}, {found['high']:.0f}]"
+    )

@@ -36,12 +36,13 @@ def replay_lines(record: dict[str, Any]) -> list[str]:
 
 def _last_lines(record: dict[str, Any]) -> list[str]:
     lines = []
-    drift = record["by_position"]["log_ratio"][-1]
-    if drift["accumulated"]["rms"] is not None:
-        lines.append(
-            f"accumulated log-ratio error, tokens {drift['first']} to {drift['last']}: RMS "
-            f"{drift['accumulated']['rms']:.3g} nats"
-        )
+    for quantity, name in (("policy_logprob", "policy log-prob"), ("log_ratio", "log-ratio")):
+        drift = record["by_position"][quantity][-1]
+        if drift["accumulated"]["rms"] is not None:
+            lines.append(
+                f"accumulated {name} error, tokens {drift['first']} to {drift['last']}: RMS "
+                f"{drift['accumulated']['rms']:.3g} nats"
+            )
     repeats = record["golden_repeats"]
     if repeats["applies"]:
         same = all(repeats["bitwise_equal"].values())

@@ -103,10 +103,11 @@ def matrix_table(block: dict[str, Any]) -> list[Line]:
         return []
     names = max(len("configuration"), *map(len, rows))
     titles = [f"{h} {block['thresholds'][h]['title']}" for h in hypotheses]
+    measured_on = _measured_on(block["context"])
     widths = [max(len(t), len("0.00054 inconclusive")) for t in titles]
     heading = "configuration".ljust(names)
     heading += "".join(f"  {t:<{w}}" for t, w in zip(titles, widths, strict=True))
-    lines: list[Line] = [(heading.rstrip(), "bold")]
+    lines: list[Line] = [(measured_on, ""), ("", ""), (heading.rstrip(), "bold")]
     for row in rows:
         cells = [found.get((h, row)) for h in hypotheses]
         shown = [_damage_and_verdict(block, cell) for cell in cells]
@@ -114,6 +115,18 @@ def matrix_table(block: dict[str, Any]) -> list[Line]:
         text += "".join(f"  {x:<{w}}" for x, w in zip(shown, widths, strict=True))
         lines.append((text.rstrip(), STYLES[_worst(cells)]))
     return [*lines, ("", ""), *_thresholds(block, hypotheses)]
+
+
+def _measured_on(context: dict[str, Any]) -> str:
+    """Model, device and seed of a run, and whether it was only a first look."""
+    checkpoint, device = context.get("checkpoint", {}), context.get("device", {})
+    text = f"{checkpoint.get('name', 'unknown model')} on {device.get('name', 'unknown device')}"
+    quick = "; a first look (--quick), not the whole budget" if _is_quick(context) else ""
+    return f"{text}, seed {context.get('seed', 'unknown')}{quick}"
+
+
+def _is_quick(context: dict[str, Any]) -> bool:
+    return context.get("budget") == "quick"
 
 
 def _damage_and_verdict(block: dict[str, Any], cell: dict[str, Any] | None) -> str:

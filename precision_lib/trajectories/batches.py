@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.reward_model import reward_inputs
-from precision_lib.models.value_head import ValueHead, fit_value_head
+from precision_lib.models.value_head import ValueHead, choose_ridge, fit_value_head
 from precision_lib.trajectories.prompts import MAX_PROMPT_TOKENS, encoded_prompts, prompt_order
 from precision_lib.trajectories.sampling import end_tokens, response_lengths, sample_responses
 from precision_lib.trajectories.scoring import Micro, forced, forced_rewards
@@ -183,8 +183,9 @@ def micro_batches(rows: int, count: int) -> Micro:
 def fit_head(pipeline: Pipeline, sampled: Sampled) -> ValueHead:
     """A value head for a policy that comes with none, from one batch.
 
-    gamma 1 and no KL penalty, so the Monte Carlo return of every response token is its sequence's
-    score. Call it inside :func:`runtime.deterministic`.
+    Its ridge is chosen on held-out prompts of the batch, so that it is no memory of them. gamma 1
+    and no KL penalty, so the Monte Carlo return of every response token is its sequence's score.
+    Call it inside :func:`runtime.deterministic`.
     """
     policy, read = pipeline.policy.model, (sampled.reward_tokens, sampled.reward_lengths)
     micro = micro_batches(sampled.rows(vocabulary_of(policy)), len(sampled.tokens))
@@ -193,8 +194,11 @@ def fit_head(pipeline: Pipeline, sampled: Sampled) -> ValueHead:
     for chosen in micro:
         hidden = trunk(policy, sampled.tokens[chosen].to(policy.device))
         states.append(hidden[:, :-1].cpu()[mask[chosen]])
-    returns = rewards.unsqueeze(1).expand(mask.shape)[mask]
-    return fit_value_head(torch.cat(states), returns)
+    returns, prompts = (
+        x.unsqueeze(1).expand(mask.shape)[mask] for x in (rewards, sampled.prompt_ids)
+    )
+    hidden = torch.cat(states)
+    return fit_value_head(hidden, returns, choose_ridge(hidden, returns, prompts)[0])
 
 
 def freeze_batch(

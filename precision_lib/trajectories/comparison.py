@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.formats import format_of
 from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.masked import real_or_zero
 from precision_lib.trajectories.store import Trajectories
@@ -76,11 +75,6 @@ def bitwise_equal(got: Figures, want: Figures) -> dict[str, bool]:
     """Quantity to whether format and every number are the same."""
     pairs = {name: (getattr(got, name), getattr(want, name)) for name in QUANTITIES}
     return {name: a.dtype == b.dtype and torch.equal(a, b) for name, (a, b) in pairs.items()}
-
-
-def formats_of(found: Figures) -> dict[str, str]:
-    """The format of each quantity, as observed."""
-    return {name: format_of(getattr(found, name).dtype).name for name in QUANTITIES}
 
 
 @dataclass

@@ -71,10 +71,6 @@ class Manifest:
         """True once every batch is there."""
         return len(self.shards) == self.num_batches
 
-    def sha256_of(self) -> dict[str, str]:
-        """Role to SHA-256."""
-        return {role: model["sha256"] for role, model in self.models.items()}
-
 
 def shard_name(index: int) -> str:
     """File name of the shard of a batch."""

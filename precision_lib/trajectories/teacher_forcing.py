@@ -27,6 +27,14 @@ def rows_per_forward(length: int, vocabulary: int) -> int:
     return max(1, LOGITS_BYTES // (length * vocabulary * 4))
 
 
+def other_rows(rows: int, count: int) -> int:
+    """Another number of rows per forward than ``rows`` of ``count``: a third, and 2 instead of 1.
+
+    For noise floors: a row that went alone, because it is long, goes with another one.
+    """
+    return max(1, min(rows, count) // 3) if rows > 1 else 2
+
+
 def vocabulary_of(model: Any) -> int:
     """V: entries of the model's input embedding."""
     return int(model.get_input_embeddings().num_embeddings)

@@ -11,7 +11,7 @@ from precision_lib.records.record import Recorder
 if TYPE_CHECKING:
     from precision_lib.forensics.budget import Budget
     from precision_lib.forensics.frozen import Frozen
-    from precision_lib.forensics.h1.study import Study
+    from precision_lib.forensics.h1.study import H1Study
     from precision_lib.forensics.h2.study import H2Study
     from precision_lib.forensics.h3.study import H3Study
     from precision_lib.forensics.h4.study import H4Study
@@ -64,7 +64,10 @@ def pipeline(
     except ValueError as error:
         pytest.exit(f"--model: {error}", returncode=USAGE)
     policy = {"name": loaded.policy.name, "sha256": loaded.policy.sha256}
-    recorder.context = run_context(device, option("seed")) | {"checkpoint": policy}
+    recorder.context = run_context(device, option("seed")) | {
+        "checkpoint": policy,
+        "budget": "quick" if option("quick") else "whole",
+    }
     return loaded
 
 
@@ -94,7 +97,7 @@ def trajectories(
 @pytest.fixture(scope="session")
 def h1_study(
     pytestconfig: pytest.Config, checkpoint: "Checkpoint", budget: "Budget", recorder: Recorder
-) -> "Study":
+) -> "H1Study":
     """H1 over the probe of this run; its context goes into the record."""
     from precision_lib.forensics.h1 import study as h1_study
 

@@ -15,7 +15,7 @@ from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
-    from precision_lib.forensics.h1.study import Study
+    from precision_lib.forensics.h1.study import H1Study
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
@@ -23,7 +23,7 @@ SIGMAS = 4.5
 
 @pytest.mark.cell("H1")
 def test_cell_has_a_verdict(
-    configuration: PrecisionConfig, h1_study: "Study", recorder: Recorder
+    configuration: PrecisionConfig, h1_study: "H1Study", recorder: Recorder
 ) -> None:
     """Every metric is measured on every token, and the noise floor lies below the threshold."""
     cell = h1_study.cell(configuration)
@@ -37,7 +37,7 @@ def test_cell_has_a_verdict(
 
 
 def test_observed_formats_are_those_of_the_configuration(
-    configuration: PrecisionConfig, h1_study: "Study"
+    configuration: PrecisionConfig, h1_study: "H1Study"
 ) -> None:
     """Parameters, logits and log-ratio really had the configured formats."""
     observed = h1_study.cell(configuration).evidence["observed_formats"]
@@ -47,7 +47,7 @@ def test_observed_formats_are_those_of_the_configuration(
 
 
 def test_identical_weights_differ_by_exactly_zero_in_one_format(
-    configuration: PrecisionConfig, h1_study: "Study"
+    configuration: PrecisionConfig, h1_study: "H1Study"
 ) -> None:
     """The null control: before any update there is no KL, unless the formats differ."""
     control = h1_study.identical_weights(configuration)
@@ -59,7 +59,7 @@ def test_identical_weights_differ_by_exactly_zero_in_one_format(
 
 
 def test_mean_penalty_is_the_exact_mean_within_its_bound(
-    configuration: PrecisionConfig, h1_study: "Study"
+    configuration: PrecisionConfig, h1_study: "H1Study"
 ) -> None:
     """The pipeline's masked mean against the float64 sum of the same penalties."""
     from precision_lib.bounds import mean_bound
@@ -76,7 +76,7 @@ def test_mean_penalty_is_the_exact_mean_within_its_bound(
 
 
 def test_k3_of_the_core_is_never_negative(
-    configuration: PrecisionConfig, h1_study: "Study"
+    configuration: PrecisionConfig, h1_study: "H1Study"
 ) -> None:
     """At every distance from the reference: a KL estimate below zero is an arithmetic error."""
     curve = h1_study.cell(configuration).evidence["curve"]
@@ -84,7 +84,7 @@ def test_k3_of_the_core_is_never_negative(
     assert [point["k3_negative_frac"]["value"] for point in curve] == [0.0] * len(curve)
 
 
-def test_sampled_tokens_are_the_references_own(h1_study: "Study") -> None:
+def test_sampled_tokens_are_the_references_own(h1_study: "H1Study") -> None:
     """The log-probs of sampled tokens scatter about minus the entropy, as their variance says.
 
     Given its context, log q(token) + entropy has mean 0 and a known variance, so the sum over all
@@ -98,7 +98,7 @@ def test_sampled_tokens_are_the_references_own(h1_study: "Study") -> None:
     assert abs(z) < SIGMAS, f"z = {z:.1f} over {theory.entropy.numel()} tokens, limit {SIGMAS}"
 
 
-def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "Study") -> None:
+def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "H1Study") -> None:
     """Full-vocabulary KL against k3 of the golden log-ratios, two independent roads to one number.
 
     Their difference per sequence has mean 0 up to third order in the log-ratio.
@@ -117,7 +117,7 @@ def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "Study") -> None:
     assert abs(z) < SIGMAS, f"z = {z:.1f} over {len(sums)} sequences, limit {SIGMAS}"
 
 
-def test_policies_lie_at_increasing_distances(h1_study: "Study") -> None:
+def test_policies_lie_at_increasing_distances(h1_study: "H1Study") -> None:
     """The identical policy has a KL of exactly 0, the others grow with their targets."""
     kls = [h1_study.true_kl(p) for p in range(len(h1_study.forwards.given.target_kls))]
     assert kls[0] == 0
@@ -125,7 +125,7 @@ def test_policies_lie_at_increasing_distances(h1_study: "Study") -> None:
     assert len(set(kls)) == len(kls)
 
 
-def test_zero_log_ratios_of_rounded_log_probs_match_the_derivation(h1_study: "Study") -> None:
+def test_zero_log_ratios_of_rounded_log_probs_match_the_derivation(h1_study: "H1Study") -> None:
     """Rounding a pair of log-probs to bf16 makes them equal with probability 1 - |d| / ulp.
 
     At -2.3 the step is 2**-6. Each token is a Bernoulli draw over the phase of the grid, so the
@@ -149,7 +149,7 @@ def test_zero_log_ratios_of_rounded_log_probs_match_the_derivation(h1_study: "St
     )
 
 
-def test_zero_log_ratios_of_a_bf16_kl_match_the_derivation(h1_study: "Study") -> None:
+def test_zero_log_ratios_of_a_bf16_kl_match_the_derivation(h1_study: "H1Study") -> None:
     """The same for the whole bf16 KL path: logits rounded, then log-probs rounded."""
     import torch
 
@@ -167,7 +167,7 @@ def test_zero_log_ratios_of_a_bf16_kl_match_the_derivation(h1_study: "Study") ->
 
 
 @pytest.mark.parametrize("name", ["fp32_baseline", "fp32_bf16_reward", "fp32_bf16_value"])
-def test_golden_path_is_healthy_against_float64(name: str, h1_study: "Study") -> None:
+def test_golden_path_is_healthy_against_float64(name: str, h1_study: "H1Study") -> None:
     """FP32 in all that H1 runs: the one cell whose verdict is known before the measurement."""
     cell = h1_study.cell(get_configuration(name))
     assert cell.evidence["measured_against"] == "fp64"
@@ -178,7 +178,7 @@ def test_golden_path_is_healthy_against_float64(name: str, h1_study: "Study") ->
 
 
 def test_controls_are_null_and_the_hypothesis_has_a_verdict(
-    h1_study: "Study", recorder: Recorder
+    h1_study: "H1Study", recorder: Recorder
 ) -> None:
     """Identical weights give exactly zero; promoting an irrelevant component changes nothing."""
     verdict = h1_study.verdict()

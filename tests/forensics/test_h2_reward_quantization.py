@@ -94,8 +94,8 @@ def test_a_step_of_the_format_follows_from_the_scores(h2_study: "H2Study") -> No
 def test_storing_the_real_scores_follows_the_law(fmt: str, h2_study: "H2Study") -> None:
     """The golden scores rounded to the format: predicted from their ulps and spreads alone."""
     found = h2_study.storing(fmt)
-    if not found["groups"]:
-        pytest.skip("every group of this reward model has steps above half its spread")
+    if found["z"] is None:
+        pytest.skip("too few groups of this reward model have steps below half their spread")
     # The second order lowers the power by the shortfall; z is in standard errors of the power.
     assert abs(found["z"]) < SIGMAS, (
         f"storing in {fmt}: measured {found['measured']:.4g}, law {found['predicted']:.4g}, "
@@ -109,7 +109,7 @@ def test_families_follow_the_law(fmt: str) -> None:
 
     8,192 rewards: the power has a standard error of 3 %, so the RMS one of 1.6 %.
     """
-    from precision_lib.forensics.h2 import families as families
+    from precision_lib.forensics.h2 import families
     from precision_lib.forensics.h2 import points as h2_points
 
     compared = 0

@@ -85,7 +85,6 @@ def test_drift_of_sampled_tokens_is_the_kl(h4_study: "H4Study") -> None:
 
     drift = h4_study.drift("sampled", "bf16")
     z = drift_z(drift)
-    assert drift.golden_kl.min() >= 0
     assert drift.golden_kl.sum() > 0
     assert abs(z) < SIGMAS, f"z = {z:.1f} over {drift.error.size} tokens, limit {SIGMAS}"
 

@@ -77,6 +77,18 @@ def test_seeds_that_disagree_are_seen() -> None:
     assert "| 2 | refuted, 0.25 | 1 of 2 |" in text
 
 
+def test_records_of_another_model_or_budget_are_refused() -> None:
+    for change in ({"checkpoint": {"name": "other", "sha256": "1"}}, {"budget": "quick"}):
+        other = block(1)
+        other["context"] |= change
+        with pytest.raises(ValueError, match=r"record 2 has another (model|budget)"):
+            findings([block(), other])
+    fewer = block(1)
+    fewer["cells"].pop()
+    with pytest.raises(ValueError, match="record 2 has another cells"):
+        findings([block(), fewer])
+
+
 def test_a_hypothesis_that_one_seed_lacks_leaves_its_place_empty() -> None:
     short = block(1)
     short["hypotheses"] = []

@@ -14,13 +14,13 @@ from precision_lib.forensics.verdicts import H1_OPERATING_KL
 from precision_lib.matrix import PrecisionConfig, get_configuration
 
 if TYPE_CHECKING:
-    from precision_lib.forensics.h1.study import Study
+    from precision_lib.forensics.h1.study import H1Study
     from precision_lib.models.loading import Checkpoint
 
 PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 
 
-def small_study(checkpoint: "Checkpoint", *more: PrecisionConfig) -> "Study":
+def small_study(checkpoint: "Checkpoint", *more: PrecisionConfig) -> "H1Study":
     from precision_lib.forensics.h1.study import open_study
     from precision_lib.forensics.probe import ProbeSettings
 
@@ -145,7 +145,7 @@ def test_an_interrupted_probe_without_a_cell_keeps_the_earlier_record(
 
     (tmp_path / "record.json").write_text("measured")
     settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
-    monkeypatch.setattr(h1_study.Study, "cell", interrupted)
+    monkeypatch.setattr(h1_study.H1Study, "cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_probe(tiny_llama, settings, (PURE,), tmp_path)
     assert (tmp_path / "record.json").read_text() == "measured"

@@ -56,9 +56,10 @@ def test_every_metric_on_two_groups() -> None:
     want = {
         "reward_tie_frac": 1 / 10,
         "reward_kendall_tau": (1 + 4) / 10,
-        "advantage_rms_error": math.sqrt((error**2).sum() / 8),
+        # Two groups of 4: sum(a^2) = 3 each; the batch of 8: 7.
+        "advantage_rms_error": math.sqrt((error**2).sum() / 6),
         "advantage_sign_flip_frac": 2 / 8,
-        "batch_advantage_rms_error": math.sqrt((batch**2).sum() / 8),
+        "batch_advantage_rms_error": math.sqrt((batch**2).sum() / 7),
         "reward_nonfinite_frac": 0.0,
         # bf16 steps: 2^-133 at 0 (3 times), 2^-7 at 1 (3 times), 2^-6 at 2: the fourth of eight.
         "reward_resolution_median": 2.0**-7,
@@ -69,13 +70,25 @@ def test_every_metric_on_two_groups() -> None:
 
 
 def test_all_metrics_of_equal_scores() -> None:
-    """Everything ties: no advantage is left, so the error is that of the golden ones, sqrt(3/4)."""
+    """Everything ties: no advantage is left, so the error is the golden advantages themselves."""
     golden = torch.tensor([0.0, 1, 2, 4])
     got = metrics(torch.zeros(4, dtype=torch.bfloat16), golden, numbered([4]))
     assert got["reward_tie_frac"] == 1
     assert got["reward_kendall_tau"] == 0
     assert got["advantage_sign_flip_frac"] == 0
-    assert abs(got["advantage_rms_error"] - math.sqrt(3 / 4)) <= ROUNDING
+    assert abs(got["advantage_rms_error"] - 1) <= ROUNDING
+
+
+def test_groups_without_a_signal_do_not_dilute_the_damage() -> None:
+    """20 groups that say something, their rewards replaced by noise, among 492 that tie."""
+    generator = torch.Generator().manual_seed(0)
+    golden = torch.zeros(512, 8)
+    golden[:20] = torch.randn(20, 8, generator=generator)
+    scores = golden.clone()
+    scores[:20] = torch.randn(20, 8, generator=generator)
+    got = metrics(scores.flatten(), golden.flatten(), numbered([8] * 512))
+    # Two independent directions of the same length are sqrt(2) of it apart, give or take.
+    assert got["advantage_rms_error"] > 1
 
 
 def test_an_opposite_ranking_is_minus_one_and_flips_every_sign() -> None:
@@ -83,7 +96,7 @@ def test_an_opposite_ranking_is_minus_one_and_flips_every_sign() -> None:
     got = metrics(-golden, golden, numbered([4]))
     assert got["reward_kendall_tau"] == -1
     assert got["advantage_sign_flip_frac"] == 1
-    assert abs(got["advantage_rms_error"] - 2 * math.sqrt(3 / 4)) <= 2 * ROUNDING
+    assert abs(got["advantage_rms_error"] - 2) <= 2 * ROUNDING
 
 
 def test_infinite_scores_are_counted_and_enter_nothing_else() -> None:

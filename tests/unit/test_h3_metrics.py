@@ -19,6 +19,7 @@ from precision_lib.forensics.h3.updates import (
 from precision_lib.forensics.observed import ENOUGH, observed_format
 from precision_lib.formats import FORMATS, get_format, round_to, ulp
 from precision_lib.models.value_head import ValueHead, fit_value_head
+from precision_lib.ppo import advantages
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
@@ -162,7 +163,32 @@ def test_critical_magnitude_by_hand(rates: tuple[float, ...], wanted: float) -> 
 def test_crossing_by_hand() -> None:
     assert h3.crossing((0.0, 1.0, 100.0), (0.0, 0.1, 10.0), 1.0) == pytest.approx(10.0, rel=2**-48)
     assert h3.crossing((1.0, 10.0), (0.1, 0.2), 0.3) is None
-    assert h3.crossing((1.0, 10.0), (0.5, 0.9), 0.3) is None, "above from the start is no crossing"
+    assert h3.crossing((1.0, 10.0), (0.5, 0.9), 0.3) == 1.0, "above from the start"
+    assert h3.crossing((0.0, 10.0), (0.1, 0.5), 0.3) == pytest.approx(5.0, rel=2**-48)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
+def test_gain_of_independent_value_errors_is_that_of_gae_itself(lam: float) -> None:
+    """GAE is linear in the values: row 0 of its matrix, squared and summed, is the gain.
+
+    200 tokens from the end the rest of the series is below lam^400 = 1e-9, or 0 for lam = 1.
+    """
+    length = 200
+    unit = torch.eye(length, dtype=torch.float64)
+    mask = torch.ones(length, length, dtype=torch.bool)
+    response, _ = advantages.gae(torch.zeros_like(unit), unit, mask, 1.0, lam)
+    gain = float(response[:, 0].square().sum())
+    tail = lam ** (2 * length) if lam < 1 else 0.0
+    assert abs(gain - h3.rounding_gain(lam)) <= tail + length * 2.0**-52
+
+
+def test_magnitudes_at_which_the_twin_stands_still_say_nothing() -> None:
+    """The rate before them is kept: a twin that lost its own moves is no cure."""
+    totals: dict[str, np.ndarray] = {}
+    for index, (stagnant, moved) in enumerate([(1.0, 10.0), (9.0, 10.0), (0.0, 0.0)]):
+        names = h3.stagnation_at(index)
+        totals |= {names[0]: np.array([stagnant]), names[1]: np.array([moved])}
+    assert h3.stagnation_rates(totals, 3)[:, 0].tolist() == [0.1, 0.9, 0.9]
 
 
 def small_task(seed: int = 0) -> tuple[ValueHead, Tensor, Tensor, Tensor]:

@@ -349,3 +349,34 @@ def test_tokens_shifted_by_one_are_not_the_models_own() -> None:
     tokens = draw(golden, generator)
     assert abs(expected.source_z(drift_on(golden, executed, tokens))) < SIGMAS
     assert abs(expected.source_z(drift_on(golden, executed, tokens.roll(1, 1)))) > SIGMAS
+
+
+def test_critical_length_of_a_constant_bias_by_hand() -> None:
+    """S_t = t / 100 passes 0.5 at 50 tokens, to the roundings of a log-log interpolation."""
+    sums = h4.sequence_sums(np.full((8, 256), 0.01))
+    totals = {name: value.sum() for name, value in sums.items()}
+    assert float(h4.critical_length(totals, 0.5)) == pytest.approx(50, rel=512 * U)
+    assert float(h4.critical_length(totals, 100.0)) == 256, "never: the end"
+    assert float(h4.critical_length(totals, 1e-9)) == h4.positions(256)[0], "from the start"
+
+
+def test_derived_critical_length_solves_its_equation() -> None:
+    kl, limit = 3.7e-4, math.sqrt(0.1)
+    length = h4.expected_critical_length(kl, limit)
+    x = kl * length
+    assert math.sqrt(x**2 + 2 * x) == pytest.approx(limit, rel=64 * U)
+    assert round(length) == 132
+
+
+def test_the_random_walk_check_sees_too_little_and_too_much_scatter() -> None:
+    """The clean case, sums without any scatter, and twice the variance, over 4 x 2,048 tokens."""
+    generator = np.random.default_rng(0)
+    kl = np.full((4, 2048), 4e-4)
+    noise = generator.standard_normal(kl.shape) * np.sqrt(2 * kl)
+
+    def drift(error: Any) -> expected.ExpectedDrift:
+        return expected.ExpectedDrift(error, kl, kl, 2 * kl, np.zeros_like(kl), np.ones_like(kl))
+
+    assert abs(expected.random_walk_z(drift(noise - kl))) < SIGMAS
+    assert expected.random_walk_z(drift(-kl)) < -SIGMAS
+    assert expected.random_walk_z(drift(math.sqrt(2) * noise - kl)) > SIGMAS

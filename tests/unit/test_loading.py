@@ -151,3 +151,11 @@ def test_a_loaded_model_does_not_change_with_its_file(
         file.seek(weights.stat().st_size // 2)
         file.write(bytes(1024))
     assert parameter_digest(loaded.model) == loaded.sha256
+
+
+def test_a_checkpoint_without_its_lm_head_is_no_language_model() -> None:
+    """A reward model loads as one, with random numbers where its LM head should be."""
+    from precision_lib.models.embedded import REWARD_DIR
+
+    with pytest.raises(CheckpointError, match=r"lacks lm_head\.weight, which would be random"):
+        load_checkpoint(str(REWARD_DIR))

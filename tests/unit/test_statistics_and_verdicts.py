@@ -156,3 +156,32 @@ def test_every_decision_says_what_it_means() -> None:
         assert decision.hypothesis == name
         assert decision.limit > 0
         assert len(decision.meaning.split()) > 10
+
+
+def test_a_damage_of_zero_has_no_share_to_remove() -> None:
+    """Exact rewards, or a resample that drew none of the damaged clusters: 0, and no division."""
+    from precision_lib.forensics.causal import Paired
+
+    metrics = {"error": (lambda t: t["error"] / t["tokens"], "x")}
+    paired = Paired(metrics, resample(np.arange(8), 0))
+    none = {"error": np.zeros(8), "tokens": np.ones(8)}
+    some = {"error": np.eye(8)[0], "tokens": np.ones(8)}
+    assert paired.healed(none, none, "error").value == 0
+    healed = paired.healed(some, none, "error")
+    assert (healed.value, healed.high) == (1.0, 1.0)
+    assert healed.low <= 0, "a third of the resamples drew no damage"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "floor", "wanted"),
+    [
+        (0.4, 0.5, 0.05, "impaired"),
+        (0.4, 0.5, 0.15, "inconclusive"),
+        (0.1, 0.2, 0.05, "healthy"),
+        (0.1, 0.2, 0.15, "inconclusive"),
+    ],
+)
+def test_a_verdict_is_never_finer_than_the_noise_floor(
+    low: float, high: float, floor: float, wanted: str
+) -> None:
+    assert cell_verdict(Metric((low + high) / 2, low, high, 10, "x"), 0.3, floor) == wanted

@@ -1,16 +1,20 @@
 """A value head is the least-squares minimiser, and its predictions lie on the format's grid."""
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from precision_lib.bounds import gamma
 from precision_lib.formats import FORMATS
 from precision_lib.models.value_head import (
     RIDGE,
+    RIDGES,
     ValueHead,
+    choose_ridge,
     explained_variance,
     fit_value_head,
     load_value_head,
@@ -196,3 +200,37 @@ def test_files_that_are_no_value_head_are_named(tmp_path: Path) -> None:
     (tmp_path / "torn.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         load_value_head(tmp_path / "torn.safetensors")
+
+
+def test_chosen_ridge_forgets_what_only_the_sequences_know() -> None:
+    """More features than sequences, returns that no feature knows: only a large ridge is right."""
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.arange(32).repeat_interleave(16)
+    hidden = torch.randn(32, 64, generator=generator)[groups]
+    hidden = hidden + 0.1 * torch.randn(len(groups), 64, generator=generator)
+    noise = torch.randn(32, generator=generator)[groups]
+    ridge, explained = choose_ridge(hidden, noise, groups)
+    assert ridge == RIDGES[-1]
+    assert explained < explained_variance(
+        predict_values(hidden, *_parts(fit_value_head(hidden, noise)), "fp64"), noise
+    ), "the default ridge learns the sequences by heart"
+
+
+def test_chosen_ridge_keeps_what_the_states_do_know() -> None:
+    generator = torch.Generator().manual_seed(1)
+    groups = torch.arange(64).repeat_interleave(8)
+    hidden = torch.randn(len(groups), 8, generator=generator)
+    ridge, explained = choose_ridge(hidden, hidden[:, 0] * 3 + 1, groups)
+    assert ridge == RIDGES[0]
+    # u of FP32 in the targets; the ridge takes 2^-24 of the weight.
+    assert 1 - explained < 2.0**-40
+
+
+def test_a_single_group_has_nothing_to_hold_out() -> None:
+    ridge, explained = choose_ridge(torch.ones(4, 2), torch.ones(4), torch.zeros(4))
+    assert ridge == RIDGE
+    assert math.isnan(explained)
+
+
+def _parts(head: ValueHead) -> tuple[Tensor, Tensor]:
+    return head.weight, head.bias

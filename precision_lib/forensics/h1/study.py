@@ -50,7 +50,7 @@ H1_DEMOTED = {"policy": GOLDEN, "reference": GOLDEN, "kl": "bf16"}
 
 
 @dataclass
-class Study:
+class H1Study:
     """H1 over one probe: cells when asked for, then the hypothesis verdict.
 
     Attributes:
@@ -242,7 +242,7 @@ def open_study(
     settings: ProbeSettings,
     configurations: Iterable[PrecisionConfig],
     progress: Callable[[], Any] = lambda: None,
-) -> Study:
+) -> H1Study:
     """Sample the tokens, place the policies, and be ready to measure cells.
 
     Args:
@@ -254,4 +254,4 @@ def open_study(
         ValueError: when the settings do not fit the model.
     """
     kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
-    return Study(Forwards(prepare(checkpoint, settings), kl_formats, progress))
+    return H1Study(Forwards(prepare(checkpoint, settings), kl_formats, progress))

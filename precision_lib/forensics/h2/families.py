@@ -33,7 +33,8 @@ GROUPS, SAMPLES = 1024, 8
 LIMIT = DECISIONS["H2"].limit
 OFFSETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 #: Spreads in one octave: the phase between the spread and the steps, which are powers of two.
-SPREADS = (1.0, 1.25, 1.5, 1.75)
+#: Not 1: for 8 samples a step of exactly one spread has exactly the limit's error.
+SPREADS = (1.1, 1.25, 1.5, 1.75)
 #: From a generator to rewards [G, K] float64.
 Draw = Callable[[torch.Generator], Tensor]
 
@@ -126,7 +127,8 @@ def family_row(family: Family, fmt: str, seed: int, resampling: Resampling) -> d
         spread = golden.double().std(-1)
         steps = ulp(golden, FORMATS[fmt]).square().mean(-1).sqrt()
         row["step_over_spread"] = float((steps / spread).median())
-        power = law.predicted_error2(golden, FORMATS[fmt]).sum() / golden.numel()
+        signal2 = golden.numel() - len(golden)  # a group that does not tie has K - 1
+        power = law.predicted_error2(golden, FORMATS[fmt]).sum() / signal2
         row[f"{h2.DAMAGE}_predicted"] = float(power.sqrt())
     return row
 

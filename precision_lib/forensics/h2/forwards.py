@@ -24,7 +24,7 @@ from precision_lib.models.reward_model import RewardModel
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.scoring import Micro, forced_rewards
 from precision_lib.trajectories.store import Trajectories
-from precision_lib.trajectories.teacher_forcing import rows_per_forward, vocabulary_of
+from precision_lib.trajectories.teacher_forcing import other_rows, rows_per_forward, vocabulary_of
 
 #: A forward in the format up to the hidden states; the score head and the score are wide.
 WIDE_HEAD = "wide head"
@@ -48,7 +48,7 @@ def micro_batches(shard: Trajectories, vocabulary: int, run: str) -> Micro:
     count = len(shard.reward_tokens)
     rows = min(count, rows_per_forward(shard.tokens.shape[1], vocabulary))
     order = torch.arange(count)
-    return Micro(max(1, rows // 3), order.flip(0)) if run == REBATCHED else Micro(rows, order)
+    return Micro(other_rows(rows, count), order.flip(0)) if run == REBATCHED else Micro(rows, order)
 
 
 def wider(fmt: str) -> str:

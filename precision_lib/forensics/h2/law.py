@@ -18,7 +18,9 @@ which the deviation takes off. With P_ii = 1 - 1/K - a_i^2 / (K - 1) it follows 
 
 For normal rewards of deviation sigma, E[1 / s^2] = (K - 1) / ((K - 3) sigma^2), so that
 
-    RMS(da) = h / (sqrt(12) sigma) * sqrt((K - 1)(K - 2) / ((K - 3) K)).
+    RMS(da) / RMS(a) = h / (sqrt(12) sigma) * sqrt((K - 2) / (K - 3)),
+
+because RMS(a) = sqrt((K - 1) / K).
 
 Batch normalisation is the same with one group of all N rewards.
 
@@ -29,8 +31,8 @@ first order by the share v (3K/4 - 3) / ((K - 1) s^2), v = h^2 / 12: 0.9 % of th
 h = s / 2 and 3.6 % at h = s, K = 8.
 
 **Beyond it** (h > sigma) samples fall into a few cells. Where all are in one, the group ties, its
-advantages are 0 and the RMS error is that of the advantages themselves, sqrt((K - 1) / K). On the
-way there it is larger: one sample alone in its cell gets (K - 1) / sqrt(K), whatever it deserved.
+advantages are 0 and the error is the advantages themselves: a ratio of 1. On the way there it is
+larger: one sample alone in its cell gets (K - 1) / sqrt(K), whatever it deserved.
 
 **Immune**: rewards of two values, at any offset and any scale. Their advantages depend on the
 counts alone, so nothing changes as long as the two do not become one.
@@ -82,18 +84,18 @@ def second_order(rewards: Tensor, fmt: Format) -> Tensor:
 
 
 def small_sample_growth(k: int) -> float:
-    """sqrt((K - 1)(K - 2) / ((K - 3) K)), of normal rewards; 1.02 for K = 8, infinite below 4.
+    """sqrt((K - 2) / (K - 3)), of normal rewards; 1.10 for K = 8, infinite below 4.
 
     Raises:
         ValueError: for K < 4, where E[1 / s^2] does not exist.
     """
     if k < 4:
         raise ValueError(f"K = {k}: the law needs groups of at least 4 samples")
-    return math.sqrt((k - 1) * (k - 2) / ((k - 3) * k))
+    return math.sqrt((k - 2) / (k - 3))
 
 
 def predicted_rms(step_over_sigma: float, k: int) -> float:
-    """RMS error of the advantages of normal rewards of one step, first order."""
+    """RMS error over RMS of the advantages of normal rewards of one step, first order."""
     return step_over_sigma / math.sqrt(12) * small_sample_growth(k)
 
 
@@ -134,8 +136,8 @@ def measured_critical_offset(
     errors = np.stack(
         [stored_error2(sigma * (normal + float(c)), fmt).numpy() for c in offsets], axis=1
     )
-    value = _crossing(offsets, errors.sum(0, keepdims=True) / (groups * k), limit)[0]
-    total = resampling.weights @ errors / (groups * k)
+    value = _crossing(offsets, errors.sum(0, keepdims=True) / (groups * (k - 1)), limit)[0]
+    total = resampling.weights @ errors / (groups * (k - 1))
     quantiles = np.quantile(_crossing(offsets, total, limit), [0.025, 0.975])
     low, high = value + (quantiles - value) * small_sample_factor(resampling.clusters)
     return Metric(float(value), float(low), float(high), groups * k, "offset / spread")

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from precision_lib import bounds, oracle
 from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
-from precision_lib.forensics.h2 import families as families
-from precision_lib.forensics.h2 import law as law
+from precision_lib.forensics.h2 import families, law
 from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.h2.forwards import RewardForwards
+from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.formats import get_format, ulp
 
@@ -50,13 +50,14 @@ def native(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, float]:
 def storing(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, Any]:
     """The law on real rewards [N]: RMS advantage error of storing alone, measured and predicted.
 
-    Over the groups of which the law speaks, those whose largest step is at most half their spread.
+    Over the groups of which the law speaks, those whose largest step is at most half their spread;
+    errors and advantages as RMS over RMS.
 
     Returns:
         ``groups`` of ``of``; ``measured`` and ``predicted`` (first order, actual ulps);
         ``shortfall``, the share of the power that the second order takes off; and ``z``, the
         difference of the powers over its standard error from group to group. None where the law
-        speaks of no group.
+        speaks of too few groups for one.
     """
     number, count = get_format(fmt), int(groups.max()) + 1
     stored = golden.to(number.dtype)
@@ -70,10 +71,10 @@ def storing(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, Any]:
         samples[owner] = members.shape[1]
         spoken_of[owner] = ulp(rewards, number).max(-1).values <= rewards.std(-1) / 2
     found: dict[str, Any] = {"groups": int(spoken_of.sum()), "of": count}
-    if found["groups"] < 2:
+    if found["groups"] < MIN_PROMPTS:
         return found | dict.fromkeys(("measured", "predicted", "shortfall", "z"))
     error2, predicted, missing = (x[spoken_of] for x in (error2, predicted, missing))
-    difference, n = error2 - predicted, float(samples[spoken_of].sum())
+    difference, n = error2 - predicted, float((samples[spoken_of] - 1).sum())
     scatter = float(difference.std()) * math.sqrt(len(difference))
     return found | {
         "measured": math.sqrt(float(error2.sum()) / n),

@@ -13,9 +13,9 @@ metric                       over sequences, or over pairs of a group with diffe
 reward_resolution_median     median step of the format at its scores, reward units
 reward_tie_frac              share of pairs that are tied
 reward_kendall_tau           (concordant - discordant) / pairs: 1 unharmed, 0 no ranking left
-advantage_rms_error          RMS(a - a_golden), group-normalised; a has variance 1 (decides)
+advantage_rms_error          RMS(a - a_golden) / RMS(a_golden), group-normalised (decides)
 advantage_sign_flip_frac     share of advantages of the opposite sign: pushed the wrong way
-batch_advantage_rms_error    the same RMS for normalisation over the whole batch
+batch_advantage_rms_error    the same for normalisation over the whole batch
 reward_nonfinite_frac        share of scores that are inf or NaN (fp16 overflow); they are left out
                              of their group and enter nothing else
 ===========================  ======================================================================
@@ -63,8 +63,8 @@ def _ratio(top: str, bottom: str) -> MetricFunction:
     return ratio
 
 
-def _rms(name: str) -> MetricFunction:
-    return lambda totals: np.sqrt(_ratio(name, "sequences")(totals))
+def _rms(error2: str, signal2: str) -> MetricFunction:
+    return lambda totals: np.sqrt(_ratio(error2, signal2)(totals))
 
 
 #: Metric name to (function of totals over groups, unit).
@@ -72,9 +72,9 @@ METRICS: dict[str, tuple[MetricFunction, str]] = {
     RESOLUTION: (median_level, "reward units"),
     "reward_tie_frac": (_ratio("tied", "pairs"), "share of pairs"),
     "reward_kendall_tau": (_ratio("agreement", "pairs"), "(concordant - discordant) / pairs"),
-    DAMAGE: (_rms("error2"), "RMS error, signal 1"),
+    DAMAGE: (_rms("error2", "signal2"), "RMS error / RMS"),
     "advantage_sign_flip_frac": (_ratio("flipped", "sequences"), "share of sequences"),
-    "batch_advantage_rms_error": (_rms("batch_error2"), "RMS error, signal 1"),
+    "batch_advantage_rms_error": (_rms("batch_error2", "batch_signal2"), "RMS error / RMS"),
     NONFINITE: (_ratio("nonfinite", "scored"), "share of sequences"),
 }
 
@@ -168,12 +168,15 @@ def group_sums(scores: Tensor, golden: Tensor, groups: Tensor) -> dict[str, Arra
     finite = torch.isfinite(scores)
     r, g, inside = scores[finite], golden[finite], groups[finite]
     a, want = group_normalised(r, inside).double(), group_normalised(g, inside).double()
-    batch_error = batch_normalised(r).double() - batch_normalised(g).double()
+    batch_want = batch_normalised(g).double()
+    batch_error = batch_normalised(r).double() - batch_want
     quantities = {
         "sequences": torch.ones_like(a),
         "error2": (a - want) ** 2,
+        "signal2": want**2,
         "flipped": ((a * want < 0) & (a.abs() > ZERO) & (want.abs() > ZERO)).double(),
         "batch_error2": batch_error**2,
+        "batch_signal2": batch_want**2,
     } | _pair_quantities(r, g, inside)
     sums = {name: _totals(value, inside, count) for name, value in quantities.items()}
     sums["scored"] = _totals(torch.ones(len(groups)), groups, count)

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from precision_lib.forensics.causal import BASELINE, PURE, Paired, Sums, causal_verdict, cell_of
 from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
-from precision_lib.forensics.h2 import families as families
-from precision_lib.forensics.h2 import points as points
+from precision_lib.forensics.h2 import families, points
 from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
 from precision_lib.forensics.observed import observed_format

@@ -9,17 +9,12 @@ N sequences, T response tokens at most, M response tokens in all, S optimizer st
 
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import BASELINE
-from precision_lib.forensics.h3.states import (
-    EXACT,
-    FIRST,
-    GOLDEN,
-    States,
-    response_mask,
-    terminal_rewards,
-)
+from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN
+from precision_lib.forensics.h3.states import States, response_rectangle, terminal_rewards
 from precision_lib.forensics.h3.updates import (
     HeadFormats,
     UpdateSettings,
@@ -27,7 +22,7 @@ from precision_lib.forensics.h3.updates import (
     predictions_over_updates,
 )
 from precision_lib.matrix import PrecisionConfig
-from precision_lib.models.value_head import ValueHead, fit_value_head
+from precision_lib.models.value_head import ValueHead, choose_ridge, fit_value_head
 from precision_lib.runtime import deterministic
 
 
@@ -63,11 +58,13 @@ class Critics:
     head: ValueHead
     frozen_values: Tensor
     updates: UpdateSettings
+    _ridge: tuple[float, float] | None = None
+    _fitted_rms: float | None = None
     _tasks: dict[str, Task] = field(default_factory=dict)
     _predictions: dict[tuple[str, str, str, HeadFormats], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.mask = response_mask(self.states.shards)
+        self.mask = response_rectangle(self.states.shards)
 
     def native(self) -> Task:
         """The task as frozen, with its own critic."""
@@ -75,8 +72,11 @@ class Critics:
 
     def scaled(self, magnitude: float) -> Task:
         """Rewards scaled so that the golden values have this RMS, and the head fitted to them."""
-        rms = float(self.frozen_values.double().square().mean().sqrt())
-        return self._fitted(f"scaled to {magnitude:g}", self.scores.double() * (magnitude / rms))
+        if self._fitted_rms is None:
+            fitted = self.values(BASELINE, self._fitted("unscaled", self.scores.double()))
+            self._fitted_rms = float(fitted.double().square().mean().sqrt())
+        factor = magnitude / self._fitted_rms
+        return self._fitted(f"scaled to {magnitude:g}", self.scores.double() * factor)
 
     def offset(self, offset: float) -> Task:
         """Rewards of mean ``offset`` times their standard deviation, and the head fitted."""
@@ -86,9 +86,22 @@ class Critics:
     def _fitted(self, name: str, scores: Tensor) -> Task:
         if name not in self._tasks:
             wanted = scores.float()
-            head = fit_value_head(self.states.hidden(GOLDEN), self.returns(wanted)[self.mask])
+            returns = self.returns(wanted)[self.mask]
+            head = fit_value_head(self.states.hidden(GOLDEN), returns, self.ridge()[0])
             self._tasks[name] = Task(name, terminal_rewards(wanted, self.mask), head)
         return self._tasks[name]
+
+    def ridge(self) -> tuple[float, float]:
+        """Ridge of the fitted heads and their explained variance, on held-out prompts.
+
+        It does not depend on scale and offset of the rewards, so it is chosen once.
+        """
+        if self._ridge is None:
+            prompts = torch.cat([shard.prompt_ids.cpu() for shard in self.states.shards])
+            groups = prompts.unsqueeze(1).expand(self.mask.shape)[self.mask]
+            returns = self.returns(self.scores)[self.mask]
+            self._ridge = choose_ridge(self.states.hidden(GOLDEN), returns, groups)
+        return self._ridge
 
     def returns(self, scores: Tensor) -> Tensor:
         """[N, T]: gamma is 1 and there is no KL penalty, so each token's return is the score."""

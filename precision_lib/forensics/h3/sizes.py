@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precision_lib.forensics.causal import BASELINE, Paired, Sums, per_sequence
+from precision_lib.forensics.forwards import GOLDEN
 from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics, Task
-from precision_lib.forensics.h3.states import GOLDEN
 from precision_lib.forensics.h3.updates import HeadFormats
 from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.matrix import PrecisionConfig

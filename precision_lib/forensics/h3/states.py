@@ -17,19 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
+from precision_lib.forensics.forwards import EXACT, FIRST, REBATCHED
 from precision_lib.forensics.observed import observed_format
 from precision_lib.formats import format_of
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
 from precision_lib.ppo import rewards
 from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.store import Trajectories
-from precision_lib.trajectories.teacher_forcing import rows_per_forward, trunk, vocabulary_of
+from precision_lib.trajectories.teacher_forcing import (
+    other_rows,
+    rows_per_forward,
+    trunk,
+    vocabulary_of,
+)
 
-__all__ = ["AGAIN", "EXACT", "FIRST", "GOLDEN", "REBATCHED", "States", "response_mask"]
 
-
-def response_mask(shards: Sequence[Trajectories]) -> Tensor:
+def response_rectangle(shards: Sequence[Trajectories]) -> Tensor:
     """[N, T] bool, right-padded: True for a response token."""
     lengths = torch.cat([shard.response_lengths.cpu() for shard in shards])
     return torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
@@ -89,7 +92,7 @@ class States:
         rows = rows_per_forward(tokens.shape[1], vocabulary_of(self._working))
         order = torch.arange(len(tokens))
         if run == REBATCHED:
-            rows, order = max(1, min(rows, len(order)) // 3), order.flip(0)
+            rows, order = other_rows(rows, len(order)), order.flip(0)
         kept: dict[int, Tensor] = {}
         for chosen in torch.split(order, rows):
             with Float64Casts() if fmt == EXACT else nullcontext():

@@ -24,13 +24,22 @@ from precision_lib.forensics.causal import (
     cell_of,
     per_sequence,
 )
+from precision_lib.forensics.forwards import AGAIN, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics
 from precision_lib.forensics.h3.sizes import Sizes
-from precision_lib.forensics.h3.states import AGAIN, FIRST, GOLDEN, REBATCHED, States
+from precision_lib.forensics.h3.states import States
 from precision_lib.forensics.h3.updates import UpdateSettings
 from precision_lib.forensics.observed import observed_format
-from precision_lib.forensics.statistics import Metric, level_counts, median_level, resample
+from precision_lib.forensics.probe import MIN_PROMPTS
+from precision_lib.forensics.statistics import (
+    Array,
+    Metric,
+    NothingComparedError,
+    level_counts,
+    median_level,
+    resample,
+)
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
 from precision_lib.formats import FORMATS, format_of, ulp
 from precision_lib.matrix import COMPONENTS, PrecisionConfig, get_configuration
@@ -60,7 +69,7 @@ class H3Settings:
     seed: int = 0
 
 
-QUICK = H3Settings(magnitudes=(0.01, 1.0, 100.0), offsets=(0.0, 100.0))
+QUICK = H3Settings(magnitudes=(0.01, 1.0, 100.0), offsets=(0.0, 30.0, 300.0))
 
 
 @dataclass
@@ -147,12 +156,13 @@ class H3Study:
         )
 
     def _reached(self, sums: Sums) -> bool:
-        """True when the stagnation rate passes one half within the magnitudes."""
-        rates = [
-            sums[a].sum() / max(sums[b].sum(), 1.0)
-            for a, b in map(h3.stagnation_at, range(len(self.settings.magnitudes)))
-        ]
-        return bool(min(rates) < 0.5 <= max(rates))
+        """True when the stagnation rate passes one half within the magnitudes, from below."""
+        rates = self._rates(sums)
+        return bool(rates[0] < 0.5 <= rates.max())
+
+    def _rates(self, sums: Sums) -> Array:
+        totals = {name: values.sum() for name, values in sums.items()}
+        return h3.stagnation_rates(totals, len(self.settings.magnitudes))
 
     def _control(self) -> dict[str, Any]:
         native = self.critics.native()
@@ -184,10 +194,11 @@ class H3Study:
         damage = {name: metrics[DAMAGE].value for name, metrics in cells.items()}
         pure = cells[PURE.name]
         critical = pure.get("value_critical_magnitude")
+        low = self._rates(self.sums(PURE))[0] < 0.5
         starts = (
             f"predictions stand still in half of the updates from |V| = {critical.value:.2g} on"
             if critical
-            else "predictions move at every magnitude tried"
+            else f"predictions {'move' if low else 'stand still'} at every magnitude tried"
         )
         return (
             f"At the critic's own magnitude a bf16 pipeline's advantages are off by "
@@ -208,12 +219,23 @@ class H3Study:
             **probe.by_offset(configuration, settings.offsets),
         } | ({"causes": probe.causes(configuration.value, settings.magnitudes)} if narrow else {})
 
-    def _critic(self) -> dict[str, float]:
+    def _critic(self) -> dict[str, Any]:
         """How good the critic is that the study starts from."""
         values = self.critics.frozen_values.double()
         returns = self.critics.returns(self.critics.scores)[self.mask].double()
+        squares = {
+            "residual2": (returns - values) ** 2,
+            "deviation2": (returns - returns.mean()) ** 2,
+            "tokens": torch.ones_like(returns),
+        }
+        explained = replace(
+            self.paired,
+            metrics={"explained": (lambda t: 1 - t["residual2"] / t["deviation2"], "share")},
+        ).estimate(per_sequence(squares, self.sequence), "explained")
         return {
-            "explained_variance": float(1 - (returns - values).var() / returns.var()),
+            "explained_variance": explained.as_json(),
+            "refitted_held_out_explained_variance": self.critics.ridge()[1],
+            "refitted_ridge": self.critics.ridge()[0],
             "value_rms": float(values.square().mean().sqrt()),
             "value_mean": float(values.mean()),
             "return_std": float(returns.std()),
@@ -239,10 +261,25 @@ def open_h3_study(
     Args:
         checkpoint: the FP32 policy that the trajectories were frozen with.
         head: its value head.
-        shards: at least one; together at least two prompts.
+        shards: at least one; together at least :data:`MIN_PROMPTS` prompts.
         progress: called after each forward over all of them.
+
+    Raises:
+        ValueError: too few prompts for an interval.
+        NothingComparedError: all scores or all values are equal, so no advantage can be lost.
     """
+    prompts = len(torch.unique(torch.cat([shard.prompt_ids for shard in shards])))
+    if prompts < MIN_PROMPTS:
+        raise ValueError(
+            f"{prompts} prompts: an interval over prompts needs at least {MIN_PROMPTS}"
+        )
     values = torch.cat([shard.values[shard.mask].cpu() for shard in shards])
     scores = torch.cat([shard.rewards.cpu() for shard in shards])
+    for name, found in (("scores", scores), ("values", values)):
+        if bool((found == found[0]).all()):
+            raise NothingComparedError(
+                f"all {len(found)} {name} are {float(found[0]):g}: no advantage can be lost; "
+                "give a reward model that tells responses apart (--reward-model)"
+            )
     states = States(checkpoint, shards, progress)
     return H3Study(Critics(states, scores, head, values, settings.updates), settings)

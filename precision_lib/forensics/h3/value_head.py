@@ -126,6 +126,14 @@ def predicted_stagnation(twin: Tensor, fmt: str) -> float:
     return float(still[move > 0].mean())
 
 
+def rounding_gain(lam: float) -> float:
+    """Variance of an advantage over that of the independent errors of the values, gamma = 1.
+
+    1 + (1 - lambda)^2 / (1 - lambda^2) = 2 / (1 + lambda), far from the end of the sequence.
+    """
+    return 2 / (1 + lam)
+
+
 def predicted_advantage_error(golden: Tensor, rewards: Tensor, mask: Tensor, fmt: str) -> float:
     """``advantage_rms_error`` that rounding the stored values to ``fmt`` must give.
 
@@ -137,8 +145,22 @@ def predicted_advantage_error(golden: Tensor, rewards: Tensor, mask: Tensor, fmt
     """
     table = torch.zeros(mask.shape, dtype=torch.float64).masked_scatter(mask, golden.double())
     raw, _ = advantages.gae(rewards.double(), table, mask, GAMMA, LAMBDA)
-    variance = ulp(golden, get_format(fmt)) ** 2 / 12 * 2 / (1 + LAMBDA)
+    variance = ulp(golden, get_format(fmt)) ** 2 / 12 * rounding_gain(LAMBDA)
     return float((variance.mean() / raw[mask].var()).sqrt())
+
+
+def stagnation_rates(totals: dict[str, Array], count: int) -> Array:
+    """[count, ...] stagnation rate at each magnitude.
+
+    Where no golden prediction moved there is nothing to say, and the rate is that of the magnitude
+    before (0 before the first).
+    """
+    rates = [np.zeros_like(np.asarray(totals[stagnation_at(0)[0]]))]
+    for stagnant, moved in map(stagnation_at, range(count)):
+        some = np.asarray(totals[moved]) > 0
+        rate = totals[stagnant] / np.where(some, totals[moved], 1)
+        rates.append(np.where(some, rate, rates[-1]))
+    return np.stack(rates[1:])
 
 
 def critical_point(totals: dict[str, Array], grid: tuple[float, ...]) -> Array:
@@ -146,9 +168,7 @@ def critical_point(totals: dict[str, Array], grid: tuple[float, ...]) -> Array:
 
     The first crossing from below; the end of the grid where there is none.
     """
-    rates = np.stack(
-        [np.asarray(_share(a, b)(totals)) for a, b in map(stagnation_at, range(len(grid)))]
-    )
+    rates = stagnation_rates(totals, len(grid))
     logs = np.log10(np.array(grid))
     above = rates >= 0.5
     first = np.where(above.any(0), above.argmax(0), len(grid) - 1)
@@ -176,15 +196,19 @@ def update_error(predictions: Tensor, twin: Tensor) -> float:
 
 
 def crossing(sizes: Sequence[float], errors: Sequence[float], limit: float) -> float | None:
-    """Size at which an error first passes ``limit``, log-log between the points; None if never.
+    """Size at which an error first passes ``limit``; None where it never does.
+
+    Log-log between the points, linear next to a size or an error of 0; the first size where the
+    error is above the limit already there.
 
     Args:
-        sizes: ascending; those of 0 are left out, as they have no logarithm.
-        errors: one per size.
+        sizes: ascending, 0 or more; errors: one per size.
     """
-    points = [(x, y) for x, y in zip(sizes, errors, strict=True) if x > 0]
-    for (x0, y0), (x1, y1) in pairwise(points):
+    if errors[0] > limit:
+        return float(sizes[0])
+    for (x0, y0), (x1, y1) in pairwise(zip(sizes, errors, strict=True)):
         if y0 <= limit < y1:
-            share = math.log(limit / y0) / math.log(y1 / y0) if y0 > 0 else 1.0
-            return float(x0 * (x1 / x0) ** share)
+            if x0 > 0 and y0 > 0:
+                return float(x0 * (x1 / x0) ** (math.log(limit / y0) / math.log(y1 / y0)))
+            return float(x0 + (x1 - x0) * (limit - y0) / (y1 - y0))
     return None

@@ -6,6 +6,7 @@ drifts; so each is shown alone, beside how far the two go together.
 N sequences, T tokens each.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,13 @@ from precision_lib.forensics.causal import Paired
 from precision_lib.forensics.h4 import reference_drift as h4
 from precision_lib.forensics.h4.expected_drift import ExpectedDrift, summary
 from precision_lib.forensics.statistics import Array, Metric, MetricFunction, resample
+from precision_lib.forensics.verdicts import DECISIONS
+
+LIMIT = DECISIONS["H4"].limit
+#: How long a sequence may be until the damage passes the limit.
+CRITICAL: dict[str, tuple[MetricFunction, str]] = {
+    "critical_length": (partial(h4.critical_length, limit=LIMIT), "tokens")
+}
 
 
 def over_sequences(
@@ -33,8 +41,10 @@ def of_errors(error: Array, parts: dict[str, Array], seed: int) -> dict[str, Any
     count, sums = len(error), h4.sequence_sums(error)
     paired = over_sequences(count, seed)
     token_growth = over_sequences(count, seed, h4.TOKEN_GROWTH).estimates(sums)
+    reached = float(np.sqrt(max(v.mean() for n, v in sums.items() if "accumulated2" in n)))
+    critical = over_sequences(count, seed, CRITICAL).estimates(sums) if reached > LIMIT else {}
     return {
-        **_json(paired.estimates(sums) | token_growth),
+        **_json(paired.estimates(sums) | token_growth | critical),
         "by_position": h4.by_position(error),
         "components": {
             role: {
@@ -54,7 +64,10 @@ def of_drift(drift: ExpectedDrift, seed: int) -> dict[str, Any]:
     paired, sums = over_sequences(len(drift.error), seed), h4.sequence_sums(drift.error)
     names = ("accum_err_final", "accum_err_growth_exponent")
     found = {name: paired.estimate(sums, name).as_json() for name in names}
-    return found | summary(drift, seed) | {"by_position": h4.by_position(drift.error)}
+    kl = float(drift.golden_kl.mean())
+    derived = {"critical_length_derived": h4.expected_critical_length(kl, LIMIT)} if kl > 0 else {}
+    by_position = {"by_position": h4.by_position(drift.error)}
+    return found | summary(drift, seed) | derived | by_position
 
 
 def correlation(first: Array, second: Array) -> float:

@@ -126,6 +126,33 @@ def growth_exponent(totals: dict[str, Array]) -> Array:
     return log_log_slope([float(n.split("@")[1]) for n in names], [totals[n] for n in names]) / 2
 
 
+def critical_length(totals: dict[str, Array], limit: float) -> Array:
+    """Tokens after which RMS(S_t) first passes ``limit``, log-log between :func:`positions`.
+
+    The last position where it never does, the first where it does from there.
+    """
+    names = [name for name in totals if name.startswith("accumulated2@")]
+    at = np.array([float(n.split("@")[1]) for n in names])
+    rms = np.sqrt(np.stack([np.asarray(totals[n] / totals["sequences"]) for n in names]))
+    above = rms > limit
+    first = np.where(above.any(0), above.argmax(0), len(at) - 1)
+    before = np.maximum(first - 1, 0)
+    low, high = (np.take_along_axis(rms, i[None], 0)[0] for i in (before, first))
+    inside = (low > 0) & (high > limit) & (low <= limit)
+    rise = np.where(inside, np.log(np.where(inside, high / np.where(inside, low, 1), np.e)), 1.0)
+    part = np.where(inside, np.log(limit / np.where(inside, low, limit)) / rise, 1.0)
+    length: Array = at[before] * (at[first] / at[before]) ** part
+    return length
+
+
+def expected_critical_length(kl: float, limit: float) -> float:
+    """T at which sqrt((KL T)^2 + 2 KL T) = ``limit``: drift and random walk of a rounded model.
+
+    With x = KL T: x = sqrt(1 + limit^2) - 1.
+    """
+    return (math.sqrt(1 + limit**2) - 1) / kl
+
+
 def token_growth_exponent(totals: dict[str, Array]) -> Array:
     """The same for the RMS of e itself, over :func:`bins`: 0 where position does not matter."""
     names = [name for name in totals if name.startswith("error2@")]

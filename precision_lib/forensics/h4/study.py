@@ -197,15 +197,24 @@ class H4Study:
             change = "removes a part"
         elif healed.high < 0:
             change = "makes it worse"
-        drift = [c.metrics["drift_nats_per_1000_tokens"].value for c in (pure, promoted, demoted)]
+        drift = [_text(c.metrics["drift_nats_per_1000_tokens"]) for c in (pure, promoted, demoted)]
         return (
             f"Over {self.sampled.given.responses[0].length} tokens the log-ratio of a bf16 policy "
-            f"and a bf16 reference is off by {_text(pure.metrics[DAMAGE])} nats RMS, with a drift "
-            f"of {drift[0]:+.2f} nats per 1,000 tokens. An FP32 reference alone {change} "
-            f"({_text(promoted.metrics[DAMAGE])} nats, share removed {healed.value:.2f} "
-            f"[{healed.low:.2f}, {healed.high:.2f}]) and leaves the policy's own drift standing: "
-            f"{drift[1]:+.2f}. A bf16 reference alone makes {_text(demoted.metrics[DAMAGE])} nats, "
-            f"{drift[2]:+.2f} per 1,000 tokens."
+            f"and a bf16 reference is off by {_text(pure.metrics[DAMAGE])} nats RMS, drift "
+            f"{drift[0]} per 1,000 tokens. An FP32 reference alone {change}: "
+            f"{_text(promoted.metrics[DAMAGE])} nats, share removed {_text(healed)}, drift "
+            f"{drift[1]}. A bf16 reference alone makes {_text(demoted.metrics[DAMAGE])} nats, "
+            f"drift {drift[2]}. {self._critical_length()}"
+        )
+
+    def _critical_length(self) -> str:
+        """From which length on the verdict of ``bf16_pure`` is what it is."""
+        found = self.cell(PURE).evidence["sampled"].get("critical_length")
+        if found is None:
+            return "At this length nothing passes the limit."
+        return (
+            f"The limit is passed from {found['value']:.0f} [{found['low']:.0f}, "
+            f"{found['high']:.0f}] tokens on; shorter sequences are not affected."
         )
 
     def _evidence(
@@ -280,7 +289,7 @@ def _rows(forwards: Forwards, flat: Any) -> Array:
 
 
 def _text(metric: Metric) -> str:
-    return f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]"
+    return f"{metric.value:.2g} [{metric.low:.2g}, {metric.high:.2g}]"
 
 
 def open_h4_study(
