@@ -185,6 +185,12 @@ def _add_findings(commands: Any) -> None:
     findings.add_argument(
         "--into", type=Path, metavar="FILE.md", help="replace what stands between its markers"
     )
+    findings.add_argument(
+        "--summary-into",
+        type=Path,
+        metavar="FILE.md",
+        help="put the summary of the first record between this file's markers",
+    )
     findings.set_defaults(run=_findings)
 
 
@@ -192,11 +198,16 @@ def _findings(options: argparse.Namespace) -> int:
     from precision_lib.records.record import RecordError, load_record
     from precision_lib.reporting.findings import findings
     from precision_lib.reporting.markdown import MarkerError, write_between
+    from precision_lib.reporting.table import summary
 
     try:
-        text = findings([load_record(path)["precision"] for path in options.records])
+        blocks = [load_record(path)["precision"] for path in options.records]
+        text = findings(blocks)
         if options.into is not None:
             write_between(options.into, "findings", text)
+        if options.summary_into is not None:
+            lines = "\n".join(line.rstrip() for line, _ in summary(blocks[0]))
+            write_between(options.summary_into, "summary", f"```\n{lines}\n```")
     except (RecordError, MarkerError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     if options.into is None:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from precision_lib.formats import get_format
 from precision_lib.models import loading, reward_model, value_head
-from precision_lib.trajectories import teacher_forcing
+from precision_lib.trajectories import store, teacher_forcing
 
 # The originals, taken before anything is planted.
 _set_parameters = loading.set_parameters
 _predict_values = value_head.predict_values
 _score_tokens = reward_model.score_tokens
 _trunk = teacher_forcing.trunk
+_response_mask = store.response_mask
 
 
 def reference_in_bf16(
@@ -87,3 +88,8 @@ def scores_through_bf16(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
     """Scores are stored in bf16 on their way, and widened again."""
     scores = _score_tokens(model, tokens, lengths)
     return scores.to(torch.bfloat16).to(scores.dtype)
+
+
+def mask_one_early(prompt_lengths: Tensor, response_lengths: Tensor, length: int) -> Tensor:
+    """The mask of the tokens themselves, not of the tokens that are predicted: one slot early."""
+    return _response_mask(prompt_lengths - 1, response_lengths, length)

@@ -49,6 +49,17 @@ def test_observed_formats_are_those_of_the_configuration(
     assert exercised == {name: configuration.components[name] for name in ("policy", "value")}
 
 
+def test_mask_covers_the_response_and_nothing_else(h3_study: "H3Study") -> None:
+    """Token by token against the lengths: a mask of the wrong place has the right size."""
+    compared = 0
+    for shard in h3_study.critics.states.shards:
+        for row, mask in enumerate(shard.mask):
+            start, count = int(shard.prompt_lengths[row]), int(shard.response_lengths[row])
+            assert mask.nonzero().flatten().tolist() == list(range(start - 1, start - 1 + count))
+            compared += count
+    assert compared == int(h3_study.mask.sum())
+
+
 def test_critic_works_before_anything_is_rounded(h3_study: "H3Study") -> None:
     """Nothing says that it is worse than the mean return, which explains 0 of the variance."""
     critic = h3_study.cell(DEMOTED).evidence["critic"]

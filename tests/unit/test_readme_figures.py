@@ -151,18 +151,22 @@ def value_phrases(cells: Cells) -> list[str]:
 
 def drift_phrases(cells: Cells) -> list[str]:
     pure, promoted, reference, kl = (
-        cells["H4", name]["metrics"]
+        cells["H4", name]["metrics"]["accum_err_final"]
         for name in ("bf16_pure", "bf16_fp32_ref", "fp32_bf16_ref", "fp32_bf16_kl")
     )
-    drift = "drift_nats_per_1000_tokens"
-    tokens = cells["H4", "bf16_pure"]["evidence"]["sampled"]["by_position"][-1]["last"] + 1
+    evidence = cells["H4", "bf16_pure"]["evidence"]
+    tokens = evidence["sampled"]["by_position"][-1]["last"] + 1
+    alone = evidence["sampled"]["components"]["policy"]["drift_nats_per_1000_tokens"]
+    derived = evidence["expected_policy_drift"]["sampled"]["expected_of_golden_tokens"]["value"]
+    length = evidence["sampled"]["critical_length"]
+    low, high = (f"{length[k]:.0f}" for k in ("low", "high"))
     return [
-        f"Over {tokens:,} tokens the log-ratio of two bf16 models is off by "
-        f"{interval(pure['accum_err_final'])} nats RMS at the end, "
-        f"with an FP32 reference by {interval(promoted['accum_err_final'])}: the policy's own "
-        f"drift is left standing, {interval(promoted[drift])} nats per 1,000 tokens",
-        f"against an FP32 policy drifts by {interval(reference[drift])} nats per 1,000 tokens",
-        f"FP32 models makes {interval(kl['accum_err_final'])} nats RMS at the end",
+        f"Over {tokens:,} tokens the log-ratio of two bf16 models is off by {interval(pure)} nats "
+        f"RMS at the end, with an FP32 reference by {interval(promoted)}: no cure, because the "
+        f"policy drifts too, by {interval(alone)} nats per 1,000 tokens (derived: {two(derived)}).",
+        f"A bf16 reference against an FP32 policy makes {interval(reference)} nats RMS, a bf16 KL "
+        f"on FP32 models {interval(kl)}.",
+        f"Responses of up to {length['value']:.0f} [{low}, {high}] tokens are not affected.",
     ]
 
 

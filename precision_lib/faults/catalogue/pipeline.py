@@ -151,6 +151,18 @@ PIPELINE = (
         ),
     ),
     *_on_the_way(
+        "response_mask",
+        "trajectories.store",
+        (
+            (
+                "mask_one_early",
+                "the mask begins at the last prompt token and ends before the last response token",
+                "the shape contract of the project's specification",
+                f"{H3}::test_mask_covers_the_response_and_nothing_else",
+            ),
+        ),
+    ),
+    *_on_the_way(
         "score_tokens",
         "models.reward_model",
         (
