@@ -4,6 +4,7 @@ The hazard. A table that averages over what a hypothesis is about hides it: each
 figure against the quantity that it depends on, beside what was derived for it.
 """
 
+from itertools import pairwise
 from typing import Any
 
 from precision_lib.reporting.markdown import table
@@ -137,6 +138,7 @@ def h3(block: Block) -> list[str]:
             ["RMS value", "stand still", "derived", "advantage error", "derived"],
             magnitudes,
         ),
+        _critical_magnitude(cell),
         table(["offset / spread", "advantage error", "derived", "TD errors lost"], offsets),
         "Impaired from an offset over spread of "
         f"{_or_none(evidence['critical_offset_over_spread'], 'none that was tried')} on (derived "
@@ -144,6 +146,27 @@ def h3(block: Block) -> list[str]:
         "### H3: one rounding at a time",
         table(alone, causes),
     ]
+
+
+def _critical_magnitude(cell: dict[str, Any]) -> str:
+    """From which magnitude on half of the updates do not show, measured and derived."""
+    points = cell["evidence"]["by_magnitude"]
+    derived = half_way(
+        [p["magnitude"] for p in points], [p["value_stagnation_rate_predicted"] for p in points]
+    )
+    found = cell["metrics"].get("value_critical_magnitude")
+    measured = "no magnitude that was tried" if found is None else interval(found)
+    return f"Half of the updates stand still from an RMS value of {measured} on (derived " + (
+        f"{_or_none(derived, 'none')})."
+    )
+
+
+def half_way(sizes: list[float], rates: list[float]) -> float | None:
+    """Size at which a rate first passes one half from below, linear in log size; None if never."""
+    for (x0, y0), (x1, y1) in pairwise(zip(sizes, rates, strict=True)):
+        if y0 < 0.5 <= y1:
+            return float(x0 * (x1 / x0) ** ((0.5 - y0) / (y1 - y0)))
+    return None
 
 
 def h4(block: Block) -> list[str]:
@@ -171,6 +194,7 @@ def h4(block: Block) -> list[str]:
             ],
             rows,
         ),
+        _consequences(pure["sampled"]),
         "`bf16_pure` by position:",
         table(headings, positions),
     ]
@@ -200,6 +224,19 @@ def h4(block: Block) -> list[str]:
             ),
         ]
     return parts
+
+
+def _consequences(sampled: dict[str, Any]) -> str:
+    """What else a sum over the sequence loses in ``bf16_pure``."""
+    stored = sampled["reference_sequence_logprob_error"]
+    return (
+        "Of `bf16_pure`'s sequences, by the error alone, "
+        f"{percent(sampled['outside_gspo_band_frac'])} leave GSPO's clip band of 3e-4 and 4e-4 on "
+        f"the length-normalised ratio. A sequence log-prob of the reference is off by "
+        f"{two(stored['summed'])} nats RMS summed exactly, and by {two(stored['stored'])} when the "
+        "sum is stored in bf16. The errors of policy and reference have a correlation of "
+        f"{two(sampled['error_correlation_of_components'])}."
+    )
 
 
 def _growth(metrics: dict[str, Any]) -> list[str]:

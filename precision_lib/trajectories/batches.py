@@ -199,10 +199,3 @@ def fit_head(pipeline: Pipeline, sampled: Sampled) -> ValueHead:
     )
     hidden = torch.cat(states)
     return fit_value_head(hidden, returns, choose_ridge(hidden, returns, prompts)[0])
-
-
-def freeze_batch(
-    pipeline: Pipeline, settings: FreezeSettings, index: int, head: ValueHead
-) -> Trajectories:
-    """Batch ``index`` in memory, the same as freeze writes. Inside ``runtime.deterministic``."""
-    return score_batch(pipeline, head, sample_batch(pipeline, settings, index))

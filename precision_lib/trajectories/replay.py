@@ -89,25 +89,15 @@ def replay(
             "with `precision-forensics freeze --resume`"
         )
     check_same_models(manifest, pipeline, trajectories_dir)
-    head = frozen_head(trajectories_dir, manifest)
-    replayer, comparison = Replayer(pipeline, configuration, head), Comparison()
-    timed = _evenly(len(manifest.shards), TIMED_SHARDS)
-    equal = dict.fromkeys(QUANTITIES, True)
+    replayer = Replayer(pipeline, configuration, frozen_head(trajectories_dir, manifest))
     with deterministic(seed):
         floor = noise_floor(replayer, trajectories_dir, manifest, batch_size)
         for shard in manifest.shards:  # an earlier replay is worth more than half of this one
             read_shard(trajectories_dir, shard)
         _clear(output_dir)
-        for index, shard in enumerate(manifest.shards):
-            frozen = read_shard(trajectories_dir, shard)
-            found = replayer.run(frozen, _micro(shard, batch_size), timed=index in timed)
-            golden = golden_figures(frozen)
-            error = errors(found, golden, frozen.mask)
-            comparison.add(error, frozen)
-            for name, same in bitwise_equal(found, golden).items():
-                equal[name] &= same
-            _write_differences(output_dir, index, error, frozen)
-            progress(1)
+        comparison, equal = _compare(
+            replayer, trajectories_dir, manifest, output_dir, batch_size, progress
+        )
         here = software(pipeline.policy.model.device)
     record: dict[str, Any] = to_plain(
         {
@@ -125,6 +115,30 @@ def replay(
     )
     write_json(output_dir / RECORD, record)
     return record
+
+
+def _compare(
+    replayer: Replayer,
+    trajectories_dir: Path,
+    manifest: Manifest,
+    output_dir: Path,
+    batch_size: int | None,
+    progress: Callable[[int], Any],
+) -> tuple[Comparison, dict[str, bool]]:
+    """Errors of all shards, and per quantity whether all of them are bitwise equal."""
+    comparison, timed = Comparison(), _evenly(len(manifest.shards), TIMED_SHARDS)
+    equal = dict.fromkeys(QUANTITIES, True)
+    for index, shard in enumerate(manifest.shards):
+        frozen = read_shard(trajectories_dir, shard)
+        found = replayer.run(frozen, _micro(shard, batch_size), timed=index in timed)
+        golden = golden_figures(frozen)
+        error = errors(found, golden, frozen.mask)
+        comparison.add(error, frozen)
+        for name, same in bitwise_equal(found, golden).items():
+            equal[name] &= same
+        _write_differences(output_dir, index, error, frozen)
+        progress(1)
+    return comparison, equal
 
 
 def _origin(directory: Path, manifest: Manifest, batch_size: int | None) -> dict[str, Any]:

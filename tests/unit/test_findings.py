@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from precision_lib.reporting.findings import findings
+from precision_lib.reporting.findings_tables import half_way
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, percent, two
 
@@ -106,3 +107,9 @@ def test_numbers_and_tables_by_hand() -> None:
     assert percent(0.2071) == "20.7 %"
     assert interval(metric(1.0)) == "1.0 [0.50, 2.0]"
     assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n|---|---:|\n| x | 1 |"
+
+
+def test_half_way_by_hand() -> None:
+    assert half_way([1.0, 100.0], [0.0, 1.0]) == pytest.approx(10.0, rel=2**-48)
+    assert half_way([1.0, 100.0], [0.6, 1.0]) is None, "from the start is no crossing"
+    assert half_way([1.0, 100.0], [0.1, 0.2]) is None

@@ -320,13 +320,13 @@ def test_ids_beyond_the_tokenizer_are_scored_by_the_policy_and_not_read_by_the_r
 
 def test_a_batch_in_memory_is_the_frozen_one(pipeline: "Pipeline", frozen: Path) -> None:
     from precision_lib.models.value_head import load_value_head
-    from precision_lib.trajectories.batches import freeze_batch
+    from precision_lib.trajectories.batches import sample_batch, score_batch
     from precision_lib.trajectories.shards import read_shards
     from precision_lib.trajectories.store import to_tensors
 
     head = load_value_head(frozen / "value_head.safetensors")
     with deterministic():
-        made = to_tensors(freeze_batch(pipeline, settings(), 2, head))
+        made = to_tensors(score_batch(pipeline, head, sample_batch(pipeline, settings(), 2)))
     *_, read = read_shards(frozen)
     for name, x in to_tensors(read).items():
         assert torch.equal(made[name], x), name
