@@ -1,10 +1,8 @@
 """Tests of the tests: every wrong core is caught where it should be, a correct one nowhere."""
 
 import importlib
-import pkgutil
 import subprocess
 import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -96,16 +94,21 @@ def test_a_fault_breaks_one_function_of_the_core(name: str) -> None:
 
 
 def held() -> dict[tuple[str, str], Any]:
-    """Every function in every module of the core."""
-    names = [f"{ppo.__name__}.{m.name}" for m in pkgutil.iter_modules(ppo.__path__)]
-    modules: list[ModuleType] = [ppo, *map(importlib.import_module, names)]
+    """Every function in every loaded module of the package but the faults themselves."""
+    modules = [
+        module
+        for name, module in list(sys.modules.items())
+        if name.startswith("precision_lib.") and not name.startswith("precision_lib.faults")
+    ]
     return {(m.__name__, k): v for m in modules for k, v in vars(m).items() if callable(v)}
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_planting_replaces_a_function_everywhere_and_puts_it_back(name: str) -> None:
-    before = held()
     fault = FAULTS[name]
+    importlib.import_module(fault.module)
+    assert callable(fault.broken)  # loads what it builds on
+    before = held()
     original = before[fault.module, fault.function]
     with plant(name) as planted:
         assert planted is fault
