@@ -28,7 +28,7 @@ def findings(blocks: Sequence[Block]) -> str:
     for title, tables in (("H1", h1), ("H2", h2), ("H3", h3), ("H4", h4)):
         parts += tables(first) if any(c["hypothesis"] == title for c in first["cells"]) else []
     if len(blocks) > 1:
-        parts += ["### Other seeds", _seeds(blocks)]
+        parts += ["### Other seeds", _seeds(blocks), *_text_drift(blocks)]
     return "\n\n".join(parts)
 
 
@@ -130,6 +130,19 @@ def _seeds(blocks: Sequence[Block]) -> str:
         rows.append([str(block["context"]["seed"]), *shown, f"{same} of {len(block['cells'])}"])
     titles = [f"{h}: verdict, share removed" for h in hypotheses]
     return table(["seed", *titles, "cells as with the first seed"], rows)
+
+
+def _text_drift(blocks: Sequence[Block]) -> list[str]:
+    """Drift of a bf16 policy's log-probs on text that neither model wrote, seed by seed."""
+    rows = []
+    for block in blocks:
+        for cell in block["cells"]:
+            if (cell["hypothesis"], cell["configuration"]) == ("H4", "fp32_bf16_policy"):
+                found = cell["evidence"]["expected_policy_drift"]["text"]
+                shown = [interval(found[k]) for k in ("seen", "expected_of_golden_tokens")]
+                rows.append([str(block["context"]["seed"]), *shown])
+    title = "Log-prob of a bf16 policy on text of neither model, nats per 1,000 tokens:"
+    return [title, table(["seed", "drift seen", "-KL of FP32 from bf16"], rows)] if rows else []
 
 
 def _verdicts(block: Block) -> dict[tuple[str, str], str]:
