@@ -17,6 +17,7 @@ from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics, Task
 from precision_lib.forensics.h3.updates import HeadFormats
 from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.formats import get_format, ulp
 from precision_lib.matrix import PrecisionConfig
 
 DAMAGE, LIMIT = DECISIONS["H3"].metric, DECISIONS["H3"].limit
@@ -116,6 +117,9 @@ class Sizes:
             derived = h3.predicted_advantage_error(twin[0], task.rewards, mask, fmt)
             figures["value_stagnation_rate_predicted"] = h3.predicted_stagnation(twin, fmt)
             figures[f"{DAMAGE}_predicted"] = derived
+            # Values that lie within one step of each other are rounded together: no law then.
+            step = ulp(twin[0], get_format(fmt)).median()
+            figures["step_over_spread"] = float(step / twin[0].double().std())
         return figures | {"update_error": h3.update_error(predictions, twin)}
 
 
