@@ -261,3 +261,11 @@ def test_laundered_numbers_are_seen(fmt: str) -> None:
     few = x.to(get_format(fmt).dtype).float()[: ENOUGH - 1]
     assert observed_format(few) == "fp32", "so few numbers prove nothing"
     assert observed_format(torch.arange(100.0)) == "fp32", "small integers lie on every grid"
+
+
+def test_a_twin_that_never_moves_leaves_finite_figures() -> None:
+    """At 1e8 an FP32 step is 8 and no update of 1e-5 shows: a record has no place for 0 / 0."""
+    still = torch.full((3, 5), 1e8)
+    assert h3.predicted_stagnation(still, "bf16") == 1.0
+    assert h3.update_error(still, still) == 1.0
+    assert [float(x.sum()) for x in h3.moves(still, still)] == [0.0, 0.0]

@@ -55,6 +55,7 @@ class Sizes:
             found.append(
                 {
                     "magnitude": magnitude,
+                    "twin_moves": int(moved.sum()),  # 0: FP32 stands still too, no rate
                     "value_stagnation_rate": rate.as_json(),
                     "value_stagnation_rate_predicted": derived,
                 }

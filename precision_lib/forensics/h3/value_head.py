@@ -118,12 +118,12 @@ def predicted_stagnation(twin: Tensor, fmt: str) -> float:
     """Stagnation rate that storing the twin's predictions in ``fmt`` must give.
 
     A value at a random phase of a grid of step h keeps its cell under a move of d with
-    probability max(0, 1 - |d| / h), as for H1's zero log-ratios.
+    probability max(0, 1 - |d| / h), as for H1's zero log-ratios. 1 where the twin never moves.
     """
     before, after = twin[:-1].double(), twin[1:].double()
     move = (after - before).abs()
     still = (1 - move / ulp(before, get_format(fmt))).clamp(min=0)
-    return float(still[move > 0].mean())
+    return float(still[move > 0].mean()) if bool((move > 0).any()) else 1.0
 
 
 def rounding_gain(lam: float) -> float:
@@ -190,9 +190,13 @@ METRICS: dict[str, tuple[MetricFunction, str]] = {
 
 
 def update_error(predictions: Tensor, twin: Tensor) -> float:
-    """RMS(move - twin's move) / RMS(twin's move) of the predictions over all optimizer steps."""
+    """RMS(move - twin's move) / RMS(twin's move) of the predictions over all optimizer steps.
+
+    1, a move lost whole, where the twin itself has not moved: nothing can be gained on it.
+    """
     moved, wanted = (x[-1].double() - x[0].double() for x in (predictions, twin))
-    return float((moved - wanted).square().mean().sqrt() / wanted.square().mean().sqrt())
+    size = float(wanted.square().mean().sqrt())
+    return float((moved - wanted).square().mean().sqrt()) / size if size > 0 else 1.0
 
 
 def crossing(sizes: Sequence[float], errors: Sequence[float], limit: float) -> float | None:
