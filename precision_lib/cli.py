@@ -20,7 +20,9 @@ from precision_lib.commands import (
     USAGE,
     UsageError,
     add_models,
+    check_devices,
     fail,
+    training,
     trajectories,
 )
 from precision_lib.threads import limit_threads
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_probe(commands)
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)
+    training.add_ppo(commands)
     _add_benchmarks(commands)
     _add_findings(commands)
     _add_embedded(commands)
@@ -98,7 +101,7 @@ def _add_probe(commands: Any) -> None:
 
 def _add_common(parser: argparse.ArgumentParser, output_dir: Path) -> None:
     parser.add_argument("--output_dir", type=Path, default=output_dir, help="default: %(default)s")
-    add_models(parser)
+    add_models(parser, forward_only=True)
     parser.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -107,7 +110,7 @@ def _probe(options: argparse.Namespace) -> int:
     from precision_lib.forensics.probe import ProbeSettings, check_fits
     from precision_lib.jsonio import check_writable
     from precision_lib.matrix import all_configurations
-    from precision_lib.models.loading import CheckpointError, NoDeviceError, load_checkpoint
+    from precision_lib.models.loading import CheckpointError, load_checkpoint
     from precision_lib.phases.static_probe import run_probe
 
     try:
@@ -118,10 +121,9 @@ def _probe(options: argparse.Namespace) -> int:
         )
         configurations = all_configurations(options.matrix)
         check_writable(options.output_dir)
-        checkpoint = load_checkpoint(options.model, options.device)
+        check_devices(options)
+        checkpoint = load_checkpoint(options.model, options.device, options.device_map)
         check_fits(checkpoint, settings)
-    except NoDeviceError as error:
-        raise UsageError(f"--device {options.device}: {error}") from None
     except (CheckpointError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     recorder = run_probe(checkpoint, settings, configurations, options.output_dir)

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def to_plain(value: Any) -> Any:
@@ -75,15 +75,23 @@ def check_writable(directory: Path) -> None:
         raise OSError(f"cannot write to {directory} ({error.strerror}); give another one") from None
 
 
-def append_line(path: Path, value: Any) -> None:
+def append_line(path: Path, value: Any) -> Any:
     """Append one JSON line and flush it: it survives a kill of this process.
 
     Half a line that an earlier kill left behind is ended first, so that it spoils nothing else.
+
+    Returns:
+        ``value`` as it was written, see :func:`to_plain`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-    with path.open("a", encoding="utf-8") as file:
-        if torn:
-            file.write("\n")
-        file.write(json.dumps(to_plain(value), allow_nan=False) + "\n")
+    plain = to_plain(value)
+    with path.open("ab+") as file:
+        torn = file.tell() > 0 and _last_byte(file) != b"\n"
+        file.write(b"\n" * torn + json.dumps(plain, allow_nan=False).encode() + b"\n")
         file.flush()
+    return plain
+
+
+def _last_byte(file: BinaryIO) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)

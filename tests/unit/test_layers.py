@@ -21,6 +21,8 @@ LAYERS = (
     {"conformance"},
     {"forensics", "faults"},
     {"records", "reporting"},
+    {"training"},
+    {"sweep"},
     {"phases"},
     {"commands"},
     {"cli"},

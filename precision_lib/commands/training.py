@@ -1,0 +1,144 @@
+"""``ppo``: train one configuration, or continue where it was stopped.
+
+The hazard. A wrong option that is noticed after the models are loaded costs minutes, one that is
+noticed after a night costs the night: whatever can be refused is refused first, with exit code 4.
+"""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from precision_lib.commands import (
+    INCONCLUSIVE,
+    INTERNAL,
+    OK,
+    UsageError,
+    add_models,
+    fail,
+    load_models,
+)
+
+#: Setting to what `--help` says of it; defaults and types are those of `PPOSettings`.
+SETTINGS = {
+    "max_steps": "PPO steps",
+    "batch_size": "sequences of a rollout",
+    "samples_per_prompt": "responses to each prompt",
+    "max_new_tokens": "response tokens at most",
+    "epochs": "passes over a rollout",
+    "minibatches": "optimizer steps of a pass",
+    "learning_rate": "of AdamW, constant",
+    "clip_range": "of the ratio",
+    "value_clip_range": "of the values, reward units",
+    "value_coefficient": "weight of the value loss",
+    "gamma": "discount",
+    "lam": "GAE lambda",
+    "kl_coefficient": "weight of the KL penalty",
+    "target_kl": "nats per sequence; makes the coefficient adaptive",
+    "kl_horizon": "sequences, of the adaptive coefficient",
+    "max_grad_norm": "gradients are clipped to it",
+    "diagnostic_sequences": "of a rollout, scored in FP32 too for the damage metrics",
+    "checkpoint_every": "steps between two states on disk",
+}
+
+
+def add_settings(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
+    """An option for every field of ``PPOSettings`` but the seed and those left out."""
+    for name, meaning in SETTINGS.items():
+        if name not in leave_out:
+            # None stands for the default of PPOSettings, which imports torch: --help is quick.
+            parser.add_argument(f"--{name}", type=_number, metavar="X", help=meaning)
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def settings_of(options: argparse.Namespace, **changes: Any) -> Any:
+    """The :class:`training.settings.PPOSettings` that ``options`` name.
+
+    Raises:
+        UsageError: a number out of its range, or a fraction where a count is due.
+    """
+    from precision_lib.training.settings import PPOSettings
+
+    given = {
+        name: getattr(options, name)
+        for name in SETTINGS
+        if getattr(options, name, None) is not None
+    } | changes
+    for field in fields(PPOSettings):
+        value = given.get(field.name)
+        if field.type is int and isinstance(value, float):
+            raise UsageError(f"--{field.name} {value} must be a whole number")
+        if field.type is not int and isinstance(value, int):
+            given[field.name] = float(value)
+    try:
+        return PPOSettings(**given)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def add_ppo(commands: Any) -> None:
+    ppo = commands.add_parser(
+        "ppo", help="PPO training of one configuration, with diagnostics for every step"
+    )
+    ppo.add_argument("--precision_config", required=True, metavar="NAME")
+    add_settings(ppo)
+    ppo.add_argument("--seed", type=int, default=0)
+    ppo.add_argument("--resume", action="store_true", help="continue what is in --output_dir")
+    ppo.add_argument("--output_dir", type=Path, help="default: results/ppo/NAME-seed-N")
+    ppo.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
+    add_models(ppo, pipeline=True)
+    ppo.set_defaults(run=_ppo, kept="steps up to the last state are kept: continue with --resume")
+
+
+def _ppo(options: argparse.Namespace) -> int:
+    from precision_lib.jsonio import check_writable
+    from precision_lib.matrix import get_configuration
+    from precision_lib.phases.ppo import run_ppo
+    from precision_lib.reporting.training import summary_lines
+    from precision_lib.training.failures import COMPLETED, RESUMABLE
+    from precision_lib.training.run import check_free
+    from precision_lib.training.state import StateError
+    from precision_lib.training.summary import SummaryError
+
+    settings = settings_of(options, seed=options.seed)
+    try:
+        configuration = get_configuration(options.precision_config, options.matrix)
+        name = f"{configuration.name}-seed-{options.seed}"
+        output_dir = options.output_dir or Path("results/ppo") / name
+        check_writable(output_dir)
+        check_free(output_dir, resume=options.resume)
+    except (StateError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    pipeline = load_models(options)
+    try:
+        check_room(pipeline, settings)
+        summary = run_ppo(pipeline, configuration, settings, output_dir, resume=options.resume)
+    except (StateError, SummaryError) as error:
+        raise UsageError(str(error)) from None
+    print("\n".join(summary_lines(summary)))  # noqa: T201
+    print(f"record: {output_dir}")  # noqa: T201
+    if summary.status in RESUMABLE:
+        return fail(INTERNAL, f"{summary.status}: {summary.reason}; continue with --resume")
+    if summary.status != COMPLETED:
+        return fail(INCONCLUSIVE, f"training ended early, {summary.status}: {summary.reason}")
+    return OK
+
+
+def check_room(pipeline: Any, settings: Any) -> None:
+    """Refuse lengths that the policy has no positions for.
+
+    Raises:
+        UsageError: prompt and response do not fit.
+    """
+    from precision_lib.trajectories.batches import check_fits
+
+    try:
+        check_fits(pipeline.policy, settings.sampling)
+    except ValueError as error:
+        raise UsageError(str(error)) from None

@@ -1,0 +1,1 @@
+"""PPO training of one precision configuration: rollout, update, diagnostics, failures, state."""

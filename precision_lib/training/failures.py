@@ -1,0 +1,161 @@
+"""How a run can end, and the figures that say so: the failure taxonomy.
+
+The hazard. A run that went wrong goes on looking like one: the loss of a collapsed policy is
+finite, a KL of 200 nats is a number, and after a night there is a curve that nobody can use. So
+each way to fail has a name, a limit that stands once and says what it means, and a run that passes
+it ends with that name, its figures and a state that can be resumed where there is a point in it.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+COMPLETED = "completed"
+NAN_LOSS = "nan_loss"
+NONFINITE_GRADIENTS = "nonfinite_gradients"
+KL_EXPLOSION = "kl_explosion"
+KL_COLLAPSE = "kl_collapse"
+ENTROPY_COLLAPSE = "entropy_collapse"
+VALUE_DIVERGENCE = "value_divergence"
+OUT_OF_MEMORY = "out_of_memory"
+INTERRUPTED = "interrupted"
+
+#: Statuses after which the same run would only do the same again: final results.
+FINAL = (
+    COMPLETED,
+    NAN_LOSS,
+    NONFINITE_GRADIENTS,
+    KL_EXPLOSION,
+    KL_COLLAPSE,
+    ENTROPY_COLLAPSE,
+    VALUE_DIVERGENCE,
+)
+#: Statuses after which ``--resume`` goes on.
+RESUMABLE = (OUT_OF_MEMORY, INTERRUPTED)
+STATUSES = FINAL + RESUMABLE
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One row of the failure table.
+
+    Attributes:
+        value: the limit. patience: consecutive steps beyond it that end the run.
+        meaning: what the number says in words.
+    """
+
+    value: float
+    patience: int
+    meaning: str
+
+
+LIMITS: dict[str, Limit] = {
+    KL_EXPLOSION: Limit(
+        5.0,
+        3,
+        "mean log-ratio above 5 nats per token: the reference finds each token 150 times less "
+        "likely than the policy does, so it says nothing about the text any more",
+    ),
+    ENTROPY_COLLAPSE: Limit(
+        0.05,
+        3,
+        "mean entropy below 0.05 nats per token: exp(0.05) = 1.05 choices per token, every "
+        "response to a prompt is the same",
+    ),
+    VALUE_DIVERGENCE: Limit(
+        10.0,
+        3,
+        "RMS error of the values above 10 times the RMS return: predicting 0 would be ten times "
+        "better, and the advantages are the critic's error",
+    ),
+    KL_COLLAPSE: Limit(
+        0.0,
+        10,
+        "the log-ratio is exactly 0 on every token although it is not in FP32: the penalty is off",
+    ),
+    NONFINITE_GRADIENTS: Limit(
+        0.0, 3, "every update of the step was skipped because its gradient was not finite"
+    ),
+}
+
+
+class RunEnded(Exception):  # noqa: N818  # an end with a name, not always an error
+    """A run ends with ``status``; the message says what was seen, ``line`` the step's figures."""
+
+    def __init__(self, status: str, reason: str, line: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.status, self.line = status, line
+
+
+@dataclass
+class Watch:
+    """Counts consecutive steps beyond each limit; part of the state of a run."""
+
+    beyond: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LIMITS, 0))
+
+    def look(self, line: dict[str, Any]) -> None:
+        """Judge the figures of a step.
+
+        Raises:
+            RunEnded: a limit was passed for as many steps as its patience, or a figure that
+                nothing can recover from is not finite.
+        """
+        for status, name in (
+            (KL_EXPLOSION, "kl_k1_mean"),
+            (VALUE_DIVERGENCE, "value_error_rms"),
+            (NAN_LOSS, "reward_mean"),
+        ):
+            if not math.isfinite(line[name]):
+                raise RunEnded(status, f"{name} is {line[name]} in step {line['step']}", line)
+        for status, (figure, passed) in _judged(line).items():
+            self.beyond[status] = self.beyond[status] + 1 if passed else 0
+            limit = LIMITS[status]
+            if self.beyond[status] >= limit.patience:
+                raise RunEnded(
+                    status,
+                    f"{figure} for {self.beyond[status]} steps up to step {line['step']}; "
+                    f"{limit.meaning}",
+                    line,
+                )
+
+
+def _judged(line: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+    """Status to (the figure in words, whether it lies beyond its limit)."""
+    returns, error = line["return_rms"], line["value_error_rms"]
+    golden = line["golden_kl_penalty_mean"]
+    return {
+        KL_EXPLOSION: (
+            f"KL {line['kl_k1_mean']:.3g} nats per token",
+            line["kl_k1_mean"] > LIMITS[KL_EXPLOSION].value,
+        ),
+        ENTROPY_COLLAPSE: (
+            f"entropy {line['entropy_mean']:.3g} nats per token",
+            line["entropy_mean"] < LIMITS[ENTROPY_COLLAPSE].value,
+        ),
+        VALUE_DIVERGENCE: (
+            f"value error {error:.3g} RMS, returns {returns:.3g} RMS",
+            error > LIMITS[VALUE_DIVERGENCE].value * returns,
+        ),
+        KL_COLLAPSE: (
+            f"all log-ratios 0, KL in FP32 {golden:.3g} nats per token"
+            if golden is not None
+            else "all log-ratios 0",
+            line["log_ratio_all_zero"] and bool(golden),
+        ),
+        NONFINITE_GRADIENTS: (
+            f"{line['skipped_updates']} updates skipped",
+            0 < line["updates"] == line["skipped_updates"],
+        ),
+    }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the out-of-memory errors of CUDA, of torch's CPU allocator and of Python."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and (
+            type(error).__name__ == "OutOfMemoryError"
+            or "can't allocate memory" in str(error)
+            or "not enough memory" in str(error)
+        )
+    )

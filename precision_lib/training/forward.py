@@ -1,0 +1,107 @@
+"""One forward of the policy for PPO: log-probs, values, entropy of the response tokens.
+
+The hazard. Old log-probs that come from the sampler, from another batch shape or from other code
+than the new ones make a ratio that is not 1 before anything was learned. So there is one function:
+the old figures are taken from it without a gradient, the new ones with, in the same micro-batches.
+
+n sequences, L tokens of prompt and response, T response tokens of the longest, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precision_lib.formats import format_of, get_format
+from precision_lib.models.value_head import predict_values
+from precision_lib.ppo.logprobs import token_logprobs
+from precision_lib.ppo.policy_entropy import entropy
+from precision_lib.trajectories.batches import Sampled
+from precision_lib.trajectories.scoring import exactly
+from precision_lib.trajectories.teacher_forcing import trunk_and_logits
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The tokens of a rollout on their device; real tokens first.
+
+    Attributes:
+        tokens: [N, L] int64, right-padded.
+        first: column of ``tokens`` before which no response token is predicted.
+        columns: [N, T] int64, the prediction ``tokens[:, first:-1]`` of each response token.
+        mask: [N, T] bool, right-padded, True for a response token.
+    """
+
+    tokens: Tensor
+    first: int
+    columns: Tensor
+    mask: Tensor
+
+    def rows(self, chosen: Tensor | slice) -> "Sequences":
+        """Some of the sequences, at the same width."""
+        return Sequences(self.tokens[chosen], self.first, self.columns[chosen], self.mask[chosen])
+
+
+def sequences_of(sampled: Sampled, device: torch.device) -> Sequences:
+    """The tokens of a rollout, aligned once for every forward over them."""
+    first = int(sampled.prompt_lengths.min()) - 1
+    position = torch.arange(int(sampled.response_lengths.max()))
+    mask = position < sampled.response_lengths.unsqueeze(1)
+    columns = sampled.prompt_lengths.unsqueeze(1) - 1 - first + position
+    columns = columns.clamp(max=sampled.tokens.shape[1] - 2 - first)
+    return Sequences(sampled.tokens.to(device), first, columns.to(device), mask.to(device))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a forward gave for response tokens; masked slots hold anything.
+
+    Attributes:
+        logprobs: [n, T] in the KL format.
+        values: [n, T] in the value format; None without a head.
+        entropy: [n, T] FP32 nats; None unless it was asked for.
+        logits_format: as observed.
+    """
+
+    logprobs: Tensor
+    values: Tensor | None
+    entropy: Tensor | None
+    logits_format: str
+
+
+def forward(
+    model: Any,
+    given: Sequences,
+    kl_format: str,
+    head: tuple[Tensor, Tensor] | None = None,
+    value_format: str = "fp32",
+    *,
+    with_entropy: bool = False,
+) -> Figures:
+    """Log-probs of response tokens, and values and entropies where they are asked for.
+
+    Differentiable in the model's parameters and in the head.
+
+    Args:
+        model: causal LM; its parameters' format is the format of the forward.
+        given: n sequences.
+        kl_format: of the log-softmax; logits are cast to it first.
+        head: (weight [H], bias []) of the value head. value_format: of values.
+    """
+    formats = {format_of(p.dtype).name for p in model.parameters()}
+    with exactly(formats):
+        hidden, logits = trunk_and_logits(model, given.tokens)
+    predicting = slice(given.first, -1)
+    dtype = get_format(kl_format).dtype
+    logprobs = token_logprobs(
+        logits[:, predicting], given.tokens[:, given.first + 1 :], dtype
+    ).gather(1, given.columns)
+    values = None
+    if head is not None:
+        predicted = predict_values(hidden[:, predicting], *head, value_format)
+        values = predicted.gather(1, given.columns)
+    found = None
+    if with_entropy:
+        found = entropy(logits[:, predicting].detach()).gather(1, given.columns)
+    return Figures(logprobs, values, found, format_of(logits.dtype).name)

@@ -1,0 +1,203 @@
+"""One rollout: sample, score with all four models, and what PPO makes of the scores.
+
+The hazards. Tokens that another copy of the policy drew are off-policy; old log-probs that the
+sampler kept belong to another code path; a score at the last column is lost to padding; advantages
+whitened over padding are not whitened. So the training model draws once per step, in its
+configuration, its own training forward gives the old log-probs, and everything is aligned to
+response tokens, real ones first.
+
+N sequences, T response tokens of the longest.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precision_lib.formats import get_format
+from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.loading import set_parameters
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.ppo.advantages import gae
+from precision_lib.ppo.kl import kl_penalty
+from precision_lib.ppo.masked import whiten
+from precision_lib.ppo.rewards import assemble_rewards
+from precision_lib.training.forward import Figures, Sequences, forward, sequences_of
+from precision_lib.training.settings import PPOSettings
+from precision_lib.training.weights import Weights
+from precision_lib.trajectories.batches import Sampled, micro_batches, sample_batch
+from precision_lib.trajectories.scoring import forced_rewards
+from precision_lib.trajectories.teacher_forcing import rows_per_forward, vocabulary_of
+from precision_lib.trajectories.working import hollow_copy
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run computes with besides the weights that it trains.
+
+    Attributes:
+        pipeline: the four FP32 models; the originals.
+        configuration: the formats.
+        reference, reward: in their formats; the originals where that is FP32.
+    """
+
+    pipeline: Pipeline
+    configuration: PrecisionConfig
+    reference: Any
+    reward: Any
+
+
+def open_models(pipeline: Pipeline, configuration: PrecisionConfig) -> Models:
+    """Reference and reward model cast once to their formats."""
+    return Models(
+        pipeline,
+        configuration,
+        _in_format(pipeline.reference.model, configuration.reference),
+        _in_format(pipeline.reward.model, configuration.reward),
+    )
+
+
+def _in_format(original: Any, fmt: str) -> Any:
+    if fmt == "fp32":
+        return original
+    copy = hollow_copy(original)
+    set_parameters(copy, original, fmt)
+    return copy
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the four models say of a rollout, each in its format.
+
+    Attributes:
+        logprobs, ref_logprobs: [N, T] in the KL format.
+        values: [N, T] in the value format.
+        scores: [N] in the reward format.
+        entropy: [N, T] FP32, of the policy.
+        logits_format: of policy and reference, as observed.
+    """
+
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    scores: Tensor
+    entropy: Tensor
+    logits_format: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with what PPO learns from it; every [N, T] is FP32 unless said otherwise.
+
+    Attributes:
+        sampled: tokens, lengths and what the reward model reads.
+        given: the tokens on their device, aligned.
+        scored: the models' figures.
+        penalty: [N, T] KL estimate per token in the KL format.
+        rewards, returns: [N, T]. advantages: [N, T], whitened over real tokens.
+    """
+
+    sampled: Sampled
+    given: Sequences
+    scored: Scored
+    penalty: Tensor
+    rewards: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+def draw(models: Models, weights: Weights, settings: PPOSettings, step: int) -> Sampled:
+    """Responses of step ``step``, drawn by the working policy; prompts and random numbers depend
+    on the seed and the step alone."""
+    policy = replace(models.pipeline.policy, model=weights.working)
+    return sample_batch(replace(models.pipeline, policy=policy), settings.sampling, step)
+
+
+def minibatch_rows(given: Sequences, settings: PPOSettings, vocabulary: int) -> list[Tensor]:
+    """Row numbers of each forward: minibatches in order, each cut so that its logits fit."""
+    count = len(given.tokens) // settings.minibatches
+    most = min(count, rows_per_forward(given.tokens.shape[1], vocabulary))
+    whole = torch.arange(len(given.tokens)).split(count)
+    return [part for minibatch in whole for part in minibatch.split(most)]
+
+
+@torch.no_grad()
+def score(
+    models: Models, weights: Weights, sampled: Sampled, given: Sequences, rows: list[Tensor]
+) -> Scored:
+    """Figures of all four models on the sampled tokens, in the micro-batches ``rows``."""
+    formats = models.configuration
+    head = weights.head_weight.detach(), weights.head_bias.detach()
+    policy = _joined(
+        forward(weights.working, given.rows(r), formats.kl, head, formats.value, with_entropy=True)
+        for r in rows
+    )
+    reference = _joined(forward(models.reference, given.rows(r), formats.kl) for r in rows)
+    read = sampled.reward_tokens, sampled.reward_lengths
+    count = len(given.tokens)
+    micro = micro_batches(min(count, _reward_rows(models.reward, sampled)), count)
+    scores, _ = forced_rewards(models.reward, *read, micro)
+    assert policy.values is not None
+    assert policy.entropy is not None
+    return Scored(
+        policy.logprobs,
+        reference.logprobs,
+        policy.values,
+        scores.to(given.tokens.device),
+        policy.entropy,
+        {"policy": policy.logits_format, "reference": reference.logits_format},
+    )
+
+
+def _reward_rows(model: Any, sampled: Sampled) -> int:
+    return rows_per_forward(sampled.reward_tokens.shape[1], vocabulary_of(model))
+
+
+def _joined(parts: Iterator[Figures]) -> Figures:
+    figures = list(parts)
+
+    def joined(name: str) -> Any:
+        tensors = [getattr(f, name) for f in figures]
+        return None if tensors[0] is None else torch.cat(tensors)
+
+    return Figures(
+        joined("logprobs"),
+        joined("values"),
+        joined("entropy"),
+        "+".join(sorted({f.logits_format for f in figures})),
+    )
+
+
+@torch.no_grad()
+def learn_from(
+    sampled: Sampled,
+    given: Sequences,
+    scored: Scored,
+    settings: PPOSettings,
+    kl_format: str,
+    kl_coefficient: float,
+) -> Experience:
+    """Rewards, returns and whitened advantages of scored sequences.
+
+    The penalty is k1 per token, in the KL format; the score is added at the last real token; both
+    and everything behind them in FP32 or wider.
+    """
+    mask, dtype = given.mask, get_format(kl_format).dtype
+    penalty = kl_penalty(scored.logprobs, scored.ref_logprobs, "k1", dtype)
+    rewards = assemble_rewards(scored.scores, penalty, mask, kl_coefficient)
+    values = scored.values.to(torch.promote_types(scored.values.dtype, torch.float32))
+    advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
+    return Experience(sampled, given, scored, penalty, rewards, whiten(advantages, mask), returns)
+
+
+def rollout(
+    models: Models, weights: Weights, settings: PPOSettings, step: int, kl_coefficient: float
+) -> Experience:
+    """Sample and score one batch. Call it inside :func:`runtime.deterministic`."""
+    sampled = draw(models, weights, settings, step)
+    given = sequences_of(sampled, weights.master.device)
+    rows = minibatch_rows(given, settings, vocabulary_of(weights.working))
+    scored = score(models, weights, sampled, given, rows)
+    return learn_from(sampled, given, scored, settings, models.configuration.kl, kl_coefficient)

@@ -1,0 +1,106 @@
+"""What a PPO run is: every number that decides what is learned, in one frozen object.
+
+The hazard. Two runs that differ in precision and in a learning rate say nothing about precision.
+So a run is its settings, its configuration and its seed; all of them are written beside what it
+gave, and a resumed run has to agree with every one of them but its length.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from precision_lib.trajectories.batches import FreezeSettings
+
+
+@dataclass(frozen=True)
+class PPOSettings:
+    """Settings of one run; the learning rate is constant, so that a longer run begins the same.
+
+    Attributes:
+        max_steps: PPO steps: a rollout and the updates on it.
+        batch_size: sequences of a rollout.
+        samples_per_prompt: responses to each prompt; divides ``batch_size``.
+        max_new_tokens: response tokens at most.
+        epochs, minibatches: passes over a rollout, and optimizer steps of each pass.
+        learning_rate: of AdamW (beta 0.9 and 0.95, no weight decay), for policy and value head.
+        clip_range: of the ratio. value_clip_range: of the values, reward units.
+        value_coefficient: weight of the value loss.
+        gamma, lam: discount and GAE lambda.
+        kl_coefficient: weight of the KL penalty (k1 per token); where it starts, if adaptive.
+        target_kl: nats per sequence that an adaptive coefficient steers to; None: it is fixed.
+        kl_horizon: sequences over which the adaptive coefficient corrects.
+        max_grad_norm: gradients are clipped to it, in FP32.
+        diagnostic_sequences: so many of a rollout are scored in FP32 too, for the damage metrics.
+        checkpoint_every: steps between two states on disk.
+        seed: of prompts, responses and minibatches.
+    """
+
+    max_steps: int = 1000
+    batch_size: int = 16
+    samples_per_prompt: int = 1
+    max_new_tokens: int = 32
+    epochs: int = 2
+    minibatches: int = 2
+    learning_rate: float = 1e-4
+    clip_range: float = 0.2
+    value_clip_range: float = 1.0
+    value_coefficient: float = 0.05
+    gamma: float = 1.0
+    lam: float = 0.95
+    kl_coefficient: float = 0.1
+    target_kl: float | None = None
+    kl_horizon: int = 10_000
+    max_grad_norm: float = 1.0
+    diagnostic_sequences: int = 4
+    checkpoint_every: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "batch_size", "samples_per_prompt", "max_new_tokens", "epochs"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("minibatches", "diagnostic_sequences", "checkpoint_every", "kl_horizon"):
+            _at_least_one(name, getattr(self, name))
+        for name in ("samples_per_prompt", "minibatches"):
+            if self.batch_size % getattr(self, name):
+                raise ValueError(
+                    f"batch_size = {self.batch_size} is no multiple of {name} = "
+                    f"{getattr(self, name)}"
+                )
+        for name in ("learning_rate", "value_clip_range", "max_grad_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} = {getattr(self, name)} must be positive and finite")
+        if not 0 < self.clip_range < 1:
+            raise ValueError(f"clip_range = {self.clip_range} must lie between 0 and 1")
+        for name in ("value_coefficient", "kl_coefficient"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} = {getattr(self, name)} must be 0 or more and finite")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
+        if self.target_kl is not None and not 0 < self.target_kl < float("inf"):
+            raise ValueError(f"target_kl = {self.target_kl} must be positive and finite")
+        if self.target_kl is not None and self.kl_coefficient == 0:
+            raise ValueError("an adaptive kl_coefficient of 0 stays 0; start above it")
+
+    @property
+    def sampling(self) -> FreezeSettings:
+        """What a rollout draws: batch ``step`` of these."""
+        return FreezeSettings(
+            num_batches=self.max_steps,
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+            samples_per_prompt=self.samples_per_prompt,
+            seed=self.seed,
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run has to share: everything but its length and how often it saves."""
+        kept = asdict(self)
+        for name in ("max_steps", "checkpoint_every"):
+            kept.pop(name)
+        return kept
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} = {value} must be at least 1")

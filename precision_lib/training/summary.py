@@ -1,0 +1,110 @@
+"""RunSummary: how a run ended and what it reached, as one strict JSON file.
+
+The hazard. A directory with a curve in it does not say whether the run was finished, failed or
+killed, and with what weights. The summary is written when a run ends, by whatever way, and is the
+only thing that says so: a directory without one was killed.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from precision_lib.jsonio import write_json
+from precision_lib.training.failures import STATUSES
+
+SCHEMA = "precision-forensics/ppo-run/1"
+SUMMARY = "summary.json"
+#: Steps over which a figure is averaged before it is called reached.
+WINDOW = 10
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One run.
+
+    Attributes:
+        status: of the failure taxonomy. reason: what was seen; "" when completed.
+        configuration: name. formats: component to format. seed: of the run.
+        observed_formats: component to format as seen in the first step.
+        last_step: number of steps done. max_steps: asked for.
+        best: {"reward_mean", "step"} of the best window of steps.
+        final: means over the last window of steps.
+        evaluation: FP32 figures before training (``initial``) and after (``final``).
+        skipped_updates: of all steps.
+        weights_sha256: of the FP32 masters at the end.
+        identity: settings, models, versions.
+        context: machine and versions, see ``records/context.py``.
+        seconds: spent on steps, this and earlier sessions.
+    """
+
+    status: str
+    reason: str
+    configuration: str
+    formats: dict[str, str]
+    seed: int
+    observed_formats: dict[str, str]
+    last_step: int
+    max_steps: int
+    best: dict[str, Any]
+    final: dict[str, Any]
+    evaluation: dict[str, Any]
+    skipped_updates: int
+    weights_sha256: str
+    identity: dict[str, Any]
+    context: dict[str, Any]
+    seconds: float
+
+
+class SummaryError(RuntimeError):
+    """A summary cannot be read; the message names the file and what to do."""
+
+
+def write_summary(directory: Path, summary: RunSummary) -> None:
+    """Write ``summary.json``, whole or not at all."""
+    write_json(directory / SUMMARY, {"schema": SCHEMA} | asdict(summary))
+
+
+def read_summary(directory: Path) -> RunSummary | None:
+    """The summary in ``directory``, None when the run there has not ended.
+
+    Raises:
+        SummaryError: truncated, altered or of another schema.
+    """
+    path = directory / SUMMARY
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SummaryError(f"{path} cannot be read ({error}); delete it and resume") from None
+    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+        raise SummaryError(f"{path} is not a summary of a PPO run; give another directory")
+    if content.get("status") not in STATUSES:
+        raise SummaryError(f"{path} has the unknown status {content.get('status')!r}")
+    try:
+        return RunSummary(**content)
+    except TypeError as error:
+        raise SummaryError(f"{path} is not whole: {error}; delete it and resume") from None
+
+
+def window_mean(lines: list[dict[str, Any]], name: str) -> float | None:
+    """Mean of a figure over lines, those left out that have none."""
+    found = [line[name] for line in lines if isinstance(line.get(name), int | float)]
+    return sum(found) / len(found) if found else None
+
+
+def best_window(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The highest mean reward over :data:`WINDOW` consecutive steps, and the step it ends at."""
+    if not lines:
+        return {"reward_mean": None, "step": None}
+    width = min(WINDOW, len(lines))
+    means = [
+        (sum(line["reward_mean"] for line in lines[end - width : end]) / width, end - 1)
+        for end in range(width, len(lines) + 1)
+        if all(isinstance(line["reward_mean"], float) for line in lines[end - width : end])
+    ]
+    if not means:
+        return {"reward_mean": None, "step": None}
+    reward, end = max(means)
+    return {"reward_mean": reward, "step": lines[end]["step"]}

@@ -1,0 +1,193 @@
+"""PPO steps, one after the other: rollout, update, diagnostics. The whole algorithm in one place.
+
+The hazards. Random numbers that depend on what ran before make a resumed run another run; a timer
+that does not wait for the device measures nothing; a check that runs only in a test does not run
+where it matters. So all random numbers come from (seed, step), phases end with a synchronisation,
+and the invariants are checked in the first step of every run, resumed ones too.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.value_head import ValueHead, explained_variance
+from precision_lib.ppo.kl import update_kl_coefficient
+from precision_lib.training import invariants
+from precision_lib.training.failures import Watch
+from precision_lib.training.golden import damage, golden_experience, symptoms
+from precision_lib.training.rollout import Experience, Models, open_models, rollout
+from precision_lib.training.settings import PPOSettings
+from precision_lib.training.update import Updates, update
+from precision_lib.training.weights import Weights, open_weights
+from precision_lib.trajectories.batches import fit_head, sample_batch
+
+
+@dataclass
+class Run:
+    """A run between two steps: everything that the next one depends on.
+
+    Attributes:
+        models: formats, reference, reward. weights: masters, moments, working copy.
+        settings: of the run. step: the next one.
+        kl_coefficient: as the next step will use it.
+        skipped: updates left out so far. watch: counters of the failure table.
+        observed: component to format as seen in the first step; empty before.
+        checked: the invariants held in the first step since the run was opened.
+        whole: no step is half done; False while the weights are being updated.
+    """
+
+    models: Models
+    weights: Weights
+    settings: PPOSettings
+    step: int = 0
+    kl_coefficient: float = 0.0
+    skipped: int = 0
+    watch: Watch = field(default_factory=Watch)
+    observed: dict[str, str] = field(default_factory=dict)
+    checked: bool = False
+    whole: bool = True
+
+
+def open_run(pipeline: Pipeline, configuration: PrecisionConfig, settings: PPOSettings) -> Run:
+    """A run before its first step. Call it inside :func:`runtime.deterministic`.
+
+    A pipeline without a value head gets one that is fitted, in FP32, to the returns of the first
+    rollout: the same head in every configuration.
+    """
+    models = open_models(pipeline, configuration)
+    head = pipeline.value_head or _fitted_head(pipeline, settings)
+    weights = open_weights(
+        pipeline.policy.model, head, configuration.policy, settings.learning_rate
+    )
+    return Run(models, weights, settings, kl_coefficient=settings.kl_coefficient)
+
+
+def _fitted_head(pipeline: Pipeline, settings: PPOSettings) -> ValueHead:
+    return fit_head(pipeline, sample_batch(pipeline, settings.sampling, 0))
+
+
+def ppo_step(run: Run) -> dict[str, Any]:
+    """One PPO step; its line of diagnostics. Call it inside :func:`runtime.deterministic`.
+
+    Raises:
+        RunEnded: the run fails; its ``line`` holds the figures, where the step was finished.
+        InvariantError: in the first step, when one does not hold.
+    """
+    clock = Clock(run.weights.master.device)
+    settings, weights = run.settings, run.weights
+    with clock.phase("rollout"):
+        experience = rollout(run.models, weights, settings, run.step, run.kl_coefficient)
+    with clock.phase("diagnostics"):
+        figures = symptoms(experience) | damage(
+            *golden_experience(run.models, weights, experience, settings, run.kl_coefficient)
+        )
+    before = weights.low.clone()
+    if not run.checked:
+        _check_before(run, experience)
+    run.whole = False
+    with clock.phase("update"):
+        found = update(
+            run.models,
+            weights,
+            experience,
+            settings,
+            run.step,
+            lambda w: None if run.checked else invariants.check_clipped(w, settings),
+        )
+    run.whole = True
+    if not run.checked:
+        invariants.check_first_update(found)
+        run.checked = True
+    line = {"step": run.step} | _learning(run, experience, found) | figures
+    line["weights_moved_frac"] = float((weights.low != before).double().mean())
+    run.skipped += found.skipped
+    line |= clock.seconds(int(experience.given.mask.sum()))
+    _adapt(run, line)
+    run.step += 1
+    run.watch.look(line)
+    return line
+
+
+def _check_before(run: Run, experience: Experience) -> None:
+    invariants.check_models(run.models, run.weights)
+    run.observed = invariants.observed_formats(run.models, run.weights, experience)
+    invariants.check_formats(run.models, run.observed)
+    if run.step == 0:
+        invariants.check_start(run.models, experience)
+    invariants.check_experience(experience, run.kl_coefficient)
+
+
+def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any]:
+    """What every PPO log shows, over real tokens."""
+    mask, scored = experience.given.mask, experience.scored
+    scores, lengths = scored.scores.double(), mask.sum(1).double()
+    values, returns = scored.values[mask].double(), experience.returns[mask].double()
+    ratios, steps = found.ratios, max(len(found.ratios), 1)
+    return {
+        "reward_mean": float(scores.mean()),
+        "reward_std": float(scores.std()) if len(scores) > 1 else 0.0,
+        "kl_sequence_mean": float(torch.where(mask, experience.penalty.double(), 0).sum(1).mean()),
+        "kl_coefficient": run.kl_coefficient,
+        "entropy_mean": float(scored.entropy[mask].double().mean()),
+        "response_length_mean": float(lengths.mean()),
+        "explained_variance": explained_variance(values, returns),
+        "value_error_rms": float((values - returns).square().mean().sqrt()),
+        "return_rms": float(returns.square().mean().sqrt()),
+        "policy_loss": sum(found.policy_losses) / steps,
+        "value_loss": sum(found.value_losses) / steps,
+        "clip_frac": sum(r.clip_frac for r in ratios) / steps,
+        "approx_kl": sum(r.approx_kl for r in ratios) / steps,
+        "log_ratio_smallest": min(r.smallest_log_ratio for r in ratios),
+        "log_ratio_largest": max(r.largest_log_ratio for r in ratios),
+        "ratio_overflows": sum(r.overflow_count for r in ratios),
+        "first_log_ratio": found.first_log_ratio,
+        "gradient_norm": sum(found.gradient_norms) / steps,
+        "updates": len(found.gradient_norms),
+        "skipped_updates": found.skipped,
+        "value_stagnation_rate": found.stagnant / found.watched if found.watched else None,
+    }
+
+
+def _adapt(run: Run, line: dict[str, Any]) -> None:
+    settings = run.settings
+    observed = line["kl_sequence_mean"]
+    if settings.target_kl is not None and observed - observed == 0:
+        run.kl_coefficient = update_kl_coefficient(
+            run.kl_coefficient,
+            observed,
+            settings.target_kl,
+            settings.kl_horizon,
+            settings.batch_size,
+        )
+
+
+class Clock:
+    """Seconds per phase, with the device waited for at both ends."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._seconds: dict[str, float] = {}
+        self._start = self._now()
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what runs inside as ``NAME_seconds``."""
+        start = self._now()
+        yield
+        self._seconds[f"{name}_seconds"] = self._now() - start
+
+    def seconds(self, tokens: int) -> dict[str, float]:
+        """All phases, the step, and response tokens per second of the step."""
+        step = self._now() - self._start
+        return self._seconds | {"step_seconds": step, "tokens_per_second": tokens / step}
