@@ -23,8 +23,13 @@ def fail(code: int, message: str) -> int:
     return code
 
 
-def add_models(parser: argparse.ArgumentParser, *, pipeline: bool = False) -> None:
-    """``--model`` and ``--device``, and for a ``pipeline`` reward and reference model too."""
+def add_models(
+    parser: argparse.ArgumentParser, *, pipeline: bool = False, forward_only: bool = False
+) -> None:
+    """``--model`` and ``--device``, for a ``pipeline`` reward and reference model too.
+
+    A ``forward_only`` phase, which trains no model, takes ``--device-map`` besides.
+    """
     parser.add_argument("--model", default="embedded", help="hub name or directory of a causal LM")
     if pipeline:
         parser.add_argument(
@@ -32,6 +37,37 @@ def add_models(parser: argparse.ArgumentParser, *, pipeline: bool = False) -> No
         )
         parser.add_argument("--reference-model", help="of a causal LM (default: the policy itself)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    if forward_only:
+        parser.add_argument(
+            "--device-map",
+            metavar="MAP",
+            help="instead of --device: spread each model over all GPUs (auto, balanced or "
+            "sequential, as in transformers; needs the extra multi-gpu)",
+        )
+
+
+def check_devices(options: argparse.Namespace) -> None:
+    """Refuse what cannot place a model, before anything is loaded.
+
+    Raises:
+        UsageError: ``--device`` and ``--device-map`` together, an unknown map, one without
+            accelerate, or a device that is not there.
+    """
+    from precision_lib.models.loading import CheckpointError, NoDeviceError, target_device
+
+    device_map = getattr(options, "device_map", None)
+    if device_map is not None and options.device != "cpu":
+        raise UsageError(
+            f"--device-map {device_map} places the models itself; leave out --device "
+            f"{options.device}"
+        )
+    try:
+        target_device(options.device, device_map)
+    except NoDeviceError as error:
+        asked = f"--device {options.device}" if device_map is None else f"--device-map {device_map}"
+        raise UsageError(f"{asked}: {error}") from None
+    except (CheckpointError, ValueError) as error:
+        raise UsageError(str(error)) from None
 
 
 def load_models(options: argparse.Namespace) -> Any:
@@ -40,14 +76,17 @@ def load_models(options: argparse.Namespace) -> Any:
     Raises:
         UsageError: a model or the device cannot be had.
     """
-    from precision_lib.models.loading import CheckpointError, NoDeviceError
+    from precision_lib.models.loading import CheckpointError
     from precision_lib.models.pipeline import load_pipeline
 
+    check_devices(options)
     try:
         return load_pipeline(
-            options.model, options.reward_model, options.reference_model, options.device
+            options.model,
+            options.reward_model,
+            options.reference_model,
+            options.device,
+            getattr(options, "device_map", None),
         )
-    except NoDeviceError as error:
-        raise UsageError(f"--device {options.device}: {error}") from None
     except (CheckpointError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None

@@ -30,7 +30,7 @@ def add_freeze(commands: Any) -> None:
         help="default: %(default)s",
     )
     freeze.add_argument("--seed", type=int, default=0)
-    add_models(freeze, pipeline=True)
+    add_models(freeze, pipeline=True, forward_only=True)
     freeze.set_defaults(run=_freeze, kept="continue with --resume")
 
 
@@ -94,7 +94,7 @@ def add_replay(commands: Any) -> None:
     )
     replay.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
     replay.add_argument("--seed", type=int, default=0, help="of whatever a model draws (nothing)")
-    add_models(replay, pipeline=True)
+    add_models(replay, pipeline=True, forward_only=True)
     replay.set_defaults(run=_replay, kept="nothing of this replay was kept")
 
 

@@ -29,7 +29,12 @@ from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.ppo import kl, logprobs
 from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.sampling import Responses
-from precision_lib.trajectories.teacher_forcing import other_rows, rows_per_forward, vocabulary_of
+from precision_lib.trajectories.teacher_forcing import (
+    next_token_logits,
+    other_rows,
+    rows_per_forward,
+    vocabulary_of,
+)
 
 POLICY, REFERENCE = "policy", "reference"
 FIRST, AGAIN, REBATCHED = "first", "again", "rebatched"
@@ -79,8 +84,7 @@ def response_logits(model: Any, responses: Responses) -> tuple[Tensor, Tensor]:
     The forward takes right-padded rows without an attention mask: under causal attention no real
     token sees a later pad.
     """
-    out = model(input_ids=responses.tokens, use_cache=False)
-    logits, tokens = logprobs.shift(out.logits, responses.tokens)
+    logits, tokens = logprobs.shift(next_token_logits(model, responses.tokens), responses.tokens)
     mask = responses.mask[:, 1:]
     shape = (len(tokens), responses.length)
     return logits[mask].view(*shape, -1), tokens[mask].view(shape)

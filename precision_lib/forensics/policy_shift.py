@@ -14,6 +14,7 @@ from torch import Tensor
 from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.ppo import kl, logprobs
 from precision_lib.trajectories.sampling import Responses
+from precision_lib.trajectories.teacher_forcing import next_token_logits
 
 STEPS = 4
 LEARNING_RATE = 1e-4  # sets the length of the direction only; the scale is solved for
@@ -23,6 +24,9 @@ def training_direction(
     reference: Any, texts: list[list[int]], *, seed: int, rows: int = 8, width: int = 128
 ) -> dict[str, Tensor]:
     """Parameter change of a few FP32 AdamW steps on ``texts``, per parameter name.
+
+    Each change is on the device of its parameter. Besides the reference this holds a copy, its
+    gradients and two moments of AdamW: four more models in FP32.
 
     Args:
         reference: FP32 causal LM; unchanged.
@@ -60,7 +64,7 @@ def _next_token_loss(model: Any, texts: list[list[int]]) -> Tensor:
         tokens[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = True
     tokens, mask = tokens.to(model.device), mask.to(model.device)
-    logits = model(input_ids=tokens, use_cache=False).logits
+    logits = next_token_logits(model, tokens)
     return -logprobs.token_logprobs(*logprobs.shift(logits, tokens))[mask[:, 1:]].mean()
 
 
@@ -69,7 +73,7 @@ def mean_kl(policy: Any, reference: Any, responses: Responses) -> float:
     """KL(policy || reference) per response token, nats: full vocabulary, float64."""
     mask = responses.mask[:, 1:]
     logits = [
-        logprobs.shift(m(input_ids=responses.tokens, use_cache=False).logits, responses.tokens)[0]
+        logprobs.shift(next_token_logits(m, responses.tokens), responses.tokens)[0]
         for m in (policy, reference)
     ]
     return float(kl.full_kl(*logits)[mask].mean())

@@ -5,9 +5,11 @@ position 1,024), while loading with ``dtype=bfloat16`` does not: :func:`set_para
 parameters and leaves every buffer alone. A reloaded model forgets ``attn_implementation`` and
 falls back to fused attention. And a checkpoint saved in bf16 loads in bf16 unless told otherwise,
 so "the FP32 baseline" would silently not be one.
+
+A model that no single device holds is spread over several (``device_map``): every tensor is then
+looked up on the device where it is, and the model is never moved as a whole.
 """
 
-import copy
 import hashlib
 import sys
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from precision_lib.formats import get_format
 from precision_lib.models.embedded import POLICY_DIR
+from precision_lib.models.placement import STRATEGIES, DeviceMap, copy_in_place, left_behind
 from precision_lib.runtime import deterministic
 
 #: ``--model`` value of the model that ships with the package.
@@ -30,7 +33,7 @@ class Checkpoint:
     """A causal LM in FP32 with its tokenizer.
 
     Attributes:
-        model: transformers model, FP32 parameters, eager attention, eval mode, on ``device``.
+        model: transformers model, FP32 parameters, eager attention, eval mode, on its device(s).
         tokenizer: its tokenizer.
         name: what the user asked for.
         sha256: digest of names, shapes and bytes of all FP32 parameters.
@@ -75,23 +78,27 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_checkpoint(name: str = EMBEDDED, device: str = "cpu") -> Checkpoint:
+def load_checkpoint(
+    name: str = EMBEDDED, device: str = "cpu", device_map: DeviceMap = None
+) -> Checkpoint:
     """Load a causal LM and its tokenizer by name or directory.
 
     Args:
         name: ``"embedded"``, a directory written by ``save_pretrained``, or a model hub name.
         device: ``"cpu"`` or ``"cuda"``.
+        device_map: spread the model over several devices instead, see :func:`target_device`.
 
     Raises:
-        CheckpointError: missing, offline, not a causal LM, truncated, or without a tokenizer.
-        NoDeviceError: no CUDA device. ValueError: unknown device.
+        CheckpointError: missing, offline, not a causal LM, truncated, without a tokenizer, or
+            larger than the devices of ``device_map``.
+        NoDeviceError: no CUDA device. ValueError: unknown device, or both device and map.
     """
     from transformers import AutoModelForCausalLM
 
-    target = resolve_device(device)
+    target = target_device(device, device_map)
     source = str(POLICY_DIR) if name == EMBEDDED else name
     model, tokenizer, report = load_pretrained(
-        AutoModelForCausalLM, source, "a causal language model"
+        AutoModelForCausalLM, source, "a causal language model", device_map
     )
     missing = sorted(report["missing_keys"])
     if missing:
@@ -99,20 +106,71 @@ def load_checkpoint(name: str = EMBEDDED, device: str = "cpu") -> Checkpoint:
             f"{source}: the checkpoint lacks {', '.join(missing)}, which would be random numbers; "
             "give a trained causal language model"
         )
-    model = model.to(target).eval().requires_grad_(False)
+    model = settled(model, target)
     return Checkpoint(model, tokenizer, name, parameter_digest(model))
 
 
-def load_pretrained(auto_class: Any, source: str, kind: str) -> tuple[Any, Any, dict[str, Any]]:
+def target_device(device: str, device_map: DeviceMap) -> torch.device | None:
+    """Where to move a loaded model: None for nowhere, because ``device_map`` places it.
+
+    Args:
+        device: ``"cpu"`` or ``"cuda"``.
+        device_map: None; one of accelerate's :data:`STRATEGIES`, which use every GPU; a device for
+            the whole model; or module names to devices, which transformers checks in loading.
+
+    Raises:
+        CheckpointError: accelerate is not installed. NoDeviceError: no CUDA device.
+        ValueError: an unknown name, or both device and map.
+    """
+    if device_map is None:
+        return resolve_device(device)
+    if device != "cpu":
+        raise ValueError(
+            f"device {device!r} and device map {device_map!r} both place the model; give one"
+        )
+    _check_accelerate()
+    if isinstance(device_map, str) and device_map not in STRATEGIES:
+        try:
+            resolve_device(device_map)
+        except ValueError:
+            raise ValueError(
+                f"unknown device map {device_map!r}; use {', '.join(STRATEGIES)} or a device"
+            ) from None
+    return None
+
+
+def _check_accelerate() -> None:
+    from transformers.utils import is_accelerate_available
+
+    if not is_accelerate_available():
+        raise CheckpointError(
+            "a device map needs the package accelerate, which is missing or too old; install the "
+            "extra multi-gpu: pip install 'rlhf-precision-forensics[multi-gpu]', or in a checkout "
+            "pip install -e '.[multi-gpu]'"
+        )
+
+
+def settled(model: Any, target: torch.device | None) -> Any:
+    """``model`` on ``target`` (None: where it is), in eval mode, without gradients."""
+    if target is not None:
+        model = model.to(target)
+    return model.eval().requires_grad_(False)
+
+
+def load_pretrained(
+    auto_class: Any, source: str, kind: str, device_map: DeviceMap = None
+) -> tuple[Any, Any, dict[str, Any]]:
     """Model in FP32 with eager attention, its tokenizer, and what loading reported.
 
     Args:
         auto_class: an ``AutoModelFor...`` class of transformers.
         source: a directory written by ``save_pretrained``, or a model hub name.
         kind: what is loaded, for messages: ``"a causal language model"``.
+        device_map: None for the CPU; otherwise what :func:`target_device` has accepted.
 
     Raises:
-        CheckpointError: missing, offline, truncated, of another kind, or without a tokenizer.
+        CheckpointError: missing, offline, truncated, of another kind, without a tokenizer, or
+            larger than the devices of ``device_map``.
     """
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -131,11 +189,13 @@ def load_pretrained(auto_class: Any, source: str, kind: str) -> tuple[Any, Any, 
                 attn_implementation="eager",
                 experts_implementation="eager",  # grouped products have no float64 kernel
                 output_loading_info=True,
+                **({} if device_map is None else {"device_map": device_map}),
             )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers, safetensors and the hub each raise their own kind
         raise CheckpointError(_explain(source, error, kind)) from error
     _check(model, tokenizer, source)
+    _check_placed(model, source)
     _own_memory(model)
     return model, tokenizer, report
 
@@ -143,10 +203,12 @@ def load_pretrained(auto_class: Any, source: str, kind: str) -> tuple[Any, Any, 
 def _own_memory(model: Any) -> None:
     """Copy the parameters out of the file: as loaded, they are maps of it.
 
-    Whoever writes into the file while a run reads it would change the weights half-way.
+    Whoever writes into the file while a run reads it would change the weights half-way. On another
+    device they are copies already.
     """
     for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def _explain(source: str, error: Exception, kind: str) -> str:
@@ -181,8 +243,21 @@ def _check(model: Any, tokenizer: Any, source: str) -> None:
         )
 
 
+def _check_placed(model: Any, source: str) -> None:
+    missing = left_behind(model)
+    if missing:
+        raise CheckpointError(
+            f"{source}: the devices are too small, {len(missing)} of the model's tensors were left "
+            f"in CPU memory or on disk ({missing[0]}, ...) and would be fetched at every forward; "
+            "use more GPUs, larger ones, or a smaller model"
+        )
+
+
 def parameter_digest(model: Any) -> str:
-    """SHA-256 of the names, shapes and bytes of all parameters, in the order of their names."""
+    """SHA-256 of the names, shapes and bytes of all parameters, in the order of their names.
+
+    Where the parameters are has no part in it.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
@@ -191,8 +266,11 @@ def parameter_digest(model: Any) -> str:
 
 
 def working_copy(model: Any) -> Any:
-    """A second model of the same architecture and values, to hold parameters in other formats."""
-    return copy.deepcopy(model)
+    """A second model of the same architecture and values, to hold parameters in other formats.
+
+    Each parameter is on the device of the original's.
+    """
+    return copy_in_place(model)
 
 
 def set_parameters(
@@ -205,7 +283,8 @@ def set_parameters(
     """Set ``working`` to ``cast(reference + scale * direction)``: FP32 arithmetic, one cast.
 
     Buffers (RoPE table, masks) keep the format in which the architecture made them, as loading
-    with ``dtype=`` does; for fp64 they are widened, because the exact model needs them so.
+    with ``dtype=`` does; for fp64 they are widened, because the exact model needs them so. Every
+    tensor stays on the device where ``working`` has it: its hooks send the inputs there.
 
     Args:
         working: the model to write, from :func:`working_copy`.
@@ -221,11 +300,11 @@ def set_parameters(
             value = parameter.data
             if direction is not None:
                 value = torch.add(value, direction[name], alpha=scale)
-            targets[name].data = value.to(dtype, copy=True)
+            targets[name].data = value.to(targets[name].device, dtype, copy=True)
         buffer_dtype = torch.float64 if fmt == "fp64" else torch.float32
         for (_, buffer), (_, original) in zip(
             working.named_buffers(), reference.named_buffers(), strict=True
         ):
             if buffer.is_floating_point():
-                buffer.data = original.data.to(buffer_dtype, copy=True)
+                buffer.data = original.data.to(buffer.device, buffer_dtype, copy=True)
     working.config.dtype = dtype

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from precision_lib.models.embedded import VALUE_HEAD_FILE
 from precision_lib.models.loading import EMBEDDED, Checkpoint, CheckpointError, load_checkpoint
+from precision_lib.models.placement import DeviceMap
 from precision_lib.models.reward_model import RewardModel, load_reward_model
 from precision_lib.models.value_head import ValueHead, load_value_head
 
@@ -36,6 +37,7 @@ def load_pipeline(
     reward_model: str = EMBEDDED,
     reference_model: str | None = None,
     device: str = "cpu",
+    device_map: DeviceMap = None,
 ) -> Pipeline:
     """Load all models by name or directory.
 
@@ -43,19 +45,21 @@ def load_pipeline(
         model: of the policy. reward_model: of the reward. Both as the loading functions take them.
         reference_model: None for the policy's own checkpoint, the same object.
         device: ``"cpu"`` or ``"cuda"``; the value head stays on the CPU.
+        device_map: spread each model over several devices instead, as ``load_checkpoint`` does;
+            one after the other, so that each finds less memory free.
 
     Raises:
         CheckpointError: a checkpoint cannot be loaded, or the reference has other tokens.
-        NoDeviceError: no CUDA device. ValueError: unknown device.
+        NoDeviceError: no CUDA device. ValueError: unknown device, or both device and map.
     """
-    policy = load_checkpoint(model, device)
+    policy = load_checkpoint(model, device, device_map)
     reference = policy
     if reference_model is not None and reference_model != model:
-        reference = load_checkpoint(reference_model, device)
+        reference = load_checkpoint(reference_model, device, device_map)
         _check_same_tokens(policy, reference)
     shipped = model == EMBEDDED and reward_model == EMBEDDED
     head = load_value_head(VALUE_HEAD_FILE) if shipped else None
-    return Pipeline(policy, reference, load_reward_model(reward_model, device), head)
+    return Pipeline(policy, reference, load_reward_model(reward_model, device, device_map), head)
 
 
 def _check_same_tokens(policy: Checkpoint, reference: Checkpoint) -> None:

@@ -22,8 +22,10 @@ from precision_lib.models.loading import (
     CheckpointError,
     load_pretrained,
     parameter_digest,
-    resolve_device,
+    settled,
+    target_device,
 )
+from precision_lib.models.placement import DeviceMap
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class RewardModel:
     """A sequence classifier with one label, and its tokenizer.
 
     Attributes:
-        model: transformers model, FP32 parameters, eager attention, eval mode, on its device.
+        model: transformers model, FP32 parameters, eager attention, eval mode, on its device(s).
         tokenizer: its tokenizer.
         name: what the user asked for.
         sha256: digest of names, shapes and bytes of all FP32 parameters.
@@ -43,28 +45,35 @@ class RewardModel:
     sha256: str
 
 
-def load_reward_model(name: str = EMBEDDED, device: str = "cpu") -> RewardModel:
+def load_reward_model(
+    name: str = EMBEDDED, device: str = "cpu", device_map: DeviceMap = None
+) -> RewardModel:
     """Load a reward model and its tokenizer by name or directory.
 
     Args:
         name: ``"embedded"``, a directory written by ``save_pretrained``, or a model hub name of a
             causal ``...ForSequenceClassification`` with one label (Llama, Qwen3, GPT-2, ...).
         device: ``"cpu"`` or ``"cuda"``.
+        device_map: spread the model over several devices instead, as ``load_checkpoint`` does.
 
     Raises:
         CheckpointError: missing, offline, truncated, without a tokenizer, with another number of
-            labels than one, with weights missing, or of an architecture without a ``score`` head.
-        NoDeviceError: no CUDA device. ValueError: unknown device.
+            labels than one, with weights missing, of an architecture without a ``score`` head, or
+            larger than the devices of ``device_map``.
+        NoDeviceError: no CUDA device. ValueError: unknown device, or both device and map.
     """
     from transformers import AutoModelForSequenceClassification
 
-    target = resolve_device(device)
+    target = target_device(device, device_map)
     source = str(REWARD_DIR) if name == EMBEDDED else name
     model, tokenizer, report = load_pretrained(
-        AutoModelForSequenceClassification, source, "a reward model (sequence classifier)"
+        AutoModelForSequenceClassification,
+        source,
+        "a reward model (sequence classifier)",
+        device_map,
     )
     _check_head(model, sorted(report["missing_keys"]), source)
-    model = model.to(target).eval().requires_grad_(False)
+    model = settled(model, target)
     return RewardModel(model, tokenizer, name, parameter_digest(model))
 
 
@@ -99,7 +108,7 @@ def score_tokens(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
         lengths: [N] int64, real tokens of each row, 1 to R.
 
     Returns:
-        [N] in the model's own format; neither normalised nor bounded.
+        [N] in the model's own format, on the score head's device; neither normalised nor bounded.
 
     Raises:
         ValueError: for no sequence, lengths that do not fit the tokens, or more tokens than the
@@ -122,8 +131,8 @@ def score_tokens(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
             "prompts or responses"
         )
     hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-    row = torch.arange(len(tokens), device=tokens.device)
-    scores: Tensor = model.score(hidden[row, lengths.to(tokens.device) - 1]).squeeze(-1)
+    row = torch.arange(len(tokens), device=hidden.device)  # behind the last layer, not the first
+    scores: Tensor = model.score(hidden[row, lengths.to(hidden.device) - 1]).squeeze(-1)
     return scores
 
 

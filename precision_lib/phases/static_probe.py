@@ -14,6 +14,7 @@ from precision_lib.forensics.h1.study import open_study
 from precision_lib.forensics.probe import ProbeSettings
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import Checkpoint
+from precision_lib.models.placement import spread
 from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
 
@@ -38,7 +39,7 @@ def run_probe(
         bar.reset(study.forwards.number_of_forwards(configurations))
         try:
             recorder.context = run_context(str(checkpoint.model.device), settings.seed)
-            recorder.context |= study.context()
+            recorder.context |= study.context() | spread(checkpoint.model)
             for configuration in configurations:
                 recorder.add_cell(study.cell(configuration))
             recorder.add_hypothesis(study.verdict())

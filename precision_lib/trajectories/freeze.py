@@ -16,6 +16,7 @@ import torch
 
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.placement import devices_of
 from precision_lib.models.reward_model import RewardModel
 from precision_lib.models.value_head import ValueHead, load_value_head, save_value_head
 from precision_lib.runtime import deterministic
@@ -84,15 +85,21 @@ def freeze(
     return manifest
 
 
-def software(device: torch.device) -> dict[str, Any]:
-    """What the last bits of a forward depend on besides the models: versions, device, threads."""
+def software(*devices: torch.device) -> dict[str, Any]:
+    """What the last bits of a forward depend on besides the models: versions, devices, threads.
+
+    Args:
+        devices: of the policy, at least one; each of several is named.
+    """
     import transformers
 
-    on_gpu = device.type == "cuda"
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "device": ", ".join(
+            torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+            for device in devices
+        ),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
@@ -143,7 +150,7 @@ def _begin(pipeline: Pipeline, settings: FreezeSettings, directory: Path, resume
     asked = asdict(settings)
     del asked["num_batches"]
     asked |= {"temperature": 1.0, "prompts": "embedded", "end_tokens": _ends(pipeline, settings)}
-    made_with = software(pipeline.policy.model.device)
+    made_with = software(*devices_of(pipeline.policy.model))
     return Manifest(asked, model_digests(pipeline), made_with, settings.num_batches)
 
 
@@ -162,7 +169,7 @@ def _continue(pipeline: Pipeline, settings: FreezeSettings, directory: Path) -> 
                 f"{directory / MANIFEST}: made with {name} = {found.get(name)}, asked for "
                 f"{wanted}; resume with the same settings, or {_OTHER_DIRECTORY}"
             )
-    here = software(pipeline.policy.model.device)
+    here = software(*devices_of(pipeline.policy.model))
     for name, made in manifest.made_with.items():
         if here.get(name) != made:
             raise TrajectoryError(

@@ -22,6 +22,7 @@ from torch import Tensor
 from precision_lib.jsonio import to_plain, write_bytes, write_json
 from precision_lib.matrix import COMPONENTS, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.placement import devices_of
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.batches import GOLDEN, micro_batches
 from precision_lib.trajectories.comparison import (
@@ -98,7 +99,7 @@ def replay(
         comparison, equal = _compare(
             replayer, trajectories_dir, manifest, output_dir, batch_size, progress
         )
-        here = software(pipeline.policy.model.device)
+        here = software(*devices_of(pipeline.policy.model))
     record: dict[str, Any] = to_plain(
         {
             "noise_floor": floor,

@@ -17,6 +17,7 @@ import torch
 from precision_lib.formats import format_of
 from precision_lib.matrix import COMPONENTS, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.placement import devices_of
 from precision_lib.models.value_head import ValueHead
 from precision_lib.trajectories.comparison import Figures, figures
 from precision_lib.trajectories.scoring import Micro, exactly, forced, forced_rewards
@@ -36,12 +37,12 @@ class Clock:
     tokens: int = 0
 
     @contextmanager
-    def running(self, device: torch.device, tokens: int) -> Iterator[None]:
-        """Time the block, and all that the device still does when it ends."""
-        _wait_for(device)
+    def running(self, model: Any, tokens: int) -> Iterator[None]:
+        """Time the block, and all that the devices of ``model`` still do when it ends."""
+        _wait_for(model)
         begin = time.perf_counter()
         yield
-        _wait_for(device)
+        _wait_for(model)
         self.rates.append(tokens / (time.perf_counter() - begin))
         self.tokens += tokens
 
@@ -51,9 +52,10 @@ class Clock:
         return median(self.rates)
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _wait_for(model: Any) -> None:
+    for device in devices_of(model):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
 
 @dataclass
@@ -89,11 +91,11 @@ class Replayer:
         model = self._working.of(self.pipeline.policy.model, c.policy)
         if timed:  # the first forward after a cast pays for pages that the others find mapped
             _bare_forward(model, t, replace(micro, order=micro.order[: micro.rows]))
-        with clock.running(model.device, tokens):
+        with clock.running(model, tokens):
             policy = forced(model, *given, kl_format=c.kl, head=self.head, value_format=c.value)
         self._observe("policy", policy.parameters, policy.logits)
         if timed:
-            with self.plain.running(model.device, tokens):
+            with self.plain.running(model, tokens):
                 _bare_forward(model, t, micro)
         model = self._working.of(self.pipeline.reference.model, c.reference)
         reference = forced(model, *given, kl_format=c.kl)

@@ -5,7 +5,9 @@ than those of a forward over the whole sequence: in bf16 the difference is as la
 A second forward for the value head may differ from the first in its batch shape and thereby in its
 last bits. And the hidden states that ``output_hidden_states=True`` returns differ between
 architectures in whether the last one has passed the final norm. So log-probs and values come from
-the same forward, and the hidden state is what the trunk hands to the LM head.
+the same forward, and the hidden state is what the trunk hands to the LM head. In a model that is
+spread over devices the last layer is not where the tokens are: logits come back to the tokens,
+hidden states stay.
 
 n rows, L tokens of each, V vocabulary, H hidden size.
 """
@@ -40,6 +42,15 @@ def vocabulary_of(model: Any) -> int:
     return int(model.get_input_embeddings().num_embeddings)
 
 
+def next_token_logits(model: Any, tokens: Tensor) -> Tensor:
+    """Logits [n, L, V] of one forward over ``tokens`` [n, L], on the device of those.
+
+    The same tensor that the model gives, unless its last layer is on another device.
+    """
+    logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    return logits.to(tokens.device)
+
+
 def trunk_and_logits(model: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Hidden states and logits of one forward.
 
@@ -49,9 +60,10 @@ def trunk_and_logits(model: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
             real token sees a later pad.
 
     Returns:
-        (hidden [n, L, H] that the LM head reads, behind the final norm; logits [n, L, V]), each in
-        the format in which the model computed it. Gradients flow where the model's parameters
-        want them. A user who cares about memory frees the logits early.
+        (hidden [n, L, H] that the LM head reads, behind the final norm, on the last layer's device;
+        logits [n, L, V], on the device of ``tokens``), each in the format in which the model
+        computed it. Gradients flow where the model's parameters want them. A user who cares about
+        memory frees the logits early.
 
     Raises:
         TypeError: for a model whose LM head cannot be told from its trunk.
@@ -63,7 +75,7 @@ def trunk_and_logits(model: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         lambda _module, _arguments, out: kept.append(out[0])
     )
     try:
-        logits = model(input_ids=tokens, use_cache=False).logits
+        logits = next_token_logits(model, tokens)
     finally:
         handle.remove()
     [hidden] = kept

@@ -6,13 +6,13 @@ cast. So the copy is made hollow, its parameters are placeholders without memory
 by the one cast that every configuration begins with.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from precision_lib.models.loading import set_parameters
+from precision_lib.models.placement import copy_in_place
 
 FULL = "fp32"
 
@@ -20,7 +20,7 @@ FULL = "fp32"
 def hollow_copy(model: Any) -> Any:
     """A model of the same architecture and buffers whose parameters take no memory yet.
 
-    ``set_parameters`` makes it usable. Tied parameters stay tied.
+    ``set_parameters`` makes it usable. Tied parameters stay tied, devices are the original's.
     """
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
@@ -28,7 +28,7 @@ def hollow_copy(model: Any) -> Any:
         memo[id(parameter)] = torch.nn.Parameter(
             nothing.expand(parameter.shape), requires_grad=False
         )
-    return copy.deepcopy(model, memo)
+    return copy_in_place(model, memo)
 
 
 @dataclass

@@ -262,7 +262,7 @@ def test_a_reference_of_its_own_must_have_the_policys_tokens(
     monkeypatch.setattr(
         pipeline_module,
         "load_checkpoint",
-        lambda name, device: SimpleNamespace(
+        lambda name, *_: SimpleNamespace(
             name=name, tokenizer=SimpleNamespace(get_vocab=lambda: {name: 0})
         ),
     )

@@ -1,0 +1,107 @@
+"""A model over several devices, as accelerate spreads it: where it is, and how to copy it.
+
+The hazards. accelerate puts hooks into a spread model that move each layer's input to the layer's
+device, and replaces methods of the instance. ``copy.deepcopy`` takes over what it finds there:
+``copy.to(torch.bfloat16)`` then rounds the *original*, in silence, because that method is a closure
+over it, and a forward that anybody else had replaced would run the original's weights. And where
+the devices are too small, accelerate leaves weights in CPU memory or on disk and fetches them at
+every forward: their parameters read as empty ones on the ``meta`` device.
+
+So a copy is made without any of that and spread anew over the same devices, a model whose own
+forward was replaced is not copied at all, and one with weights left behind is refused on loading.
+"""
+
+import copy
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+#: What transformers takes as ``device_map``: a strategy, a device, or module names to devices.
+DeviceMap = str | dict[str, Any] | None
+
+#: Strategies by which accelerate chooses the devices itself.
+STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
+
+#: What accelerate keeps in an instance; all of it belongs to that instance alone.
+_OF_THE_INSTANCE = (
+    *("_hf_hook", "_old_forward", "forward"),
+    *("to", "cuda", "npu", "xpu", "mlu", "sdaa", "musa", "neuron"),
+)
+
+
+def devices_of(model: Any) -> tuple[torch.device, ...]:
+    """Devices that hold parameters, each once; first the one that takes the model's input."""
+    return tuple(dict.fromkeys(parameter.device for parameter in model.parameters()))
+
+
+def is_dispatched(model: Any) -> bool:
+    """Whether accelerate's hooks are in the model."""
+    return any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
+def spread(model: Any) -> dict[str, Any]:
+    """For a record: what each of several devices holds, and by which accelerate; else nothing."""
+    if not is_dispatched(model):
+        return {}
+    held = dict.fromkeys(map(str, devices_of(model)), 0)
+    for parameter in model.parameters():
+        held[str(parameter.device)] += parameter.numel() * parameter.element_size()
+    return {"parameter_bytes": held, "accelerate": version("accelerate")}
+
+
+def left_behind(model: Any) -> list[str]:
+    """Names of the parameters and buffers that are on no device, but in CPU memory or on disk."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return [name for name, tensor in tensors if tensor.device.type == "meta"]
+
+
+def copy_in_place(model: Any, memo: dict[int, Any] | None = None) -> Any:
+    """A copy of ``model`` that runs weights of its own, each on the device of the original's.
+
+    Args:
+        model: any module; one without hooks is copied by ``copy.deepcopy`` and nothing else.
+        memo: as ``copy.deepcopy`` takes it: id of an object to what stands for it in the copy.
+
+    Raises:
+        RuntimeError: for a spread model in which a forward was replaced by other code than
+            accelerate's.
+    """
+    if not is_dispatched(model):
+        return copy.deepcopy(model, memo)
+    _check_forwards(model)
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        held = (vars(module).get(name) for name in _OF_THE_INSTANCE)
+        memo.update((id(x), None) for x in held if x is not None)
+    twin = copy.deepcopy(model, memo)
+    for module in twin.modules():
+        for name in _OF_THE_INSTANCE:
+            vars(module).pop(name, None)
+    return _spread_like(twin, model)
+
+
+def _check_forwards(model: Any) -> None:
+    """Refuse a forward that is neither the class's own nor accelerate's way to that."""
+    for name, module in model.named_modules():
+        own = vars(module)
+        forward = own.get("_old_forward", own.get("forward"))
+        if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
+            raise RuntimeError(
+                f"the forward of {name or 'the model'} ({type(module).__name__}) was replaced, and "
+                "a copy of the model could run the original's weights; load the model without "
+                "other hooks than accelerate's"
+            )
+
+
+def _spread_like(twin: Any, model: Any) -> Any:
+    """Put accelerate's hooks into ``twin`` as they are in ``model``; no parameter moves."""
+    from accelerate import dispatch_model
+
+    return dispatch_model(
+        twin,
+        device_map=model.hf_device_map,
+        main_device=model._hf_hook.execution_device,
+        skip_keys=model._skip_keys_device_placement,
+        force_hooks=True,
+    )
