@@ -24,7 +24,7 @@ from precision_lib.trajectories.teacher_forcing import (
 
 #: Prompts of the evaluation are drawn with it: the same for every run of a sweep.
 SEED = 20_000
-SEQUENCES = 64
+SEQUENCES = 256
 
 
 @dataclass(frozen=True)

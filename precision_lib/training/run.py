@@ -11,6 +11,7 @@ Files of a run: ``steps.jsonl`` (a line per step), ``state.safetensors``, ``summ
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ from precision_lib.training.summary import (
 )
 from precision_lib.training.trainer import Run, open_run, ppo_step
 
-STEPS = "steps.jsonl"
+STEPS, LOCK = "steps.jsonl", ".lock"
 #: Figures of the last window of steps that a summary shows.
 FINAL_FIGURES = (
     "reward_mean",
@@ -117,16 +118,25 @@ def read_lines(directory: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def unfinished_summary(
-    directory: Path, settings: PPOSettings, *, resume: bool
+def final_summary(
+    directory: Path, configuration: PrecisionConfig, settings: PPOSettings, *, resume: bool
 ) -> RunSummary | None:
     """The summary of a run that has nothing left to do, None where there is something.
 
     A completed run goes on when more steps are asked for; one that failed would fail again.
+
+    Raises:
+        StateError: what ended there is another run.
     """
     summary = read_summary(directory) if resume else None
     if summary is None or summary.status not in FINAL:
         return None
+    begun, wanted = summary.identity.get("settings"), settings.identity
+    if begun != json.loads(json.dumps(wanted)) or summary.formats != configuration.components:
+        raise StateError(
+            f"{directory} holds the end of another run: {summary.configuration} with {begun}; "
+            f"asked for is {configuration.name} with {wanted}; give another --output_dir"
+        )
     more = settings.max_steps > summary.last_step
     return None if summary.status == COMPLETED and more else summary
 
@@ -156,11 +166,48 @@ def run_events(
         OSError: nothing can be written to ``directory``.
     """
     check_free(directory, resume=resume)
-    done = unfinished_summary(directory, settings, resume=resume)
+    done = final_summary(directory, configuration, settings, resume=resume)
     if done is not None:
         yield {"kind": "end", "summary": done}
         return
     check_writable(directory)
+    with alone(directory):
+        yield from _events(pipeline, configuration, settings, directory, stop)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock: two processes that train in one directory destroy both runs.
+
+    The lock goes with the process, however that ends. Where the system has no such locks
+    (Windows), nothing is checked.
+
+    Raises:
+        StateError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with (directory / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StateError(
+                f"another process is training in {directory}; wait for it, or give another "
+                "--output_dir"
+            ) from None
+        yield
+
+
+def _events(
+    pipeline: Pipeline,
+    configuration: PrecisionConfig,
+    settings: PPOSettings,
+    directory: Path,
+    stop: Callable[[], str | None],
+) -> Iterator[dict[str, Any]]:
     low_precision = {"bf16", "fp16"} & set(configuration.components.values())
     with deterministic(settings.seed, only_fp32=not low_precision):
         lines: list[dict[str, Any]] = []

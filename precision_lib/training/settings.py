@@ -31,6 +31,8 @@ class PPOSettings:
         max_grad_norm: gradients are clipped to it, in FP32.
         diagnostic_sequences: so many of a rollout are scored in FP32 too, for the damage metrics.
         checkpoint_every: steps between two states on disk.
+        perturbation: relative size of a random change of the initial FP32 weights; 2**-24 is one
+            rounding, the smallest there is, and shows how far two runs part by chaos alone.
         seed: of prompts, responses and minibatches.
     """
 
@@ -38,20 +40,21 @@ class PPOSettings:
     batch_size: int = 16
     samples_per_prompt: int = 1
     max_new_tokens: int = 32
-    epochs: int = 2
-    minibatches: int = 2
+    epochs: int = 1
+    minibatches: int = 4
     learning_rate: float = 1e-4
     clip_range: float = 0.2
     value_clip_range: float = 1.0
-    value_coefficient: float = 0.05
+    value_coefficient: float = 0.005
     gamma: float = 1.0
     lam: float = 0.95
-    kl_coefficient: float = 0.1
+    kl_coefficient: float = 0.15
     target_kl: float | None = None
     kl_horizon: int = 10_000
     max_grad_norm: float = 1.0
     diagnostic_sequences: int = 4
     checkpoint_every: int = 50
+    perturbation: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,7 +73,7 @@ class PPOSettings:
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive and finite")
         if not 0 < self.clip_range < 1:
             raise ValueError(f"clip_range = {self.clip_range} must lie between 0 and 1")
-        for name in ("value_coefficient", "kl_coefficient"):
+        for name in ("value_coefficient", "kl_coefficient", "perturbation"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} = {getattr(self, name)} must be 0 or more and finite")
         for name in ("gamma", "lam"):

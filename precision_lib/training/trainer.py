@@ -63,7 +63,12 @@ def open_run(pipeline: Pipeline, configuration: PrecisionConfig, settings: PPOSe
     models = open_models(pipeline, configuration)
     head = pipeline.value_head or _fitted_head(pipeline, settings)
     weights = open_weights(
-        pipeline.policy.model, head, configuration.policy, settings.learning_rate
+        pipeline.policy.model,
+        head,
+        configuration.policy,
+        settings.learning_rate,
+        settings.perturbation,
+        settings.seed,
     )
     return Run(models, weights, settings, kl_coefficient=settings.kl_coefficient)
 
@@ -118,7 +123,7 @@ def _check_before(run: Run, experience: Experience) -> None:
     invariants.check_models(run.models, run.weights)
     run.observed = invariants.observed_formats(run.models, run.weights, experience)
     invariants.check_formats(run.models, run.observed)
-    if run.step == 0:
+    if run.step == 0 and not run.settings.perturbation:
         invariants.check_start(run.models, experience)
     invariants.check_experience(experience, run.kl_coefficient)
 

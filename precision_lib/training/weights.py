@@ -76,7 +76,14 @@ class Weights:
             self.low.copy_(self.master[: len(self.low)])
 
 
-def open_weights(policy: Any, head: ValueHead, fmt: str, learning_rate: float) -> Weights:
+def open_weights(
+    policy: Any,
+    head: ValueHead,
+    fmt: str,
+    learning_rate: float,
+    perturbation: float = 0.0,
+    seed: int = 0,
+) -> Weights:
     """Masters from an FP32 policy and head, and the working copy in ``fmt``.
 
     Args:
@@ -84,6 +91,8 @@ def open_weights(policy: Any, head: ValueHead, fmt: str, learning_rate: float) -
         head: FP32 value head.
         fmt: format name of the working policy.
         learning_rate: of AdamW.
+        perturbation: w becomes w (1 + perturbation * n), n standard normal from ``seed``, computed
+            in float64 and rounded once.
     """
     golden = working_copy(policy)
     parts = [p.detach().reshape(-1) for p in golden.parameters()]
@@ -91,6 +100,10 @@ def open_weights(policy: Any, head: ValueHead, fmt: str, learning_rate: float) -
     device = parts[0].device
     tail = [head.weight.to(device), head.bias.to(device).reshape(1)]
     master = torch.cat([*parts, *tail]).contiguous()
+    if perturbation:
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(master), dtype=torch.float64, generator=generator).to(device)
+        master = (master.double() * (1 + perturbation * noise)).float()
     _view_parameters(golden, master[:size])
     working, low = golden, master[:size]
     if fmt != FULL:

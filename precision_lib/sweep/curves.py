@@ -1,0 +1,96 @@
+"""Figures of one run that are compared between runs: what it reached, how fast, and its path.
+
+The hazard. The last step of a run is one noisy batch, and its KL is measured with the run's own
+rounding. What was reached is therefore measured afterwards, in FP32 and alike for all runs; curves
+are compared over all steps; "how fast" is a level that the baseline of the same seed reached.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from precision_lib.training.summary import WINDOW, RunSummary
+
+Array = NDArray[np.float64]
+#: Share of the baseline's gain at which "steps to reward" is taken.
+HALF_WAY = 0.5
+
+
+@dataclass(frozen=True)
+class RunCurves:
+    """A run, as the evidence needs it.
+
+    Attributes:
+        summary: how it ended. rewards, kls: [steps] mean score and mean KL per sequence, as the
+            run itself saw them.
+    """
+
+    summary: RunSummary
+    rewards: Array
+    kls: Array
+
+    @property
+    def objective_gain(self) -> float:
+        """What PPO maximises, gained: FP32 reward less kl_coefficient x FP32 KL per sequence.
+
+        NaN where the run left no finite weights to evaluate.
+        """
+        if not self.summary.evaluation:
+            return float("nan")
+        before, after = (self.summary.evaluation[k] for k in ("initial", "final"))
+        price = float(self.summary.identity["settings"]["kl_coefficient"])
+        gained = after["reward_mean"] - before["reward_mean"]
+        return float(gained - price * (after["kl_per_sequence"] - before["kl_per_sequence"]))
+
+    def evaluated(self, name: str) -> float:
+        """A figure of the final FP32 evaluation; NaN where there is none."""
+        return float(self.summary.evaluation.get("final", {}).get(name, float("nan")))
+
+
+def run_curves(summary: RunSummary, lines: Sequence[dict[str, Any]]) -> RunCurves:
+    """Curves of a run from its summary and its step lines; "nan" and "inf" count as NaN."""
+    return RunCurves(summary, *(_column(lines, n) for n in ("reward_mean", "kl_sequence_mean")))
+
+
+def _column(lines: Sequence[dict[str, Any]], name: str) -> Array:
+    values = [x if isinstance(x := line[name], int | float) else np.nan for line in lines]
+    return np.array(values, dtype=np.float64)
+
+
+def smoothed(curve: Array) -> Array:
+    """Mean of each step and the up to WINDOW - 1 steps before it."""
+    total = np.concatenate([[0.0], np.cumsum(curve)])
+    end = np.arange(1, len(curve) + 1)
+    start = np.maximum(end - WINDOW, 0)
+    return np.asarray((total[end] - total[start]) / (end - start))
+
+
+def area_between(curve: Array, baseline: Array) -> float:
+    """Mean over the steps that both have of curve - baseline, in its unit; NaN for none."""
+    steps = min(len(curve), len(baseline))
+    return float((curve[:steps] - baseline[:steps]).mean()) if steps else float("nan")
+
+
+def path_distance(curve: Array, baseline: Array) -> float:
+    """Mean over the steps that both have of |curve - baseline|, both smoothed."""
+    steps = min(len(curve), len(baseline))
+    if not steps:
+        return float("nan")
+    return float(np.abs(smoothed(curve)[:steps] - smoothed(baseline)[:steps]).mean())
+
+
+def steps_to_level(curve: Array, level: float) -> int | None:
+    """First step at which the smoothed curve, over a whole window, has reached ``level``."""
+    reached = np.flatnonzero(smoothed(curve) >= level)
+    reached = reached[reached >= min(WINDOW, len(curve)) - 1]
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+def half_way_level(baseline: Array) -> float:
+    """Reward half-way between the baseline's first window and its last."""
+    width = min(WINDOW, max(len(baseline) // 2, 1))
+    first, last = baseline[:width].mean(), baseline[-width:].mean()
+    return float(first + HALF_WAY * (last - first))

@@ -1,0 +1,30 @@
+"""What an executor says while the cells of a sweep run.
+
+The hazard. A sweep that is silent until its end cannot be watched, and one that reports through the
+files of its cells cannot run where those files are not. So every executor, local or on a cluster,
+is a generator of these events, and whoever shows progress or waits knows nothing else.
+"""
+
+from dataclasses import dataclass
+
+from precision_lib.sweep.plan import SweepCell
+
+STARTED, STEPPED, FINISHED, FAILED, RETRIED = "started", "stepped", "finished", "failed", "retried"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        kind: one of the above. ``finished``: there is a summary with a final status. ``failed``: no
+            further try is made, and the cell has no result. ``retried``: it starts again.
+        cell: whom it happened to.
+        steps: steps of the cell that are done.
+        detail: the status, or why it failed.
+    """
+
+    kind: str
+    cell: SweepCell
+    steps: int = 0
+    detail: str = ""

@@ -1,0 +1,158 @@
+"""Run the cells as processes of this machine, several at once, sharing cores and GPUs.
+
+The hazards. A cell that dies (out of memory, a kill, a crash in a kernel) must not take the others
+with it: each is a process with its own log. Two processes that both think the machine is theirs are
+slower than one after the other: each gets its threads, and one GPU. A sweep that is stopped must
+not leave children that write on: they are asked to stop, finish their step and keep their state.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from precision_lib.exit_codes import USAGE
+from precision_lib.sweep.arguments import ppo_arguments
+from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
+from precision_lib.sweep.plan import SweepCell, SweepPlan, ended
+from precision_lib.training.run import STEPS
+
+LOG = "log.txt"
+RETRIES = 2
+POLL_SECONDS = 0.5
+#: A child that was asked to stop gets so long to finish its step before it is killed.
+GRACE_SECONDS = 120.0
+
+
+@dataclass
+class Child:
+    """A cell that runs, its process, its GPU, and how many lines its steps were."""
+
+    cell: SweepCell
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    gpu: str | None
+    steps: int = 0
+
+
+def default_jobs(device: str, gpus: int) -> int:
+    """Cells at once: a core each, or four on each GPU, which a small model does not fill."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
+    cores = max(1, (os.cpu_count() or 1) // threads)
+    return cores if device == "cpu" else max(1, min(cores, 4 * gpus))
+
+
+def visible_gpus() -> list[str]:
+    """Names that ``CUDA_VISIBLE_DEVICES`` takes, of the GPUs that this process may use."""
+    import torch
+
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen:
+        return [name for name in chosen.split(",") if name]
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
+def run_local(
+    plan: SweepPlan,
+    cells: list[SweepCell],
+    jobs: int,
+    stop: Callable[[], str | None] = lambda: None,
+) -> Iterator[Event]:
+    """Run ``cells``, at most ``jobs`` at once; their events, as they happen.
+
+    A child that ends without a final status is started again, to resume, up to :data:`RETRIES`
+    times. When ``stop`` gives a reason, or the events are no longer taken, all children are asked
+    to stop and waited for.
+    """
+    waiting, tries = list(cells), dict.fromkeys((c.name for c in cells), 0)
+    gpus = visible_gpus() if plan.models.device.startswith("cuda") else []
+    running: list[Child] = []
+    try:
+        while (waiting or running) and not stop():
+            while waiting and len(running) < jobs:
+                cell = waiting.pop(0)
+                running.append(_start(plan, cell, _least_loaded(gpus, running)))
+                yield Event(STARTED, cell)
+            time.sleep(POLL_SECONDS)
+            for child in list(running):
+                done = child.process.poll() is not None
+                steps = _count_lines(plan.run_directory(child.cell) / STEPS)
+                if steps != child.steps:
+                    child.steps = steps
+                    yield Event(STEPPED, child.cell, steps)
+                if not done:
+                    continue
+                running.remove(child)
+                child.log.close()
+                event = _judge(plan, child, tries)
+                if event.kind == RETRIED:
+                    waiting.append(child.cell)
+                yield event
+    finally:
+        _stop(running)
+
+
+def _start(plan: SweepPlan, cell: SweepCell, gpu: str | None) -> Child:
+    directory = plan.run_directory(cell)
+    directory.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1"}
+    if gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    log = (directory / LOG).open("ab")
+    # In a session of its own: a Ctrl-C at the terminal reaches the sweep, which asks its children.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "precision_lib.cli", *ppo_arguments(plan, cell, directory)],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        start_new_session=True,
+    )
+    return Child(cell, process, log, gpu)
+
+
+def _least_loaded(gpus: list[str], running: list[Child]) -> str | None:
+    return min(gpus, key=lambda g: sum(c.gpu == g for c in running)) if gpus else None
+
+
+def _count_lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def _judge(plan: SweepPlan, child: Child, tries: dict[str, int]) -> Event:
+    summary = ended(plan, child.cell)
+    if summary is not None:
+        return Event(FINISHED, child.cell, summary.last_step, summary.status)
+    tries[child.cell.name] += 1
+    code = child.process.returncode
+    log = plan.run_directory(child.cell) / LOG
+    reason = f"exit code {code}: {_last_line(log)} (log: {log})"
+    again = tries[child.cell.name] <= RETRIES and code != USAGE
+    return Event(RETRIED if again else FAILED, child.cell, child.steps, reason)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _stop(running: list[Child]) -> None:
+    for child in running:
+        if child.process.poll() is None:
+            child.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for child in running:
+        try:
+            child.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            child.process.wait()
+        child.log.close()

@@ -1,0 +1,120 @@
+"""Which runs a sweep is made of, where each of them lives, and which have ended.
+
+The hazards. A sweep that keeps its own list of what is done disagrees with the disk after the first
+kill. Two configurations compared at one seed differ by more than precision: PPO amplifies any
+difference, and after a hundred steps a change of one ulp has become another run. So what has ended
+is read from each run's own summary, and each seed gets a *twin* of the baseline, FP32 throughout
+and started one rounding error away: what twin and baseline differ by is chaos, not precision.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.training.failures import COMPLETED, FINAL
+from precision_lib.training.settings import PPOSettings
+from precision_lib.training.summary import RunSummary, read_summary
+
+BASELINE = get_configuration("fp32_baseline")
+#: The control: the same formats as the baseline, another last digit in every initial weight.
+TWIN = replace(BASELINE, name="fp32_twin", tests="chaos: one rounding error away from FP32")
+#: Unit roundoff of FP32: a relative change that moves about every second weight by one ulp.
+ONE_ROUNDING = 2.0**-24
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    """One run of a sweep.
+
+    Attributes:
+        configuration: its formats. settings: with its seed.
+    """
+
+    configuration: PrecisionConfig
+    settings: PPOSettings
+
+    @property
+    def name(self) -> str:
+        """``bf16_pure-seed-0``."""
+        return f"{self.configuration.name}-seed-{self.settings.seed}"
+
+
+@dataclass(frozen=True)
+class Models:
+    """What to load in each worker, by name; as the commands take them."""
+
+    model: str = "embedded"
+    reward_model: str = "embedded"
+    reference_model: str | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Everything that a sweep runs.
+
+    Attributes:
+        directory: of the sweep; each run has one of its own below ``runs``.
+        cells: the runs, those of one seed next to each other.
+        models: what they train.
+        matrix_file: with configurations of the user's own, if any.
+    """
+
+    directory: Path
+    cells: tuple[SweepCell, ...]
+    models: Models
+    matrix_file: Path | None = None
+
+    def run_directory(self, cell: SweepCell) -> Path:
+        """Where the run of ``cell`` keeps its files."""
+        return self.directory / "runs" / cell.name
+
+    @property
+    def steps(self) -> int:
+        """PPO steps of all cells together."""
+        return sum(cell.settings.max_steps for cell in self.cells)
+
+
+def plan_sweep(
+    directory: Path,
+    configurations: Sequence[PrecisionConfig],
+    seeds: Sequence[int],
+    settings: PPOSettings,
+    models: Models,
+    matrix_file: Path | None = None,
+) -> SweepPlan:
+    """Cells of ``configurations`` x ``seeds``; baseline and twin are added where they lack.
+
+    Raises:
+        ValueError: no seed, or one given twice.
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds {list(seeds)} must be at least one, and distinct")
+    wanted = [c for c in configurations if c.name not in (BASELINE.name, TWIN.name)]
+    cells = [
+        SweepCell(
+            configuration,
+            replace(
+                settings,
+                seed=seed,
+                perturbation=ONE_ROUNDING if configuration.name == TWIN.name else 0.0,
+            ),
+        )
+        for seed in seeds
+        for configuration in (BASELINE, TWIN, *wanted)
+    ]
+    return SweepPlan(directory, tuple(cells), models, matrix_file)
+
+
+def ended(plan: SweepPlan, cell: SweepCell) -> RunSummary | None:
+    """The summary of a cell that has nothing left to do; None for any other.
+
+    Raises:
+        SummaryError: the summary is damaged.
+    """
+    summary = read_summary(plan.run_directory(cell))
+    if summary is None or summary.status not in FINAL:
+        return None
+    whole = summary.status != COMPLETED or summary.last_step >= cell.settings.max_steps
+    return summary if whole else None
