@@ -22,6 +22,7 @@ from precision_lib.commands import (
     add_models,
     check_devices,
     fail,
+    sweep,
     training,
     trajectories,
 )
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)
     training.add_ppo(commands)
+    sweep.add_sweep(commands)
     _add_benchmarks(commands)
     _add_findings(commands)
     _add_embedded(commands)

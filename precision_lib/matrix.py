@@ -83,6 +83,10 @@ COUNTERFACTUALS: tuple[PrecisionConfig, ...] = (
     _row("fp32_bf16_kl", "fp32 fp32 fp32 fp32 bf16", "demote the KL arithmetic"),
 )
 
+#: The control of a training sweep: the baseline's formats, started one FP32 rounding away from it.
+#: No configuration of the matrix, because it has no format of its own.
+TWIN = _row("fp32_twin", "fp32 fp32 fp32 fp32 fp32", "chaos: one rounding away from FP32")
+
 
 def all_configurations(matrix_file: Path | None = None) -> tuple[PrecisionConfig, ...]:
     """The seven, the five counterfactuals, and those of ``matrix_file`` behind them.

@@ -10,7 +10,11 @@ import argparse
 import sys
 from typing import Any
 
-OK, REGRESSION, INCONCLUSIVE, INTERNAL, USAGE = range(5)
+from precision_lib.exit_codes import INCONCLUSIVE as INCONCLUSIVE
+from precision_lib.exit_codes import INTERNAL as INTERNAL
+from precision_lib.exit_codes import OK as OK
+from precision_lib.exit_codes import REGRESSION as REGRESSION
+from precision_lib.exit_codes import USAGE as USAGE
 
 
 class UsageError(Exception):

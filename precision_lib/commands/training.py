@@ -58,8 +58,12 @@ def _number(text: str) -> int | float:
         return float(text)
 
 
-def settings_of(options: argparse.Namespace, **changes: Any) -> Any:
+def settings_of(options: argparse.Namespace, make: Any = None, **changes: Any) -> Any:
     """The :class:`training.settings.PPOSettings` that ``options`` name.
+
+    Args:
+        make: what makes them from the given fields; default the class itself.
+        changes: fields that are no options.
 
     Raises:
         UsageError: a number out of its range, or a fraction where a count is due.
@@ -78,7 +82,7 @@ def settings_of(options: argparse.Namespace, **changes: Any) -> Any:
         if field.type is not int and isinstance(value, int):
             given[field.name] = float(value)
     try:
-        return PPOSettings(**given)
+        return (make or PPOSettings)(**given)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

@@ -7,6 +7,7 @@ that it cost is half a figure.
 from typing import Any
 
 from precision_lib.reporting.numbers import two
+from precision_lib.reporting.table import STYLES, Line
 
 
 def summary_lines(summary: Any) -> list[str]:
@@ -31,3 +32,79 @@ def summary_lines(summary: Any) -> list[str]:
             f"{two(summary.final['tokens_per_second'])} response tokens per second"
         )
     return lines
+
+
+#: Heading, metric, how its number is shown.
+_COLUMNS = (
+    ("gain lost [95 %]", "objective_gain_lost", ".0%"),
+    ("reward [95 %]", "reward_difference", "+.2f"),
+    ("KL [95 %]", "kl_difference", "+.1f"),
+    ("area [95 %]", "reward_area_difference", "+.2f"),
+    ("steps [95 %]", "steps_to_reward_difference", "+.0f"),
+)
+
+
+def sweep_lines(record: dict[str, Any]) -> list[Line]:
+    """The result of a sweep, from its record: runs that failed, cells, verdicts."""
+    ended = sum(run["status"] != "unfinished" for run in record["runs"])
+    lines: list[Line] = [
+        (f"PPO sweep: {ended} of {len(record['runs'])} runs ended, {record['max_steps']} steps", "")
+    ]
+    lines += [(f"FAILED {name}: {reason}", "red") for name, reason in record["failed"].items()]
+    evidence = record["evidence"]
+    if evidence is None:
+        return [*lines, (f"inconclusive: {record['not_compared']}", "yellow")]
+    seeds = ", ".join(map(str, evidence["seeds"]))
+    lines += [
+        (
+            f"against fp32_baseline, paired over seeds {seeds}; it gained "
+            f"{two(evidence['baseline_gain'])} in its objective",
+            "",
+        ),
+        ("", ""),
+        *_training_cells(evidence),
+        ("", ""),
+        (f"impaired above {evidence['limit']:.0%}: {evidence['meaning']}", ""),
+        ("fp32_twin is the baseline, started one rounding away: what it shows is chaos", ""),
+        ("", ""),
+    ]
+    for verdict in evidence["hypotheses"]:
+        lines += _training_verdict(verdict)
+    return lines
+
+
+def _training_cells(evidence: dict[str, Any]) -> list[Line]:
+    cells = evidence["cells"]
+    names = max(len("configuration"), *(len(c["configuration"]) for c in cells))
+    rows = [[_shown(c, metric, form) for _, metric, form in _COLUMNS] for c in cells]
+    widths = [
+        max(len(title), *(len(row[i]) for row in rows)) for i, (title, _, _) in enumerate(_COLUMNS)
+    ]
+    heading = "configuration".ljust(names)
+    heading += "".join(f"  {t:>{w}}" for (t, _, _), w in zip(_COLUMNS, widths, strict=True))
+    lines: list[Line] = [(heading + "  verdict", "bold")]
+    for cell, row in zip(cells, rows, strict=True):
+        text = cell["configuration"].ljust(names)
+        text += "".join(f"  {x:>{w}}" for x, w in zip(row, widths, strict=True))
+        more = f" ({cell['seeds_needed']} seeds needed)" if cell["seeds_needed"] else ""
+        lines.append((f"{text}  {cell['verdict']}{more}", STYLES[cell["verdict"]]))
+    return lines
+
+
+def _shown(cell: dict[str, Any], name: str, form: str) -> str:
+    metric = cell["metrics"].get(name)
+    if metric is None:
+        return "-"
+    value, low, high = (
+        format(x, form) if isinstance(x, int | float) else "?"
+        for x in (metric["value"], metric["low"], metric["high"])
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def _training_verdict(verdict: dict[str, Any]) -> list[Line]:
+    null = "null, as it must be" if verdict["control"]["is_null"] else "NOT NULL"
+    needed = verdict["seeds_needed"]
+    more = f"; {needed} seeds would decide" if needed else ""
+    title = f"{verdict['hypothesis']} {verdict['title']}, in training: {verdict['verdict']}"
+    return [(f"{title} (twin {null}{more})", "bold"), (verdict["explanation"], "")]

@@ -7,7 +7,8 @@ something that nobody can repeat by hand. So a cell's process is the command tha
 from dataclasses import asdict
 from pathlib import Path
 
-from precision_lib.sweep.plan import BASELINE, TWIN, SweepCell, SweepPlan
+from precision_lib.matrix import TWIN
+from precision_lib.sweep.plan import BASELINE, SweepCell, SweepPlan
 
 
 def ppo_arguments(plan: SweepPlan, cell: SweepCell, directory: Path) -> list[str]:

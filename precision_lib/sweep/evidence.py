@@ -27,6 +27,7 @@ from precision_lib.forensics.verdicts import (
     REFUTED,
     SUPPORTED,
 )
+from precision_lib.matrix import TWIN
 from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.curves import (
     RunCurves,
@@ -35,7 +36,7 @@ from precision_lib.sweep.curves import (
     path_distance,
     steps_to_level,
 )
-from precision_lib.sweep.plan import BASELINE, TWIN
+from precision_lib.sweep.plan import BASELINE
 from precision_lib.training.failures import COMPLETED
 
 #: Impaired: a tenth of what training gains is lost. Chosen before anything was measured.
@@ -43,7 +44,7 @@ LIMIT = 0.1
 MEANING = (
     "a tenth of what FP32 training gains in its objective (reward less the price of the KL) is lost"
 )
-DAMAGE = "objective_gain_lost"
+DAMAGE, OBJECTIVE = "objective_gain_lost", "objective_difference"
 Runs = Mapping[tuple[str, int], RunCurves]
 
 
@@ -92,6 +93,7 @@ class TrainingVerdict:
 #: Name to unit; each is a table configurations x seeds, and a cell is its difference to FP32.
 UNITS = {
     DAMAGE: "share of the baseline's gain",
+    OBJECTIVE: "reward units, FP32 evaluation",
     "reward_difference": "reward units, FP32 evaluation",
     "kl_difference": "nats per sequence, FP32 evaluation",
     "reward_area_difference": "reward units, mean over steps",
@@ -143,8 +145,10 @@ def weigh(runs: Runs) -> Evidence:
         runs: (configuration, seed) to a run that has ended; the baseline and its twin among them.
 
     Raises:
-        TooFewRunsError: there is no seed with every configuration, or no baseline, or the baseline
-            has learned nothing, so that nothing can be lost.
+        TooFewRunsError: there is no seed with every configuration, or no baseline or twin.
+
+    Where the baseline itself has gained nothing, nothing can be lost: ``objective_gain_lost`` is
+    left out, and nothing is decided by it.
     """
     names = tuple(dict.fromkeys(name for name, _ in runs))
     all_seeds = sorted({seed for _, seed in runs})
@@ -157,18 +161,14 @@ def weigh(runs: Runs) -> Evidence:
             )
     gains = [runs[BASELINE.name, s].objective_gain for s in seeds]
     gain = float(np.mean(gains))
-    if not gain > 0:
-        raise TooFewRunsError(
-            f"the FP32 baseline gained {gain:.3g} in its objective, so nothing can be lost; train "
-            "longer, or with another learning rate"
-        )
     whole = tuple(n for n in names if all(_finite(runs[n, s]) for s in seeds))
-    tables = {metric: _table(metric, runs, whole, seeds, gain) for metric in UNITS}
+    measured = [m for m in UNITS if m != DAMAGE or gain > 0]
+    tables = {metric: _table(metric, runs, whole, seeds, gain) for metric in measured}
     cells = {n: _cell(n, runs, seeds, tables) for n in names if n != BASELINE.name}
     return Evidence(
         seeds=seeds,
         cells=cells,
-        verdicts=tuple(_verdict(h, cells, tables[DAMAGE]) for h in DECISIONS),
+        verdicts=tuple(_verdict(h, cells, tables) for h in DECISIONS),
         chaos={metric: _chaos(blocks) for metric, blocks in tables.items()},
         baseline_gain=gain,
         deviations={m: b.residual_deviation for m, b in tables.items()},
@@ -192,6 +192,8 @@ def _table(
 def _figure(metric: str, run: RunCurves, baseline: RunCurves, gain: float) -> float:
     if metric == DAMAGE:
         return -run.objective_gain / gain
+    if metric == OBJECTIVE:
+        return run.objective_gain
     if metric == "reward_difference":
         return run.evaluated("reward_mean")
     if metric == "kl_difference":
@@ -217,11 +219,12 @@ def _metric(blocks: Blocks, first: str, second: str, unit: str) -> Metric:
 def _cell(name: str, runs: Runs, seeds: tuple[int, ...], tables: dict[str, Blocks]) -> TrainingCell:
     statuses = {s: runs[name, s].summary.status for s in seeds}
     failed = sum(status != COMPLETED for status in statuses.values())
-    blocks = tables[DAMAGE]
-    if name not in blocks.names:  # it left no finite weights for some seed
+    if name not in tables[OBJECTIVE].names:  # it left no finite weights for some seed
         return TrainingCell(name, IMPAIRED, {}, statuses, None)
     metrics = {m: _metric(b, name, BASELINE.name, UNITS[m]) for m, b in tables.items()}
-    damage = metrics[DAMAGE]
+    if DAMAGE not in metrics:
+        return TrainingCell(name, IMPAIRED if failed else INCONCLUSIVE, metrics, statuses, None)
+    blocks, damage = tables[DAMAGE], metrics[DAMAGE]
     verdict = INCONCLUSIVE
     if failed or damage.low > LIMIT:
         verdict = IMPAIRED
@@ -231,12 +234,15 @@ def _cell(name: str, runs: Runs, seeds: tuple[int, ...], tables: dict[str, Block
     return TrainingCell(name, verdict, metrics, statuses, needed)
 
 
-def _verdict(hypothesis: str, cells: dict[str, TrainingCell], damage: Blocks) -> TrainingVerdict:
+def _verdict(
+    hypothesis: str, cells: dict[str, TrainingCell], tables: dict[str, Blocks]
+) -> TrainingVerdict:
+    damage = tables.get(DAMAGE)
     decision = DECISIONS[hypothesis]
     pure, promoted, demoted = (
         cells.get(name) for name in ("bf16_pure", decision.promoted, decision.demoted)
     )
-    control = _control(damage)
+    control = _control(tables[OBJECTIVE])
     if pure is None or promoted is None:
         return TrainingVerdict(
             hypothesis,
@@ -248,7 +254,7 @@ def _verdict(hypothesis: str, cells: dict[str, TrainingCell], damage: Blocks) ->
             None,
         )
     healed = None
-    if {pure.configuration, promoted.configuration} <= set(damage.names):
+    if damage and {pure.configuration, promoted.configuration} <= set(damage.names):
         healed = _metric(damage, pure.configuration, promoted.configuration, UNITS[DAMAGE])
     verdict = _word(pure, promoted, demoted, healed, control)
     undecided = [c for c in (pure, promoted, demoted) if c and c.verdict == INCONCLUSIVE]
@@ -264,14 +270,14 @@ def _verdict(hypothesis: str, cells: dict[str, TrainingCell], damage: Blocks) ->
     )
 
 
-def _control(damage: Blocks) -> dict[str, Any]:
+def _control(objective: Blocks) -> dict[str, Any]:
     """Twin against baseline: the interval of their difference has to hold 0."""
-    if TWIN.name not in damage.names or BASELINE.name not in damage.names:
+    if not {TWIN.name, BASELINE.name} <= set(objective.names):
         return {"twin": TWIN.name, "is_null": False}
-    value, low, high = damage.difference(TWIN.name, BASELINE.name)
+    value, low, high = objective.difference(TWIN.name, BASELINE.name)
     return {
         "twin": TWIN.name,
-        "twin_objective_gain_lost": {"value": value, "low": low, "high": high},
+        "twin_objective_difference": {"value": value, "low": low, "high": high},
         "is_null": low <= 0 <= high,
     }
 
@@ -323,8 +329,10 @@ def _explanation(
 
 def _lost(cell: TrainingCell) -> str:
     failed = sum(status != COMPLETED for status in cell.statuses.values())
-    if DAMAGE not in cell.metrics:
+    if OBJECTIVE not in cell.metrics:
         return f"failed for {failed} of {len(cell.statuses)} seeds"
+    if DAMAGE not in cell.metrics:
+        return "has nothing to lose: the baseline has gained nothing"
     m = cell.metrics[DAMAGE]
     ended = f", failed for {failed} of {len(cell.statuses)} seeds" if failed else ""
     return f"loses {m.value:.0%} [{m.low:.0%}, {m.high:.0%}] of the gain{ended} ({cell.verdict})"

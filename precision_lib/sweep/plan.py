@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.matrix import TWIN, PrecisionConfig, get_configuration
 from precision_lib.training.failures import COMPLETED, FINAL
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.summary import RunSummary, read_summary
 
 BASELINE = get_configuration("fp32_baseline")
-#: The control: the same formats as the baseline, another last digit in every initial weight.
-TWIN = replace(BASELINE, name="fp32_twin", tests="chaos: one rounding error away from FP32")
 #: Unit roundoff of FP32: a relative change that moves about every second weight by one ulp.
 ONE_ROUNDING = 2.0**-24
 
@@ -105,6 +103,41 @@ def plan_sweep(
         for configuration in (BASELINE, TWIN, *wanted)
     ]
     return SweepPlan(directory, tuple(cells), models, matrix_file)
+
+
+class PlanError(ValueError):
+    """A directory does not fit a plan; the message says how, and what to do."""
+
+
+def check_same(plan: SweepPlan) -> None:
+    """Refuse a directory in which runs of other settings have ended.
+
+    Raises:
+        PlanError: a run there was not made with its cell's settings and formats.
+        SummaryError: a summary is damaged.
+    """
+    for cell in plan.cells:
+        summary = read_summary(plan.run_directory(cell))
+        if summary is None or not summary.identity:
+            continue
+        begun = summary.identity["settings"]
+        differing = [
+            f"{name} was {begun.get(name)!r} and is {value!r}"
+            for name, value in cell.settings.identity.items()
+            if begun.get(name) != value
+        ]
+        if summary.formats != cell.configuration.components:
+            differing.append(f"formats were {summary.formats}")
+        if differing:
+            raise PlanError(
+                f"{plan.run_directory(cell)} holds another run: {'; '.join(differing)}; give "
+                "another --output_dir, or --fresh to delete what is there"
+            )
+
+
+def holds_runs(plan: SweepPlan) -> bool:
+    """True when some cell's directory is there."""
+    return any(plan.run_directory(cell).exists() for cell in plan.cells)
 
 
 def ended(plan: SweepPlan, cell: SweepCell) -> RunSummary | None:

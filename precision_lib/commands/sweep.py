@@ -1,0 +1,104 @@
+"""``sweep``: configurations x seeds, run to the end and weighed.
+
+The hazard. A sweep takes hours, so everything that can be refused is refused before the first cell,
+and a directory with runs in it is neither written over nor continued unless that was said.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from precision_lib.commands import INCONCLUSIVE, INTERNAL, OK, UsageError, add_models, fail
+from precision_lib.commands.training import add_settings, settings_of
+
+
+def add_sweep(commands: Any) -> None:
+    sweep = commands.add_parser(
+        "sweep", help="PPO training of configurations x seeds, and what their precision does to it"
+    )
+    sweep.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
+    sweep.add_argument(
+        "--configurations", nargs="+", metavar="NAME", help="default: the seven of the matrix"
+    )
+    add_settings(sweep, leave_out=("perturbation",))
+    sweep.add_argument("--quick", action="store_true", help="a first look: tiny runs, two minutes")
+    sweep.add_argument("--jobs", type=int, help="cells at once (default: what the machine holds)")
+    sweep.add_argument("--executor", default="local", choices=("local", "ray"))
+    sweep.add_argument("--ray_address", help="of a running cluster (default: start one here)")
+    sweep.add_argument("--gpus_per_cell", type=float, help="with ray (default: 0.25 on cuda)")
+    sweep.add_argument("--resume", action="store_true", help="continue what is in --output_dir")
+    sweep.add_argument("--fresh", action="store_true", help="delete the runs in --output_dir first")
+    sweep.add_argument("--output_dir", type=Path, help="default: results/sweep")
+    sweep.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
+    add_models(sweep, pipeline=True)
+    sweep.set_defaults(run=_sweep, kept="finished cells are kept: continue with --resume")
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from precision_lib.commands import load_models
+    from precision_lib.jsonio import check_writable
+    from precision_lib.phases.sweep import record_path, run_sweep
+    from precision_lib.reporting.training import sweep_lines
+    from precision_lib.sweep.executors import Resources, executor
+    from precision_lib.sweep.plan import holds_runs
+    from precision_lib.training.signals import stop_requests
+    from precision_lib.training.summary import SummaryError
+
+    try:
+        plan = _plan(options)
+        resources = Resources(
+            options.executor, options.jobs, options.ray_address, options.gpus_per_cell
+        )
+        check_writable(plan.directory)
+        if holds_runs(plan) and not (options.resume or options.fresh):
+            raise ValueError(
+                f"{plan.directory} holds runs of a sweep already; continue them with --resume, "
+                "delete them with --fresh, or give another --output_dir"
+            )
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    load_models(options)  # what cannot be loaded is refused here, and not by every cell
+    with stop_requests() as stop:
+        try:
+            record = run_sweep(plan, executor(plan, resources, stop), fresh=options.fresh, say=_say)
+        except (ValueError, SummaryError) as error:
+            raise UsageError(str(error)) from None
+        interrupted = stop()
+    print("\n".join(text for text, _ in sweep_lines(record)))  # noqa: T201
+    print(f"record: {record_path(plan)}")  # noqa: T201
+    if interrupted:
+        return fail(INTERNAL, f"stopped by {interrupted}; continue with --resume")
+    if record["failed"]:
+        return fail(INTERNAL, f"{len(record['failed'])} cells failed; continue with --resume")
+    return OK if record["evidence"] else fail(INCONCLUSIVE, record["not_compared"])
+
+
+def _say(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line)
+
+
+def _plan(options: argparse.Namespace) -> Any:
+    from precision_lib.matrix import MATRIX, get_configuration
+    from precision_lib.sweep import budget
+    from precision_lib.sweep.plan import Models, plan_sweep
+
+    wanted = options.configurations
+    configurations = (
+        [get_configuration(name, options.matrix) for name in wanted] if wanted else MATRIX
+    )
+    defaults = (budget.QUICK_SEEDS, budget.QUICK) if options.quick else (budget.SEEDS, budget.WHOLE)
+    settings = settings_of(options, make=_maker(options.quick))
+    models = Models(options.model, options.reward_model, options.reference_model, options.device)
+    directory = options.output_dir or defaults[1]
+    seeds = options.seeds or defaults[0]
+    return plan_sweep(directory, configurations, seeds, settings, models, options.matrix)
+
+
+def _maker(quick: bool) -> Any:
+    from functools import partial
+
+    from precision_lib.sweep.budget import sweep_settings
+
+    return partial(sweep_settings, quick=quick)

@@ -1,0 +1,32 @@
+"""How much a sweep trains: the whole of it, or a first look.
+
+The hazard. A first look whose runs lie among those of the whole sweep would be taken for them, or
+refused by them; it has a directory of its own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from precision_lib.training.settings import PPOSettings
+
+SEEDS = (0, 1, 2)
+WHOLE, QUICK = Path("results/sweep"), Path("results/sweep_quick")
+QUICK_SEEDS = (0, 1)
+
+
+def sweep_settings(*, quick: bool = False, **changes: Any) -> PPOSettings:
+    """Settings of each run but for its seed; a first look is three tiny steps.
+
+    Args:
+        changes: fields of :class:`PPOSettings` that are given.
+    """
+    if not quick:
+        return PPOSettings(**changes)
+    tiny: dict[str, Any] = {
+        "max_steps": 3,
+        "batch_size": 8,
+        "max_new_tokens": 8,
+        "checkpoint_every": 2,
+        "diagnostic_sequences": 2,
+    }
+    return PPOSettings(**(tiny | changes))
