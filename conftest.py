@@ -57,6 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="MODULE[:ATTRIBUTE]",
         help="run the conformance tests, and only those, on this PPO core",
     )
+    group.addoption("--fresh", action="store_true", help="sweep: run finished cells again")
+    group.addoption("--jobs", type=int, metavar="N", help="sweep: cells at once")
+    group.addoption(
+        "--executor", default="local", choices=("local", "ray"), help="sweep: who runs the cells"
+    )
     group.addoption("--quick", action="store_true", help="smaller budget, for a first look")
     group.addoption(
         "--plant-fault",
@@ -171,7 +176,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         elif recorder.planted_fault:
             recorder.path = DEFAULT_RECORD.with_name("planted_fault.json")
         elif not recorder.expected:
-            recorder.path = DEFAULT_RECORD.with_name("tests.json")
+            swept = any(item.get_closest_marker("sweep") for item in session.items)
+            name = "sweep_report.json" if swept else "tests.json"
+            recorder.path = DEFAULT_RECORD.with_name(name)
 
 
 @pytest.hookimpl(trylast=True)
@@ -206,7 +213,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"record: {recorder.path} (cells as measured: {recorder.cells_path})"
         )
-    elif recorder.conformance:
+    elif recorder.conformance or recorder.training:
         terminalreporter.write_line(f"record: {recorder.path}")
 
 

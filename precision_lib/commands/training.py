@@ -38,6 +38,7 @@ SETTINGS = {
     "kl_horizon": "sequences, of the adaptive coefficient",
     "max_grad_norm": "gradients are clipped to it",
     "diagnostic_sequences": "of a rollout, scored in FP32 too for the damage metrics",
+    "evaluation_sequences": "responses of the FP32 evaluation at the end",
     "perturbation": "relative random change of the initial weights, to see chaos apart",
     "checkpoint_every": "steps between two states on disk",
 }

@@ -19,6 +19,7 @@ The record is pytest-json-report's object with one more key, ``precision``:
 ``cells``          see ``forensics/verdicts.py``
 ``hypotheses``     likewise
 ``conformance``    see ``conformance.py``, empty when no conformance check was run
+``training``       what a PPO sweep found, see ``phases/sweep.py``; empty when none was run
 ``regressions``    empty unless a baseline was given
 """
 
@@ -50,6 +51,7 @@ class Recorder:
         path: where the record goes; ``cells.jsonl`` lies beside it.
         planted_fault: what was broken on purpose, for every reader to see.
         conformance: counts of the conformance checks, see ``conformance.py``.
+        training: the record of a PPO sweep, without its curves.
         configurations: the matrix of this run.
     """
 
@@ -62,6 +64,7 @@ class Recorder:
     cells: list[dict[str, Any]] = field(default_factory=list)
     hypotheses: list[dict[str, Any]] = field(default_factory=list)
     conformance: ConformanceCounts | None = None
+    training: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cells_path(self) -> Path:
@@ -98,6 +101,7 @@ class Recorder:
             "cells": self.cells,
             "hypotheses": sorted(self.hypotheses, key=lambda h: str(h["hypothesis"])),
             "conformance": self.conformance.as_json() if self.conformance else {},
+            "training": to_plain(self.training),
             "regressions": [],
         }
 

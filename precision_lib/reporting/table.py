@@ -8,11 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from precision_lib.reporting.numbers import interval, two
-
-#: A line of the table: text and the style of its verdict ("" for none).
-Line = tuple[str, str]
-
-STYLES = {"healthy": "green", "impaired": "red", "inconclusive": "yellow"}
+from precision_lib.reporting.styles import STYLES, Line
+from precision_lib.reporting.training import sweep_lines
 
 
 def _value(name: str, form: str) -> Callable[[dict[str, Any]], str]:
@@ -198,6 +195,8 @@ def summary(block: dict[str, Any], *, details: bool = False) -> list[Line]:
         parts += [h1_table(block), curve_table(block)] if details else []
         parts += [matrix_table(block), hypothesis_lines(block)]
         parts.append([] if block["complete"] else _missing(block))
+    if block.get("training"):
+        parts.append(sweep_lines(block["training"]))
     lines = [line for part in parts if part for line in (*part, blank)][:-1]
     if lines and block["planted_fault"]:
         fault = f"PLANTED FAULT: {block['planted_fault']}; nothing here is a measurement"

@@ -7,7 +7,7 @@ that it cost is half a figure.
 from typing import Any
 
 from precision_lib.reporting.numbers import two
-from precision_lib.reporting.table import STYLES, Line
+from precision_lib.reporting.styles import STYLES, Line
 
 
 def summary_lines(summary: Any) -> list[str]:

@@ -23,8 +23,8 @@ Array = NDArray[np.float64]
 
 
 @cache
-def student_quantile(degrees: int) -> float:
-    """t with P(|T| <= t) = :data:`CONFIDENCE` for Student's T of so many degrees of freedom.
+def student_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
+    """t with P(|T| <= t) = ``confidence`` for Student's T of so many degrees of freedom.
 
     P(|T| > t) is the regularised incomplete beta function I_x(degrees / 2, 1 / 2) at
     x = degrees / (degrees + t^2) (Abramowitz and Stegun, 26.7.1), solved by bisection.
@@ -42,11 +42,11 @@ def student_quantile(degrees: int) -> float:
         return float(value)
 
     low, high = 0.0, 1.0
-    while outside(high) > 1 - CONFIDENCE:
+    while outside(high) > 1 - confidence:
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if outside(middle) > 1 - CONFIDENCE else (low, middle)
+        low, high = (middle, high) if outside(middle) > 1 - confidence else (low, middle)
     return (low + high) / 2
 
 
@@ -81,19 +81,22 @@ class Blocks:
         rest = y - y.mean(1, keepdims=True) - y.mean(0, keepdims=True) + y.mean()
         return float(np.sqrt((rest**2).sum() / self.degrees))
 
-    def half_width(self, seeds: int | None = None) -> float:
+    def half_width(self, seeds: int | None = None, confidence: float = CONFIDENCE) -> float:
         """Of the interval of a difference, with so many seeds; inf for one seed."""
         count = seeds or self.seeds
         degrees = (len(self.names) - 1) * (count - 1)
         if degrees < 1 or self.degrees < 1:
             return math.inf
-        return student_quantile(degrees) * self.residual_deviation * math.sqrt(2 / count)
+        quantile = student_quantile(degrees, confidence)
+        return quantile * self.residual_deviation * math.sqrt(2 / count)
 
-    def difference(self, first: str, second: str) -> tuple[float, float, float]:
+    def difference(
+        self, first: str, second: str, confidence: float = CONFIDENCE
+    ) -> tuple[float, float, float]:
         """(mean over seeds of first - second, low, high)."""
         i, j = self.names.index(first), self.names.index(second)
         value = float((self.table[i] - self.table[j]).mean())
-        width = self.half_width()
+        width = self.half_width(confidence=confidence)
         return value, value - width, value + width
 
     def seeds_needed(self, distance: float, most: int = 1000) -> int | None:

@@ -28,5 +28,6 @@ def sweep_settings(*, quick: bool = False, **changes: Any) -> PPOSettings:
         "max_new_tokens": 8,
         "checkpoint_every": 2,
         "diagnostic_sequences": 2,
+        "evaluation_sequences": 32,
     }
     return PPOSettings(**(tiny | changes))

@@ -25,7 +25,6 @@ from precision_lib.trajectories.teacher_forcing import (
 
 #: Prompts of the evaluation are drawn with it: the same for every run of a sweep.
 SEED = 20_000
-SEQUENCES = 256
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,11 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(
-    policy: Any, pipeline: Pipeline, max_new_tokens: int, sequences: int = SEQUENCES
-) -> Evaluation:
-    """Measure an FP32 ``policy``. Call it inside :func:`runtime.deterministic`."""
+def evaluate(policy: Any, pipeline: Pipeline, max_new_tokens: int, sequences: int) -> Evaluation:
+    """Measure an FP32 ``policy`` on so many responses, one to each prompt while there are prompts.
+
+    Call it inside :func:`runtime.deterministic`.
+    """
     settings = FreezeSettings(
         num_batches=1,
         batch_size=sequences,

@@ -330,8 +330,8 @@ def _evaluation(pipeline: Pipeline, run: Run | None, status: str) -> dict[str, A
     """FP32 figures before and after, of a run that came to its end with finite weights."""
     if run is None or status not in FINAL or not bool(torch.isfinite(run.weights.master).all()):
         return {}
-    length = run.settings.max_new_tokens
+    size = run.settings.max_new_tokens, run.settings.evaluation_sequences
     return {
-        name: asdict(evaluate(policy, pipeline, length))
+        name: asdict(evaluate(policy, pipeline, *size))
         for name, policy in (("initial", pipeline.policy.model), ("final", run.weights.golden))
     }

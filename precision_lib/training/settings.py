@@ -30,6 +30,7 @@ class PPOSettings:
         kl_horizon: sequences over which the adaptive coefficient corrects.
         max_grad_norm: gradients are clipped to it, in FP32.
         diagnostic_sequences: so many of a rollout are scored in FP32 too, for the damage metrics.
+        evaluation_sequences: responses of the FP32 evaluation at the end.
         checkpoint_every: steps between two states on disk.
         perturbation: relative size of a random change of the initial FP32 weights; 2**-24 is one
             rounding, the smallest there is, and shows how far two runs part by chaos alone.
@@ -53,6 +54,7 @@ class PPOSettings:
     kl_horizon: int = 10_000
     max_grad_norm: float = 1.0
     diagnostic_sequences: int = 4
+    evaluation_sequences: int = 256
     checkpoint_every: int = 50
     perturbation: float = 0.0
     seed: int = 0
@@ -62,6 +64,8 @@ class PPOSettings:
             _at_least_one(name, getattr(self, name))
         for name in ("minibatches", "diagnostic_sequences", "checkpoint_every", "kl_horizon"):
             _at_least_one(name, getattr(self, name))
+        if self.evaluation_sequences < 2:
+            raise ValueError(f"evaluation_sequences = {self.evaluation_sequences}: give 2 or more")
         for name in ("samples_per_prompt", "minibatches"):
             if self.batch_size % getattr(self, name):
                 raise ValueError(
@@ -97,9 +101,9 @@ class PPOSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a resumed run has to share: everything but its length and how often it saves."""
+        """What a resumed run has to share: all but its length and what does not train it."""
         kept = asdict(self)
-        for name in ("max_steps", "checkpoint_every"):
+        for name in ("max_steps", "checkpoint_every", "evaluation_sequences"):
             kept.pop(name)
         return kept
 

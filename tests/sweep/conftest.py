@@ -1,0 +1,81 @@
+"""The sweep that all tests of this folder look at: run once, resumed where it was stopped."""
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from precision_lib.matrix import MATRIX, TWIN, load_matrix
+from precision_lib.records.record import Recorder
+
+if TYPE_CHECKING:
+    from precision_lib.sweep.executors import Resources
+    from precision_lib.sweep.plan import SweepPlan
+    from tests.sweep.outcome import Outcome
+
+#: pytest's own exit code for a usage error.
+USAGE = 4
+
+
+def seeds_of(config: pytest.Config) -> list[int]:
+    """Three seeds from --seed on, two with --quick."""
+    first, count = config.getoption("seed"), 2 if config.getoption("quick") else 3
+    return list(range(first, first + count))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A parameter per cell; names alone, so that collecting imports neither torch nor a model."""
+    if "cell_name" in metafunc.fixturenames:
+        own = metafunc.config.getoption("matrix")
+        names = [c.name for c in (TWIN, *MATRIX, *(load_matrix(own) if own else ()))]
+        cells = [f"{name}-seed-{s}" for s in seeds_of(metafunc.config) for name in names]
+        metafunc.parametrize("cell_name", cells)
+
+
+@pytest.fixture(scope="session")
+def plan(pytestconfig: pytest.Config, device: str) -> "SweepPlan":
+    """What is run: the matrix and the configurations of --matrix, in a directory of its own."""
+    from precision_lib.sweep import budget
+    from precision_lib.sweep.plan import Models, plan_sweep
+
+    option = pytestconfig.getoption
+    own = option("matrix")
+    return plan_sweep(
+        budget.QUICK if option("quick") else budget.WHOLE,
+        (*MATRIX, *(load_matrix(own) if own else ())),
+        seeds_of(pytestconfig),
+        budget.sweep_settings(quick=option("quick")),
+        Models(option("model"), option("reward_model"), None, device),
+        own,
+    )
+
+
+@pytest.fixture(scope="session")
+def resources(pytestconfig: pytest.Config) -> "Resources":
+    """Who runs the cells, and how many at once."""
+    from precision_lib.sweep.executors import ExecutorError, Resources
+
+    try:
+        return Resources(pytestconfig.getoption("executor"), pytestconfig.getoption("jobs"))
+    except ExecutorError as error:
+        pytest.exit(str(error), returncode=USAGE)
+
+
+@pytest.fixture(scope="session")
+def outcome(
+    pytestconfig: pytest.Config, plan: "SweepPlan", resources: "Resources", recorder: Recorder
+) -> "Outcome":
+    """The sweep's record, once every cell has been run; its progress goes to the terminal."""
+    from precision_lib.models.loading import CheckpointError
+    from precision_lib.sweep.plan import PlanError
+    from precision_lib.training.summary import SummaryError
+    from tests.sweep.outcome import run
+
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
+    try:
+        with capture.global_and_fixture_disabled():  # type: ignore[union-attr]
+            found = run(plan, resources, fresh=pytestconfig.getoption("fresh"))
+    except (CheckpointError, PlanError, SummaryError) as error:
+        pytest.exit(str(error), returncode=USAGE)
+    recorder.context = found.record["context"]
+    recorder.training = found.summary
+    return found
