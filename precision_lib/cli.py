@@ -20,6 +20,7 @@ from precision_lib.commands import (
     USAGE,
     UsageError,
     add_models,
+    analysis,
     check_devices,
     fail,
     sweep,
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     trajectories.add_replay(commands)
     training.add_ppo(commands)
     sweep.add_sweep(commands)
+    analysis.add_analyze(commands)
     _add_benchmarks(commands)
     _add_findings(commands)
     _add_embedded(commands)

@@ -6,6 +6,7 @@ own directories are the only state, a finished cell is never run again unless it
 the evidence is made from the directories, whoever filled them.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -176,3 +177,21 @@ def run_sweep(
 def record_path(plan: SweepPlan) -> Path:
     """Where the sweep's record is."""
     return plan.directory / RECORD
+
+
+def load_sweep_record(path: Path) -> dict[str, Any]:
+    """Read a ``sweep.json`` and check that it is one.
+
+    Raises:
+        ValueError: missing, truncated, of another schema; the message says what to do.
+    """
+    how = "`precision-forensics sweep` and `pytest -m sweep` write one"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; {how}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}); run the sweep again") from None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise ValueError(f"{path} is no record of a PPO sweep ({SCHEMA}); {how}")
+    return record
