@@ -8,9 +8,17 @@ does to all configurations alike drops out, and what is left is pooled over all 
 y[c, s] = m + a_c + b_s + e_cs for C configurations and S seeds. With the residual variance v on
 (C - 1)(S - 1) degrees of freedom, a_c - a_d is known with variance 2 v / S.
 Source: Box, Hunter and Hunter, "Statistics for Experimenters", chapter 4.
+
+What pooling costs, of the 95 % that are promised, for 8 configurations and 3 seeds: a configuration
+with four times the variance of all others, baseline included, is covered in 86 %; one among six of
+them beside a quiet baseline and its quiet twin in 97 %. Configurations that share half of their
+variance with each other and not with the baseline (runs that have not parted yet, after a few
+steps) are covered in 90 %, such that share three quarters in 85 %.
 """
 
 import math
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,6 +28,8 @@ from numpy.typing import NDArray
 from precision_lib.forensics.statistics import CONFIDENCE
 
 Array = NDArray[np.float64]
+#: Nobody trains more; a number beyond it is called unknown.
+MOST_SEEDS = 1000
 
 
 @cache
@@ -62,6 +72,10 @@ class Blocks:
     table: Array
     names: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.table).all():
+            raise ValueError("a figure that is not finite would spoil the intervals of all others")
+
     @property
     def seeds(self) -> int:
         """S."""
@@ -83,26 +97,59 @@ class Blocks:
 
     def half_width(self, seeds: int | None = None, confidence: float = CONFIDENCE) -> float:
         """Of the interval of a difference, with so many seeds; inf for one seed."""
-        count = seeds or self.seeds
+        count = self.seeds if seeds is None else seeds
         degrees = (len(self.names) - 1) * (count - 1)
         if degrees < 1 or self.degrees < 1:
             return math.inf
         quantile = student_quantile(degrees, confidence)
         return quantile * self.residual_deviation * math.sqrt(2 / count)
 
+    def mean(self, name: str) -> float:
+        """Over the seeds."""
+        return float(self.table[self.names.index(name)].mean())
+
     def difference(
         self, first: str, second: str, confidence: float = CONFIDENCE
     ) -> tuple[float, float, float]:
         """(mean over seeds of first - second, low, high)."""
-        i, j = self.names.index(first), self.names.index(second)
-        value = float((self.table[i] - self.table[j]).mean())
+        value = self.mean(first) - self.mean(second)
         width = self.half_width(confidence=confidence)
         return value, value - width, value + width
 
-    def seeds_needed(self, distance: float, most: int = 1000) -> int | None:
-        """Seeds with which the half width is at most ``distance``; None where ``most`` are too few
-        or nothing is known of the spread."""
-        if self.degrees < 1:
-            return None
-        enough = (n for n in range(2, most + 1) if self.half_width(n) <= distance)
-        return next(enough, None)
+    def share(
+        self, first: str, second: str, whole: str, seeds: int | None = None
+    ) -> tuple[float, float, float]:
+        """(r, low, high) of r = (first - second) / whole, a ratio of means over these seeds.
+
+        The whole is measured too, with an error that it shares with first or second where it is one
+        of them. Fieller's interval holds every r that is not refuted by first - second - r whole,
+        whose variance is v/S (2 - 2 r ([first is whole] - [second is whole]) + r^2), and that is
+        exact; it has no end, (-inf, inf), where the whole cannot be told from 0. The seeds are
+        taken as given: where shares far from 0 are to hold for all seeds there are, it is too
+        narrow. With a seed effect of twice the residual deviation it covers that share in 95 % of
+        all sweeps at a tenth lost, and in 87 % at a half.
+        Source: Fieller, "Some problems in interval estimation", J. R. Stat. Soc. B 16 (1954).
+
+        Args:
+            seeds: the interval that so many seeds of these means and this spread would have.
+        """
+        over, under = self.mean(first) - self.mean(second), self.mean(whole)
+        common = (first == whole) - (second == whole)
+        spread = self.half_width(seeds) ** 2 / 2
+        square = under**2 - spread
+        if square <= 0:
+            return over / under if under else math.nan, -math.inf, math.inf
+        middle = (over * under - common * spread) / square
+        width = math.sqrt(max(0.0, middle**2 - (over**2 - 2 * spread) / square))
+        return over / under, middle - width, middle + width
+
+
+def seeds_needed(decides: Callable[[int], bool]) -> int | None:
+    """The fewest seeds, two or more, that decide; None where :data:`MOST_SEEDS` do not.
+
+    Args:
+        decides: whether so many seeds do; more of them must decide as well.
+    """
+    counts = range(2, MOST_SEEDS + 1)
+    place = bisect_left(counts, True, key=decides)
+    return counts[place] if place < len(counts) else None

@@ -5,6 +5,7 @@ rounding. What was reached is therefore measured afterwards, in FP32 and alike f
 are compared over all steps; "how fast" is a level that the baseline of the same seed reached.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precision_lib.training.failures import COMPLETED
 from precision_lib.training.summary import WINDOW, RunSummary
 
 Array = NDArray[np.float64]
@@ -36,18 +38,27 @@ class RunCurves:
     def objective_gain(self) -> float:
         """What PPO maximises, gained: FP32 reward less kl_coefficient x FP32 KL per sequence.
 
+        The coefficient is the one that the run began with, also where an adaptive one has moved.
         NaN where the run left no finite weights to evaluate.
         """
         if not self.summary.evaluation:
             return float("nan")
         before, after = (self.summary.evaluation[k] for k in ("initial", "final"))
         price = float(self.summary.identity["settings"]["kl_coefficient"])
-        gained = after["reward_mean"] - before["reward_mean"]
-        return float(gained - price * (after["kl_per_sequence"] - before["kl_per_sequence"]))
+        reward, kl = (  # a figure that is not finite is its name in a summary: "nan", "inf"
+            float(after[name]) - float(before[name]) for name in ("reward_mean", "kl_per_sequence")
+        )
+        return reward - price * kl
+
+    @property
+    def is_whole(self) -> bool:
+        """It came to its end, with figures that can be compared."""
+        completed = self.summary.status == COMPLETED
+        return completed and math.isfinite(self.objective_gain) and len(self.rewards) > 0
 
     def evaluated(self, name: str) -> float:
         """A figure of the final FP32 evaluation; NaN where there is none."""
-        return float(self.summary.evaluation.get("final", {}).get(name, float("nan")))
+        return float(self.summary.evaluation.get("final", {}).get(name, "nan"))
 
 
 def run_curves(summary: RunSummary, lines: Sequence[dict[str, Any]]) -> RunCurves:
@@ -61,11 +72,9 @@ def _column(lines: Sequence[dict[str, Any]], name: str) -> Array:
 
 
 def smoothed(curve: Array) -> Array:
-    """Mean of each step and the up to WINDOW - 1 steps before it."""
-    total = np.concatenate([[0.0], np.cumsum(curve)])
-    end = np.arange(1, len(curve) + 1)
-    start = np.maximum(end - WINDOW, 0)
-    return np.asarray((total[end] - total[start]) / (end - start))
+    """Mean of each step and the up to WINDOW - 1 steps before it; NaN where one of them is."""
+    windows = (curve[max(0, end - WINDOW) : end] for end in range(1, len(curve) + 1))
+    return np.array([window.mean() for window in windows])
 
 
 def area_between(curve: Array, baseline: Array) -> float:
@@ -75,22 +84,24 @@ def area_between(curve: Array, baseline: Array) -> float:
 
 
 def path_distance(curve: Array, baseline: Array) -> float:
-    """Mean over the steps that both have of |curve - baseline|, both smoothed."""
+    """Mean over the steps that both have of |curve - baseline|, both smoothed; NaN for none."""
     steps = min(len(curve), len(baseline))
-    if not steps:
-        return float("nan")
-    return float(np.abs(smoothed(curve)[:steps] - smoothed(baseline)[:steps]).mean())
+    apart = np.abs(smoothed(curve[:steps]) - smoothed(baseline[:steps]))
+    return float(apart.mean()) if steps else float("nan")
 
 
 def steps_to_level(curve: Array, level: float) -> int | None:
-    """First step at which the smoothed curve, over a whole window, has reached ``level``."""
-    reached = np.flatnonzero(smoothed(curve) >= level)
-    reached = reached[reached >= min(WINDOW, len(curve)) - 1]
+    """Steps after which the smoothed curve, over a whole window, first is at ``level`` or above.
+
+    A curve shorter than a window is one window. None where that never happens, and for NaN.
+    """
+    first = min(WINDOW, len(curve)) - 1
+    reached = np.flatnonzero(smoothed(curve)[first:] >= level) + first
     return int(reached[0]) + 1 if len(reached) else None
 
 
 def half_way_level(baseline: Array) -> float:
-    """Reward half-way between the baseline's first window and its last."""
+    """Reward half-way between the baseline's first window and its last; NaN where it never rose."""
     width = min(WINDOW, max(len(baseline) // 2, 1))
     first, last = baseline[:width].mean(), baseline[-width:].mean()
-    return float(first + HALF_WAY * (last - first))
+    return float(first + HALF_WAY * (last - first)) if last > first else float("nan")

@@ -1,0 +1,132 @@
+"""Runs of a sweep made by hand: what a run would have left, without training one."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precision_lib.jsonio import append_line
+from precision_lib.matrix import MATRIX, TWIN, PrecisionConfig
+from precision_lib.sweep.curves import RunCurves, run_curves
+from precision_lib.sweep.plan import BASELINE, Models, SweepCell, SweepPlan, plan_sweep
+from precision_lib.training.failures import COMPLETED
+from precision_lib.training.run import STEPS
+from precision_lib.training.settings import PPOSettings
+from precision_lib.training.summary import RunSummary, write_summary
+
+KL_COEFFICIENT = PPOSettings().kl_coefficient
+ORIGIN = {"models": {"policy": "a", "reward": "b"}, "torch": "2.0", "device": "cpu"}
+STEPS_DONE = 20
+NAMES = (BASELINE.name, TWIN.name, *(c.name for c in MATRIX if c.name != BASELINE.name))
+
+
+def evaluation(reward: float, kl: float, sequences: int = 256) -> dict[str, Any]:
+    """Figures before training, and after it with a reward and a KL."""
+    alike = {"reward_std": 2.0, "entropy_mean": 1.0, "kl_per_token": 0.0, "sequences": sequences}
+    return {
+        "initial": {"reward_mean": 1.0, "kl_per_sequence": 0.0, **alike},
+        "final": {"reward_mean": reward, "kl_per_sequence": kl, **alike},
+    }
+
+
+def summary_of(cell: SweepCell, gain: float = 1.0, kl: float = 2.0, **changes: Any) -> RunSummary:
+    """The summary of a completed run that gained ``gain`` in its objective."""
+    settings, configuration = cell.settings, cell.configuration
+    reward = 1.0 + gain + KL_COEFFICIENT * kl
+    made = RunSummary(
+        status=COMPLETED,
+        reason="",
+        configuration=configuration.name,
+        formats=configuration.components,
+        seed=settings.seed,
+        observed_formats=configuration.components,
+        last_step=settings.max_steps,
+        max_steps=settings.max_steps,
+        best={},
+        final={},
+        evaluation=evaluation(reward, kl, settings.evaluation_sequences),
+        skipped_updates=0,
+        weights_sha256="",
+        identity={"settings": settings.identity, **ORIGIN},
+        context={"commit": {"sha": "c"}},
+        seconds=1.0,
+    )
+    return replace(made, **changes)
+
+
+def lines_of(rewards: Sequence[float], kls: Sequence[float] | None = None) -> list[dict[str, Any]]:
+    """Step lines with a reward curve and a KL curve, by default a ramp."""
+    kls = [0.1 * i for i in range(len(rewards))] if kls is None else kls
+    pairs = enumerate(zip(rewards, kls, strict=True))
+    return [{"step": i, "reward_mean": r, "kl_sequence_mean": k} for i, (r, k) in pairs]
+
+
+def ramp(top: float, steps: int = STEPS_DONE) -> list[float]:
+    """A reward curve that rises to ``top`` and stays there for its second half."""
+    return [top * min(1.0, i / (steps / 2)) for i in range(steps)]
+
+
+def a_cell(name: str = BASELINE.name, seed: int = 0) -> SweepCell:
+    [found] = [c for c in (TWIN, *MATRIX) if c.name == name] or [replace(BASELINE, name=name)]
+    return SweepCell(found, PPOSettings(max_steps=STEPS_DONE, seed=seed))
+
+
+def a_run(name: str, seed: int, gain: float, **changes: Any) -> RunCurves:
+    return run_curves(summary_of(a_cell(name, seed), gain, **changes), lines_of(ramp(gain)))
+
+
+def runs_of(gains: dict[str, Sequence[float]], **changes: Any) -> dict[tuple[str, int], RunCurves]:
+    """Runs of configurations, each with its gain for seeds 0, 1, ..."""
+    return {
+        (name, seed): a_run(name, seed, gain, **changes)
+        for name, row in gains.items()
+        for seed, gain in enumerate(row)
+    }
+
+
+def noisy_gains(
+    means: dict[str, float],
+    generator: np.random.Generator,
+    *,
+    seeds: int,
+    deviation: float,
+    seed_effect: float = 0.0,
+) -> dict[str, Sequence[float]]:
+    """Gains of the names of :data:`NAMES` and of ``means``, 1 where nothing else is said."""
+    common = seed_effect * generator.standard_normal(seeds)
+    names = dict.fromkeys((*NAMES, *means))
+    return {
+        name: [
+            float(x)
+            for x in means.get(name, 1.0) + common + deviation * generator.standard_normal(seeds)
+        ]
+        for name in names
+    }
+
+
+def small_plan(
+    directory: Path,
+    *configurations: PrecisionConfig,
+    seeds: Sequence[int] = (0,),
+    models: Models | None = None,
+    **settings: Any,
+) -> SweepPlan:
+    """A plan of baseline, twin and ``configurations``, four steps each unless said otherwise."""
+    wanted = PPOSettings(**({"max_steps": 4} | settings))
+    return plan_sweep(directory, configurations, seeds, wanted, models or Models())
+
+
+def leave(plan: SweepPlan, cell: SweepCell, gain: float = 1.0, **changes: Any) -> None:
+    """Put a completed run where the cell's would be."""
+    directory = plan.run_directory(cell)
+    summary = summary_of(cell, gain, **changes)
+    for line in lines_of(ramp(gain, summary.last_step)):
+        append_line(directory / STEPS, line)
+    write_summary(directory, summary)
+
+
+def as_record(value: Any) -> Any:
+    """A dataclass as the record has it."""
+    return asdict(value)
