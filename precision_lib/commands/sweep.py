@@ -5,6 +5,7 @@ and a directory with runs in it is neither written over nor continued unless tha
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ def add_sweep(commands: Any) -> None:
     )
     sweep.add_argument("--seeds", type=int, nargs="+", help="default: 0 1 2")
     sweep.add_argument(
-        "--configurations", nargs="+", metavar="NAME", help="default: the seven of the matrix"
+        "--configurations",
+        nargs="+",
+        metavar="NAME",
+        help="default: the seven of the matrix, and those of --matrix",
     )
     add_settings(sweep, leave_out=("perturbation",))
     sweep.add_argument("--quick", action="store_true", help="a first look: tiny runs, two minutes")
@@ -26,8 +30,9 @@ def add_sweep(commands: Any) -> None:
     sweep.add_argument("--executor", default="local", choices=("local", "ray"))
     sweep.add_argument("--ray_address", help="of a running cluster (default: start one here)")
     sweep.add_argument("--gpus_per_cell", type=float, help="with ray (default: 0.25 on cuda)")
-    sweep.add_argument("--resume", action="store_true", help="continue what is in --output_dir")
-    sweep.add_argument("--fresh", action="store_true", help="delete the runs in --output_dir first")
+    there = sweep.add_mutually_exclusive_group()
+    there.add_argument("--resume", action="store_true", help="continue what is in --output_dir")
+    there.add_argument("--fresh", action="store_true", help="delete the runs in --output_dir first")
     sweep.add_argument("--output_dir", type=Path, help="default: results/sweep")
     sweep.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
     add_models(sweep, pipeline=True)
@@ -35,13 +40,42 @@ def add_sweep(commands: Any) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from precision_lib.commands import load_models
-    from precision_lib.jsonio import check_writable
-    from precision_lib.phases.sweep import record_path, run_sweep
+    from precision_lib.phases.sweep import check_models, record_path, run_sweep
     from precision_lib.reporting.training import sweep_lines
-    from precision_lib.sweep.executors import Resources, executor
-    from precision_lib.sweep.plan import holds_runs
+    from precision_lib.sweep.executors import LOCAL, ExecutorError, executor
+    from precision_lib.sweep.plan import PlanError
     from precision_lib.training.signals import stop_requests
+    from precision_lib.training.state import StateError
+    from precision_lib.training.summary import SummaryError
+
+    plan, resources = _asked_for(options)
+    refusals = (PlanError, ExecutorError, StateError, SummaryError)
+    origin = _loaded(lambda: check_models(plan, here=resources.executor == LOCAL))
+    with stop_requests() as stop:
+        try:
+            execute = executor(plan, resources, stop)
+            record = run_sweep(plan, execute, origin=origin, fresh=options.fresh, say=_say)
+        except refusals as error:
+            raise UsageError(str(error)) from None
+        interrupted = stop()
+    print("\n".join(text for text, _ in sweep_lines(record)))  # noqa: T201
+    print(f"record: {record_path(plan)}")  # noqa: T201
+    if interrupted and not record["complete"]:
+        return fail(INTERNAL, f"stopped by {interrupted}; continue with --resume")
+    if record["failed"]:
+        return fail(INTERNAL, f"{len(record['failed'])} cells failed; continue with --resume")
+    return OK if record["evidence"] else fail(INCONCLUSIVE, record["not_compared"])
+
+
+def _asked_for(options: argparse.Namespace) -> tuple[Any, Any]:
+    """(SweepPlan, Resources) that ``options`` name.
+
+    Raises:
+        UsageError: something does not fit, or the directory holds runs that it should not.
+    """
+    from precision_lib.jsonio import check_writable
+    from precision_lib.sweep.executors import Resources
+    from precision_lib.sweep.plan import check_same, holds_runs
     from precision_lib.training.summary import SummaryError
 
     try:
@@ -55,22 +89,21 @@ def _sweep(options: argparse.Namespace) -> int:
                 f"{plan.directory} holds runs of a sweep already; continue them with --resume, "
                 "delete them with --fresh, or give another --output_dir"
             )
-    except (OSError, ValueError) as error:
+        if not options.fresh:
+            check_same(plan)
+    except (OSError, ValueError, SummaryError) as error:
         raise UsageError(str(error)) from None
-    load_models(options)  # what cannot be loaded is refused here, and not by every cell
-    with stop_requests() as stop:
-        try:
-            record = run_sweep(plan, executor(plan, resources, stop), fresh=options.fresh, say=_say)
-        except (ValueError, SummaryError) as error:
-            raise UsageError(str(error)) from None
-        interrupted = stop()
-    print("\n".join(text for text, _ in sweep_lines(record)))  # noqa: T201
-    print(f"record: {record_path(plan)}")  # noqa: T201
-    if interrupted:
-        return fail(INTERNAL, f"stopped by {interrupted}; continue with --resume")
-    if record["failed"]:
-        return fail(INTERNAL, f"{len(record['failed'])} cells failed; continue with --resume")
-    return OK if record["evidence"] else fail(INCONCLUSIVE, record["not_compared"])
+    return plan, resources
+
+
+def _loaded(load: Callable[[], Any]) -> Any:
+    """What ``load`` gives: what cannot be loaded is refused here, and not by every cell."""
+    from precision_lib.models.loading import CheckpointError, NoDeviceError
+
+    try:
+        return load()
+    except (CheckpointError, NoDeviceError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from None
 
 
 def _say(line: str) -> None:
@@ -80,25 +113,20 @@ def _say(line: str) -> None:
 
 
 def _plan(options: argparse.Namespace) -> Any:
-    from precision_lib.matrix import MATRIX, get_configuration
+    from functools import partial
+
+    from precision_lib.matrix import MATRIX, all_configurations, get_configuration
     from precision_lib.sweep import budget
     from precision_lib.sweep.plan import Models, plan_sweep
 
-    wanted = options.configurations
-    configurations = (
-        [get_configuration(name, options.matrix) for name in wanted] if wanted else MATRIX
-    )
+    known = all_configurations(options.matrix)  # refuses a name that is taken
+    configurations = MATRIX + known[len(all_configurations()) :]
+    if options.configurations:
+        named = [get_configuration(name, options.matrix) for name in options.configurations]
+        configurations = tuple(named)
     defaults = (budget.QUICK_SEEDS, budget.QUICK) if options.quick else (budget.SEEDS, budget.WHOLE)
-    settings = settings_of(options, make=_maker(options.quick))
+    settings = settings_of(options, make=partial(budget.sweep_settings, quick=options.quick))
     models = Models(options.model, options.reward_model, options.reference_model, options.device)
     directory = options.output_dir or defaults[1]
     seeds = options.seeds or defaults[0]
     return plan_sweep(directory, configurations, seeds, settings, models, options.matrix)
-
-
-def _maker(quick: bool) -> Any:
-    from functools import partial
-
-    from precision_lib.sweep.budget import sweep_settings
-
-    return partial(sweep_settings, quick=quick)

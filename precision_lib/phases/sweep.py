@@ -8,20 +8,24 @@ the evidence is made from the directories, whoever filled them.
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
-from precision_lib.jsonio import write_json
+from precision_lib.jsonio import check_writable, write_json
+from precision_lib.models.loading import resolve_device
+from precision_lib.models.pipeline import load_pipeline
 from precision_lib.records.context import run_context
 from precision_lib.sweep.curves import RunCurves, run_curves
-from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STEPPED, Event
+from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.evidence import Evidence, TooFewRunsError, weigh
-from precision_lib.sweep.plan import SweepCell, SweepPlan, check_same, ended
-from precision_lib.training.run import read_lines
+from precision_lib.sweep.plan import PlanError, SweepCell, SweepPlan, check_same, ended
+from precision_lib.training.run import alone, read_lines
+from precision_lib.trajectories.batches import check_fits
 
 SCHEMA = "precision-forensics/sweep/1"
 RECORD = "sweep.json"
@@ -41,50 +45,121 @@ CURVES = (
 Executor = Callable[[list[SweepCell]], Iterable[Event]]
 
 
-def missing_cells(plan: SweepPlan, *, fresh: bool = False) -> list[SweepCell]:
-    """Cells that have to be run. ``fresh`` deletes the runs of all of them first."""
-    if fresh:
-        for cell in plan.cells:
-            shutil.rmtree(plan.run_directory(cell), ignore_errors=True)
+def check_models(plan: SweepPlan, *, here: bool = True) -> dict[str, Any]:
+    """Load what every worker will load, once and on the CPU, so that it is refused here if at all.
+
+    Args:
+        here: the workers run on this machine, so the device has to be here.
+
+    Returns:
+        What the runs will have come from, see :func:`sweep.plan.check_same`.
+
+    Raises:
+        CheckpointError, NoDeviceError: a model or the device cannot be had.
+        ValueError: unknown device. PlanError: prompt and response do not fit the policy.
+    """
+    models = plan.models
+    device = resolve_device(models.device) if here else torch.device(models.device)
+    pipeline = load_pipeline(models.model, models.reward_model, models.reference_model)
+    try:
+        check_fits(pipeline.policy, plan.cells[0].settings.sampling)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+    head = pipeline.value_head
+    return {
+        "models": {
+            "policy": pipeline.policy.sha256,
+            "reference": pipeline.reference.sha256,
+            "reward": pipeline.reward.sha256,
+            "value_head": head.sha256 if head else None,
+        },
+        "torch": torch.__version__,
+        "device": device.type,
+    }
+
+
+def missing_cells(plan: SweepPlan) -> list[SweepCell]:
+    """Cells that have to be run."""
     return [cell for cell in plan.cells if ended(plan, cell) is None]
 
 
+def delete_runs(plan: SweepPlan) -> None:
+    """Delete the runs of all cells.
+
+    Raises:
+        StateError: a process trains in one of them. OSError: one cannot be deleted.
+    """
+    for directory in filter(Path.exists, map(plan.run_directory, plan.cells)):
+        with alone(directory):
+            shutil.rmtree(directory)
+
+
+@dataclass
+class Progress:
+    """How far a sweep is, told by its events, on a bar over all PPO steps.
+
+    Attributes:
+        done: steps by cell. finished, running: how many cells. failed: reason by cell.
+    """
+
+    plan: SweepPlan
+    bar: Any
+    say: Callable[[str], None]
+    done: dict[str, int]
+    finished: int
+    failed: dict[str, str]
+    running: int = 0
+
+    def see(self, event: Event) -> None:
+        """Take an event in, and say what a person wants to know of it."""
+        name, steps = event.cell.name, event.steps
+        if event.kind == STARTED:
+            self.running += 1
+        elif event.kind in (FINISHED, FAILED, RETRIED):
+            self.running -= 1
+        if event.kind == FINISHED:
+            self.finished += 1
+            self.say(f"{name}: {event.detail} after {steps} steps")
+            steps = event.cell.settings.max_steps  # one that ended early has no more to do
+        elif event.kind in (FAILED, RETRIED):
+            self.say(f"{name}: {event.kind}, {event.detail}")
+            if event.kind == FAILED:
+                self.failed[name] = event.detail
+        if event.kind in (STEPPED, FINISHED):
+            self.bar.update(steps - self.done[name])
+            self.done[name] = steps
+        self.bar.set_postfix_str(
+            f"cells: {self.finished} of {len(self.plan.cells)} done, {self.running} running, "
+            f"{len(self.failed)} failed"
+        )
+
+
 def run_cells(
-    plan: SweepPlan, cells: list[SweepCell], execute: Executor, say: Callable[[str], None]
-) -> dict[str, str]:
-    """Run ``cells`` with a bar over all PPO steps of the plan; what failed, by cell.
+    plan: SweepPlan,
+    cells: list[SweepCell],
+    execute: Executor,
+    say: Callable[[str], None],
+    failed: dict[str, str],
+) -> None:
+    """Run ``cells`` with a bar over all PPO steps of the plan.
 
     Args:
         say: gets a line when a cell ends, fails or is tried again.
+        failed: gets the reason of each cell that failed, as it fails.
     """
     done = {cell.name: cell.settings.max_steps for cell in plan.cells}
     done |= {cell.name: len(read_lines(plan.run_directory(cell))) for cell in cells}
-    failed: dict[str, str] = {}
-    finished = len(plan.cells) - len(cells)
-    running = 0
     with tqdm(
         total=plan.steps, initial=sum(done.values()), disable=None, unit="step", desc="sweep"
     ) as bar:
-        for event in execute(cells):
-            name = event.cell.name
-            if event.kind == STEPPED:
-                bar.update(event.steps - done[name])
-                done[name] = event.steps
-            elif event.kind == FINISHED:
-                finished, running = finished + 1, running - 1
-                say(f"{name}: {event.detail} after {event.steps} steps")
-            elif event.kind in (FAILED, RETRIED):
-                running -= 1
-                say(f"{name}: {event.kind}, {event.detail}")
-                if event.kind == FAILED:
-                    failed[name] = event.detail
-            else:
-                running += 1
-            bar.set_postfix_str(
-                f"cells: {finished} of {len(plan.cells)} done, {running} running, "
-                f"{len(failed)} failed"
-            )
-    return failed
+        progress = Progress(plan, bar, say, done, len(plan.cells) - len(cells), failed)
+        events = iter(execute(cells))
+        try:
+            for event in events:
+                progress.see(event)
+        finally:
+            if isinstance(events, Generator):
+                events.close()  # cells must not run on when nobody listens
 
 
 def load_runs(plan: SweepPlan) -> dict[tuple[str, int], RunCurves]:
@@ -107,7 +182,7 @@ def sweep_record(plan: SweepPlan, failed: dict[str, str]) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "complete": not missing_cells(plan),
-        "context": run_context(plan.models.device, plan.cells[0].settings.seed),
+        "context": _context(plan),
         "models": asdict(plan.models),
         "settings": plan.cells[0].settings.identity,
         "max_steps": plan.cells[0].settings.max_steps,
@@ -119,11 +194,19 @@ def sweep_record(plan: SweepPlan, failed: dict[str, str]) -> dict[str, Any]:
     }
 
 
+def _context(plan: SweepPlan) -> dict[str, Any]:
+    """Where it was trained: of the first run that ended; of this machine before that."""
+    summaries = (ended(plan, cell) for cell in plan.cells)
+    found = next((s.context for s in summaries if s is not None), None)
+    return found or run_context("cpu", plan.cells[0].settings.seed)
+
+
 def evidence_of(plan: SweepPlan) -> tuple[Evidence | None, str]:
     """The evidence, or None and why there is none."""
     try:
+        check_same(plan)
         return weigh(load_runs(plan)), ""
-    except TooFewRunsError as error:
+    except (PlanError, TooFewRunsError) as error:
         return None, str(error)
 
 
@@ -138,8 +221,9 @@ def _run(plan: SweepPlan, cell: SweepCell) -> dict[str, Any]:
         return run
     lines = read_lines(plan.run_directory(cell))
     kept = asdict(summary)
-    for name in ("configuration", "seed", "status", "context"):
+    for name in ("configuration", "seed", "status"):
         kept.pop(name)
+    kept["commit"] = kept.pop("context").get("commit")  # a sweep that goes on may have several
     return run | kept | {"curves": {n: [_short(line.get(n)) for line in lines] for n in CURVES}}
 
 
@@ -152,6 +236,7 @@ def run_sweep(
     plan: SweepPlan,
     execute: Executor,
     *,
+    origin: dict[str, Any] | None = None,
     fresh: bool = False,
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
@@ -159,18 +244,26 @@ def run_sweep(
 
     The record is written whatever happens, an interruption too, from what has ended by then.
 
+    Args:
+        origin: from :func:`check_models`; without it the runs are only compared with each other.
+        fresh: delete the runs of all cells first.
+
     Raises:
-        PlanError: the directory holds ended runs of other settings, and ``fresh`` is off.
+        PlanError: the directory holds ended runs of something else, and ``fresh`` is off.
+        StateError: another sweep runs in the directory, or a run that is to be deleted.
     """
-    if not fresh:
-        check_same(plan)
-    failed: dict[str, str] = {}
-    cells = missing_cells(plan, fresh=fresh)
-    try:
-        failed = run_cells(plan, cells, execute, say)
-    finally:
-        record = sweep_record(plan, failed)
-        write_json(plan.directory / RECORD, record)
+    check_writable(plan.directory)
+    with alone(plan.directory):
+        if fresh:
+            delete_runs(plan)
+        missing = missing_cells(plan)
+        check_same(plan, origin if missing else None)
+        failed: dict[str, str] = {}
+        try:
+            run_cells(plan, missing, execute, say, failed)
+        finally:
+            record = sweep_record(plan, failed)
+            write_json(record_path(plan), record)
     return record
 
 

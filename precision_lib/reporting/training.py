@@ -4,6 +4,7 @@ The hazard. A last line that says "done" hides that the run ended early, and a r
 that it cost is half a figure.
 """
 
+import math
 from typing import Any
 
 from precision_lib.reporting.numbers import two
@@ -18,11 +19,15 @@ def summary_lines(summary: Any) -> list[str]:
         + (f" ({summary.reason})" if summary.reason else "")
     ]
     if summary.evaluation:
-        before, after = summary.evaluation["initial"], summary.evaluation["final"]
-        gain = (after["reward_mean"] - before["reward_mean"]) / before["reward_std"]
+        before, after = (  # a figure that is not finite is its name in a summary: "nan"
+            {name: float(x) for name, x in summary.evaluation[when].items()}
+            for when in ("initial", "final")
+        )
+        gain = after["reward_mean"] - before["reward_mean"]
+        deviations = gain / before["reward_std"] if before["reward_std"] else math.nan
         lines.append(
             f"FP32 evaluation: reward {two(before['reward_mean'])} -> "
-            f"{two(after['reward_mean'])} ({gain:+.2f} standard deviations), KL "
+            f"{two(after['reward_mean'])} ({deviations:+.2f} standard deviations), KL "
             f"{two(after['kl_per_sequence'])} nats per sequence, entropy "
             f"{two(before['entropy_mean'])} -> {two(after['entropy_mean'])} nats per token"
         )
@@ -34,13 +39,14 @@ def summary_lines(summary: Any) -> list[str]:
     return lines
 
 
+#: Missing where some run, the baseline's perhaps, never got half of what the baseline gains.
+LEVEL = "steps_to_reward_difference"
 #: Heading, metric, how its number is shown.
 _COLUMNS = (
     ("gain lost [95 %]", "objective_gain_lost", ".0%"),
     ("reward [95 %]", "reward_difference", "+.2f"),
     ("KL [95 %]", "kl_difference", "+.1f"),
-    ("area [95 %]", "reward_area_difference", "+.2f"),
-    ("steps [95 %]", "steps_to_reward_difference", "+.0f"),
+    ("steps [95 %]", LEVEL, "+.0f"),
 )
 
 
@@ -86,7 +92,7 @@ def _training_cells(evidence: dict[str, Any]) -> list[Line]:
     for cell, row in zip(cells, rows, strict=True):
         text = cell["configuration"].ljust(names)
         text += "".join(f"  {x:>{w}}" for x, w in zip(row, widths, strict=True))
-        more = f" ({cell['seeds_needed']} seeds needed)" if cell["seeds_needed"] else ""
+        more = f" (needs {cell['seeds_needed']} seeds)" if cell["seeds_needed"] else ""
         lines.append((f"{text}  {cell['verdict']}{more}", STYLES[cell["verdict"]]))
     return lines
 
@@ -94,16 +100,19 @@ def _training_cells(evidence: dict[str, Any]) -> list[Line]:
 def _shown(cell: dict[str, Any], name: str, form: str) -> str:
     metric = cell["metrics"].get(name)
     if metric is None:
-        return "-"
+        return "not reached" if name == LEVEL and cell["metrics"] else "-"
     value, low, high = (
-        format(x, form) if isinstance(x, int | float) else "?"
+        format(x, form) if isinstance(x, int | float) and math.isfinite(x) else "?"
         for x in (metric["value"], metric["low"], metric["high"])
     )
     return f"{value} [{low}, {high}]"
 
 
+_NULL = {True: "null, as it must be", False: "NOT NULL", None: "not compared, with one seed"}
+
+
 def _training_verdict(verdict: dict[str, Any]) -> list[Line]:
-    null = "null, as it must be" if verdict["control"]["is_null"] else "NOT NULL"
+    null = _NULL[verdict["control"]["is_null"]]
     needed = verdict["seeds_needed"]
     more = f"; {needed} seeds would decide" if needed else ""
     title = f"{verdict['hypothesis']} {verdict['title']}, in training: {verdict['verdict']}"

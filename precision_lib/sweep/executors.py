@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from precision_lib.sweep.events import Event
-from precision_lib.sweep.local import default_jobs, run_local, visible_gpus
+from precision_lib.sweep.local import run_local
 from precision_lib.sweep.plan import SweepCell, SweepPlan
 
 LOCAL, RAY = "local", "ray"
@@ -67,7 +67,4 @@ def executor(
             address=resources.address,
             gpus_per_cell=resources.gpus_per_cell,
         )
-    device = plan.models.device
-    gpus = len(visible_gpus()) if device.startswith("cuda") else 0
-    jobs = resources.jobs or default_jobs(device, gpus)
-    return partial(run_local, plan, jobs=jobs, stop=stop)
+    return partial(run_local, plan, jobs=resources.jobs, stop=stop)

@@ -7,14 +7,13 @@ not leave children that write on: they are asked to stop, finish their step and 
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from precision_lib.exit_codes import USAGE
 from precision_lib.sweep.arguments import ppo_arguments
@@ -31,53 +30,64 @@ GRACE_SECONDS = 120.0
 
 @dataclass
 class Child:
-    """A cell that runs, its process, its GPU, and how many lines its steps were."""
+    """A cell that runs.
+
+    Attributes:
+        process: itself. gpu: that it was given, if any.
+        log_start: bytes that earlier tries left in its log. steps: lines that its steps were.
+    """
 
     cell: SweepCell
     process: subprocess.Popen[bytes]
-    log: IO[bytes]
     gpu: str | None
+    log_start: int
     steps: int = 0
 
 
 def default_jobs(device: str, gpus: int) -> int:
     """Cells at once: a core each, or four on each GPU, which a small model does not fill."""
     threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
-    cores = max(1, (os.cpu_count() or 1) // threads)
-    return cores if device == "cpu" else max(1, min(cores, 4 * gpus))
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = max(1, (usable or 1) // threads)
+    return cores if device == "cpu" else min(cores, 4 * max(gpus, 1))
 
 
-def visible_gpus() -> list[str]:
-    """Names that ``CUDA_VISIBLE_DEVICES`` takes, of the GPUs that this process may use."""
+def visible_gpus(device: str) -> list[str]:
+    """Names that ``CUDA_VISIBLE_DEVICES`` takes, of the GPUs that the cells are dealt.
+
+    None on the CPU, and for a device with a number, ``cuda:1``: it is that one for every cell.
+    """
+    if device != "cuda":
+        return []
     import torch
 
+    count = torch.cuda.device_count()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen:
-        return [name for name in chosen.split(",") if name]
-    return [str(i) for i in range(torch.cuda.device_count())]
+    names = [str(i) for i in range(count)] if chosen is None else chosen.split(",")
+    return [name.strip() for name in names[:count]]
 
 
 def run_local(
     plan: SweepPlan,
     cells: list[SweepCell],
-    jobs: int,
+    jobs: int | None = None,
     stop: Callable[[], str | None] = lambda: None,
 ) -> Iterator[Event]:
     """Run ``cells``, at most ``jobs`` at once; their events, as they happen.
 
     A child that ends without a final status is started again, to resume, up to :data:`RETRIES`
-    times. When ``stop`` gives a reason, or the events are no longer taken, all children are asked
-    to stop and waited for.
+    times, unless it refused its settings. When ``stop`` gives a reason, or the events are no longer
+    taken, all children are asked to stop and waited for.
     """
+    gpus = visible_gpus(plan.models.device)
+    jobs = jobs or default_jobs(plan.models.device, len(gpus))
     waiting, tries = list(cells), dict.fromkeys((c.name for c in cells), 0)
-    gpus = visible_gpus() if plan.models.device.startswith("cuda") else []
     running: list[Child] = []
     try:
         while (waiting or running) and not stop():
             while waiting and len(running) < jobs:
-                cell = waiting.pop(0)
-                running.append(_start(plan, cell, _least_loaded(gpus, running)))
-                yield Event(STARTED, cell)
+                running.append(_start(plan, waiting.pop(0), _least_loaded(gpus, running)))
+                yield Event(STARTED, running[-1].cell)
             time.sleep(POLL_SECONDS)
             for child in list(running):
                 done = child.process.poll() is not None
@@ -88,13 +98,12 @@ def run_local(
                 if not done:
                     continue
                 running.remove(child)
-                child.log.close()
                 event = _judge(plan, child, tries)
                 if event.kind == RETRIED:
                     waiting.append(child.cell)
                 yield event
     finally:
-        _stop(running)
+        _stop([child.process for child in running])
 
 
 def _start(plan: SweepPlan, cell: SweepCell, gpu: str | None) -> Child:
@@ -103,17 +112,18 @@ def _start(plan: SweepPlan, cell: SweepCell, gpu: str | None) -> Child:
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1"}
     if gpu is not None:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
-    log = (directory / LOG).open("ab")
-    # In a session of its own: a Ctrl-C at the terminal reaches the sweep, which asks its children.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "precision_lib.cli", *ppo_arguments(plan, cell, directory)],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        env=environment,
-        start_new_session=True,
-    )
-    return Child(cell, process, log, gpu)
+    with (directory / LOG).open("ab") as log:
+        log_start = log.tell()
+        # In a session of its own: a Ctrl-C at the terminal reaches the sweep, which asks it.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "precision_lib.cli", *ppo_arguments(plan, cell, directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+        return Child(cell, process, gpu, log_start)
 
 
 def _least_loaded(gpus: list[str], running: list[Child]) -> str | None:
@@ -134,25 +144,28 @@ def _judge(plan: SweepPlan, child: Child, tries: dict[str, int]) -> Event:
     tries[child.cell.name] += 1
     code = child.process.returncode
     log = plan.run_directory(child.cell) / LOG
-    reason = f"exit code {code}: {_last_line(log)} (log: {log})"
+    how = f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+    reason = f"{how}: {_last_line(log, child.log_start)} (log: {log})"
     again = tries[child.cell.name] <= RETRIES and code != USAGE
     return Event(RETRIED if again else FAILED, child.cell, child.steps, reason)
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def _last_line(log: Path, start: int) -> str:
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = text.strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
 
-def _stop(running: list[Child]) -> None:
-    for child in running:
-        if child.process.poll() is None:
-            child.process.send_signal(signal.SIGTERM)
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Ask all to stop; kill those that have not after the grace time, or when interrupted."""
+    for process in processes:
+        process.terminate()
     deadline = time.monotonic() + GRACE_SECONDS
-    for child in running:
-        try:
-            child.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-            child.process.wait()
-        child.log.close()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            for process in processes:
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()

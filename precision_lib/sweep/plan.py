@@ -10,6 +10,7 @@ and started one rounding error away: what twin and baseline differ by is chaos, 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from precision_lib.matrix import TWIN, PrecisionConfig, get_configuration
 from precision_lib.training.failures import COMPLETED, FINAL
@@ -19,6 +20,8 @@ from precision_lib.training.summary import RunSummary, read_summary
 BASELINE = get_configuration("fp32_baseline")
 #: Unit roundoff of FP32: a relative change that moves about every second weight by one ulp.
 ONE_ROUNDING = 2.0**-24
+#: Of a run's identity, what all runs of a sweep share besides their settings.
+ORIGIN = ("models", "torch", "device")
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,15 @@ def plan_sweep(
     """Cells of ``configurations`` x ``seeds``; baseline and twin are added where they lack.
 
     Raises:
-        ValueError: no seed, or one given twice.
+        ValueError: no seed, or one given twice; two configurations of one name.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds {list(seeds)} must be at least one, and distinct")
-    wanted = [c for c in configurations if c.name not in (BASELINE.name, TWIN.name)]
+    wanted = tuple(dict.fromkeys((BASELINE, TWIN, *configurations)))
+    names = [c.name for c in wanted]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"there are two configurations {name!r}: give one another name")
     cells = [
         SweepCell(
             configuration,
@@ -100,39 +107,63 @@ def plan_sweep(
             ),
         )
         for seed in seeds
-        for configuration in (BASELINE, TWIN, *wanted)
+        for configuration in wanted
     ]
     return SweepPlan(directory, tuple(cells), models, matrix_file)
 
 
 class PlanError(ValueError):
-    """A directory does not fit a plan; the message says how, and what to do."""
+    """A directory or a model does not fit a plan; the message says how, and what to do."""
 
 
-def check_same(plan: SweepPlan) -> None:
-    """Refuse a directory in which runs of other settings have ended.
+def check_same(plan: SweepPlan, origin: dict[str, Any] | None = None) -> None:
+    """Refuse a directory in which a run of something else has ended.
+
+    Args:
+        origin: models, torch and device of the runs to come, as in a run's identity; by default
+            those of the first run that has ended, so that all that ended is alike.
 
     Raises:
-        PlanError: a run there was not made with its cell's settings and formats.
+        PlanError: a run there was not made with its cell's settings and formats, from ``origin``,
+            or has more steps than it should.
         SummaryError: a summary is damaged.
     """
     for cell in plan.cells:
         summary = read_summary(plan.run_directory(cell))
         if summary is None or not summary.identity:
             continue
-        begun = summary.identity["settings"]
-        differing = [
-            f"{name} was {begun.get(name)!r} and is {value!r}"
-            for name, value in cell.settings.identity.items()
-            if begun.get(name) != value
-        ]
-        if summary.formats != cell.configuration.components:
-            differing.append(f"formats were {summary.formats}")
+        origin = origin or {name: summary.identity[name] for name in ORIGIN}
+        differing = _differences(summary, cell, origin)
         if differing:
             raise PlanError(
                 f"{plan.run_directory(cell)} holds another run: {'; '.join(differing)}; give "
                 "another --output_dir, or --fresh to delete what is there"
             )
+
+
+def _differences(summary: RunSummary, cell: SweepCell, origin: dict[str, Any]) -> list[str]:
+    """What a run is not that it should be, in words."""
+    given = cell.settings
+    begun = summary.identity["settings"] | _flat(summary.identity)
+    wanted = given.identity | _flat(origin)
+    if summary.evaluation:
+        begun["evaluation_sequences"] = summary.evaluation["initial"]["sequences"]
+        wanted["evaluation_sequences"] = given.evaluation_sequences
+    differing = [
+        f"{name} was {begun.get(name)!r} and is {value!r}"
+        for name, value in wanted.items()
+        if begun.get(name) != value
+    ]
+    if summary.formats != cell.configuration.components:
+        differing.append(f"formats were {summary.formats}")
+    if summary.last_step > given.max_steps:
+        differing.append(f"it has {summary.last_step} steps and is to have {given.max_steps}")
+    return differing
+
+
+def _flat(origin: dict[str, Any]) -> dict[str, Any]:
+    models = {f"checkpoint of the {name}": sha for name, sha in origin["models"].items()}
+    return models | {name: origin[name] for name in ORIGIN[1:]}
 
 
 def holds_runs(plan: SweepPlan) -> bool:

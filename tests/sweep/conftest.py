@@ -65,17 +65,17 @@ def outcome(
     pytestconfig: pytest.Config, plan: "SweepPlan", resources: "Resources", recorder: Recorder
 ) -> "Outcome":
     """The sweep's record, once every cell has been run; its progress goes to the terminal."""
-    from precision_lib.models.loading import CheckpointError
+    from precision_lib.models.loading import CheckpointError, NoDeviceError
+    from precision_lib.sweep.executors import ExecutorError
     from precision_lib.sweep.plan import PlanError
+    from precision_lib.training.state import StateError
     from precision_lib.training.summary import SummaryError
     from tests.sweep.outcome import run
 
+    refused = (CheckpointError, NoDeviceError, ExecutorError, PlanError, StateError, SummaryError)
     capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
     try:
         with capture.global_and_fixture_disabled():  # type: ignore[union-attr]
-            found = run(plan, resources, fresh=pytestconfig.getoption("fresh"))
-    except (CheckpointError, PlanError, SummaryError) as error:
+            return run(plan, resources, recorder, fresh=pytestconfig.getoption("fresh"))
+    except refused as error:
         pytest.exit(str(error), returncode=USAGE)
-    recorder.context = found.record["context"]
-    recorder.training = found.summary
-    return found

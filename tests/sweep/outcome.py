@@ -5,8 +5,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from precision_lib.phases.sweep import run_sweep
-from precision_lib.sweep.executors import Resources, executor
+from precision_lib.phases.sweep import check_models, run_sweep
+from precision_lib.records.record import Recorder
+from precision_lib.sweep.executors import LOCAL, Resources, executor
 from precision_lib.sweep.plan import SweepPlan
 from precision_lib.training.signals import stop_requests
 
@@ -34,14 +35,20 @@ class Outcome:
         return found
 
 
-def run(plan: SweepPlan, resources: Resources, *, fresh: bool) -> Outcome:
-    """Run what is missing of ``plan``.
+def run(plan: SweepPlan, resources: Resources, recorder: Recorder, *, fresh: bool) -> Outcome:
+    """Run what is missing of ``plan``; what there is goes to ``recorder``, whatever it is.
 
     Raises:
         KeyboardInterrupt: a signal asked it to stop; finished cells are kept.
+        CheckpointError, NoDeviceError, PlanError, StateError, SummaryError, ValueError: as
+            ``check_models``, ``executor`` and ``run_sweep`` say.
     """
+    origin = check_models(plan, here=resources.executor == LOCAL)
     with stop_requests() as stop:
-        record = run_sweep(plan, executor(plan, resources, stop), fresh=fresh, say=tqdm.write)
-        if stop():
+        execute = executor(plan, resources, stop)
+        outcome = Outcome(run_sweep(plan, execute, origin=origin, fresh=fresh, say=tqdm.write))
+        recorder.context = outcome.record["context"]
+        recorder.training = outcome.summary
+        if stop() and not outcome.record["complete"]:
             raise KeyboardInterrupt(f"{stop()}: run it again to go on where it stopped")
-    return Outcome(record)
+    return outcome
