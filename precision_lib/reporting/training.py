@@ -39,7 +39,7 @@ def summary_lines(summary: Any) -> list[str]:
     return lines
 
 
-#: Missing where some run, the baseline's perhaps, never got half of what the baseline gains.
+#: A cell lacks it where one of its runs never got there, all do where a baseline never rose.
 LEVEL = "steps_to_reward_difference"
 #: Heading, metric, how its number is shown.
 _COLUMNS = (
@@ -82,7 +82,11 @@ def sweep_lines(record: dict[str, Any]) -> list[Line]:
 def _training_cells(evidence: dict[str, Any]) -> list[Line]:
     cells = evidence["cells"]
     names = max(len("configuration"), *(len(c["configuration"]) for c in cells))
+    there_is_a_level = LEVEL in evidence["deviations"]
     rows = [[_shown(c, metric, form) for _, metric, form in _COLUMNS] for c in cells]
+    for cell, row in zip(cells, rows, strict=True):
+        if there_is_a_level and cell["metrics"] and LEVEL not in cell["metrics"]:
+            row[-1] = "not reached"
     widths = [
         max(len(title), *(len(row[i]) for row in rows)) for i, (title, _, _) in enumerate(_COLUMNS)
     ]
@@ -100,7 +104,7 @@ def _training_cells(evidence: dict[str, Any]) -> list[Line]:
 def _shown(cell: dict[str, Any], name: str, form: str) -> str:
     metric = cell["metrics"].get(name)
     if metric is None:
-        return "not reached" if name == LEVEL and cell["metrics"] else "-"
+        return "-"
     value, low, high = (
         format(x, form) if isinstance(x, int | float) and math.isfinite(x) else "?"
         for x in (metric["value"], metric["low"], metric["high"])

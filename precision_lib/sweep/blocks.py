@@ -36,28 +36,34 @@ MOST_SEEDS = 1000
 def student_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
     """t with P(|T| <= t) = ``confidence`` for Student's T of so many degrees of freedom.
 
-    P(|T| > t) is the regularised incomplete beta function I_x(degrees / 2, 1 / 2) at
-    x = degrees / (degrees + t^2) (Abramowitz and Stegun, 26.7.1), solved by bisection.
+    By bisection.
 
     Raises:
         ValueError: for less than one degree of freedom.
     """
     if degrees < 1:
         raise ValueError(f"{degrees} degrees of freedom: give at least two seeds")
-    import mpmath
-
-    def outside(t: float) -> float:
-        x = degrees / (degrees + t * t)
-        value = mpmath.betainc(degrees / 2, 0.5, 0, x, regularized=True)
-        return float(value)
-
     low, high = 0.0, 1.0
-    while outside(high) > 1 - confidence:
+    while _inside(high, degrees) < confidence:
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if outside(middle) > 1 - confidence else (low, middle)
+        low, high = (middle, high) if _inside(middle, degrees) < confidence else (low, middle)
     return (low + high) / 2
+
+
+def _inside(t: float, degrees: int) -> float:
+    """P(|T| <= t), a finite series in the cosine of atan(t / sqrt(degrees)).
+
+    Source: Abramowitz and Stegun, 26.7.3 (odd) and 26.7.4 (even).
+    """
+    angle, odd = math.atan(t / math.sqrt(degrees)), degrees % 2
+    if degrees == 1:
+        return 2 * angle / math.pi
+    j = np.arange(1, (degrees - odd) // 2)
+    ratios = (2 * j - 1 + odd) / (2 * j + odd) * math.cos(angle) ** 2
+    series = math.sin(angle) * (1 + float(np.cumprod(ratios).sum()))
+    return 2 / math.pi * (angle + math.cos(angle) * series) if odd else series
 
 
 @dataclass(frozen=True)

@@ -93,15 +93,18 @@ def path_distance(curve: Array, baseline: Array) -> float:
 def steps_to_level(curve: Array, level: float) -> int | None:
     """Steps after which the smoothed curve, over a whole window, first is at ``level`` or above.
 
-    A curve shorter than a window is one window. None where that never happens, and for NaN.
+    None where that never happens, for a curve shorter than a window, and for a level of NaN.
     """
-    first = min(WINDOW, len(curve)) - 1
-    reached = np.flatnonzero(smoothed(curve)[first:] >= level) + first
-    return int(reached[0]) + 1 if len(reached) else None
+    reached = np.flatnonzero(smoothed(curve)[WINDOW - 1 :] >= level)
+    return int(reached[0]) + WINDOW if len(reached) else None
 
 
 def half_way_level(baseline: Array) -> float:
-    """Reward half-way between the baseline's first window and its last; NaN where it never rose."""
-    width = min(WINDOW, max(len(baseline) // 2, 1))
-    first, last = baseline[:width].mean(), baseline[-width:].mean()
+    """Reward half-way between the baseline's first whole window and its last.
+
+    NaN where it never rose, and for a curve that is no longer than a window.
+    """
+    if len(baseline) <= WINDOW:
+        return float("nan")
+    first, last = smoothed(baseline)[[WINDOW - 1, -1]]
     return float(first + HALF_WAY * (last - first)) if last > first else float("nan")

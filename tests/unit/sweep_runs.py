@@ -1,7 +1,7 @@
 """Runs of a sweep made by hand: what a run would have left, without training one."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +73,18 @@ def a_cell(name: str = BASELINE.name, seed: int = 0) -> SweepCell:
     return SweepCell(found, PPOSettings(max_steps=STEPS_DONE, seed=seed))
 
 
-def a_run(name: str, seed: int, gain: float, **changes: Any) -> RunCurves:
-    return run_curves(summary_of(a_cell(name, seed), gain, **changes), lines_of(ramp(gain)))
+def a_run(name: str, seed: int, gain: float, steps: int = STEPS_DONE, **changes: Any) -> RunCurves:
+    """A run of a gain; its curves are a ramp of so many steps."""
+    summary = summary_of(a_cell(name, seed), gain, **changes)
+    return run_curves(summary, lines_of(ramp(gain, steps)))
 
 
-def runs_of(gains: dict[str, Sequence[float]], **changes: Any) -> dict[tuple[str, int], RunCurves]:
+def runs_of(
+    gains: Mapping[str, Sequence[float]], steps: int = STEPS_DONE
+) -> dict[tuple[str, int], RunCurves]:
     """Runs of configurations, each with its gain for seeds 0, 1, ..."""
     return {
-        (name, seed): a_run(name, seed, gain, **changes)
+        (name, seed): a_run(name, seed, gain, steps)
         for name, row in gains.items()
         for seed, gain in enumerate(row)
     }
@@ -125,8 +129,3 @@ def leave(plan: SweepPlan, cell: SweepCell, gain: float = 1.0, **changes: Any) -
     for line in lines_of(ramp(gain, summary.last_step)):
         append_line(directory / STEPS, line)
     write_summary(directory, summary)
-
-
-def as_record(value: Any) -> Any:
-    """A dataclass as the record has it."""
-    return asdict(value)

@@ -49,6 +49,22 @@ def test_students_quantile_with_one_and_two_degrees_of_freedom_has_a_closed_form
     assert two == pytest.approx(confidence * math.sqrt(2 / (1 - confidence**2)), rel=rounding)
 
 
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 14, 101, 6993])
+@pytest.mark.parametrize("confidence", [0.95, 0.9999])
+def test_students_quantile_leaves_the_right_tail(degrees: int, confidence: float) -> None:
+    """The regularised incomplete beta function (Abramowitz and Stegun, 26.7.1), by mpmath.
+
+    The quantile is where a sum of up to n / 2 terms between 0 and 1 is the confidence; each
+    addition rounds once, a few functions around it as well.
+    """
+    import mpmath
+
+    t = student_quantile(degrees, confidence)
+    x = degrees / (degrees + t * t)
+    tail = float(mpmath.betainc(degrees / 2, 0.5, 0, x, regularized=True))
+    assert abs(tail - (1 - confidence)) < (degrees / 2 + 8) * np.finfo(float).eps
+
+
 def test_students_quantile_goes_to_the_normal_one() -> None:
     """From above, by (z^3 + z) / (4 n) at first order (Abramowitz and Stegun, 26.7.5)."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
