@@ -4,11 +4,17 @@ The hazard. A worker that gets its settings by another way than a user would giv
 something that nobody can repeat by hand. So a cell's process is the command that its log shows.
 """
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from precision_lib.matrix import TWIN
 from precision_lib.sweep.plan import BASELINE, SweepCell, SweepPlan
+
+
+def command(plan: SweepPlan, cell: SweepCell, directory: Path) -> list[str]:
+    """What runs ``cell`` in ``directory``, with this Python."""
+    return [sys.executable, "-m", "precision_lib.cli", *ppo_arguments(plan, cell, directory)]
 
 
 def ppo_arguments(plan: SweepPlan, cell: SweepCell, directory: Path) -> list[str]:

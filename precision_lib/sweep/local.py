@@ -8,7 +8,6 @@ not leave children that write on: they are asked to stop, finish their step and 
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from precision_lib.exit_codes import USAGE
-from precision_lib.sweep.arguments import ppo_arguments
+from precision_lib.sweep.arguments import command
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.plan import SweepCell, SweepPlan, ended
 from precision_lib.training.run import STEPS
@@ -116,7 +115,7 @@ def _start(plan: SweepPlan, cell: SweepCell, gpu: str | None) -> Child:
         log_start = log.tell()
         # In a session of its own: a Ctrl-C at the terminal reaches the sweep, which asks it.
         process = subprocess.Popen(
-            [sys.executable, "-m", "precision_lib.cli", *ppo_arguments(plan, cell, directory)],
+            command(plan, cell, directory),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
