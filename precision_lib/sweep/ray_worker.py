@@ -10,10 +10,13 @@ unexpected error the process ends.
 
 import json
 import os
+import shutil
 import socket
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -39,13 +42,16 @@ from precision_lib.sweep.mirror import (
 )
 from precision_lib.sweep.plan import Models
 from precision_lib.training.invariants import InvariantError
-from precision_lib.training.run import STEPS, run_events
+from precision_lib.training.run import STEPS, alone, run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import STATE, StateError
 from precision_lib.trajectories.batches import check_fits
 
 #: Raised again wherever the run is tried again.
 REFUSALS = (StateError, InvariantError, CheckpointError, ValueError)
+SCRATCH = "precision-forensics-"
+#: A scratch directory that is younger may belong to a process that has not locked it yet.
+YOUNG_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +86,8 @@ def train(job: Job, flag: Any, lines: bytes, *state: bytes) -> Iterator[Message]
     threads = torch.get_num_threads()
     yield PROCESS, f"process {os.getpid()} on {socket.gethostname()}, {threads} thread(s)"
     try:
-        with tempfile.TemporaryDirectory(prefix="precision-forensics-") as scratch:
-            yield from messages(job, Path(scratch), lines, b"".join(state), stop)
+        with scratch() as directory:
+            yield from messages(job, directory, lines, b"".join(state), stop)
     except REFUSALS as error:
         yield RAISED, (_said(error), False)
     except Exception as error:
@@ -92,6 +98,27 @@ def train(job: Job, flag: Any, lines: bytes, *state: bytes) -> Iterator[Message]
 
 def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """An empty directory that goes with the run.
+
+    A process that is killed leaves one with a state in it: those of this user on this node that
+    nobody holds are deleted, where the system has locks to tell.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with suppress(OSError, StateError):
+            found = left.lstat()
+            young = time.time() - found.st_mtime < YOUNG_SECONDS
+            if os.name != "posix" or left.is_symlink() or found.st_uid != os.getuid() or young:
+                continue
+            with alone(left):
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH) as name, alone(Path(name)):
+        run = Path(name) / "run"
+        run.mkdir()
+        yield run
 
 
 def messages(
