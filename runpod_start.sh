@@ -10,7 +10,7 @@ Checks the GPU, installs into the current environment (see ./setup.sh --help) an
 runs the suite on the GPU. Results go to results/ beside this script.
 
   --quick     the forensics tests: pytest -m forensics --gpu
-  (without)   the full sweep: pytest -m sweep --gpu (not available in this version)
+  (without)   the full sweep: pytest -m sweep --gpu (hours; resumes where it was stopped)
   -h, --help  show this text
 
 Environment:
@@ -44,12 +44,6 @@ for argument in "$@"; do
     esac
 done
 
-if [ $quick = no ]; then
-    say "the full sweep (pytest -m sweep --gpu) is not available in this version;" \
-        "nothing was run. Run ./runpod_start.sh --quick for the forensics tests."
-    exit 2
-fi
-
 command -v nvidia-smi >/dev/null ||
     die "no nvidia-smi on PATH, so there is no NVIDIA GPU to use. On a pod, choose a GPU type;" \
         "with docker run, add --gpus all; without a GPU, run ./setup.sh --local -- pytest"
@@ -71,4 +65,7 @@ if not torch.cuda.is_available():
              "CUDA version that nvidia-smi shows.")'
 
 mkdir -p results
-exec ./setup.sh -- pytest -m forensics --gpu
+if [ $quick = yes ]; then
+    exec ./setup.sh -- pytest -m forensics --gpu
+fi
+exec ./setup.sh -- pytest -m sweep --gpu
