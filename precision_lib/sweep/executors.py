@@ -59,7 +59,9 @@ def executor(
     """
     if resources.executor == RAY:
         from precision_lib.sweep.ray_cluster import run_ray
+        from precision_lib.sweep.ray_connection import import_ray
 
+        import_ray()  # before anything is deleted for a fresh start
         return partial(
             run_ray,
             plan,
