@@ -29,6 +29,7 @@ TESTS = Path(__file__).parent / "tests"
 RECORDER = pytest.StashKey[Recorder]()
 TARGET: pytest.StashKey["Target"] = pytest.StashKey()
 DEFAULT_RECORD = Path("results/report.json")
+SWEEP_RECORD = DEFAULT_RECORD.with_name("sweep_report.json")
 #: With --target these tests run and no others.
 CONFORMANCE = TESTS / "forensics" / "test_conformance.py"
 #: Tiers that run only when a marker expression or a path asks for them.
@@ -177,8 +178,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             recorder.path = DEFAULT_RECORD.with_name("planted_fault.json")
         elif not recorder.expected:
             swept = any(item.get_closest_marker("sweep") for item in session.items)
-            name = "sweep_report.json" if swept else "tests.json"
-            recorder.path = DEFAULT_RECORD.with_name(name)
+            recorder.path = SWEEP_RECORD if swept else DEFAULT_RECORD.with_name("tests.json")
 
 
 @pytest.hookimpl(trylast=True)
@@ -189,7 +189,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     if TARGET in config.stash and recorder.conformance and not recorder.conformance.functions:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED  # all skipped: nothing was compared
-    if recorder.expected and not recorder.cells:
+    refused = recorder.path == SWEEP_RECORD and not recorder.training
+    if refused or (recorder.expected and not recorder.cells):
         return  # nothing was measured: an earlier record is worth more
     report = getattr(getattr(config, "_json_report", None), "report", None)
     if report is not None:

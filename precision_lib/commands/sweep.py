@@ -50,11 +50,16 @@ def _sweep(options: argparse.Namespace) -> int:
 
     plan, resources = _asked_for(options)
     refusals = (PlanError, ExecutorError, StateError, SummaryError)
-    origin = _loaded(lambda: check_models(plan, here=resources.executor == LOCAL))
+    here = resources.executor == LOCAL
     with stop_requests() as stop:
         try:
-            execute = executor(plan, resources, stop)
-            record = run_sweep(plan, execute, origin=origin, fresh=options.fresh, say=_say)
+            record = run_sweep(
+                plan,
+                executor(plan, resources, stop),
+                origin=lambda: _loaded(lambda: check_models(plan, here=here)),
+                fresh=options.fresh,
+                say=_say,
+            )
         except refusals as error:
             raise UsageError(str(error)) from None
         interrupted = stop()

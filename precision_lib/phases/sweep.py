@@ -8,22 +8,22 @@ the evidence is made from the directories, whoever filled them.
 
 import json
 import shutil
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from precision_lib.jsonio import check_writable, write_json
 from precision_lib.models.loading import resolve_device
 from precision_lib.models.pipeline import load_pipeline
 from precision_lib.records.context import run_context
 from precision_lib.sweep.curves import RunCurves, run_curves
-from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
+from precision_lib.sweep.events import Event
 from precision_lib.sweep.evidence import Evidence, TooFewRunsError, weigh
 from precision_lib.sweep.plan import PlanError, SweepCell, SweepPlan, check_same, ended
+from precision_lib.sweep.progress import Progress, steps_done
 from precision_lib.training.run import alone, read_lines
 from precision_lib.trajectories.batches import check_fits
 
@@ -92,74 +92,6 @@ def delete_runs(plan: SweepPlan) -> None:
     for directory in filter(Path.exists, map(plan.run_directory, plan.cells)):
         with alone(directory):
             shutil.rmtree(directory)
-
-
-@dataclass
-class Progress:
-    """How far a sweep is, told by its events, on a bar over all PPO steps.
-
-    Attributes:
-        done: steps by cell. finished, running: how many cells. failed: reason by cell.
-    """
-
-    plan: SweepPlan
-    bar: Any
-    say: Callable[[str], None]
-    done: dict[str, int]
-    finished: int
-    failed: dict[str, str]
-    running: int = 0
-
-    def see(self, event: Event) -> None:
-        """Take an event in, and say what a person wants to know of it."""
-        name, steps = event.cell.name, event.steps
-        if event.kind == STARTED:
-            self.running += 1
-        elif event.kind in (FINISHED, FAILED, RETRIED):
-            self.running -= 1
-        if event.kind == FINISHED:
-            self.finished += 1
-            self.say(f"{name}: {event.detail} after {steps} steps")
-            steps = event.cell.settings.max_steps  # one that ended early has no more to do
-        elif event.kind in (FAILED, RETRIED):
-            self.say(f"{name}: {event.kind}, {event.detail}")
-            if event.kind == FAILED:
-                self.failed[name] = event.detail
-        if event.kind in (STEPPED, FINISHED):
-            self.bar.update(steps - self.done[name])
-            self.done[name] = steps
-        self.bar.set_postfix_str(
-            f"cells: {self.finished} of {len(self.plan.cells)} done, {self.running} running, "
-            f"{len(self.failed)} failed"
-        )
-
-
-def run_cells(
-    plan: SweepPlan,
-    cells: list[SweepCell],
-    execute: Executor,
-    say: Callable[[str], None],
-    failed: dict[str, str],
-) -> None:
-    """Run ``cells`` with a bar over all PPO steps of the plan.
-
-    Args:
-        say: gets a line when a cell ends, fails or is tried again.
-        failed: gets the reason of each cell that failed, as it fails.
-    """
-    done = {cell.name: cell.settings.max_steps for cell in plan.cells}
-    done |= {cell.name: len(read_lines(plan.run_directory(cell))) for cell in cells}
-    with tqdm(
-        total=plan.steps, initial=sum(done.values()), disable=None, unit="step", desc="sweep"
-    ) as bar:
-        progress = Progress(plan, bar, say, done, len(plan.cells) - len(cells), failed)
-        events = iter(execute(cells))
-        try:
-            for event in events:
-                progress.see(event)
-        finally:
-            if isinstance(events, Generator):
-                events.close()  # cells must not run on when nobody listens
 
 
 def load_runs(plan: SweepPlan) -> dict[tuple[str, int], RunCurves]:
@@ -236,7 +168,7 @@ def run_sweep(
     plan: SweepPlan,
     execute: Executor,
     *,
-    origin: dict[str, Any] | None = None,
+    origin: Callable[[], dict[str, Any]] | None = None,
     fresh: bool = False,
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
@@ -245,24 +177,30 @@ def run_sweep(
     The record is written whatever happens, an interruption too, from what has ended by then.
 
     Args:
-        origin: from :func:`check_models`; without it the runs are only compared with each other.
+        origin: :func:`check_models` of the plan, called when there is something to run; without it
+            the runs are only compared with each other. What it raises is raised here, before
+            anything is deleted or run.
         fresh: delete the runs of all cells first.
+        say: gets a line when a cell ends, fails or is tried again.
 
     Raises:
         PlanError: the directory holds ended runs of something else, and ``fresh`` is off.
-        StateError: another sweep runs in the directory, or a run that is to be deleted.
+        StateError: another sweep runs in the directory, a run that is to be deleted is in
+            progress, or its lines are damaged.
+        SummaryError: a summary is damaged.
     """
     check_writable(plan.directory)
     with alone(plan.directory):
+        missing = list(plan.cells) if fresh else missing_cells(plan)
+        begun_from = origin() if origin and missing else None
         if fresh:
             delete_runs(plan)
-        missing = missing_cells(plan)
-        check_same(plan, origin if missing else None)
-        failed: dict[str, str] = {}
+        check_same(plan, begun_from)
+        progress = Progress(plan, say, steps_done(plan), len(plan.cells) - len(missing))
         try:
-            run_cells(plan, missing, execute, say, failed)
+            progress.watch(execute(missing))
         finally:
-            record = sweep_record(plan, failed)
+            record = sweep_record(plan, progress.failed)
             write_json(record_path(plan), record)
     return record
 

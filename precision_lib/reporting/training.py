@@ -72,6 +72,7 @@ def sweep_lines(record: dict[str, Any]) -> list[Line]:
         ("", ""),
         (f"impaired above {evidence['limit']:.0%}: {evidence['meaning']}", ""),
         ("fp32_twin is the baseline, started one rounding away: what it shows is chaos", ""),
+        ("needs: so many seeds, if means and spread stayed what they are", ""),
         ("", ""),
     ]
     for verdict in evidence["hypotheses"]:
@@ -96,7 +97,7 @@ def _training_cells(evidence: dict[str, Any]) -> list[Line]:
     for cell, row in zip(cells, rows, strict=True):
         text = cell["configuration"].ljust(names)
         text += "".join(f"  {x:>{w}}" for x, w in zip(row, widths, strict=True))
-        more = f" (needs {cell['seeds_needed']} seeds)" if cell["seeds_needed"] else ""
+        more = f" (needs {cell['seeds_needed']})" if cell["seeds_needed"] else ""
         lines.append((f"{text}  {cell['verdict']}{more}", STYLES[cell["verdict"]]))
     return lines
 

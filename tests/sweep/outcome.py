@@ -1,6 +1,7 @@
 """Run a sweep for pytest: the same library functions as the command, and what came of them."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -43,7 +44,7 @@ def run(plan: SweepPlan, resources: Resources, recorder: Recorder, *, fresh: boo
         CheckpointError, NoDeviceError, PlanError, StateError, SummaryError, ValueError: as
             ``check_models``, ``executor`` and ``run_sweep`` say.
     """
-    origin = check_models(plan, here=resources.executor == LOCAL)
+    origin = partial(check_models, plan, here=resources.executor == LOCAL)
     with stop_requests() as stop:
         execute = executor(plan, resources, stop)
         outcome = Outcome(run_sweep(plan, execute, origin=origin, fresh=fresh, say=tqdm.write))

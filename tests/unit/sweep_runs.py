@@ -1,15 +1,17 @@
 """Runs of a sweep made by hand: what a run would have left, without training one."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from precision_lib.jsonio import append_line
+from precision_lib.jsonio import write_text
 from precision_lib.matrix import MATRIX, TWIN, PrecisionConfig
 from precision_lib.sweep.curves import RunCurves, run_curves
+from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.plan import BASELINE, Models, SweepCell, SweepPlan, plan_sweep
 from precision_lib.training.failures import COMPLETED
 from precision_lib.training.run import STEPS
@@ -123,9 +125,35 @@ def small_plan(
 
 
 def leave(plan: SweepPlan, cell: SweepCell, gain: float = 1.0, **changes: Any) -> None:
-    """Put a completed run where the cell's would be."""
+    """Put a completed run where the cell's would be, in place of what is there."""
     directory = plan.run_directory(cell)
     summary = summary_of(cell, gain, **changes)
-    for line in lines_of(ramp(gain, summary.last_step)):
-        append_line(directory / STEPS, line)
+    lines = lines_of(ramp(gain, summary.last_step))
+    write_text(directory / STEPS, "".join(json.dumps(line) + "\n" for line in lines))
     write_summary(directory, summary)
+
+
+class Executor:
+    """Leaves completed runs, but for cells that crash; notes what it was asked to run."""
+
+    def __init__(self, plan: SweepPlan, *, crash: str = "", until: int | None = None) -> None:
+        self.plan, self.crash, self.until = plan, crash, until
+        self.asked: list[str] = []
+        self.closed = False
+
+    def __call__(self, cells: list[SweepCell]) -> Iterator[Event]:
+        self.asked = [cell.name for cell in cells]
+        try:
+            for cell in cells[: self.until]:
+                yield Event(STARTED, cell)
+                yield Event(STEPPED, cell, 2)
+                if cell.name == self.crash:
+                    yield Event(RETRIED, cell, 2, "exit code 1: oh")
+                    yield Event(STARTED, cell)
+                    yield Event(FAILED, cell, 2, "exit code 1: oh no")
+                    continue
+                leave(self.plan, cell, 1 + 0.01 * len(cell.name))
+                yield Event(STEPPED, cell, 4)
+                yield Event(FINISHED, cell, 4, "completed")
+        finally:
+            self.closed = True
