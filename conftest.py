@@ -59,6 +59,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run the conformance tests, and only those, on this PPO core",
     )
     group.addoption("--fresh", action="store_true", help="sweep: run finished cells again")
+    group.addoption(
+        "--counterfactuals", action="store_true", help="sweep: train the single demotions too"
+    )
     group.addoption("--jobs", type=int, metavar="N", help="sweep: cells at once")
     group.addoption(
         "--executor", default="local", choices=("local", "ray"), help="sweep: who runs the cells"

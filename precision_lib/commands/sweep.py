@@ -24,6 +24,11 @@ def add_sweep(commands: Any) -> None:
         metavar="NAME",
         help="default: the seven of the matrix, and those of --matrix",
     )
+    sweep.add_argument(
+        "--counterfactuals",
+        action="store_true",
+        help="FP32 with one component in bf16 too: without them no demotion is tried",
+    )
     add_settings(sweep, leave_out=("perturbation",))
     sweep.add_argument("--quick", action="store_true", help="a first look: tiny runs, two minutes")
     sweep.add_argument("--jobs", type=int, help="cells at once (default: what the machine holds)")
@@ -120,7 +125,12 @@ def _say(line: str) -> None:
 def _plan(options: argparse.Namespace) -> Any:
     from functools import partial
 
-    from precision_lib.matrix import MATRIX, all_configurations, get_configuration
+    from precision_lib.matrix import (
+        COUNTERFACTUALS,
+        MATRIX,
+        all_configurations,
+        get_configuration,
+    )
     from precision_lib.sweep import budget
     from precision_lib.sweep.plan import Models, plan_sweep
 
@@ -129,6 +139,8 @@ def _plan(options: argparse.Namespace) -> Any:
     if options.configurations:
         named = [get_configuration(name, options.matrix) for name in options.configurations]
         configurations = tuple(named)
+    if options.counterfactuals:
+        configurations = tuple(dict.fromkeys((*configurations, *COUNTERFACTUALS)))
     defaults = (budget.QUICK_SEEDS, budget.QUICK) if options.quick else (budget.SEEDS, budget.WHOLE)
     settings = settings_of(options, make=partial(budget.sweep_settings, quick=options.quick))
     models = Models(options.model, options.reward_model, options.reference_model, options.device)

@@ -39,6 +39,7 @@ def training_tables(record: Record) -> str:
             "### Training: against the FP32 baseline of the same seed",
             _cells(evidence),
             _chaos(evidence),
+            _resolution(evidence["resolution"]),
             "### Training: hypotheses",
             _hypotheses(evidence),
             *(f"- {v['hypothesis']}: {v['explanation']}" for v in evidence["hypotheses"]),
@@ -129,18 +130,31 @@ def _chaos(evidence: dict[str, Any]) -> str:
     )
 
 
+def _resolution(found: dict[str, Any]) -> str:
+    """What a sweep of this size could have told."""
+    if found["smallest_loss"] is None:
+        return "What these seeds could have found is not known."
+    seeds = found["seeds_for_no_loss"] or "more than 1,000"
+    return (
+        f"What these seeds can tell: with a probability of {found['power']:.0%} they find a loss "
+        f"of {found['smallest_loss']:.0%} of the gain. To find that a configuration loses nothing "
+        f"takes {seeds} seeds."
+    )
+
+
 def _hypotheses(evidence: dict[str, Any]) -> str:
     rows = []
     for verdict in evidence["hypotheses"]:
         null = "null" if verdict["control"]["is_null"] else "**not null**"
+        exercised = evidence["exercised"][verdict["hypothesis"]]
         rows.append(
             [
                 f"{verdict['hypothesis']} {verdict['title']}",
                 verdict["verdict"],
                 _interval(verdict["healed"], "+.0%"),
                 null,
-                str(verdict["seeds_needed"] or "-"),
+                "-" if exercised is None else f"{exercised:.1%}",
             ]
         )
     headings = ["hypothesis, in training", "verdict", "taken back by the promotion"]
-    return table([*headings, "twin", "seeds needed"], rows)
+    return table([*headings, "twin", "exercised"], rows)

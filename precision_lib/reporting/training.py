@@ -73,11 +73,34 @@ def sweep_lines(record: dict[str, Any]) -> list[Line]:
         (f"impaired above {evidence['limit']:.0%}: {evidence['meaning']}", ""),
         ("fp32_twin is the baseline, started one rounding away: what it shows is chaos", ""),
         ("needs: so many seeds, if means and spread stayed what they are", ""),
+        *_resolution(evidence["resolution"]),
         ("", ""),
     ]
     for verdict in evidence["hypotheses"]:
         lines += _training_verdict(verdict)
+        lines += _exercised(evidence["exercised"][verdict["hypothesis"]])
     return lines
+
+
+def _resolution(found: dict[str, Any]) -> list[Line]:
+    """What a sweep of this size could have told."""
+    if found["smallest_loss"] is None:
+        return []
+    seeds = found["seeds_for_no_loss"] or "more than 1,000"
+    return [
+        (
+            f"with probability {found['power']:.0%} these seeds find a loss of "
+            f"{found['smallest_loss']:.0%}; to find that nothing is lost takes {seeds} seeds",
+            "",
+        )
+    ]
+
+
+def _exercised(share: float | None) -> list[Line]:
+    if share is None:
+        return []
+    text = f"Its damage was above the main job's limit in {share:.1%} of bf16_pure's steps."
+    return [(text, "")]
 
 
 def _training_cells(evidence: dict[str, Any]) -> list[Line]:

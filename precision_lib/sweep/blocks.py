@@ -21,6 +21,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +110,19 @@ class Blocks:
             return math.inf
         quantile = student_quantile(degrees, confidence)
         return quantile * self.residual_deviation * math.sqrt(2 / count)
+
+    def reach(self, power: float, seeds: int | None = None) -> float:
+        """How far a true difference lies beyond a limit that its interval clears with ``power``.
+
+        The half width, and as many standard errors as the estimate falls short of the truth with
+        probability 1 - power; inf for one seed.
+        """
+        count = self.seeds if seeds is None else seeds
+        width = self.half_width(count)
+        if not math.isfinite(width):
+            return math.inf
+        error = self.residual_deviation * math.sqrt(2 / count)
+        return width + NormalDist().inv_cdf(power) * error
 
     def mean(self, name: str) -> float:
         """Over the seeds."""

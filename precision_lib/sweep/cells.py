@@ -37,6 +37,8 @@ LIMIT = 0.1
 MEANING = (
     "a tenth of what FP32 training gains in its objective (reward less the price of the KL) is lost"
 )
+#: Probability with which a sweep of the stated size decides.
+POWER = 0.8
 DAMAGE, OBJECTIVE = "objective_gain_lost", "objective_difference"
 KL_PATH, STEPS_TO_LEVEL = "kl_path_distance", "steps_to_reward_difference"
 #: Name to unit. Each but the first is a table configurations x seeds, and a cell is its difference
@@ -119,6 +121,24 @@ def gain_share(objective: Blocks, first: str, second: str) -> Metric | None:
         return None
     found = objective.share(first, second, BASELINE.name)
     return Metric(*found, objective.seeds, UNITS[DAMAGE])
+
+
+def resolution(objective: Blocks) -> dict[str, Any]:
+    """What a sweep of this spread can tell, whatever its cells happened to come out as.
+
+    Returns:
+        ``power``; ``smallest_loss``, the share of the gain that a configuration must lose to be
+        found impaired with that probability by these seeds; ``seeds_for_no_loss``, how many find
+        one healthy that loses nothing. None where the spread or the gain is not known.
+    """
+    gain = objective.mean(BASELINE.name)
+    if not gain > 0 or not math.isfinite(objective.reach(POWER)):
+        return {"power": POWER, "smallest_loss": None, "seeds_for_no_loss": None}
+    return {
+        "power": POWER,
+        "smallest_loss": LIMIT + objective.reach(POWER) / gain,
+        "seeds_for_no_loss": seeds_needed(lambda n: objective.reach(POWER, n) <= LIMIT * gain),
+    }
 
 
 def training_cell(

@@ -6,13 +6,14 @@ are compared over all steps; "how fast" is a level that the baseline of the same
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.training.failures import COMPLETED
 from precision_lib.training.summary import WINDOW, RunSummary
 
@@ -27,12 +28,13 @@ class RunCurves:
 
     Attributes:
         summary: how it ended. rewards, kls: [steps] mean score and mean KL per sequence, as the
-            run itself saw them.
+            run itself saw them. damage: metric of the decision table to its value in each step.
     """
 
     summary: RunSummary
     rewards: Array
     kls: Array
+    damage: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def objective_gain(self) -> float:
@@ -63,11 +65,13 @@ class RunCurves:
 
 def run_curves(summary: RunSummary, lines: Sequence[dict[str, Any]]) -> RunCurves:
     """Curves of a run from its summary and its step lines; "nan" and "inf" count as NaN."""
-    return RunCurves(summary, *(_column(lines, n) for n in ("reward_mean", "kl_sequence_mean")))
+    rewards, kls = (_column(lines, n) for n in ("reward_mean", "kl_sequence_mean"))
+    damage = {d.metric: _column(lines, d.metric) for d in DECISIONS.values()}
+    return RunCurves(summary, rewards, kls, damage)
 
 
 def _column(lines: Sequence[dict[str, Any]], name: str) -> Array:
-    values = [x if isinstance(x := line[name], int | float) else np.nan for line in lines]
+    values = [x if isinstance(x := line.get(name), int | float) else np.nan for line in lines]
     return np.array(values, dtype=np.float64)
 
 

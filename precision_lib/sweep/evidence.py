@@ -25,11 +25,14 @@ from precision_lib.sweep.cells import (
     OBJECTIVE,
     Runs,
     TrainingCell,
+    resolution,
     tables,
     training_cell,
 )
 from precision_lib.sweep.hypotheses import TrainingVerdict, training_verdict
 from precision_lib.sweep.plan import BASELINE
+
+PURE = "bf16_pure"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Evidence:
         baseline_gain: mean gain of the objective, reward units.
         deviations: metric to the residual deviation between runs, seeds and configurations apart;
             None for one seed. Runs that parted like the twin's have chaos / sqrt(2).
+        resolution: what a sweep of this size can tell, see :func:`cells.resolution`.
+        exercised: hypothesis to the share of bf16_pure's steps in which its own damage metric was
+            above the main job's limit; None where no step has it. At 0 these runs never were where
+            the hypothesis says that damage is done, and its verdict is about such runs.
     """
 
     seeds: tuple[int, ...]
@@ -51,6 +58,8 @@ class Evidence:
     chaos: dict[str, float]
     baseline_gain: float
     deviations: dict[str, float | None]
+    resolution: dict[str, Any]
+    exercised: dict[str, float | None]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +69,8 @@ class Evidence:
             "baseline_gain": self.baseline_gain,
             "chaos": self.chaos,
             "deviations": self.deviations,
+            "resolution": self.resolution,
+            "exercised": self.exercised,
             "cells": [cell.as_json() for cell in self.cells.values()],
             "hypotheses": [verdict.as_json() for verdict in self.verdicts],
         }
@@ -97,7 +108,17 @@ def weigh(runs: Runs) -> Evidence:
         chaos={metric: _chaos(metric, b) for metric, b in figures.items() if TWIN.name in b.names},
         baseline_gain=figures[OBJECTIVE].mean(BASELINE.name),
         deviations={m: b.residual_deviation if b.degrees else None for m, b in figures.items()},
+        resolution=resolution(figures[OBJECTIVE]),
+        exercised={h: _exercised(h, runs, seeds) for h in DECISIONS},
     )
+
+
+def _exercised(hypothesis: str, runs: Runs, seeds: tuple[int, ...]) -> float | None:
+    decision = DECISIONS[hypothesis]
+    found = [runs[PURE, s].damage[decision.metric] for s in seeds if (PURE, s) in runs]
+    steps = np.concatenate([*found, np.zeros(0)])
+    steps = steps[np.isfinite(steps)]
+    return float((steps > decision.limit).mean()) if len(steps) else None
 
 
 def _check(needed: str, runs: Runs, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from precision_lib.matrix import MATRIX, TWIN, load_matrix
+from precision_lib.matrix import COUNTERFACTUALS, MATRIX, TWIN, PrecisionConfig, load_matrix
 from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
@@ -22,11 +22,17 @@ def seeds_of(config: pytest.Config) -> list[int]:
     return list(range(first, first + count))
 
 
+def configurations_of(config: pytest.Config) -> tuple[PrecisionConfig, ...]:
+    """The matrix, with --counterfactuals the demotions too, and the configurations of --matrix."""
+    own = config.getoption("matrix")
+    demotions = COUNTERFACTUALS if config.getoption("counterfactuals") else ()
+    return (*MATRIX, *demotions, *(load_matrix(own) if own else ()))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A parameter per cell; names alone, so that collecting imports neither torch nor a model."""
     if "cell_name" in metafunc.fixturenames:
-        own = metafunc.config.getoption("matrix")
-        names = [c.name for c in (TWIN, *MATRIX, *(load_matrix(own) if own else ()))]
+        names = [c.name for c in (TWIN, *configurations_of(metafunc.config))]
         cells = [f"{name}-seed-{s}" for s in seeds_of(metafunc.config) for name in names]
         metafunc.parametrize("cell_name", cells)
 
@@ -38,14 +44,18 @@ def plan(pytestconfig: pytest.Config, device: str) -> "SweepPlan":
     from precision_lib.sweep.plan import Models, plan_sweep
 
     option = pytestconfig.getoption
-    own = option("matrix")
+    if option("plant_fault"):
+        pytest.exit(
+            "--plant-fault breaks this process, and the runs of a sweep are others: leave it out",
+            returncode=USAGE,
+        )
     return plan_sweep(
         budget.QUICK if option("quick") else budget.WHOLE,
-        (*MATRIX, *(load_matrix(own) if own else ())),
+        configurations_of(pytestconfig),
         seeds_of(pytestconfig),
         budget.sweep_settings(quick=option("quick")),
         Models(option("model"), option("reward_model"), None, device),
-        own,
+        option("matrix"),
     )
 
 
