@@ -8,8 +8,9 @@ import json
 import math
 import os
 import tempfile
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 
 def to_plain(value: Any) -> Any:
@@ -82,16 +83,25 @@ def append_line(path: Path, value: Any) -> Any:
 
     Returns:
         ``value`` as it was written, see :func:`to_plain`.
+
+    Raises:
+        OSError: it cannot be written whole; nothing of it is in the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = to_plain(value)
-    with path.open("ab+") as file:
-        torn = file.tell() > 0 and _last_byte(file) != b"\n"
-        file.write(b"\n" * torn + json.dumps(plain, allow_nan=False).encode() + b"\n")
-        file.flush()
+    with path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        torn = end > 0 and _last_byte(file) != b"\n"
+        line = b"\n" * torn + json.dumps(plain, allow_nan=False).encode() + b"\n"
+        try:
+            while line:  # a full disk takes a part of it first
+                line = line[file.write(line) :]
+        except OSError:
+            file.truncate(end)
+            raise
     return plain
 
 
-def _last_byte(file: BinaryIO) -> bytes:
+def _last_byte(file: RawIOBase) -> bytes:
     file.seek(-1, os.SEEK_END)
-    return file.read(1)
+    return file.read(1) or b""

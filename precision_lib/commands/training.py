@@ -56,7 +56,12 @@ def _number(text: str) -> int | float:
     try:
         return int(text)
     except ValueError:
-        return float(text)
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    return int(number) if number.is_integer() else number
 
 
 def settings_of(options: argparse.Namespace, make: Any = None, **changes: Any) -> Any:
@@ -107,8 +112,9 @@ def _ppo(options: argparse.Namespace) -> int:
     from precision_lib.matrix import get_configuration
     from precision_lib.phases.ppo import run_ppo
     from precision_lib.reporting.training import summary_lines
+    from precision_lib.training.directory import check_free
     from precision_lib.training.failures import COMPLETED, RESUMABLE
-    from precision_lib.training.run import check_free
+    from precision_lib.training.invariants import InvariantError
     from precision_lib.training.state import StateError
     from precision_lib.training.summary import SummaryError
 
@@ -127,6 +133,8 @@ def _ppo(options: argparse.Namespace) -> int:
         summary = run_ppo(pipeline, configuration, settings, output_dir, resume=options.resume)
     except (StateError, SummaryError) as error:
         raise UsageError(str(error)) from None
+    except InvariantError as error:
+        return fail(INTERNAL, str(error))
     print("\n".join(summary_lines(summary)))  # noqa: T201
     print(f"record: {output_dir}")  # noqa: T201
     if summary.status in RESUMABLE:
@@ -137,14 +145,20 @@ def _ppo(options: argparse.Namespace) -> int:
 
 
 def check_room(pipeline: Any, settings: Any) -> None:
-    """Refuse lengths that the policy has no positions for.
+    """Refuse lengths that a model has no positions for.
+
+    How long a text is for a reward model with a vocabulary of its own is not known before.
 
     Raises:
         UsageError: prompt and response do not fit.
     """
     from precision_lib.trajectories.batches import check_fits
 
-    try:
-        check_fits(pipeline.policy, settings.sampling)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    models = {"policy": pipeline.policy, "reference": pipeline.reference}
+    if pipeline.reward.tokenizer.get_vocab() == pipeline.policy.tokenizer.get_vocab():
+        models["reward"] = pipeline.reward
+    for name, model in models.items():
+        try:
+            check_fits(model, settings.sampling)
+        except ValueError as error:
+            raise UsageError(f"{name} model: {error}") from None

@@ -4,6 +4,7 @@ The hazard. A run of a thousand steps is stopped by whoever waits for it, by a s
 full disk; each has to leave a state that can be continued and a summary that says what happened.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,8 +30,10 @@ def run_ppo(
     with (
         stop_requests() as stop,
         tqdm(total=settings.max_steps, disable=None, unit="step", desc=name) as bar,
+        closing(
+            run_events(pipeline, configuration, settings, output_dir, resume=resume, stop=stop)
+        ) as events,
     ):
-        events = run_events(pipeline, configuration, settings, output_dir, resume=resume, stop=stop)
         for event in events:
             if event["kind"] == "begin":
                 bar.update(event["step"])

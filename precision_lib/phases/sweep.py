@@ -24,7 +24,7 @@ from precision_lib.sweep.events import Event
 from precision_lib.sweep.evidence import Evidence, TooFewRunsError, weigh
 from precision_lib.sweep.plan import PlanError, SweepCell, SweepPlan, check_same, ended
 from precision_lib.sweep.progress import Progress, steps_done
-from precision_lib.training.run import alone, read_lines
+from precision_lib.training.directory import alone, read_lines
 from precision_lib.trajectories.batches import check_fits
 
 SCHEMA = "precision-forensics/sweep/1"

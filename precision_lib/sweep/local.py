@@ -18,7 +18,7 @@ from precision_lib.exit_codes import USAGE
 from precision_lib.sweep.arguments import command
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.plan import SweepCell, SweepPlan, ended
-from precision_lib.training.run import STEPS
+from precision_lib.training.directory import STEPS
 
 LOG = "log.txt"
 RETRIES = 2

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from precision_lib.jsonio import append_line, check_writable, write_bytes, write_text
 from precision_lib.sweep.local import LOG
-from precision_lib.training.run import STEPS, alone, read_lines
+from precision_lib.training.directory import STEPS, alone, read_lines
 from precision_lib.training.state import STATE
 from precision_lib.training.summary import SUMMARY, write_summary
 

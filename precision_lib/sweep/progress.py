@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.plan import SweepPlan, ended
-from precision_lib.training.run import read_lines
+from precision_lib.training.directory import read_lines
 
 
 def steps_done(plan: SweepPlan) -> dict[str, int]:

@@ -41,8 +41,9 @@ from precision_lib.sweep.mirror import (
     parts_of,
 )
 from precision_lib.sweep.plan import Models
+from precision_lib.training.directory import STEPS, alone
 from precision_lib.training.invariants import InvariantError
-from precision_lib.training.run import STEPS, alone, run_events
+from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import STATE, StateError
 from precision_lib.trajectories.batches import check_fits

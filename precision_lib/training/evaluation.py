@@ -14,6 +14,7 @@ import torch
 
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.ppo.kl import full_kl
+from precision_lib.ppo.policy_entropy import entropy
 from precision_lib.training.forward import sequences_of
 from precision_lib.trajectories.batches import FreezeSettings, micro_batches, sample_batch
 from precision_lib.trajectories.scoring import forced_rewards
@@ -53,6 +54,9 @@ def evaluate(policy: Any, pipeline: Pipeline, max_new_tokens: int, sequences: in
     """Measure an FP32 ``policy`` on so many responses, one to each prompt while there are prompts.
 
     Call it inside :func:`runtime.deterministic`.
+
+    Raises:
+        FloatingPointError: the policy gives no distribution to sample from.
     """
     settings = FreezeSettings(
         num_batches=1,
@@ -65,15 +69,14 @@ def evaluate(policy: Any, pipeline: Pipeline, max_new_tokens: int, sequences: in
     sampled = sample_batch(drawing, settings, 0)
     given = sequences_of(sampled, policy.device)
     rows = rows_per_forward(given.tokens.shape[1], vocabulary_of(policy))
-    kl, entropy = torch.zeros(2, *given.mask.shape, dtype=torch.float64)
+    kl, entropies = torch.zeros(2, *given.mask.shape, dtype=torch.float64)
     for part in torch.arange(sequences).split(rows):
         here = given.rows(part)
         predicting = slice(here.first, -1)
         own = trunk_and_logits(policy, here.tokens)[1][:, predicting]
         reference = trunk_and_logits(pipeline.reference.model, here.tokens)[1][:, predicting]
         kl[part] = full_kl(own, reference).gather(1, here.columns).cpu()
-        logp = own.double().log_softmax(-1)
-        entropy[part] = -(logp.exp() * logp).sum(-1).gather(1, here.columns).cpu()
+        entropies[part] = entropy(own.double()).gather(1, here.columns).cpu()
     mask = given.mask.cpu()
     read = sampled.reward_tokens, sampled.reward_lengths
     scores, _ = forced_rewards(pipeline.reward.model, *read, micro_batches(rows, sequences))
@@ -82,7 +85,7 @@ def evaluate(policy: Any, pipeline: Pipeline, max_new_tokens: int, sequences: in
         reward_std=float(scores.double().std()),
         kl_per_token=float(kl[mask].mean()),
         kl_per_sequence=float(torch.where(mask, kl, 0).sum(1).mean()),
-        entropy_mean=float(entropy[mask].mean()),
+        entropy_mean=float(entropies[mask].mean()),
         sequences=sequences,
         tokens=int(mask.sum()),
     )

@@ -7,12 +7,14 @@ the old figures are taken from it without a gradient, the new ones with, in the 
 n sequences, L tokens of prompt and response, T response tokens of the longest, V vocabulary.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from precision_lib.forensics.observed import observed_format
 from precision_lib.formats import format_of, get_format
 from precision_lib.models.value_head import predict_values
 from precision_lib.ppo.logprobs import token_logprobs
@@ -20,6 +22,9 @@ from precision_lib.ppo.policy_entropy import entropy
 from precision_lib.trajectories.batches import Sampled
 from precision_lib.trajectories.scoring import exactly
 from precision_lib.trajectories.teacher_forcing import trunk_and_logits
+
+#: So many logits of a forward are looked at to see which format they are in.
+SOME = 64
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,18 @@ class Figures:
         logprobs: [n, T] in the KL format.
         values: [n, T] in the value format; None without a head.
         entropy: [n, T] FP32 nats; None unless it was asked for.
-        logits_format: as observed.
+        logits_format: as observed on some of them, see ``forensics/observed.py``.
     """
 
     logprobs: Tensor
     values: Tensor | None
     entropy: Tensor | None
     logits_format: str
+
+
+def in_own_format(model: Any) -> AbstractContextManager[Any]:
+    """Where a model in float64 computes in it throughout; for others nothing."""
+    return exactly({format_of(p.dtype).name for p in model.parameters()})
 
 
 def forward(
@@ -89,8 +99,7 @@ def forward(
         kl_format: of the log-softmax; logits are cast to it first.
         head: (weight [H], bias []) of the value head. value_format: of values.
     """
-    formats = {format_of(p.dtype).name for p in model.parameters()}
-    with exactly(formats):
+    with in_own_format(model):
         hidden, logits = trunk_and_logits(model, given.tokens)
     predicting = slice(given.first, -1)
     dtype = get_format(kl_format).dtype
@@ -104,4 +113,5 @@ def forward(
     found = None
     if with_entropy:
         found = entropy(logits[:, predicting].detach()).gather(1, given.columns)
-    return Figures(logprobs, values, found, format_of(logits.dtype).name)
+    some = logits.detach()[0, given.first, :SOME]
+    return Figures(logprobs, values, found, observed_format(some))

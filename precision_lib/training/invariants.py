@@ -3,6 +3,7 @@
 The hazard. A PPO with a shifted mask, a reference in another format than asked for, or dropout left
 on trains, and its reward rises. Each of these is a precision study of the wrong program. The checks
 are exact where the quantity is exact, and otherwise within a bound that follows from FP32 rounding.
+A NaN passes none of them: comparisons say what holds, not what is wrong.
 """
 
 import torch
@@ -28,7 +29,7 @@ def _require(holds: bool, message: str) -> None:
 
 
 def check_models(models: Models, weights: Weights) -> None:
-    """Evaluation mode everywhere (no dropout), and masters, moments and gradient in FP32."""
+    """Evaluation mode everywhere: no dropout."""
     for name, model in (
         ("policy", weights.working),
         ("reference", models.reference),
@@ -38,31 +39,38 @@ def check_models(models: Models, weights: Weights) -> None:
             not any(module.training for module in model.modules()),
             f"the {name} model is in training mode: dropout would make its ratio random",
         )
-    state = weights.optimizer.state.get(weights.master, {})
+
+
+def check_optimizer(weights: Weights) -> None:
+    """Masters, gradient and, from the first update on, Adam's moments are FP32."""
+    moments = weights.optimizer.state.get(weights.master, {})
     for name, tensor in (
-        ("master weights", weights.master),
-        ("gradient", weights.gradient),
-        ("Adam's first moment", state.get("exp_avg", weights.master)),
-        ("Adam's second moment", state.get("exp_avg_sq", weights.master)),
+        ("the master weights", weights.master),
+        ("the gradient", weights.gradient),
+        ("Adam's first moment", moments.get("exp_avg")),
+        ("Adam's second moment", moments.get("exp_avg_sq")),
     ):
-        _require(tensor.dtype == torch.float32, f"{name} are {tensor.dtype}, not float32")
+        _require(
+            tensor is None or tensor.dtype == torch.float32,
+            f"{name} should be float32, found {tensor.dtype if tensor is not None else None}",
+        )
 
 
 def observed_formats(models: Models, weights: Weights, experience: Experience) -> dict[str, str]:
     """Component to the format that was seen at run time: parameters, and what came out."""
-    scored = experience.scored
+    scored, mask = experience.scored, experience.given.mask
     seen = {
-        "policy": _parameters(weights.working),
-        "reference": _parameters(models.reference),
-        "reward": _parameters(models.reward),
-        "value": observed_format(scored.values[experience.given.mask]),
-        "kl": observed_format(scored.logprobs[experience.given.mask]),
+        "policy": {_parameters(weights.working), scored.logits_format["policy"]},
+        "reference": {_parameters(models.reference), scored.logits_format["reference"]},
+        "reward": {_parameters(models.reward), observed_format(scored.scores)},
+        "value": {observed_format(scored.values[mask])},
+        "kl": {
+            observed_format(scored.logprobs[mask]),
+            observed_format(scored.ref_logprobs[mask]),
+            format_of(experience.penalty.dtype).name,  # a difference needs fewer digits
+        },
     }
-    for name, logits in scored.logits_format.items():
-        if logits != seen[name]:
-            seen[name] = f"{seen[name]}, logits {logits}"
-    scores = format_of(scored.scores.dtype).name
-    return seen if scores == seen["reward"] else seen | {"reward": f"scores {scores}"}
+    return {component: " and ".join(sorted(formats)) for component, formats in seen.items()}
 
 
 def _parameters(model: object) -> str:
@@ -93,33 +101,39 @@ def check_start(models: Models, experience: Experience) -> None:
         )
 
 
-def check_experience(
-    experience: Experience, kl_coefficient: float, scores: Tensor | None = None
-) -> None:
-    """The penalty is on every token, the score on the last, advantages are white over real tokens.
+def check_rewards(experience: Experience, kl_coefficient: float) -> None:
+    """The penalty is on every real token, the score is added on the last one and nowhere else.
 
-    Bounds: each reward is at most three FP32 operations away from its exact value; a whitened
-    advantage is rounded once, so that the mean of n of them is off by at most u mean |a|.
+    Bound: the coefficient, its product with the KL, and the sum are rounded once each, so that a
+    reward is off by at most 3 u times the sum of the magnitudes that went into it.
     """
     mask = experience.given.mask
-    score = (experience.scored.scores if scores is None else scores).double()
-    exact = -kl_coefficient * torch.where(mask, experience.penalty.double(), 0)
-    exact.scatter_add_(1, mask.sum(1, keepdim=True) - 1, score.unsqueeze(1))
-    size = exact.abs() + kl_coefficient * torch.where(mask, experience.penalty.double(), 0).abs()
-    error = (experience.rewards.double() - exact).abs()
-    wrong = int((error > 3 * U * (size + score.abs().unsqueeze(1) * (exact != 0))).sum())
+    penalty = -kl_coefficient * torch.where(mask, experience.penalty.double(), 0)
+    last, score = mask.sum(1, keepdim=True) - 1, experience.scored.scores.double().unsqueeze(1)
+    exact = penalty.scatter_add(1, last, score)
+    magnitude = penalty.abs().scatter_add(1, last, score.abs())
+    holds = (experience.rewards.double() - exact).abs() <= 3 * U * magnitude
     _require(
-        wrong == 0,
-        f"{wrong} rewards are not -kl_coefficient * KL per token plus the score at the last one",
+        bool(holds.all()),
+        f"{int((~holds).sum())} rewards are not -kl_coefficient * KL per token plus the score at "
+        "the last one",
     )
-    a = experience.advantages.double()
+
+
+def check_advantages(experience: Experience) -> None:
+    """Advantages are 0 on padding; over real tokens they have mean 0 and deviation 1, or are all 0.
+
+    Bound: they are whitened in float64 and rounded once, so that the mean of n of them is off by
+    at most u mean |a| and the deviation by u, each doubled for float64 and the second order.
+    """
+    mask, a = experience.given.mask, experience.advantages.double()
     _require(bool((a[~mask] == 0).all()), "advantages are not 0 on padding")
     real = a[mask]
-    if len(real) < 2 or not bool(real.any()):
+    if len(real) < 2 or bool((real == 0).all()):
         return
     off, spread = abs(float(real.mean())), float(real.std())
     _require(
-        off <= 2 * U * float(real.abs().mean()) and abs(spread - 1) <= 4 * U,
+        off <= 2 * U * float(real.abs().mean()) and abs(spread - 1) <= 2 * U,
         f"advantages have mean {off:.2g} and deviation {spread:.9g} over real tokens",
     )
 
@@ -127,18 +141,23 @@ def check_experience(
 def check_first_update(found: Updates) -> None:
     """The ratio is bitwise 1, and approx-KL exactly 0, before any update."""
     report = found.ratios[0]
+    figures = report.smallest_log_ratio, report.largest_log_ratio, report.approx_kl
     _require(
-        found.first_log_ratio == 0 and report.approx_kl == 0 and report.clip_frac == 0,
+        all(figure == 0 for figure in (*figures, report.clip_frac)),
         f"the ratio is not 1 before any update: largest log-ratio {found.first_log_ratio:.3g}, "
         f"approx-KL {report.approx_kl:.3g}; old and new log-probs come from different numbers",
     )
 
 
-def check_clipped(weights: Weights, settings: PPOSettings) -> None:
-    """The gradient is FP32 and no longer than allowed; scaling rounds each element once."""
-    norm = float(torch.linalg.vector_norm(weights.gradient, dtype=torch.float64))
+def check_clipped(gradient: Tensor, settings: PPOSettings) -> None:
+    """The gradient is FP32 and no longer than allowed.
+
+    Bound: the scale and each scaled element are rounded once, so that the norm is too long by at
+    most 2 u, doubled for the second order.
+    """
+    norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
     _require(
-        weights.gradient.dtype == torch.float32 and norm <= settings.max_grad_norm * (1 + 4 * U),
-        f"the clipped gradient is {weights.gradient.dtype} with norm {norm:.9g}, allowed is "
+        gradient.dtype == torch.float32 and norm <= settings.max_grad_norm * (1 + 4 * U),
+        f"the clipped gradient is {gradient.dtype} with norm {norm:.9g}, allowed is "
         f"{settings.max_grad_norm}",
     )

@@ -24,7 +24,13 @@ from precision_lib.ppo.advantages import gae
 from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.masked import whiten
 from precision_lib.ppo.rewards import assemble_rewards
-from precision_lib.training.forward import Figures, Sequences, forward, sequences_of
+from precision_lib.training.forward import (
+    Figures,
+    Sequences,
+    forward,
+    in_own_format,
+    sequences_of,
+)
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.weights import Weights
 from precision_lib.trajectories.batches import Sampled, micro_batches, sample_batch
@@ -112,7 +118,8 @@ def draw(models: Models, weights: Weights, settings: PPOSettings, step: int) -> 
     """Responses of step ``step``, drawn by the working policy; prompts and random numbers depend
     on the seed and the step alone."""
     policy = replace(models.pipeline.policy, model=weights.working)
-    return sample_batch(replace(models.pipeline, policy=policy), settings.sampling, step)
+    with in_own_format(weights.working):
+        return sample_batch(replace(models.pipeline, policy=policy), settings.sampling, step)
 
 
 def minibatch_rows(given: Sequences, settings: PPOSettings, vocabulary: int) -> list[Tensor]:

@@ -1,45 +1,50 @@
 """One run on disk, from its first step or from where it was stopped, to a summary.
 
-The hazards. What is only in memory is lost to a kill; a line written for a step that the state does
-not hold is written twice after a resume; a full disk in the middle of it all must not cost what is
-already there. So every step's line is on disk before the next step starts, lines beyond the state
-are dropped on resuming and come again the same, and however a run ends it says so.
-
-Files of a run: ``steps.jsonl`` (a line per step), ``state.safetensors``, ``summary.json``.
+The hazards. What is only in memory is lost to a kill; a state without the lines of its steps, or
+half-way through a step, cannot be continued; a full disk in the middle of it all must not cost what
+is already there. So a state is written before the first step, every step's line is on disk before
+the next step starts, lines beyond the state are dropped on resuming and come again the same, and
+however a run ends it says so.
 """
 
-import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from precision_lib.jsonio import append_line, check_writable, write_text
+from precision_lib.jsonio import append_line, check_writable
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.records.context import run_context
 from precision_lib.runtime import deterministic
+from precision_lib.training.directory import (
+    STEPS,
+    alone,
+    check_free,
+    clear_debris,
+    lines_before,
+    write_lines,
+)
 from precision_lib.training.evaluation import evaluate
 from precision_lib.training.failures import (
     COMPLETED,
     FINAL,
     INTERRUPTED,
+    NAN_LOSS,
     OUT_OF_MEMORY,
     RunEnded,
     is_out_of_memory,
 )
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import (
-    STATE,
-    StateError,
+    asked_for,
+    check_identity,
     digest,
     identity,
     read_state,
+    restore,
     write_state,
 )
 from precision_lib.training.summary import (
@@ -53,7 +58,6 @@ from precision_lib.training.summary import (
 )
 from precision_lib.training.trainer import Run, open_run, ppo_step
 
-STEPS, LOCK = "steps.jsonl", ".lock"
 #: Figures of the last window of steps that a summary shows.
 FINAL_FIGURES = (
     "reward_mean",
@@ -76,67 +80,66 @@ FINAL_FIGURES = (
 )
 
 
-def holds_run(directory: Path) -> bool:
-    """True when there is anything of a run."""
-    return any((directory / name).exists() for name in (STEPS, STATE, SUMMARY))
+@dataclass
+class Session:
+    """A run and its directory, from opening it to its summary.
 
-
-def check_free(directory: Path, *, resume: bool) -> None:
-    """Refuse to write over a run.
-
-    Raises:
-        StateError: there is one and ``resume`` is off.
+    Attributes:
+        pipeline, configuration, settings, directory: what was asked for.
+        run: None until it is open. lines: of the steps done, as they are on disk.
     """
-    if not resume and holds_run(directory):
-        raise StateError(
-            f"{directory} holds a PPO run already; continue it with --resume or give another "
-            "--output_dir"
-        )
 
+    pipeline: Pipeline
+    configuration: PrecisionConfig
+    settings: PPOSettings
+    directory: Path
+    run: Run | None = None
+    lines: list[dict[str, Any]] = field(default_factory=list)
 
-def read_lines(directory: Path) -> list[dict[str, Any]]:
-    """The lines of ``steps.jsonl``; one that a kill cut off is left out.
+    def keep(self, line: dict[str, Any]) -> None:
+        """Write a step's line."""
+        self.lines.append(append_line(self.directory / STEPS, line))
 
-    Raises:
-        StateError: a whole line that is no step's line, or steps out of order.
-    """
-    path = directory / STEPS
-    if not path.is_file():
-        return []
-    lines: list[dict[str, Any]] = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue  # empty, or cut off by a kill
-        if not isinstance(line, dict) or line.get("step") != len(lines):
-            raise StateError(
-                f"{path}, line {number} is not the line of step {len(lines)}: the file was "
-                "altered; start again in another --output_dir"
-            )
-        lines.append(line)
-    return lines
+    def checkpoint(self) -> None:
+        """Write the state, once the lines of its steps are surely on disk.
+
+        Nothing is written half-way through a step, or for a step whose line could not be written.
+        """
+        run = self.run
+        if run is None or not run.whole or len(self.lines) != run.step:
+            return
+        if (self.directory / STEPS).exists():
+            with (self.directory / STEPS).open("rb") as file:
+                os.fsync(file.fileno())
+        write_state(self.directory, run)
 
 
 def final_summary(
-    directory: Path, configuration: PrecisionConfig, settings: PPOSettings, *, resume: bool
+    directory: Path,
+    configuration: PrecisionConfig,
+    settings: PPOSettings,
+    *,
+    resume: bool,
+    pipeline: Pipeline | None = None,
 ) -> RunSummary | None:
     """The summary of a run that has nothing left to do, None where there is something.
 
     A completed run goes on when more steps are asked for; one that failed would fail again.
 
+    Args:
+        pipeline: its models have to be those of the run, when it is given.
+
     Raises:
-        StateError: what ended there is another run.
+        StateError: what ended there is another run. SummaryError: it cannot be read.
     """
     summary = read_summary(directory) if resume else None
     if summary is None or summary.status not in FINAL:
         return None
-    begun, wanted = summary.identity.get("settings"), settings.identity
-    if begun != json.loads(json.dumps(wanted)) or summary.formats != configuration.components:
-        raise StateError(
-            f"{directory} holds the end of another run: {summary.configuration} with {begun}; "
-            f"asked for is {configuration.name} with {wanted}; give another --output_dir"
-        )
+    wanted = asked_for(configuration, settings)
+    if pipeline is not None:
+        wanted["models"] = identity(pipeline, configuration, settings)["models"]
+    stored = {name: summary.identity.get(name) for name in wanted}
+    check_identity(directory / SUMMARY, stored, wanted)
     more = settings.max_steps > summary.last_step
     return None if summary.status == COMPLETED and more else summary
 
@@ -149,7 +152,7 @@ def run_events(
     *,
     resume: bool = False,
     stop: Callable[[], str | None] = lambda: None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Train, and say what happens: ``{"kind": "begin" | "step" | "state" | "end", ...}``.
 
     ``begin`` has ``step``, the first that is done here; ``step`` has ``line``; ``state`` has
@@ -161,123 +164,83 @@ def run_events(
         stop: asked between two steps; a reason to stop, or None.
 
     Raises:
-        StateError: the directory holds a run (without ``resume``), another one, or a damaged one.
+        StateError: the directory holds a run (without ``resume``), another one, or a damaged one;
+            nothing in it was changed. SummaryError: its summary cannot be read.
         InvariantError: a PPO invariant does not hold in the first step.
         OSError: nothing can be written to ``directory``.
     """
     check_free(directory, resume=resume)
-    done = final_summary(directory, configuration, settings, resume=resume)
+    done = final_summary(directory, configuration, settings, resume=resume, pipeline=pipeline)
     if done is not None:
         yield {"kind": "end", "summary": done}
         return
     check_writable(directory)
     with alone(directory):
-        yield from _events(pipeline, configuration, settings, directory, stop)
+        yield from _events(Session(pipeline, configuration, settings, directory), stop)
 
 
-@contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock: two processes that train in one directory destroy both runs.
+def _events(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
+    low_precision = {"bf16", "fp16"} & set(session.configuration.components.values())
+    with deterministic(session.settings.seed, only_fp32=not low_precision):
+        ended = RunEnded(COMPLETED, "")
+        try:
+            yield from _begin(session)
+            yield from _steps(session, stop)
+        except Exception as error:
+            ended = _end_by(error)
+        if ended.line is not None:
+            _try(partial(session.keep, ended.line))
+        if ended.status != COMPLETED:
+            _try(session.checkpoint)
+        yield {"kind": "end", "summary": _summarise(session, ended)}
 
-    The lock goes with the process, however that ends. Where the system has no such locks
-    (Windows), nothing is checked.
 
-    Raises:
-        StateError: another process holds it.
+def _end_by(error: Exception) -> RunEnded:
+    """How an exception ends a run; one that no run should raise is raised again."""
+    if isinstance(error, RunEnded):
+        return error
+    if isinstance(error, OSError):
+        return RunEnded(INTERRUPTED, f"cannot write: {error}")
+    if isinstance(error, FloatingPointError):
+        return RunEnded(NAN_LOSS, str(error))
+    if is_out_of_memory(error):
+        return RunEnded(OUT_OF_MEMORY, str(error).partition("\n")[0])
+    raise error
+
+
+def _begin(session: Session) -> Iterator[dict[str, Any]]:
+    """Open the run where its state is, or at the beginning; the directory then says the same.
+
+    Nothing is written before it is clear that this is the run of the directory.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with (directory / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StateError(
-                f"another process is training in {directory}; wait for it, or give another "
-                "--output_dir"
-            ) from None
-        yield
+    directory, given = session.directory, (session.pipeline, session.configuration)
+    state = read_state(directory, identity(*given, session.settings))
+    session.lines = lines_before(directory, state.step if state else None)
+    run = open_run(*given, session.settings)
+    if state is not None:
+        restore(run, state)
+    session.run = run
+    clear_debris(directory)
+    write_lines(directory, session.lines)
+    (directory / SUMMARY).unlink(missing_ok=True)  # from now on it would not be true
+    yield {"kind": "begin", "step": run.step}
+    if state is None:
+        session.checkpoint()
+        yield {"kind": "state", "step": run.step}
 
 
-def _events(
-    pipeline: Pipeline,
-    configuration: PrecisionConfig,
-    settings: PPOSettings,
-    directory: Path,
-    stop: Callable[[], str | None],
-) -> Iterator[dict[str, Any]]:
-    low_precision = {"bf16", "fp16"} & set(configuration.components.values())
-    with deterministic(settings.seed, only_fp32=not low_precision):
-        lines: list[dict[str, Any]] = []
-        run: Run | None = None
-        try:
-            run = open_run(pipeline, configuration, settings)
-            lines = _resumed_lines(directory, run)
-            (directory / SUMMARY).unlink(missing_ok=True)  # from now on it would not be true
-            yield {"kind": "begin", "step": run.step}
-            yield from _steps(run, directory, lines, stop)
-            ended = RunEnded(COMPLETED, "")
-        except RunEnded as end:
-            ended = end
-            if end.line is not None:
-                _try(partial(_keep, directory, lines, end.line))
-        except OSError as error:
-            if run is None:
-                raise
-            ended = RunEnded(INTERRUPTED, f"cannot write: {error}")
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            ended = RunEnded(OUT_OF_MEMORY, str(error).splitlines()[0] if str(error) else "")
-        yield {
-            "kind": "end",
-            "summary": _end(pipeline, configuration, run, directory, lines, ended, settings),
-        }
-
-
-def _resumed_lines(directory: Path, run: Run) -> list[dict[str, Any]]:
-    """Read the state into ``run`` and cut the lines behind it off."""
-    read_state(directory, run)
-    lines = read_lines(directory)
-    if len(lines) < run.step:
-        raise StateError(
-            f"{directory / STEPS} ends at step {len(lines) - 1}, the state is at {run.step}: lines "
-            "were removed; start again in another --output_dir"
-        )
-    kept = lines[: run.step]
-    if (directory / STEPS).exists():
-        write_text(directory / STEPS, "".join(json.dumps(line) + "\n" for line in kept))
-    return kept
-
-
-def _steps(
-    run: Run, directory: Path, lines: list[dict[str, Any]], stop: Callable[[], str | None]
-) -> Iterator[dict[str, Any]]:
-    settings = run.settings
+def _steps(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
+    settings, run = session.settings, session.run
+    assert run is not None
     while run.step < settings.max_steps:
         reason = stop()
         if reason:
             raise RunEnded(INTERRUPTED, f"stopped by {reason} before step {run.step}")
-        line = ppo_step(run)
-        _keep(directory, lines, line)
-        yield {"kind": "step", "line": lines[-1]}
+        session.keep(ppo_step(run))
+        yield {"kind": "step", "line": session.lines[-1]}
         if run.step % settings.checkpoint_every == 0 or run.step == settings.max_steps:
-            _checkpoint(directory, run)
+            session.checkpoint()
             yield {"kind": "state", "step": run.step}
-
-
-def _keep(directory: Path, lines: list[dict[str, Any]], line: dict[str, Any]) -> None:
-    lines.append(append_line(directory / STEPS, line))
-
-
-def _checkpoint(directory: Path, run: Run) -> None:
-    """The state, once the lines of its steps are surely on disk."""
-    if (directory / STEPS).exists():
-        with (directory / STEPS).open("rb") as file:
-            os.fsync(file.fileno())
-    write_state(directory, run)
 
 
 def _try(write: Callable[[], Any]) -> str:
@@ -289,49 +252,51 @@ def _try(write: Callable[[], Any]) -> str:
     return ""
 
 
-def _end(
-    pipeline: Pipeline,
-    configuration: PrecisionConfig,
-    run: Run | None,
-    directory: Path,
-    lines: list[dict[str, Any]],
-    ended: RunEnded,
-    settings: PPOSettings,
-) -> RunSummary:
-    """Everything that a run leaves behind: its state where it is whole, and its summary."""
-    if run is not None and run.whole and ended.status != COMPLETED:
-        _try(partial(_checkpoint, directory, run))
-    final = {name: window_mean(lines[-WINDOW:], name) for name in FINAL_FIGURES}
+def _summarise(session: Session, ended: RunEnded) -> RunSummary:
+    """The summary of a run that ended, on disk.
+
+    Raises:
+        OSError: a final result cannot be written; the state lets it come again.
+    """
+    run, lines, settings = session.run, session.lines, session.settings
+    evaluation, ended = _evaluation(session, ended)
     summary = RunSummary(
         status=ended.status,
         reason=str(ended),
-        configuration=configuration.name,
-        formats=configuration.components,
+        configuration=session.configuration.name,
+        formats=session.configuration.components,
         seed=settings.seed,
         observed_formats=run.observed if run else {},
         last_step=len(lines),
         max_steps=settings.max_steps,
         best=best_window(lines),
-        final=final,
-        evaluation=_evaluation(pipeline, run, ended.status),
+        final={name: window_mean(lines[-WINDOW:], name) for name in FINAL_FIGURES},
+        evaluation=evaluation,
         skipped_updates=run.skipped if run else 0,
         weights_sha256=digest({"master": run.weights.master}) if run else "",
-        identity=identity(run) if run else {},
-        context=run_context(str(pipeline.policy.model.device), settings.seed),
+        identity=identity(session.pipeline, session.configuration, settings),
+        context=run_context(str(session.pipeline.policy.model.device), settings.seed),
         seconds=sum(line["step_seconds"] for line in lines),
     )
-    failed = _try(partial(write_summary, directory, summary))
-    if failed and ended.status == COMPLETED:
+    failed = _try(partial(write_summary, session.directory, summary))
+    if failed and summary.status in FINAL:
         raise OSError(failed)
     return summary
 
 
-def _evaluation(pipeline: Pipeline, run: Run | None, status: str) -> dict[str, Any]:
-    """FP32 figures before and after, of a run that came to its end with finite weights."""
-    if run is None or status not in FINAL or not bool(torch.isfinite(run.weights.master).all()):
-        return {}
+def _evaluation(session: Session, ended: RunEnded) -> tuple[dict[str, Any], RunEnded]:
+    """FP32 figures before and after, of a run that came to its end with finite weights.
+
+    Returns:
+        (them, how the run ended): a run is not completed where its evaluation fails.
+    """
+    run = session.run
+    if run is None or ended.status not in FINAL:
+        return {}, ended
+    policies = {"initial": session.pipeline.policy.model, "final": run.weights.golden}
     size = run.settings.max_new_tokens, run.settings.evaluation_sequences
-    return {
-        name: asdict(evaluate(policy, pipeline, *size))
-        for name, policy in (("initial", pipeline.policy.model), ("final", run.weights.golden))
-    }
+    try:
+        return {n: asdict(evaluate(p, session.pipeline, *size)) for n, p in policies.items()}, ended
+    except Exception as error:
+        failed = _end_by(error)
+        return {}, failed if ended.status == COMPLETED else ended

@@ -83,10 +83,21 @@ class PPOSettings:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
-        if self.target_kl is not None and not 0 < self.target_kl < float("inf"):
-            raise ValueError(f"target_kl = {self.target_kl} must be positive and finite")
-        if self.target_kl is not None and self.kl_coefficient == 0:
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed} does not fit into 64 bits")
+        if self.target_kl is not None:
+            self._check_adaptive(self.target_kl)
+
+    def _check_adaptive(self, target_kl: float) -> None:
+        if not 0 < target_kl < float("inf"):
+            raise ValueError(f"target_kl = {target_kl} must be positive and finite")
+        if self.kl_coefficient == 0:
             raise ValueError("an adaptive kl_coefficient of 0 stays 0; start above it")
+        if self.batch_size > self.kl_horizon:
+            raise ValueError(
+                f"kl_horizon = {self.kl_horizon} is less than one batch of {self.batch_size} "
+                "sequences: the adaptive kl_coefficient would jump; give more"
+            )
 
     @property
     def sampling(self) -> FreezeSettings:

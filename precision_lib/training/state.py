@@ -3,15 +3,16 @@
 The hazards. A state that is saved in place is half a state after a kill; Adam's moments left out
 resume with another step size; a resumed run with another learning rate, model or torch release is
 not the run that was begun; and a file that was cut or altered must not be trained on. So the state
-is one safetensors file under a temporary name, synced and renamed, with the run's identity and a
-SHA-256 of its tensors in its header; random numbers need no state, they follow from (seed, step).
+is one safetensors file under a temporary name, synced and renamed, with the run's identity in its
+header and a SHA-256 of header and tensors; random numbers need no state, they follow from (seed,
+step).
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +21,57 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.pipeline import Pipeline
 from precision_lib.training.failures import Watch
+from precision_lib.training.settings import PPOSettings
 from precision_lib.training.trainer import Run
 
-SCHEMA = "precision-forensics/ppo-state/1"
+SCHEMA = "precision-forensics/ppo-state/2"
 STATE = "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+ADVICE = "start again without --resume in another --output_dir"
 
 
 class StateError(RuntimeError):
     """A state cannot be used; the message names the file, what is wrong and what to do."""
 
 
-def identity(run: Run) -> dict[str, Any]:
-    """What a resumed run has to share with the one that it continues."""
-    pipeline, settings = run.models.pipeline, run.settings
-    return {
-        "configuration": {"name": run.models.configuration.name}
-        | run.models.configuration.components,
-        "settings": settings.identity,
+def identity(
+    pipeline: Pipeline, configuration: PrecisionConfig, settings: PPOSettings
+) -> dict[str, Any]:
+    """What a resumed run has to share with the one that it continues; plain JSON values."""
+    return asked_for(configuration, settings) | {
         "models": {
             "policy": pipeline.policy.sha256,
             "reference": pipeline.reference.sha256,
             "reward": pipeline.reward.sha256,
             "value_head": pipeline.value_head.sha256 if pipeline.value_head else None,
         },
-        "torch": torch.__version__,
-        "device": run.weights.master.device.type,
+        "torch": str(torch.__version__),
+        "device": pipeline.policy.model.device.type,
     }
+
+
+def asked_for(configuration: PrecisionConfig, settings: PPOSettings) -> dict[str, Any]:
+    """The part of :func:`identity` that needs neither models nor a machine."""
+    return {
+        "configuration": {"name": configuration.name} | configuration.components,
+        "settings": settings.identity,
+    }
+
+
+@dataclass(frozen=True)
+class State:
+    """A state as it was written: ``header``, plain JSON values, and ``tensors`` by name."""
+
+    header: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def step(self) -> int:
+        """The next step."""
+        return int(self.header["step"])
 
 
 def write_state(directory: Path, run: Run) -> None:
@@ -61,21 +85,20 @@ def write_state(directory: Path, run: Run) -> None:
     tensors |= {name: moments[name] for name in MOMENTS if name in moments}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {
-        "schema": SCHEMA,
-        "identity": identity(run),
+        "identity": identity(run.models.pipeline, run.models.configuration, run.settings),
         "step": run.step,
         "adam_steps": int(moments.get("step", 0)),
         "kl_coefficient": run.kl_coefficient,
         "skipped": run.skipped,
-        "watch": asdict(run.watch)["beyond"],
+        "watch": run.watch.beyond,
         "observed": run.observed,
-        "sha256": digest(tensors),
     }
-    _save(directory / STATE, tensors, {"state": json.dumps(header, sort_keys=True)})
+    text = json.dumps(header, sort_keys=True)
+    metadata = {"schema": SCHEMA, "state": text, "sha256": digest(tensors, text)}
+    _save(directory / STATE, tensors, metadata)
 
 
 def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
         temporary = Path(directory) / path.name
         try:
@@ -88,9 +111,9 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
         temporary.replace(path)
 
 
-def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, shapes and bytes, in the order of the names."""
-    found = hashlib.sha256()
+def digest(tensors: dict[str, Tensor], text: str = "") -> str:
+    """SHA-256 of ``text``, then names, shapes and bytes in the order of the names."""
+    found = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -98,50 +121,46 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def read_state(directory: Path, run: Run) -> bool:
-    """Put ``run``, freshly opened, where the state in ``directory`` was; False if there is none.
+def read_state(directory: Path, wanted: dict[str, Any]) -> State | None:
+    """The state in ``directory``, None if there is none.
+
+    Args:
+        wanted: :func:`identity` of the run that is to go on from it.
 
     Raises:
         StateError: cut, altered, of another schema, or of another run.
     """
     path = directory / STATE
     if not path.is_file():
-        return False
-    advice = "start again without --resume in another --output_dir"
+        return None
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["state"])
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise StateError(f"{path} is no whole state of a run ({error}); {advice}") from None
-    if header.get("schema") != SCHEMA:
-        raise StateError(f"{path} has schema {header.get('schema')!r}, not {SCHEMA!r}; {advice}")
-    differing = _differences(header["identity"], json.loads(json.dumps(identity(run))))
+    except (SafetensorError, ValueError, OSError) as error:
+        raise StateError(f"{path} is no whole state of a run ({error}); {ADVICE}") from None
+    if metadata.get("schema") != SCHEMA:
+        raise StateError(f"{path} has schema {metadata.get('schema')!r}, not {SCHEMA!r}; {ADVICE}")
+    text = metadata.get("state", "")
+    if digest(tensors, text) != metadata.get("sha256"):
+        raise StateError(f"{path} was altered: it does not have its own SHA-256; {ADVICE}")
+    state = State(json.loads(text), tensors)
+    check_identity(path, state.header["identity"], wanted)
+    return state
+
+
+def check_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse what was made by another run.
+
+    Raises:
+        StateError: the message names ``path`` and each difference.
+    """
+    differing = _differences(stored, wanted)
     if differing:
         raise StateError(
             f"{path} belongs to another run: {'; '.join(differing)}; give what it was begun with, "
             "or another --output_dir"
         )
-    if digest(tensors) != header["sha256"]:
-        raise StateError(f"{path} was altered: its tensors do not have its SHA-256; {advice}")
-    _restore(run, header, tensors)
-    return True
-
-
-def _restore(run: Run, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    weights = run.weights
-    with torch.no_grad():
-        weights.master.copy_(tensors["master"])
-    weights.cast()
-    if header["adam_steps"]:
-        state: dict[str, Tensor] = {
-            name: tensors[name].to(weights.master.device) for name in MOMENTS
-        }
-        state["step"] = torch.tensor(float(header["adam_steps"]), device=weights.master.device)
-        weights.optimizer.state[weights.master] = state
-    run.step, run.kl_coefficient = header["step"], header["kl_coefficient"]
-    run.skipped, run.observed = header["skipped"], header["observed"]
-    run.watch = Watch(dict(header["watch"]))
 
 
 def _differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
@@ -154,3 +173,19 @@ def _differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
             )
         ]
     return [] if stored == wanted else [f"{name} was {stored!r} and is {wanted!r}"]
+
+
+def restore(run: Run, state: State) -> None:
+    """Put ``run``, freshly opened, where ``state`` was."""
+    weights, header = run.weights, state.header
+    with torch.no_grad():
+        weights.master.copy_(state.tensors["master"])
+    weights.cast()
+    if header["adam_steps"]:
+        device = weights.master.device
+        moments = {name: state.tensors[name].to(device) for name in MOMENTS}
+        steps = torch.tensor(float(header["adam_steps"]), device=device)
+        weights.optimizer.state[weights.master] = moments | {"step": steps}
+    run.step, run.kl_coefficient = state.step, header["kl_coefficient"]
+    run.skipped, run.observed = header["skipped"], header["observed"]
+    run.watch = Watch(dict(header["watch"]))

@@ -10,22 +10,33 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
+from precision_lib.formats import FORMATS
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.value_head import ValueHead, explained_variance
 from precision_lib.ppo.kl import update_kl_coefficient
 from precision_lib.training import invariants
-from precision_lib.training.failures import Watch
+from precision_lib.training.failures import (
+    KL_EXPLOSION,
+    NAN_LOSS,
+    VALUE_DIVERGENCE,
+    RunEnded,
+    Watch,
+)
 from precision_lib.training.golden import damage, golden_experience, symptoms
 from precision_lib.training.rollout import Experience, Models, open_models, rollout
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.update import Updates, update
 from precision_lib.training.weights import Weights, open_weights
 from precision_lib.trajectories.batches import fit_head, sample_batch
+
+#: An adaptive coefficient that went down to it is as good as 0, but can grow again.
+SMALLEST_COEFFICIENT = FORMATS["fp32"].smallest_normal
 
 
 @dataclass
@@ -39,7 +50,7 @@ class Run:
         skipped: updates left out so far. watch: counters of the failure table.
         observed: component to format as seen in the first step; empty before.
         checked: the invariants held in the first step since the run was opened.
-        whole: no step is half done; False while the weights are being updated.
+        whole: ``weights`` are those of ``step``; False from the first update of a step to its end.
     """
 
     models: Models
@@ -82,58 +93,76 @@ def ppo_step(run: Run) -> dict[str, Any]:
 
     Raises:
         RunEnded: the run fails; its ``line`` holds the figures, where the step was finished.
+        FloatingPointError: the policy gives no distribution to sample from.
         InvariantError: in the first step, when one does not hold.
     """
     clock = Clock(run.weights.master.device)
     settings, weights = run.settings, run.weights
     with clock.phase("rollout"):
         experience = rollout(run.models, weights, settings, run.step, run.kl_coefficient)
+    check_finite(experience, run.step)
     with clock.phase("diagnostics"):
         figures = symptoms(experience) | damage(
             *golden_experience(run.models, weights, experience, settings, run.kl_coefficient)
         )
-    before = weights.low.clone()
     if not run.checked:
-        _check_before(run, experience)
-    run.whole = False
+        _check_experience(run, experience)
+    before = weights.low.clone()
     with clock.phase("update"):
         found = update(
-            run.models,
-            weights,
-            experience,
-            settings,
-            run.step,
-            lambda w: None if run.checked else invariants.check_clipped(w, settings),
+            run.models, weights, experience, settings, run.step, partial(_before_update, run)
         )
-    run.whole = True
     if not run.checked:
         invariants.check_first_update(found)
-        run.checked = True
+        invariants.check_optimizer(weights)
+    run.checked = True
+    moved = float((weights.low != before).double().mean())
     line = {"step": run.step} | _learning(run, experience, found) | figures
-    line["weights_moved_frac"] = float((weights.low != before).double().mean())
-    run.skipped += found.skipped
-    line |= clock.seconds(int(experience.given.mask.sum()))
-    _adapt(run, line)
-    run.step += 1
-    run.watch.look(line)
+    line |= {"weights_moved_frac": moved} | clock.seconds(int(experience.given.mask.sum()))
+    _finish(run, line)
     return line
 
 
-def _check_before(run: Run, experience: Experience) -> None:
+def check_finite(experience: Experience, step: int) -> None:
+    """End a run whose figures hold NaN or inf: whitening would make all advantages NaN.
+
+    Raises:
+        RunEnded: with the status that names what is not finite; no weight was changed.
+    """
+    scored, mask = experience.scored, experience.given.mask
+    for status, name, x in (
+        (NAN_LOSS, "log-probs of the policy", scored.logprobs[mask]),
+        (NAN_LOSS, "scores", scored.scores),
+        (VALUE_DIVERGENCE, "values", scored.values[mask]),
+        (KL_EXPLOSION, "log-ratios", experience.penalty[mask]),
+    ):
+        wrong = int((~torch.isfinite(x)).sum())
+        if wrong:
+            raise RunEnded(status, f"{wrong} of {x.numel()} {name} are not finite in step {step}")
+
+
+def _check_experience(run: Run, experience: Experience) -> None:
     invariants.check_models(run.models, run.weights)
     run.observed = invariants.observed_formats(run.models, run.weights, experience)
     invariants.check_formats(run.models, run.observed)
     if run.step == 0 and not run.settings.perturbation:
         invariants.check_start(run.models, experience)
-    invariants.check_experience(experience, run.kl_coefficient)
+    invariants.check_rewards(experience, run.kl_coefficient)
+    invariants.check_advantages(experience)
+
+
+def _before_update(run: Run) -> None:
+    if not run.checked:
+        invariants.check_clipped(run.weights.gradient, run.settings)
+    run.whole = False
 
 
 def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any]:
-    """What every PPO log shows, over real tokens."""
+    """What every PPO log shows, over real tokens and over the minibatches."""
     mask, scored = experience.given.mask, experience.scored
     scores, lengths = scored.scores.double(), mask.sum(1).double()
     values, returns = scored.values[mask].double(), experience.returns[mask].double()
-    ratios, steps = found.ratios, max(len(found.ratios), 1)
+    ratios = found.ratios
     return {
         "reward_mean": float(scores.mean()),
         "reward_std": float(scores.std()) if len(scores) > 1 else 0.0,
@@ -144,32 +173,41 @@ def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any
         "explained_variance": explained_variance(values, returns),
         "value_error_rms": float((values - returns).square().mean().sqrt()),
         "return_rms": float(returns.square().mean().sqrt()),
-        "policy_loss": sum(found.policy_losses) / steps,
-        "value_loss": sum(found.value_losses) / steps,
-        "clip_frac": sum(r.clip_frac for r in ratios) / steps,
-        "approx_kl": sum(r.approx_kl for r in ratios) / steps,
+        "policy_loss": _mean(found.policy_losses),
+        "value_loss": _mean(found.value_losses),
+        "clip_frac": _mean([r.clip_frac for r in ratios]),
+        "approx_kl": _mean([r.approx_kl for r in ratios]),
         "log_ratio_smallest": min(r.smallest_log_ratio for r in ratios),
         "log_ratio_largest": max(r.largest_log_ratio for r in ratios),
         "ratio_overflows": sum(r.overflow_count for r in ratios),
         "first_log_ratio": found.first_log_ratio,
-        "gradient_norm": sum(found.gradient_norms) / steps,
+        "gradient_norm": _mean(found.gradient_norms),
         "updates": len(found.gradient_norms),
         "skipped_updates": found.skipped,
         "value_stagnation_rate": found.stagnant / found.watched if found.watched else None,
     }
 
 
-def _adapt(run: Run, line: dict[str, Any]) -> None:
+def _mean(figures: list[float]) -> float:
+    return sum(figures) / len(figures)
+
+
+def _finish(run: Run, line: dict[str, Any]) -> None:
+    """Adapt the coefficient, count the step, look for failures."""
     settings = run.settings
-    observed = line["kl_sequence_mean"]
-    if settings.target_kl is not None and observed - observed == 0:
-        run.kl_coefficient = update_kl_coefficient(
+    if settings.target_kl is not None:
+        adapted = update_kl_coefficient(
             run.kl_coefficient,
-            observed,
+            line["kl_sequence_mean"],
             settings.target_kl,
             settings.kl_horizon,
             settings.batch_size,
         )
+        run.kl_coefficient = max(adapted, SMALLEST_COEFFICIENT)
+    run.skipped += line["skipped_updates"]
+    run.step += 1
+    run.whole = True  # not before: what fails on the way leaves weights that no step number has
+    run.watch.look(line)
 
 
 class Clock:

@@ -8,6 +8,7 @@ measured and clipped in FP32 or wider, and a gradient that is not finite is skip
 n sequences of a minibatch, T response tokens.
 """
 
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from precision_lib.ppo.losses import RatioReport, policy_loss, ratio_report, value_loss
 from precision_lib.training.failures import NAN_LOSS, RunEnded
-from precision_lib.training.forward import forward
+from precision_lib.training.forward import Figures, forward
 from precision_lib.training.rollout import Experience, Models
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.weights import Weights
@@ -26,15 +27,14 @@ from precision_lib.trajectories.teacher_forcing import rows_per_forward, vocabul
 
 @dataclass
 class Updates:
-    """What the updates on one rollout were like; lists have one entry per optimizer step.
+    """What the updates on one rollout were like; lists have one entry per minibatch.
 
     Attributes:
         policy_losses, value_losses, gradient_norms: the norm is the one before clipping.
         ratios: reports of each minibatch, before its step.
         skipped: steps that were left out because the gradient was not finite.
-        first_log_ratio: largest |log-ratio| of the first minibatch, before any step: 0.
-        stagnant, watched: values that were the old ones bit by bit after at least one step, and
-            how many were looked at.
+        stagnant, watched: values that were the old ones bit by bit after at least one step was
+            taken, and how many were looked at.
     """
 
     policy_losses: list[float] = field(default_factory=list)
@@ -42,21 +42,29 @@ class Updates:
     gradient_norms: list[float] = field(default_factory=list)
     ratios: list[RatioReport] = field(default_factory=list)
     skipped: int = 0
-    first_log_ratio: float = 0.0
     stagnant: int = 0
     watched: int = 0
 
+    @property
+    def taken(self) -> int:
+        """Optimizer steps so far."""
+        return len(self.gradient_norms) - self.skipped
 
-def minibatch_order(settings: PPOSettings, step: int) -> Iterator[tuple[int, Tensor]]:
-    """(epoch, rows) of each minibatch: in the order of the rollout first, then shuffled."""
+    @property
+    def first_log_ratio(self) -> float:
+        """Largest |log-ratio| of the first minibatch, before any step: 0."""
+        return max(abs(self.ratios[0].smallest_log_ratio), abs(self.ratios[0].largest_log_ratio))
+
+
+def minibatch_order(settings: PPOSettings, step: int) -> Iterator[Tensor]:
+    """Rows of each minibatch: in the order of the rollout in the first epoch, then shuffled."""
     for epoch in range(settings.epochs):
         order = torch.arange(settings.batch_size)
         if epoch:
             seed = zlib.crc32(f"minibatches {settings.seed} {step} {epoch}".encode())
             generator = torch.Generator().manual_seed(seed)
             order = torch.randperm(settings.batch_size, generator=generator)
-        for rows in order.split(settings.batch_size // settings.minibatches):
-            yield epoch, rows
+        yield from order.split(settings.batch_size // settings.minibatches)
 
 
 def update(
@@ -65,34 +73,33 @@ def update(
     experience: Experience,
     settings: PPOSettings,
     step: int,
-    check: Callable[[Weights], None] = lambda _weights: None,
+    before_step: Callable[[], None] = lambda: None,
 ) -> Updates:
     """All optimizer steps on one rollout. Call it inside :func:`runtime.deterministic`.
 
     Args:
-        check: called before each step, the clipped gradient in place.
+        before_step: called before each optimizer step, the clipped gradient in place.
 
     Raises:
-        RunEnded: the loss is NaN; no step was taken on it.
+        RunEnded: a loss is NaN; no step was taken on it.
     """
     found = Updates()
-    for number, (_, rows) in enumerate(minibatch_order(settings, step)):
+    for number, rows in enumerate(minibatch_order(settings, step)):
         weights.gradient.zero_()
-        _backward(models, weights, experience, settings, rows, found, first=number == 0)
-        if found.policy_losses[-1] != found.policy_losses[-1] or (
-            found.value_losses[-1] != found.value_losses[-1]
-        ):
+        _backward(models, weights, experience, settings, rows, found)
+        losses = found.policy_losses[-1], found.value_losses[-1]
+        if any(math.isnan(loss) for loss in losses):
             raise RunEnded(
                 NAN_LOSS,
-                f"policy loss {found.policy_losses[-1]}, value loss {found.value_losses[-1]} in "
-                f"update {number} of step {step}",
+                f"policy loss {losses[0]}, value loss {losses[1]} in update {number} of step "
+                f"{step}",
             )
         norm = clip_gradient(weights.gradient, settings.max_grad_norm)
         found.gradient_norms.append(norm)
-        if not norm < float("inf"):
+        if not math.isfinite(norm):
             found.skipped += 1
             continue
-        check(weights)
+        before_step()
         weights.step()
     return found
 
@@ -104,45 +111,24 @@ def _backward(
     settings: PPOSettings,
     rows: Tensor,
     found: Updates,
-    *,
-    first: bool,
 ) -> None:
     """Gradient of one minibatch into ``weights.gradient``, its figures into ``found``."""
     formats, old = models.configuration, experience.scored
+    head = weights.head_weight, weights.head_bias
     width, vocabulary = experience.given.tokens.shape[1], vocabulary_of(weights.working)
     total = int(experience.given.mask[rows].sum())
     losses, parts = [0.0, 0.0], []
     for part in rows.split(min(len(rows), rows_per_forward(width, vocabulary))):
         given = experience.given.rows(part)
-        figures = forward(
-            weights.working,
-            given,
-            formats.kl,
-            (weights.head_weight, weights.head_bias),
-            formats.value,
-        )
-        assert figures.values is not None
+        figures = forward(weights.working, given, formats.kl, head, formats.value)
+        both = _losses(figures, experience, settings, part)
         share = int(given.mask.sum()) / total
-        surrogate = policy_loss(
-            figures.logprobs,
-            old.logprobs[part],
-            experience.advantages[part],
-            given.mask,
-            settings.clip_range,
-        )
-        regression = value_loss(
-            figures.values,
-            old.values[part],
-            experience.returns[part],
-            given.mask,
-            settings.value_clip_range,
-        )
-        (share * (surrogate + settings.value_coefficient * regression)).backward()
+        (share * (both[0] + settings.value_coefficient * both[1])).backward()
         weights.collect_gradient()
-        losses[0] += share * float(surrogate.detach())
-        losses[1] += share * float(regression.detach())
+        losses = [sofar + share * float(x.detach()) for sofar, x in zip(losses, both, strict=True)]
         parts.append((figures.logprobs.detach(), old.logprobs[part], given.mask))
-        if not first:
+        if found.taken:
+            assert figures.values is not None
             same = (figures.values.detach() == old.values[part])[given.mask]
             found.stagnant += int(same.sum())
             found.watched += same.numel()
@@ -150,9 +136,29 @@ def _backward(
     found.value_losses.append(losses[1])
     new, before, mask = (torch.cat(x) for x in zip(*parts, strict=True))
     found.ratios.append(ratio_report(new, before, mask, settings.clip_range))
-    if first:
-        report = found.ratios[-1]
-        found.first_log_ratio = max(-report.smallest_log_ratio, report.largest_log_ratio)
+
+
+def _losses(
+    figures: Figures, experience: Experience, settings: PPOSettings, part: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Policy and value loss of some rows, each a mean over their tokens."""
+    old, mask = experience.scored, experience.given.mask[part]
+    assert figures.values is not None
+    surrogate = policy_loss(
+        figures.logprobs,
+        old.logprobs[part],
+        experience.advantages[part],
+        mask,
+        settings.clip_range,
+    )
+    regression = value_loss(
+        figures.values,
+        old.values[part],
+        experience.returns[part],
+        mask,
+        settings.value_clip_range,
+    )
+    return surrogate, regression
 
 
 def clip_gradient(gradient: Tensor, max_norm: float) -> float:

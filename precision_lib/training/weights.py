@@ -48,11 +48,6 @@ class Weights:
     head_bias: Tensor
     optimizer: torch.optim.Optimizer
 
-    @property
-    def head(self) -> ValueHead:
-        """The FP32 value head as it is now."""
-        return ValueHead(self.head_weight.detach(), self.head_bias.detach())
-
     def collect_gradient(self) -> None:
         """Add the gradients of the last backward pass to ``gradient``, in FP32, and drop them."""
         place = 0
@@ -91,19 +86,13 @@ def open_weights(
         head: FP32 value head.
         fmt: format name of the working policy.
         learning_rate: of AdamW.
-        perturbation: w becomes w (1 + perturbation * n), n standard normal from ``seed``, computed
-            in float64 and rounded once.
+        perturbation: see :func:`perturbed`; ``seed`` is its seed.
     """
     golden = working_copy(policy)
-    parts = [p.detach().reshape(-1) for p in golden.parameters()]
-    size = sum(map(len, parts))
-    device = parts[0].device
-    tail = [head.weight.to(device), head.bias.to(device).reshape(1)]
-    master = torch.cat([*parts, *tail]).contiguous()
+    master = _masters(golden, head)
     if perturbation:
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(len(master), dtype=torch.float64, generator=generator).to(device)
-        master = (master.double() * (1 + perturbation * noise)).float()
+        master = perturbed(master, perturbation, seed)
+    size = len(master) - len(head.weight) - 1
     _view_parameters(golden, master[:size])
     working, low = golden, master[:size]
     if fmt != FULL:
@@ -111,11 +100,8 @@ def open_weights(
         set_parameters(working, golden, fmt)
         low = master[:size].to(get_format(fmt).dtype)
         _view_parameters(working, low)
-    golden.requires_grad_(working is golden)
+    golden.requires_grad_(False)
     working.requires_grad_(True)
-    optimizer = torch.optim.AdamW(
-        [master], lr=learning_rate, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
-    )
     return Weights(
         master=master,
         gradient=torch.zeros_like(master),
@@ -124,8 +110,28 @@ def open_weights(
         low=low,
         head_weight=master[size:-1].detach().requires_grad_(True),
         head_bias=master[-1].detach().requires_grad_(True),
-        optimizer=optimizer,
+        optimizer=torch.optim.AdamW(
+            [master], lr=learning_rate, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
+        ),
     )
+
+
+def _masters(policy: Any, head: ValueHead) -> Tensor:
+    """[P + H + 1] FP32, on the device of the policy."""
+    parts = [p.detach().reshape(-1) for p in policy.parameters()]
+    device = parts[0].device
+    return torch.cat([*parts, head.weight.to(device), head.bias.to(device).reshape(1)])
+
+
+def perturbed(master: Tensor, size: float, seed: int) -> Tensor:
+    """w becomes w (1 + size * n), n standard normal from ``seed``, in float64 and rounded once.
+
+    A size of 2**-24, half the distance from 1 to the next FP32 number, moves about half of the
+    weights, most of them by one ulp.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(master), dtype=torch.float64, generator=generator)
+    return (master.double() * (1 + size * noise.to(master.device))).float()
 
 
 def _view_parameters(model: Any, vector: Tensor) -> None:

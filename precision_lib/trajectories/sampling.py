@@ -81,6 +81,7 @@ def sample_responses(
 
     Raises:
         ValueError: for no prompt, an empty one, or a sequence beyond the model's positions.
+        FloatingPointError: logits with NaN or +inf, from which nothing can be drawn.
     """
     if not prompts or any(not p for p in prompts) or length < 1:
         raise ValueError(
@@ -140,6 +141,12 @@ def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
     logits [n, V] and uniform [n] in [0, 1); returns [n].
     """
     cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    broken = int(cumulative[:, -1].isnan().sum())
+    if broken:
+        raise FloatingPointError(
+            f"the logits of {broken} of {len(logits)} sequences hold NaN or +inf: the model's "
+            "numbers have left its format"
+        )
     target = uniform.unsqueeze(1) * cumulative[:, -1:]  # the last sum is 1 only up to rounding
     return torch.searchsorted(cumulative, target, right=True).squeeze(1)
 

@@ -24,7 +24,7 @@ def main(directory: Path, text: str) -> None:
     ``steps`` to write; ``summary``, the text of the summary at the end; ``diary``, a file of all
     processes; ``tries``: what the first tries do after their first step, an exit code or a negative
     signal number; ``words`` that each try says; ``deaf``: ignore SIGTERM; ``hang``: never end by
-    oneself; ``company``: begin when so many have.
+    oneself; ``company``: begin when so many have; ``linger``: seconds before the end.
     """
     told = json.loads(text)
     diary = Path(told["diary"])
@@ -37,7 +37,8 @@ def main(directory: Path, text: str) -> None:
     note(directory / "tries.txt", "")
     number = (directory / "tries.txt").stat().st_size  # this try, counted from 1
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "none")
-    note(diary, f"+ {directory} {os.getpid()} {gpu} {os.environ['OMP_NUM_THREADS']}")
+    session = "own" if os.getsid(0) == os.getpid() else "shared"
+    note(diary, f"+ {directory} {os.getpid()} {gpu} {os.environ['OMP_NUM_THREADS']} {session}")
     for words in told["words"][number - 1 : number]:
         sys.stderr.write(words + "\n")
     while diary.read_text().count("+ ") < told["company"]:
@@ -49,6 +50,7 @@ def main(directory: Path, text: str) -> None:
             die(told["tries"][number - 1])
     while told["hang"]:
         time.sleep(0.005)
+    time.sleep(told["linger"])
     (directory / "summary.json").write_text(told["summary"])
     note(diary, f"- {directory}")
 

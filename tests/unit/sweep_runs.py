@@ -13,8 +13,8 @@ from precision_lib.matrix import MATRIX, TWIN, PrecisionConfig
 from precision_lib.sweep.curves import RunCurves, run_curves
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.plan import BASELINE, Models, SweepCell, SweepPlan, plan_sweep
-from precision_lib.training.failures import COMPLETED
-from precision_lib.training.run import STEPS
+from precision_lib.training.directory import STEPS
+from precision_lib.training.failures import COMPLETED, KL_EXPLOSION
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.summary import RunSummary, write_summary
 
@@ -134,10 +134,16 @@ def leave(plan: SweepPlan, cell: SweepCell, gain: float = 1.0, **changes: Any) -
 
 
 class Executor:
-    """Leaves completed runs, but for cells that crash; notes what it was asked to run."""
+    """Leaves completed runs; notes what it was asked to run.
 
-    def __init__(self, plan: SweepPlan, *, crash: str = "", until: int | None = None) -> None:
-        self.plan, self.crash, self.until = plan, crash, until
+    But for the cell that is to ``crash`` and the one that is to ``explode`` after a step; and only
+    the first cells, ``until`` so many.
+    """
+
+    def __init__(
+        self, plan: SweepPlan, *, crash: str = "", explode: str = "", until: int | None = None
+    ) -> None:
+        self.plan, self.crash, self.explode, self.until = plan, crash, explode, until
         self.asked: list[str] = []
         self.closed = False
 
@@ -151,6 +157,10 @@ class Executor:
                     yield Event(RETRIED, cell, 2, "exit code 1: oh")
                     yield Event(STARTED, cell)
                     yield Event(FAILED, cell, 2, "exit code 1: oh no")
+                    continue
+                if cell.name == self.explode:
+                    leave(self.plan, cell, status=KL_EXPLOSION, last_step=1)
+                    yield Event(FINISHED, cell, 1, KL_EXPLOSION)
                     continue
                 leave(self.plan, cell, 1 + 0.01 * len(cell.name))
                 yield Event(STEPPED, cell, 4)

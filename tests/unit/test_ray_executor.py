@@ -22,7 +22,8 @@ from precision_lib.sweep.executors import ExecutorError
 from precision_lib.sweep.local import RETRIES
 from precision_lib.sweep.plan import Models, SweepCell, SweepPlan
 from precision_lib.sweep.ray_cluster import run_ray
-from precision_lib.training.run import read_lines, run_events
+from precision_lib.training.directory import read_lines
+from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.summary import read_summary
 

@@ -6,7 +6,8 @@ from typing import Any
 from precision_lib.forensics.h1.kl_collapse import METRICS
 from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.matrix import MATRIX
-from precision_lib.reporting.table import STYLES, conformance_table, h1_table, summary
+from precision_lib.reporting.styles import STYLES
+from precision_lib.reporting.table import conformance_table, h1_table, summary
 
 CURVE = [
     {"true_kl": kl, "log_ratio_nsr": {"value": value}}

@@ -19,7 +19,7 @@ from precision_lib.phases import sweep as phase
 from precision_lib.phases.sweep import RECORD, run_sweep
 from precision_lib.sweep import executors
 from precision_lib.sweep.plan import SweepPlan
-from precision_lib.training.run import STEPS
+from precision_lib.training.directory import STEPS
 from precision_lib.training.summary import SUMMARY
 from tests.unit.sweep_runs import NAMES, ORIGIN, Executor, small_plan
 

@@ -217,6 +217,17 @@ def test_a_path_counts_where_it_lies_further_off_than_the_twins() -> None:
     assert evidence.chaos[KL_PATH] == pytest.approx(1.0)
 
 
+def test_the_spread_of_paths_is_not_thinned_by_the_baselines_own() -> None:
+    """Its distance from itself is 0, always. Twin 1, 1, 1 and pure 2, 3, 4: v = 1 / 2."""
+    names = (BASELINE.name, TWIN.name, "bf16_pure")
+    runs = runs_of(dict.fromkeys(names, (1.0, 1.0, 1.0)))
+    for name, offsets in ((TWIN.name, (1, 1, 1)), ("bf16_pure", (2, 3, 4))):
+        for seed, offset in enumerate(offsets):
+            run = runs[name, seed]
+            runs[name, seed] = replace(run, kls=run.kls + offset)
+    assert weigh(runs).deviations[KL_PATH] == pytest.approx(math.sqrt(1 / 2))
+
+
 def test_chaos_is_the_rms_of_twin_less_baseline() -> None:
     gains = dict.fromkeys(NAMES, (1.0, 1.0)) | {TWIN.name: (1.3, 0.6)}
     assert weigh(runs_of(gains)).chaos[OBJECTIVE] == pytest.approx(math.sqrt((0.09 + 0.16) / 2))

@@ -39,9 +39,9 @@ def tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tell:
     def command(plan: SweepPlan, cell: SweepCell, directory: Path) -> list[str]:
         does: dict[str, Any] = told["all"] | told.get(cell.name, {})
         summary = {"schema": SCHEMA} | asdict(summary_of(cell, **does.pop("ends", {})))
-        usual = {"steps": STEPS, "tries": [], "deaf": False, "hang": False, "company": 0}
-        text = {"words": [], "diary": str(tmp_path / "diary"), "summary": json.dumps(summary)}
-        specification = json.dumps(usual | text | does)
+        usual = {"steps": STEPS, "tries": [], "words": [], "deaf": False, "hang": False}
+        usual |= {"company": 0, "linger": 0, "diary": str(tmp_path / "diary")}
+        specification = json.dumps(usual | {"summary": json.dumps(summary)} | does)
         return [sys.executable, "-S", "-E", fake_trainer.__file__, str(directory), specification]
 
     monkeypatch.setattr(local, "command", command)
@@ -50,7 +50,7 @@ def tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tell:
 
 
 def diary(tmp_path: Path) -> list[list[str]]:
-    """Words of each line: + directory pid gpu threads when one begins, - directory at its end."""
+    """Words of each line: + directory pid gpu threads session at a start, - directory at an end."""
     return [line.split() for line in (tmp_path / "diary").read_text().splitlines()]
 
 
@@ -93,8 +93,8 @@ def test_cells_begin_in_the_order_of_the_plan_and_only_those_that_are_given(
 def test_never_more_than_jobs_run_at_once_and_as_many_when_there_is_work(
     jobs: int, tell: Tell, tmp_path: Path
 ) -> None:
-    """``company``: the first ones wait for each other, so that they surely overlap."""
-    tell(company=jobs)
+    """The first ones wait for each other, and all linger until one too many would have begun."""
+    tell(company=jobs, linger=0.1)
     plan = small_plan(tmp_path, *MATRIX[:4])
     list(run_local(plan, list(plan.cells), jobs=jobs))
     running, most = 0, 0
@@ -256,7 +256,16 @@ def test_without_gpus_children_see_what_the_sweep_sees(
     monkeypatch.delenv("OMP_NUM_THREADS")
     plan = small_plan(tmp_path)
     list(run_local(plan, [plan.cells[0]], jobs=1))
-    assert diary(tmp_path)[0][3:] == ["7", "1"], "one thread each unless the user says otherwise"
+    assert diary(tmp_path)[0][3:5] == ["7", "1"], "one thread each unless the user says otherwise"
+
+
+def test_a_ctrl_c_at_the_terminal_does_not_reach_the_children_by_itself(
+    tell: Tell, tmp_path: Path
+) -> None:
+    """It would end them in the middle of a step that the sweep lets them finish."""
+    plan = small_plan(tmp_path)
+    list(run_local(plan, list(plan.cells), jobs=2))
+    assert {line[5] for line in diary(tmp_path) if line[0] == "+"} == {"own"}
 
 
 @pytest.mark.parametrize(

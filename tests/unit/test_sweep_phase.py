@@ -14,8 +14,8 @@ from precision_lib.phases.sweep import RECORD, SCHEMA, load_sweep_record, run_sw
 from precision_lib.sweep import progress
 from precision_lib.sweep.events import Event
 from precision_lib.sweep.plan import PlanError, SweepCell, SweepPlan
+from precision_lib.training.directory import STEPS, alone
 from precision_lib.training.failures import INTERRUPTED, KL_EXPLOSION
-from precision_lib.training.run import STEPS, alone
 from precision_lib.training.state import STATE, StateError
 from precision_lib.training.summary import SUMMARY
 from tests.unit.sweep_runs import KL_COEFFICIENT, ORIGIN, Executor, leave, small_plan
@@ -233,8 +233,14 @@ def test_an_exception_leaves_a_record_with_what_failed_before_it_and_stops_the_c
             raise KeyboardInterrupt
 
     execute = Executor(plan, crash="bf16_pure-seed-0")
+    events: list[Iterator[Event]] = []  # held, so that nothing but the sweep closes them
+
+    def held(cells: list[SweepCell]) -> Iterator[Event]:
+        events.append(execute(cells))
+        return events[0]
+
     with pytest.raises(KeyboardInterrupt):
-        run_sweep(plan, execute, say=say)
+        run_sweep(plan, held, say=say)
     assert execute.closed
     found = on_disk(plan)
     assert not found["complete"]
@@ -283,12 +289,12 @@ class Bar:
 def test_the_bar_counts_the_steps_of_all_cells_and_ends_full(
     plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One cell was there, one had two steps, one crashed after two of its four."""
+    """One cell was there, one had two steps; one crashes after two of its four, one ends early."""
     monkeypatch.setattr(progress, "tqdm", Bar)
     leave(plan, plan.cells[0], status=KL_EXPLOSION, last_step=1)
     leave(plan, plan.cells[1], status=INTERRUPTED, last_step=2)
     run_sweep(plan, Executor(plan, until=0))
     assert (Bar.last.at, Bar.last.total) == (4 + 2, 24)
-    run_sweep(plan, Executor(plan, crash="bf16_pure-seed-1"))
+    run_sweep(plan, Executor(plan, crash="bf16_pure-seed-1", explode="bf16_pure-seed-0"))
     assert (Bar.last.at, Bar.last.total) == (24 - 2, 24)
     assert Bar.last.words == "cells: 5 of 6 done, 0 running, 1 failed"

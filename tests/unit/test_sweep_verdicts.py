@@ -151,6 +151,14 @@ def test_a_hypothesis_needs_the_seeds_of_its_most_undecided_cell() -> None:
     assert verdict_of(evidence, "H1").seeds_needed == promoted
 
 
+def test_no_number_of_seeds_makes_up_for_a_twin_that_differs() -> None:
+    gains = undecided({"bf16_pure": 0.25, "bf16_fp32_kl": 0.2, TWIN.name: 5.0})
+    evidence = weigh(runs_of(gains))
+    assert evidence.cells["bf16_pure"].seeds_needed is not None
+    assert evidence.verdicts[0].control["is_null"] is False
+    assert evidence.verdicts[0].seeds_needed is None
+
+
 def undecided(lost: dict[str, float]) -> dict[str, list[float]]:
     """Gains whose means lose this, 0 where nothing is said, with a spread that hides it."""
     wave = 0.2 * np.cos(2 * math.pi * np.arange(3) / 3)
