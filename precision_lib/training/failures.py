@@ -58,19 +58,19 @@ LIMITS: dict[str, Limit] = {
     ENTROPY_COLLAPSE: Limit(
         0.05,
         3,
-        "mean entropy below 0.05 nats per token: exp(0.05) = 1.05 choices per token, every "
-        "response to a prompt is the same",
+        "mean entropy below 0.05 nats per token: exp(0.05) = 1.05 choices per token",
     ),
     VALUE_DIVERGENCE: Limit(
         10.0,
         3,
-        "RMS error of the values above 10 times the RMS return: predicting 0 would be ten times "
-        "better, and the advantages are the critic's error",
+        "RMS error of the values against Monte Carlo returns above 10 times their RMS: predicting "
+        "0 would be ten times better, and the advantages are the critic's error",
     ),
     KL_COLLAPSE: Limit(
         0.0,
         10,
-        "the log-ratio is exactly 0 on every token although it is not in FP32: the penalty is off",
+        "the log-ratio is exactly 0 on every token although it is not in FP32: the policy, as it "
+        "is executed, does not move, and the penalty is off",
     ),
     NONFINITE_GRADIENTS: Limit(
         0.0, 3, "every update of the step was skipped because its gradient was not finite"

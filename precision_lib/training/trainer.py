@@ -14,11 +14,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from precision_lib.formats import FORMATS
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.value_head import ValueHead, explained_variance
+from precision_lib.ppo.advantages import gae
 from precision_lib.ppo.kl import update_kl_coefficient
 from precision_lib.training import invariants
 from precision_lib.training.failures import (
@@ -162,6 +164,7 @@ def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any
     mask, scored = experience.given.mask, experience.scored
     scores, lengths = scored.scores.double(), mask.sum(1).double()
     values, returns = scored.values[mask].double(), experience.returns[mask].double()
+    rewarded = monte_carlo_returns(experience, run.settings.gamma)[mask]
     ratios = found.ratios
     return {
         "reward_mean": float(scores.mean()),
@@ -171,8 +174,8 @@ def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any
         "entropy_mean": float(scored.entropy[mask].double().mean()),
         "response_length_mean": float(lengths.mean()),
         "explained_variance": explained_variance(values, returns),
-        "value_error_rms": float((values - returns).square().mean().sqrt()),
-        "return_rms": float(returns.square().mean().sqrt()),
+        "value_error_rms": float((values - rewarded).square().mean().sqrt()),
+        "return_rms": float(rewarded.square().mean().sqrt()),
         "policy_loss": _mean(found.policy_losses),
         "value_loss": _mean(found.value_losses),
         "clip_frac": _mean([r.clip_frac for r in ratios]),
@@ -186,6 +189,17 @@ def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any
         "skipped_updates": found.skipped,
         "value_stagnation_rate": found.stagnant / found.watched if found.watched else None,
     }
+
+
+def monte_carlo_returns(experience: Experience, gamma: float) -> Tensor:
+    """[N, T] float64 discounted rewards to come, 0 where masked: what the critic has no part in.
+
+    The returns that it is trained on hold its own values (lambda below 1), so that a critic that
+    is off by 1e4 looks good beside them.
+    """
+    rewards, mask = experience.rewards.double(), experience.given.mask
+    _, returns = gae(rewards, torch.zeros_like(rewards), mask, gamma, 1.0)
+    return returns
 
 
 def _mean(figures: list[float]) -> float:

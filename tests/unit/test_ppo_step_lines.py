@@ -68,6 +68,8 @@ def test_figures_of_a_rollout_are_those_that_numpy_finds() -> None:
     d = np.where(mask, experience.penalty.double().numpy(), 0)
     values = scored.values.double().numpy()[mask]
     returns = experience.returns.double().numpy()[mask]
+    rewards = np.where(mask, experience.rewards.double().numpy(), 0)
+    rewarded = rewards[:, ::-1].cumsum(1)[:, ::-1][mask]
     wanted = {
         "reward_mean": scores.mean(),
         "reward_std": scores.std(ddof=1),
@@ -75,8 +77,8 @@ def test_figures_of_a_rollout_are_those_that_numpy_finds() -> None:
         "entropy_mean": scored.entropy.double().numpy()[mask].mean(),
         "response_length_mean": mask.sum(1).mean(),
         "explained_variance": 1 - ((returns - values) ** 2).mean() / returns.var(),
-        "value_error_rms": np.sqrt(((returns - values) ** 2).mean()),
-        "return_rms": np.sqrt((returns**2).mean()),
+        "value_error_rms": np.sqrt(((rewarded - values) ** 2).mean()),
+        "return_rms": np.sqrt((rewarded**2).mean()),
     }
     limit = gamma(4 * mask.size, FP64)
     for name, value in wanted.items():
