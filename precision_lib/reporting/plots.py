@@ -25,9 +25,9 @@ BASELINE, TWIN = "fp32_baseline", "fp32_twin"
 SMOOTH = 10
 CURVES = (
     ("reward_mean", "reward (log odds)"),
-    ("kl_sequence_mean", "KL to the reference (nats per sequence)"),
+    ("kl_sequence_mean", "KL (nats per sequence)"),
     ("entropy_mean", "entropy (nats per token)"),
-    ("advantage_rms_error", "error of the advantages (RMS error / RMS)"),
+    ("advantage_rms_error", "advantage error (RMS error / RMS)"),
 )
 
 
@@ -156,8 +156,9 @@ def _gain_lost(evidence: dict[str, Any]) -> Any:
         (100 * evidence["limit"], len(cells) - 0.45),
         color="#D55E00",
         fontsize=8,
-        xytext=(4, 0),
+        xytext=(-4, 0),
         textcoords="offset points",
+        horizontalalignment="right",
     )
     axis.set_yticks(range(len(cells)), [f"{c['configuration']}: {c['verdict']}" for c in cells])
     axis.set_ylim(-0.6, len(cells) - 0.1)

@@ -99,8 +99,10 @@ def _resolution(found: dict[str, Any]) -> list[Line]:
 def _exercised(share: float | None) -> list[Line]:
     if share is None:
         return []
-    text = f"Its damage was above the main job's limit in {share:.1%} of bf16_pure's steps."
-    return [(text, "")]
+    limit = "above the main job's limit"
+    if share == 0:
+        return [(f"Not exercised: in none of bf16_pure's steps was its damage {limit}.", "")]
+    return [(f"Exercised: in {share:.1%} of bf16_pure's steps its damage was {limit}.", "")]
 
 
 def _training_cells(evidence: dict[str, Any]) -> list[Line]:
