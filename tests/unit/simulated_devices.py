@@ -58,6 +58,8 @@ class TwoDevices(TorchFunctionMode):
         if asked is not None:
             kwargs["device"] = HOST
         operands = args[:1] if func in _ACROSS else [*args, *kwargs.values()]
+        if func is torch.Tensor.__getitem__:  # an index of the host is legal on every device
+            operands = [x for x in tree_iter(operands) if not self._is_of_host(x) or x is args[0]]
         name = self._common(func, operands)
         if asked is not None:
             name = torch.device(asked)
@@ -69,6 +71,9 @@ class TwoDevices(TorchFunctionMode):
                 self._give(x, name)
         return result
 
+    def _is_of_host(self, x: Any) -> bool:
+        return isinstance(x, torch.Tensor) and self.name(x) in (HOST, None)
+
     def name(self, x: torch.Tensor) -> torch.device | None:
         """The device whose name the memory of ``x`` carries."""
         found = self._names.get(x.untyped_storage()._cdata)
@@ -79,6 +84,11 @@ class TwoDevices(TorchFunctionMode):
             self._names = {k: v for k, v in self._names.items() if not v[1].expired()}
         storage = x.untyped_storage()
         self._names[storage._cdata] = name, StorageWeakRef(storage)
+
+    def place(self, model: Any, device: torch.device) -> None:
+        """Give the model's memory the name of ``device``, where it is."""
+        for x in (*model.parameters(), *model.buffers()):
+            self._give(x.data, device)
 
     def _moved(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> torch.Tensor:
         """``x.to(...)`` or ``x.cpu()``: a copy with a new name where the name changes."""
