@@ -126,7 +126,7 @@ def test_by_default_the_matrix_and_the_users_own_configurations_are_trained(
 ) -> None:
     rows = "".join(f'{name} = "fp16"\n' for name in PURE.components)
     write_text(tmp_path / "own.toml", f"[mine]\n{rows}")
-    executed.until = 0
+    executed.until = 1
     main(plan, "--seeds", "3", "--matrix", str(tmp_path / "own.toml"))
     assert set(executed.asked) == {f"{name}-seed-3" for name in (*NAMES, "mine")}
 
@@ -154,13 +154,14 @@ def test_two_real_runs_are_interrupted_and_resumed_and_only_what_is_missing_is_r
     """Embedded models, two cells one after the other; SIGTERM comes in the second."""
     directory = tmp_path / "sweep"
     command = [sys.executable, "-m", "precision_lib.cli", "sweep", "--quick", "--seeds", "0"]
-    settings = ["--configurations", "fp32_baseline", "--max_steps", "2", "--batch_size", "2"]
+    settings = ["--configurations", "fp32_baseline", "--max_steps", "1", "--batch_size", "2"]
     settings += ["--evaluation_sequences", "2", "--output_dir", str(directory), "--jobs", "1"]
     with subprocess.Popen([*command, *settings], env=ENVIRONMENT, text=True, **PIPES) as sweep:
         second = directory / "runs" / "fp32_twin-seed-0" / "log.txt"
-        while not second.exists() and sweep.poll() is None:
+        children: list[int] = []
+        while sweep.poll() is None and not children:
             time.sleep(0.02)
-        children = children_of(sweep.pid)
+            children = children_of(sweep.pid) if second.exists() else []
         sweep.send_signal(signal.SIGTERM)
         _, errors = sweep.communicate()
     assert sweep.returncode == INTERNAL, errors
@@ -176,7 +177,7 @@ def test_two_real_runs_are_interrupted_and_resumed_and_only_what_is_missing_is_r
     )
     assert done.returncode == OK, done.stderr
     assert [(first / name).stat().st_mtime_ns for name in (SUMMARY, STEPS)] == before
-    assert "fp32_twin-seed-0: completed after 2 steps" in done.stdout
+    assert "fp32_twin-seed-0: completed after 1 steps" in done.stdout
     assert "fp32_baseline-seed-0" not in done.stdout, "it was run again"
     record = json.loads((directory / RECORD).read_text())
     assert record["complete"]

@@ -58,7 +58,15 @@ def nobody_is_left(tmp_path: Path) -> bool:
     """No process that ever began is there, not even as a zombie."""
     pids = [int(line[2]) for line in diary(tmp_path) if line[0] == "+"]
     assert pids, "nothing was looked at"
-    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    return not any(is_there(pid) for pid in pids)
+
+
+def is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def kinds(events: list[Event], cell: SweepCell) -> list[str]:

@@ -175,7 +175,7 @@ def test_seeds_that_are_unknown_for_one_cell_are_unknown_for_the_hypothesis() ->
     assert verdict_of(evidence, "H1").seeds_needed is None
 
 
-SWEEPS = 200
+SWEEPS = 150
 BF16 = [name for name in NAMES if name not in (BASELINE.name, TWIN.name)]
 
 
@@ -201,10 +201,10 @@ ONE_SIDE = (1 - CONFIDENCE) / 2
 SIGMAS = 4.5
 
 
-@pytest.mark.parametrize("deviation", [0.1, 0.3])
-def test_luck_alone_impairs_no_more_cells_than_the_interval_admits(deviation: float) -> None:
-    """Nothing is lost, and the spread is as large as the limit, then three times as large."""
-    rate, error = rates(0.0, deviation, 1)[IMPAIRED]
+def test_luck_alone_impairs_no_more_cells_than_the_interval_admits() -> None:
+    """Nothing is lost, and the spread is three times as large as the limit."""
+    rate, error = rates(0.0, 3 * LIMIT, 1)[IMPAIRED]
+    assert error > 0, "no cell is impaired: the spread is too small to deceive"
     assert rate <= ONE_SIDE + SIGMAS * error, rate
 
 

@@ -63,12 +63,9 @@ def test_by_default_the_sweep_stays_out(tmp_path: Path) -> None:
     assert "test_sweep.py" not in done.stdout
 
 
-@pytest.mark.parametrize("asked", [["-m", "sweep"], []], ids=["by-marker", "by-folder"])
-def test_collecting_the_sweep_names_every_run_and_imports_no_model(
-    asked: list[str], tmp_path: Path
-) -> None:
+def test_collecting_the_sweep_names_every_run_and_imports_no_model(tmp_path: Path) -> None:
     folder = str(ROOT / "tests" / "sweep")
-    done = run_pytest(tmp_path, "--collect-only", "-q", "--seed", "4", *asked, folder)
+    done = run_pytest(tmp_path, "--collect-only", "-q", "--seed", "4", "-m", "sweep", folder)
     assert "IMPORTED []" in done.stdout
     found = [x for x in done.stdout.splitlines() if "asked_for[" in x]
     want = {f"{name}-seed-{seed}" for name in NAMES for seed in (4, 5, 6)}
@@ -95,6 +92,7 @@ def test_a_sweep_that_is_there_is_weighed_recorded_and_shown(tmp_path: Path) -> 
 
 
 def test_what_is_refused_keeps_the_record_of_an_earlier_sweep(tmp_path: Path) -> None:
+    """Asked for by its folder alone."""
     kept = tmp_path / "results" / "sweep_report.json"
     kept.parent.mkdir()
     kept.write_text("an earlier one")
