@@ -11,7 +11,7 @@ N sequences, R resamples.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -40,6 +40,7 @@ class Metric:
         low, high: interval at :data:`CONFIDENCE`.
         n: elements compared (tokens); never 0.
         unit: what the number counts.
+        clusters: prompts or seeds that the interval rests on; None where it was made otherwise.
     """
 
     value: float
@@ -47,15 +48,10 @@ class Metric:
     high: float
     n: int
     unit: str
+    clusters: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "value": self.value,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-            "unit": self.unit,
-        }
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def estimate(
     low, high = value + (quantiles - value) * small_sample_factor(resampling.clusters)
     if not np.isfinite([value, low, high]).all():
         raise ValueError(f"metric is not finite: {value} [{low}, {high}] from {n} elements")
-    return Metric(value, float(low), float(high), n, unit)
+    return Metric(value, float(low), float(high), n, unit, resampling.clusters)
 
 
 def contrast(

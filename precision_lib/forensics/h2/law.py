@@ -140,7 +140,9 @@ def measured_critical_offset(
     total = resampling.weights @ errors / (groups * (k - 1))
     quantiles = np.quantile(_crossing(offsets, total, limit), [0.025, 0.975])
     low, high = value + (quantiles - value) * small_sample_factor(resampling.clusters)
-    return Metric(float(value), float(low), float(high), groups * k, "offset / spread")
+    return Metric(
+        float(value), float(low), float(high), groups * k, "offset / spread", resampling.clusters
+    )
 
 
 def _crossing(offsets: Array, power: Array, limit: float) -> Array:

@@ -14,7 +14,8 @@ value_quant_step_median   median step of the value format at the predictions, re
 value_stagnation_rate     share of (token, optimizer step) at which the twin's prediction moved
                           and the configuration's did not; the twin is the golden head
 value_td_zero_frac        share of TD errors that are exactly zero though the golden is not
-advantage_rms_error       RMS(a - a_golden) of whitened advantages, whose own RMS is 1
+advantage_rms_error       RMS(a - a_golden) / RMS(a_golden) of whitened advantages; the latter is
+                          1 over the whole batch, and another number in each resample of it
 ========================  ======================================================================
 
 Golden: FP32 trunk and FP32 head on the same tokens; a configuration that is FP32 in both is itself
@@ -47,7 +48,9 @@ def stagnation_at(magnitude: int) -> tuple[str, str]:
 
 
 def _rms(totals: dict[str, Array]) -> Array:
-    return np.sqrt(totals["error2"] / totals["tokens"])
+    # Golden advantages that are all alike are whitened to 0: then of the standard deviation 1.
+    signal2 = totals["signal2"]
+    return np.sqrt(totals["error2"] / np.where(signal2 > 0, signal2, totals["tokens"]))
 
 
 def whitened_advantages(values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
@@ -83,12 +86,14 @@ def value_quantities(
     """
     exact = td_errors(golden, rewards, mask)
     zero = (td_errors(values, rewards, mask) == 0) & (exact != 0)
-    error = whitened_advantages(values, rewards, mask) - whitened_advantages(golden, rewards, mask)
+    wanted = whitened_advantages(golden, rewards, mask)
+    error = whitened_advantages(values, rewards, mask) - wanted
     return {
         "tokens": torch.ones_like(exact),
         "td_nonzero": (exact != 0).double(),
         "td_zero": zero.double(),
         "error2": error**2,
+        "signal2": wanted**2,
     }
 
 
