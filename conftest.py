@@ -20,7 +20,8 @@ limit_threads()
 from precision_lib import faults, matrix  # noqa: E402
 from precision_lib.jsonio import check_writable  # noqa: E402
 from precision_lib.records.record import Recorder  # noqa: E402
-from precision_lib.reporting import table  # noqa: E402
+from precision_lib.reporting import gate, table  # noqa: E402
+from tests import gating  # noqa: E402
 
 if TYPE_CHECKING:
     from precision_lib.targets import Target
@@ -66,6 +67,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--executor", default="local", choices=("local", "ray"), help="sweep: who runs the cells"
     )
+    gating.add_options(group)
     group.addoption("--quick", action="store_true", help="smaller budget, for a first look")
     group.addoption(
         "--plant-fault",
@@ -99,6 +101,7 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
     if hasattr(config.option, "json_report_file"):
         config.option.json_report_file = None  # written here instead: whole, strict, renamed
+    gating.configure(config)
     fault = config.getoption("plant_fault")
     if fault:
         planted = ExitStack()
@@ -133,13 +136,18 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With --target, no other test file is even imported."""
+    """With --target, no other test file is even imported; without --baseline, not that one."""
+    if collection_path == gating.REGRESSIONS:
+        return None if gating.BASELINE in config.stash else True
     elsewhere = collection_path.is_file() and collection_path != CONFORMANCE
     return True if config.getoption("target") and elsewhere else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    others = {item.path.name for item in items if item.path != CONFORMANCE}
+    items.sort(key=lambda item: item.path == gating.REGRESSIONS)
+    others = {
+        item.path.name for item in items if item.path not in (CONFORMANCE, gating.REGRESSIONS)
+    }
     if config.getoption("target") and (others or not items):
         named = f": leave out {', '.join(sorted(others))}" if others else ""
         raise pytest.UsageError(f"--target runs the conformance tests and no others{named}")
@@ -182,6 +190,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         elif not recorder.expected:
             swept = any(item.get_closest_marker("sweep") for item in session.items)
             recorder.path = SWEEP_RECORD if swept else DEFAULT_RECORD.with_name("tests.json")
+    if recorder.expected and not session.config.option.collectonly:
+        recorder.begin()
 
 
 @pytest.hookimpl(trylast=True)
@@ -195,12 +205,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     refused = recorder.path == SWEEP_RECORD and not recorder.training
     if refused or (recorder.expected and not recorder.cells):
         return  # nothing was measured: an earlier record is worth more
+    gating.judge_run(session, recorder)
     report = getattr(getattr(config, "_json_report", None), "report", None)
     if report is not None:
         report["exitcode"] = int(session.exitstatus)
         report.pop("root", None)  # a path of this machine
         report.pop("environment", None)  # always empty with pytest-metadata >= 3; see context
     recorder.write(report)
+    gating.write_files(session, recorder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -208,7 +220,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     recorder = config.stash.get(RECORDER, None)
     if recorder is None or not recorder.path.is_file():
         return
-    lines = table.summary(recorder.block(), details=config.option.verbose > 0)
+    block = recorder.block()
+    lines = table.summary(block, details=config.option.verbose > 0)
+    judged = gate.gate_lines(block)
+    lines += [("", ""), *judged] if lines and judged else judged
     if lines:
         terminalreporter.section("precision forensics")
     for text, style in lines:
@@ -219,6 +234,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
     elif recorder.conformance or recorder.training:
         terminalreporter.write_line(f"record: {recorder.path}")
+    if gating.NOTE in config.stash:
+        terminalreporter.write_line(config.stash[gating.NOTE])
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from precision_lib.commands import (
     analysis,
     check_devices,
     fail,
+    gate,
+    print_lines,
     sweep,
     training,
     trajectories,
@@ -78,6 +80,8 @@ def _parser() -> argparse.ArgumentParser:
     training.add_ppo(commands)
     sweep.add_sweep(commands)
     analysis.add_analyze(commands)
+    gate.add_gate(commands)
+    gate.add_compare(commands)
     _add_benchmarks(commands)
     _add_findings(commands)
     _add_embedded(commands)
@@ -116,6 +120,7 @@ def _probe(options: argparse.Namespace) -> int:
     from precision_lib.matrix import all_configurations
     from precision_lib.models.loading import CheckpointError, load_checkpoint
     from precision_lib.phases.static_probe import run_probe
+    from precision_lib.reporting.table import summary
 
     try:
         settings = ProbeSettings(
@@ -131,19 +136,9 @@ def _probe(options: argparse.Namespace) -> int:
     except (CheckpointError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     recorder = run_probe(checkpoint, settings, configurations, options.output_dir)
-    _print_summary(recorder.block())
+    print_lines(summary(recorder.block(), details=True))
     print(f"record: {recorder.path}")  # noqa: T201
     return OK
-
-
-def _print_summary(block: dict[str, Any]) -> None:
-    from precision_lib.reporting.table import summary
-
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    codes = {"green": "32", "red": "31", "yellow": "33", "bold": "1"}
-    for text, style in summary(block, details=True):
-        shown = f"\033[{codes[style]}m{text}\033[0m" if colour and style else text
-        print(shown)  # noqa: T201
 
 
 def _add_benchmarks(commands: Any) -> None:

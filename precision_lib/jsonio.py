@@ -31,6 +31,19 @@ def to_plain(value: Any) -> Any:
     return str(value)
 
 
+def parse_json(text: str) -> Any:
+    """The value of a text in strict JSON.
+
+    Raises:
+        ValueError: truncated, or not JSON, or with one of ``NaN`` and ``Infinity`` in it.
+    """
+    return json.loads(text, parse_constant=_reject_constant)
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not strict JSON")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON with :func:`write_text`."""
     text = json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False)

@@ -7,7 +7,9 @@ Importing this loads neither torch nor transformers, so that ``--help`` is quick
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from precision_lib.exit_codes import INCONCLUSIVE as INCONCLUSIVE
@@ -25,6 +27,15 @@ def fail(code: int, message: str) -> int:
     """Print ``message`` to stderr and return ``code``."""
     print(f"precision-forensics: {message}", file=sys.stderr)  # noqa: T201
     return code
+
+
+def print_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """Print lines of a table, each in the colour of its verdict; NO_COLOR and pipes get none."""
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    codes = {"green": "32", "red": "31", "yellow": "33", "bold": "1"}
+    for text, style in lines:
+        shown = f"\033[{codes[style]}m{text}\033[0m" if colour and style else text
+        print(shown)  # noqa: T201
 
 
 def add_models(

@@ -32,6 +32,7 @@ def run_probe(
     """
     recorder = Recorder(output_dir / "record.json", configurations)
     recorder.expected = [("H1", c.name) for c in configurations]
+    recorder.begin()
     # tqdm shows a bar on a terminal only (disable=None).
     with tqdm(disable=None, unit="forward", desc="sampling") as bar:
         study = open_study(checkpoint, settings, configurations, progress=bar.update)

@@ -1,7 +1,8 @@
 """How many conformance checks a core passed, by function, for the record.
 
-The hazard. "All passed" is also what a run says that compared nothing or skipped everything. So the
-record counts tests, inputs and compared elements for each function, and how near the worst came.
+The hazard. "All passed" is also what a run says that compared nothing or skipped everything. So
+the record counts tests, inputs and compared elements for each function, and how near the worst
+came, or how far beyond it went.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # they import torch and Hypothesis, which a record does not need
     from precision_lib.conformance.checks import Check
+    from precision_lib.conformance.failure import ConformanceFailure
     from precision_lib.conformance.runner import Outcome
 
 
@@ -28,15 +30,16 @@ class ConformanceCounts:
     seed: int = 0
     functions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, check: "Check", outcome: "Outcome | None") -> None:
-        """Count a check: ``outcome`` of one that passed, None for one that failed."""
+    def add(self, check: "Check", outcome: "Outcome | ConformanceFailure") -> None:
+        """Count a check: the outcome of one that passed, the failure of one that did not."""
         counts = self.functions.setdefault(
             check.function,
             {"tests": 0, "failed": [], "inputs": 0, "compared": 0, "worst_over_limit": 0.0},
         )
         counts["tests"] += 1
-        if outcome is None:
+        if isinstance(outcome, AssertionError):
             counts["failed"].append(check.name)
+            counts["worst_over_limit"] = max(counts["worst_over_limit"], outcome.times)
             return
         counts["inputs"] += outcome.examples
         counts["compared"] += outcome.compared

@@ -20,7 +20,10 @@ The record is pytest-json-report's object with one more key, ``precision``:
 ``hypotheses``     likewise
 ``conformance``    see ``conformance.py``, empty when no conformance check was run
 ``training``       what a PPO sweep found, see ``phases/sweep.py``; empty when none was run
-``regressions``    empty unless a baseline was given
+``regressions``    see ``changes.py``, empty unless a baseline was given
+``gate``           verdict, obstacles, improvements, see ``gate.py``; empty likewise
+
+A line of ``cells.jsonl`` is a finished cell, or says that a run began and what it set out to do.
 """
 
 import json
@@ -28,12 +31,15 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
-from precision_lib.jsonio import append_line, to_plain, write_json
+from precision_lib.jsonio import append_line, parse_json, to_plain, write_json
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.records.conformance import ConformanceCounts
+
+if TYPE_CHECKING:
+    from precision_lib.records.gate import Judgement
 
 SCHEMA = 1
 CELLS_NAME = "cells.jsonl"
@@ -53,6 +59,7 @@ class Recorder:
         conformance: counts of the conformance checks, see ``conformance.py``.
         training: the record of a PPO sweep, without its curves.
         configurations: the matrix of this run.
+        judgement: what the gate says, with the baseline's file.
     """
 
     path: Path
@@ -65,10 +72,16 @@ class Recorder:
     hypotheses: list[dict[str, Any]] = field(default_factory=list)
     conformance: ConformanceCounts | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    judgement: tuple["Judgement", str] | None = None
 
     @property
     def cells_path(self) -> Path:
         return self.path.parent / CELLS_NAME
+
+    def begin(self) -> None:
+        """Say in ``cells.jsonl`` that this run began: a kill leaves that behind and no record."""
+        started = {"run": self.run, "record": self.path.name, "expected": self.expected}
+        append_line(self.cells_path, started)
 
     def add_cell(self, cell: Cell) -> None:
         """Keep a finished cell and append it to ``cells.jsonl``; a second time changes nothing."""
@@ -102,8 +115,18 @@ class Recorder:
             "hypotheses": sorted(self.hypotheses, key=lambda h: str(h["hypothesis"])),
             "conformance": self.conformance.as_json() if self.conformance else {},
             "training": to_plain(self.training),
-            "regressions": [],
+            "regressions": self._regressions(),
+            "gate": self._gate(),
         }
+
+    def _regressions(self) -> list[dict[str, Any]]:
+        return [c.as_json() for c in self.judgement[0].regressions] if self.judgement else []
+
+    def _gate(self) -> dict[str, Any]:
+        if self.judgement is None:
+            return {}
+        judgement, file = self.judgement
+        return {"baseline": file, **judgement.as_json()}
 
     def _noise_floors(self) -> dict[str, Any]:
         """Hypothesis to configuration to the floor that its cell was judged by."""
@@ -148,7 +171,7 @@ def load_record(path: Path | str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"record {path} cannot be read: {error}") from None
     try:
-        record = json.loads(text, parse_constant=_reject_constant)
+        record = parse_json(text)
     except ValueError as error:
         raise RecordError(
             f"record {path} is truncated or not strict JSON ({error}); the cells that were "
@@ -164,10 +187,6 @@ def load_record(path: Path | str) -> dict[str, Any]:
     return record  # type: ignore[no-any-return]
 
 
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is not strict JSON")
-
-
 def _check_schema(path: Path, block: dict[str, Any]) -> None:
     if not isinstance(block["schema"], int) or block["schema"] > SCHEMA:
         raise RecordError(
@@ -177,6 +196,37 @@ def _check_schema(path: Path, block: dict[str, Any]) -> None:
     for key in ("run", "context", "matrix", "cells", "hypotheses"):
         if key not in block:
             raise RecordError(f"record {path} is damaged: its precision block lacks {key!r}")
+
+
+def unfinished_run(path: Path | str) -> str | None:
+    """A sentence when a later run of this record's file began and left no record, else None.
+
+    Args:
+        path: of the record, which may not exist; ``cells.jsonl`` is read beside it.
+    """
+    path = Path(path)
+    began: dict[str, Any] = {}
+    measured: dict[str, int] = {}
+    try:
+        lines = (path.parent / CELLS_NAME).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # cut off by a kill
+        if isinstance(entry, dict) and entry.get("record") == path.name:
+            began = entry
+        elif isinstance(entry, dict) and "hypothesis" in entry:
+            measured[entry["run"]] = measured.get(entry["run"], 0) + 1
+    if not began or (path.is_file() and load_record(path)["precision"]["run"] == began["run"]):
+        return None
+    return (
+        f"incomplete: the last run that was to write {path.name} was killed after "
+        f"{measured.get(began['run'], 0)} of {len(began['expected'])} cells; what it measured "
+        f"stands in {path.parent / CELLS_NAME}"
+    )
 
 
 def load_cells(path: Path | str, run: str | None = None) -> list[dict[str, Any]]:
@@ -202,6 +252,7 @@ def load_cells(path: Path | str, run: str | None = None) -> list[dict[str, Any]]
             continue  # cut off by a kill
         if not isinstance(cell, dict) or "run" not in cell:
             raise RecordError(f"{path}, line {number} is not a cell: {line[:60]}")
-        cells.append(cell)
+        if "expected" not in cell:  # that line says that a run began
+            cells.append(cell)
     run = run or (cells[-1]["run"] if cells else None)
     return [cell for cell in cells if cell["run"] == run]

@@ -1,5 +1,6 @@
 """The models, the trajectories and the studies that a run shares; a parameter per configuration."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from precision_lib.forensics.h4.study import H4Study
     from precision_lib.models.loading import Checkpoint
     from precision_lib.models.pipeline import Pipeline
+    from tests.forensics.keeping import Keep
 
 
 #: pytest's own exit code for a usage error.
@@ -36,6 +38,14 @@ def say(config: pytest.Config, line: str) -> None:
     if reporter is not None and capture is not None:
         with capture.global_and_fixture_disabled():
             reporter.write_line(line)
+
+
+@pytest.fixture
+def keep(recorder: Recorder, record_property: Callable[[str, object], None]) -> "Keep":
+    """Put a cell into the record, and its figures into the JUnit file."""
+    from tests.forensics.keeping import keeper
+
+    return keeper(recorder, record_property)
 
 
 @pytest.fixture(scope="session")

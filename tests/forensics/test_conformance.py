@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from precision_lib.records.conformance import ConformanceCounts
+from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
 from precision_lib.targets import Target
 
@@ -25,7 +26,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def counts(pytestconfig: pytest.Config, target: Target, recorder: Recorder) -> ConformanceCounts:
+def counts(
+    pytestconfig: pytest.Config, target: Target, recorder: Recorder, device: str
+) -> ConformanceCounts:
     """What the record says about this run's conformance checks, and which examples they draw."""
     from hypothesis import settings
 
@@ -35,6 +38,7 @@ def counts(pytestconfig: pytest.Config, target: Target, recorder: Recorder) -> C
     seed = int(asked) if asked and asked != "random" else seed
     counts = ConformanceCounts(target.name, target.not_offered, profile, seed)
     recorder.conformance = counts
+    recorder.context = run_context(device, seed) | recorder.context
     return counts
 
 
@@ -45,6 +49,7 @@ def verify(
     target: Target,
     counts: ConformanceCounts,
     device: str,
+    record_property: Callable[[str, object], None],
 ) -> Callable[[], None]:
     """Run the check; its counts go into the record, its failure is shown without a traceback."""
     from hypothesis import settings
@@ -56,15 +61,16 @@ def verify(
         function = target.functions.get(check.function)
         if function is None:
             pytest.skip(f"{check.function} is not offered by {target.name}")
-        message, outcome = "", None
         try:
             outcome = run(check, on_device(function, device), settings(), counts.seed)
         except ConformanceFailure as failure:
-            message = str(failure)
-        counts.add(check, outcome)
-        if outcome is None:
+            counts.add(check, failure)
+            record_property("worst_over_limit", failure.times)
             command = again(check, counts, pytestconfig)
-            pytest.fail(f"{message}\n  again: {command}", pytrace=False)
+            pytest.fail(f"{failure}\n  again: {command}", pytrace=False)
+        counts.add(check, outcome)
+        record_property("compared", outcome.compared)
+        record_property("worst_over_limit", outcome.worst)
 
     return verified
 

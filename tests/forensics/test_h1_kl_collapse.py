@@ -16,6 +16,7 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h1.study import H1Study
+    from tests.forensics.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
@@ -23,11 +24,14 @@ SIGMAS = 4.5
 
 @pytest.mark.cell("H1")
 def test_cell_has_a_verdict(
-    configuration: PrecisionConfig, h1_study: "H1Study", recorder: Recorder
+    configuration: PrecisionConfig,
+    h1_study: "H1Study",
+    keep: "Keep",
+    recorder: Recorder,
 ) -> None:
     """Every metric is measured on every token, and the noise floor lies below the threshold."""
     cell = h1_study.cell(configuration)
-    recorder.add_cell(cell)
+    keep(cell)
     tokens = sum(r.length * len(r.tokens) for r in h1_study.forwards.given.responses)
     assert {metric.n for metric in cell.metrics.values()} == {tokens}
     assert tokens > 0

@@ -13,6 +13,7 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h2.study import H2Study
+    from tests.forensics.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
@@ -20,11 +21,14 @@ SIGMAS = 4.5
 
 @pytest.mark.cell("H2")
 def test_cell_has_a_verdict(
-    configuration: PrecisionConfig, h2_study: "H2Study", recorder: Recorder
+    configuration: PrecisionConfig,
+    h2_study: "H2Study",
+    keep: "Keep",
+    recorder: Recorder,
 ) -> None:
     """Every score is looked at, and the noise floor lies below the threshold."""
     cell = h2_study.cell(configuration)
-    recorder.add_cell(cell)
+    keep(cell)
     nonfinite = cell.metrics["reward_nonfinite_frac"]
     assert nonfinite.n == len(h2_study.golden) > 0
     if nonfinite.value == 0:

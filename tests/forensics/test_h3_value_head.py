@@ -13,6 +13,7 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h3.study import H3Study
+    from tests.forensics.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
@@ -35,11 +36,14 @@ def stored_values(study: "H3Study") -> list[dict[str, Any]]:
 
 @pytest.mark.cell("H3")
 def test_cell_has_a_verdict(
-    configuration: PrecisionConfig, h3_study: "H3Study", recorder: Recorder
+    configuration: PrecisionConfig,
+    h3_study: "H3Study",
+    keep: "Keep",
+    recorder: Recorder,
 ) -> None:
     """Every metric is measured on every token, and the noise floor lies below the threshold."""
     cell = h3_study.cell(configuration)
-    recorder.add_cell(cell)
+    keep(cell)
     tokens = int(h3_study.mask.sum())
     assert {metric.n for metric in cell.metrics.values()} == {tokens}
     assert tokens > 0

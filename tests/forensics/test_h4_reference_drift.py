@@ -13,6 +13,7 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h4.study import H4Study
+    from tests.forensics.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
@@ -20,11 +21,14 @@ SIGMAS = 4.5
 
 @pytest.mark.cell("H4")
 def test_cell_has_a_verdict(
-    configuration: PrecisionConfig, h4_study: "H4Study", recorder: Recorder
+    configuration: PrecisionConfig,
+    h4_study: "H4Study",
+    keep: "Keep",
+    recorder: Recorder,
 ) -> None:
     """Every metric is measured on every token, and the noise floor lies below the threshold."""
     cell = h4_study.cell(configuration)
-    recorder.add_cell(cell)
+    keep(cell)
     tokens = sum(r.length * len(r.tokens) for r in h4_study.given.sampled.responses)
     assert {metric.n for metric in cell.metrics.values()} == {tokens}
     assert tokens > 0

@@ -1,6 +1,5 @@
 """The commands and the pytest options as a user meets them, in processes of their own."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from precision_lib.records.record import load_record
+from precision_lib.records.record import load_cells, load_record
 
 ROOT = Path(__file__).parents[2]
 WITHOUT_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
@@ -155,10 +154,8 @@ def test_probe_command_on_a_saved_checkpoint(
     assert set(block["cells"][0]["evidence"]["by_length"]) == {"8", "16"}
     assert "\033" not in done.stdout, "no colour outside a terminal"
     assert done.stderr == "", "no progress bar outside a terminal"
-    lines = (out / "cells.jsonl").read_text().splitlines()
-    assert [json.loads(line)["configuration"] for line in lines] == [
-        c["configuration"] for c in block["cells"]
-    ]
+    kept = [cell["configuration"] for cell in load_cells(out / "cells.jsonl")]
+    assert kept == [cell["configuration"] for cell in block["cells"]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""``gate`` and ``compare``: a record against a baseline, two records against each other.
+
+The hazard. A script that asks for a verdict gets a number back, so that every way in which there
+is none must have one of its own: 0 no regression, 1 regression, 2 not comparable, 4 asked
+wrongly.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from precision_lib.commands import OK, UsageError, print_lines
+
+
+def add_gate(commands: Any) -> None:
+    gate = commands.add_parser("gate", help="a record against a baseline, as an exit code")
+    gate.add_argument(
+        "report", type=Path, metavar="REPORT.json", help="what pytest -m forensics wrote"
+    )
+    gate.add_argument("--baseline", type=Path, metavar="FILE", help="what it may not be worse than")
+    gate.add_argument(
+        "--update-baseline",
+        action="store_true",
+        help="write the record to --baseline instead (default: baselines/<device-class>.json)",
+    )
+    gate.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="one screen of it, for a pull request"
+    )
+    gate.set_defaults(run=_gate, kept="the record and the baseline are as they were")
+
+
+def add_compare(commands: Any) -> None:
+    compare = commands.add_parser("compare", help="what changed between two records")
+    compare.add_argument("before", type=Path, metavar="A.json")
+    compare.add_argument("after", type=Path, metavar="B.json")
+    compare.set_defaults(run=_compare, kept="both records are as they were")
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from precision_lib.phases import gate as phase
+    from precision_lib.records.baseline import BaselineError
+    from precision_lib.records.record import RecordError
+    from precision_lib.reporting.gate import gate_lines
+
+    try:
+        if options.update_baseline:
+            path = phase.update_baseline(options.report, options.baseline)
+            print_lines([(f"baseline: {path}", "")])
+            return OK
+        if options.baseline is None:
+            raise UsageError("give --baseline FILE, or --update-baseline to make one")
+        block, code = phase.run_gate(options.report, options.baseline, options.markdown)
+    except (BaselineError, RecordError, OSError) as error:
+        raise UsageError(str(error)) from None
+    print_lines(gate_lines(block))
+    return code
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from precision_lib.records.record import RecordError, load_record
+    from precision_lib.reporting.comparison import comparison_lines
+
+    try:
+        blocks = [load_record(path)["precision"] for path in (options.before, options.after)]
+    except RecordError as error:
+        raise UsageError(str(error)) from None
+    print_lines(comparison_lines(*blocks))
+    return OK

@@ -1,0 +1,140 @@
+"""Baselines: what a device class measured when somebody looked at it and said "so be it".
+
+The hazard. A baseline that is a dump of a run cannot be reviewed, and one without its context is
+compared with whatever comes. So a baseline is sorted text with a metric to a line, shortest
+digits that give the same float64 back, changed by a commit that a person reads, and it says on
+which device, with which models, matrix and budget it was made, and how noisy that device was.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from precision_lib.jsonio import parse_json, to_plain, write_text
+
+SCHEMA = 1
+DIRECTORY = Path("baselines")
+#: Of a record's context, what a baseline keeps.
+_CONTEXT = (
+    *("commit", "python", "versions", "device", "cpu", "threads", "seed", "settings", "budget"),
+    *("checkpoint", "reward_model", "probe", "trajectories", "h3", "h4", "observed_formats"),
+)
+
+Baseline = dict[str, Any]
+
+
+class BaselineError(ValueError):
+    """A baseline cannot be made, read or written; the message says why and what to do."""
+
+
+def baseline_path(block: dict[str, Any]) -> Path:
+    """``baselines/<device-class>.json`` for the device of a record.
+
+    Raises:
+        BaselineError: the record does not say which device it is of.
+    """
+    return DIRECTORY / f"{device_class(block['context'])}.json"
+
+
+def device_class(context: dict[str, Any]) -> str:
+    """The device class of a record's or a baseline's context.
+
+    Raises:
+        BaselineError: there is none: nothing was measured.
+    """
+    try:
+        return str(context["device"]["class"])
+    except KeyError:
+        raise BaselineError("the record names no device: it holds no measurement") from None
+
+
+def baseline_of(block: dict[str, Any]) -> Baseline:
+    """The baseline that a record's ``precision`` block makes.
+
+    Raises:
+        BaselineError: the run was broken on purpose, is not complete, or compared nothing.
+    """
+    if block.get("planted_fault"):
+        raise BaselineError(f"{block['planted_fault']} was planted: this is not a measurement")
+    conformance = block.get("conformance") or {}
+    if not block["cells"] and not conformance:
+        raise BaselineError("the run measured nothing")
+    if block["cells"] and not block.get("complete"):
+        raise BaselineError("the run is not complete: run it again, to its end")
+    return summary_of(block)
+
+
+def summary_of(block: dict[str, Any]) -> Baseline:
+    """What a baseline keeps of a ``precision`` block, whatever that is worth."""
+    cells: dict[str, dict[str, Any]] = {}
+    for cell in block["cells"]:
+        of_hypothesis = cells.setdefault(cell["hypothesis"], {})
+        kept = {k: cell[k] for k in ("verdict", "metrics")}
+        if "true_kl" in cell["evidence"]:
+            kept["true_kl"] = cell["evidence"]["true_kl"]
+        of_hypothesis[cell["configuration"]] = kept
+    context = {k: block["context"][k] for k in _CONTEXT if k in block["context"]}
+    return {
+        "schema": SCHEMA,
+        "device_class": device_class(block["context"]),
+        "context": context,
+        "matrix": block["matrix"],
+        "noise_floors": block.get("noise_floors", {}),
+        "cells": cells,
+        "conformance": block.get("conformance") or {},
+    }
+
+
+def write_baseline(path: Path, baseline: Baseline) -> None:
+    """Write it as sorted text, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_text(path, "\n".join(_lines(to_plain(baseline), 0)) + "\n")
+
+
+def _lines(value: Any, depth: int) -> list[str]:
+    """Strict JSON; a dictionary that holds no other takes one line."""
+    if not _is_deep(value):
+        return [json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)]
+    indent, lines = " " * (depth + 1), ["{"]
+    for key in sorted(value):
+        first, *rest = _lines(value[key], depth + 1)
+        lines.append(f"{indent}{json.dumps(key, ensure_ascii=False)}: {first}")
+        lines += rest
+        lines[-1] += ","
+    lines[-1] = lines[-1].removesuffix(",")
+    return [*lines, " " * depth + "}"]
+
+
+def _is_deep(value: Any) -> bool:
+    return isinstance(value, dict) and any(isinstance(v, dict) and v for v in value.values())
+
+
+def load_baseline(path: Path | str) -> Baseline:
+    """Read a baseline and check that it is one.
+
+    Raises:
+        BaselineError: missing, truncated, not a baseline, or of a newer schema.
+    """
+    path = Path(path)
+    try:
+        baseline = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BaselineError(
+            f"baseline {path} does not exist; `pytest -m forensics --update-baseline` writes one"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BaselineError(f"baseline {path} cannot be read: {error}") from None
+    wanted = {"schema", "device_class", "context", "matrix", "cells", "conformance"}
+    if not isinstance(baseline, dict) or not wanted <= set(baseline):
+        raise BaselineError(
+            f"{path} is not a baseline; `pytest -m forensics --update-baseline` writes one"
+        )
+    if not isinstance(baseline["schema"], int) or baseline["schema"] > SCHEMA:
+        raise BaselineError(
+            f"baseline {path} has schema {baseline['schema']!r}, this version reads up to "
+            f"{SCHEMA}; upgrade rlhf-precision-forensics"
+        )
+    return baseline

@@ -1,0 +1,66 @@
+"""What changed between two measurements of one metric, in words that name everything.
+
+The hazard is a red build that says "assertion failed": whoever reads it has to find out which
+part of the pipeline, which metric, how bad it was before, how bad it is now, and where the line
+was.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric that came out on the far side of its limit.
+
+    Attributes:
+        where: H1 to H4, or ``core`` for a function of the PPO core.
+        configuration: of the matrix; "" for the core.
+        component: of the pipeline that the metric measures, or the function of the core.
+        metric, unit: its name and what it counts.
+        before, after: of the baseline and of this run.
+        limit: beyond it on the worse side it is a regression, on the better side an improvement.
+        reason: what made the limit.
+    """
+
+    where: str
+    configuration: str
+    component: str
+    metric: str
+    before: float | str
+    after: float | str
+    limit: float | str
+    unit: str
+    reason: str
+
+    @property
+    def message(self) -> str:
+        """One line: component, metric, before, after, limit."""
+        place = f"{self.where} {self.configuration}".strip()
+        unit = f" {self.unit}" if self.unit else ""
+        return (
+            f"{place}: {self.metric} {_shown(self.before)} -> {_shown(self.after)}{unit}, limit "
+            f"{_shown(self.limit)} ({self.reason}); component: {self.component}"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything under the attributes' names, and the message."""
+        return {**asdict(self), "message": self.message}
+
+
+def grouped(changes: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Changes of one metric in several configurations as one: (the first of them, how many).
+
+    Args:
+        changes: as :meth:`Change.as_json` gives them.
+    """
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for change in changes:
+        key = change["where"], change["component"], change["metric"]
+        found.setdefault(key, []).append(change)
+    return [(same[0], len(same)) for same in found.values()]
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"

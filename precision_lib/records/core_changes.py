@@ -1,0 +1,74 @@
+"""The core under test against a baseline, function by function.
+
+The hazard. A check that was red before is no regression, and a core that is not perfect could
+never have a gate if it were: what counts is a check that failed now and passed then. And a check
+that is not there any more passes for good.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from precision_lib.records.baseline import Baseline
+from precision_lib.records.changes import Change
+
+
+@dataclass
+class CoreChanges:
+    """What changed in the core.
+
+    Attributes:
+        worse, better: functions with checks that fail now and did not before, and the reverse.
+        obstacles: what compared less than before.
+        compared: number of functions.
+    """
+
+    worse: list[Change] = field(default_factory=list)
+    better: list[Change] = field(default_factory=list)
+    obstacles: list[str] = field(default_factory=list)
+    compared: int = 0
+
+
+def core_changes(block: dict[str, Any], baseline: Baseline) -> CoreChanges:
+    """Compare what the conformance checks of both found, function by function."""
+    here, there = (b.get("conformance") or {} for b in (block, baseline))
+    if not here or not there:
+        return CoreChanges()
+    if here["target"] != there["target"]:
+        other = f"other core: the baseline is of {there['target']}, this run of {here['target']}"
+        return CoreChanges(obstacles=[other])
+    both = [name for name in here["functions"] if name in there["functions"]]
+    found = CoreChanges(compared=len(both))
+    for name in both:
+        before, after = there["functions"][name], here["functions"][name]
+        new = sorted(set(after["failed"]) - set(before["failed"]))
+        gone = sorted(set(before["failed"]) - set(after["failed"]))
+        if new:
+            found.worse.append(_core_change(name, before, after, new))
+        elif gone and after["tests"] >= before["tests"]:
+            found.better.append(_core_change(name, before, after, gone))
+        if after["tests"] < before["tests"] or not (after["compared"] or after["failed"]):
+            found.obstacles.append(
+                f"fewer checks: core {name} ran {after['tests']} that compared {after['compared']} "
+                f"elements, the baseline {before['tests']}"
+            )
+    return found
+
+
+def _core_change(
+    name: str, before: dict[str, Any], after: dict[str, Any], tests: list[str]
+) -> Change:
+    """A function's checks that changed their outcome: by its error where that is what changed."""
+    old, new = (float(counts["worst_over_limit"]) for counts in (before, after))
+    more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
+    measured = max(old, new) > 1
+    return Change(
+        where="core",
+        configuration="",
+        component=name,
+        metric="worst_over_limit" if measured else "failed_checks",
+        before=old if measured else float(len(before["failed"])),
+        after=new if measured else float(len(after["failed"])),
+        limit=1.0 if measured else float(len(before["failed"])),
+        unit="times the limit" if measured else "checks",
+        reason=f"what FP32 arithmetic may do: {tests[0]}{more}",
+    )

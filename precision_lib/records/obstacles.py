@@ -1,0 +1,152 @@
+"""What keeps a run from being compared with a baseline, each as one sentence.
+
+The hazard. A comparison of two models, two devices or two budgets gives a verdict like any other,
+and a run that measured half of it, or nothing, finds no regression. So each of these is named,
+and none of them is green.
+"""
+
+import math
+from collections.abc import Iterator
+from statistics import NormalDist
+from typing import Any
+
+from precision_lib.records.baseline import Baseline, device_class
+from precision_lib.records.margins import FALSE_ALARMS
+
+#: Parts of the context that have to agree.
+_SETTINGS = ("budget", "probe", "trajectories", "h3", "h4")
+#: Of these, what depends on the seed and on the last bit, or is compared by itself.
+_MAY_DIFFER = ("seed", "shards", "models")
+#: Metrics whose number of elements depends on what was sampled, with the most that a sequence adds.
+_PAIRS = ("reward_tie_frac", "reward_kendall_tau")
+
+
+def foreign(block: dict[str, Any], baseline: Baseline) -> list[str]:
+    """Why the two measurements are not of the same thing; empty where they are.
+
+    Device class, checkpoints, settings, core under test.
+    """
+    here, there = block["context"], baseline["context"]
+    if "device" not in here:
+        return ["the run measured nothing: it names no device"]
+    found = []
+    if device_class(here) != baseline["device_class"]:
+        found.append(
+            f"foreign device class: the baseline is of {baseline['device_class']}, this run of "
+            f"{device_class(here)}; give the baseline of {device_class(here)}"
+        )
+    found += _other_models(here, there)
+    old, new = dict(_settings(there)), dict(_settings(here))
+    other = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+    if "budget" in other:  # then all the rest differs too
+        other = ["budget"]
+    if other:
+        shown = [f"{name} {old[name]} -> {new[name]}" for name in other]
+        found.append(f"other settings than the baseline's: {_some(shown, 3)}")
+    return found
+
+
+def _other_models(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    return [
+        f"other model: {name} of the baseline is {there[key]['name']} "
+        f"({there[key]['sha256'][:12]}), of this run {here[key]['name']} "
+        f"({here[key]['sha256'][:12]})"
+        for key, name in (("checkpoint", "the checkpoint"), ("reward_model", "the reward model"))
+        if key in here and key in there and here[key]["sha256"] != there[key]["sha256"]
+    ]
+
+
+def _settings(context: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Names and values of all settings that two runs of one budget have in common."""
+    for key in _SETTINGS:
+        if key in context:
+            yield from _flat(key, context[key])
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, dict):
+        yield name, str(list(value) if isinstance(value, tuple) else value)
+        return
+    for key, inside in value.items():
+        if key not in _MAY_DIFFER:
+            yield from _flat(f"{name}.{key}", inside)
+
+
+def changed_matrix(block: dict[str, Any], baseline: Baseline) -> list[str]:
+    """Configurations that changed their formats under one name."""
+    here, there = block["matrix"], baseline["matrix"]
+    return [
+        f"changed matrix: {name} was {there[name]} and is {here[name]}; make the baseline again"
+        for name in sorted(here.keys() & there.keys())
+        if here[name] != there[name]
+    ]
+
+
+def untrustworthy(block: dict[str, Any]) -> list[str]:
+    """Why this run is no measurement, whatever it is compared with."""
+    found = []
+    if block.get("planted_fault"):
+        found.append(f"{block['planted_fault']} was planted: this run is not a measurement")
+    done = {(c["hypothesis"], c["configuration"]) for c in block["cells"]}
+    missing = [f"{h} {c}" for h, c in block.get("expected", []) if (h, c) not in done]
+    if missing:
+        found.append(f"incomplete: {len(missing)} cells were not measured: {_some(missing)}")
+    for hypothesis, floors in block.get("noise_floors", {}).items():
+        limit = block["thresholds"][hypothesis]["limit"]
+        high = sorted(name for name, floor in floors.items() if floor["value"] >= limit)
+        if high:
+            found.append(
+                f"noise above the margin: {hypothesis} differs by {limit:.2g} or more between two "
+                f"runs of the same on this device, in {_some(high)}"
+            )
+    return found
+
+
+def unmatched(block: dict[str, Any], baseline: Baseline) -> list[str]:
+    """Cells and functions that only one of the two has."""
+    here = {f"{c['hypothesis']} {c['configuration']}" for c in block["cells"]}
+    there = {f"{h} {c}" for h, cells in baseline["cells"].items() for c in cells}
+    tested, known = (
+        {f"core {name}" for name in (b.get("conformance") or {}).get("functions", {})}
+        for b in (block, baseline)
+    )
+    missing, unused = (
+        sorted((here | tested) - (there | known)),
+        sorted((there | known) - (here | tested)),
+    )
+    found = []
+    if missing:
+        found.append(f"missing entries: the baseline does not know {_some(missing)}; make it again")
+    if unused:
+        found.append(
+            f"unused entries: the baseline has {_some(unused)}, which this run did not measure"
+        )
+    return found
+
+
+def fewer(
+    hypothesis: str, metric: str, before: int, after: int, context: dict[str, Any]
+) -> str | None:
+    """A sentence when ``after`` elements are fewer than can be explained, else None.
+
+    Counts are fixed by the budget, except where responses end when they like: there a count is a
+    sum over N sequences of at most m each, so that two of them differ by a standard deviation of
+    at most (m / 2) sqrt(2 N).
+    """
+    settings = context.get("trajectories", {}).get("settings", {})
+    most = 0
+    if hypothesis == "H3":
+        most = settings.get("max_new_tokens", 0)
+    elif metric in _PAIRS:
+        most = settings.get("samples_per_prompt", 1) - 1
+    sequences = settings.get("num_batches", 0) * settings.get("batch_size", 0)
+    sequences = sequences or context.get("reward_groups", {}).get("sequences", 0)
+    allowed = NormalDist().inv_cdf(1 - FALSE_ALARMS) * most / 2 * math.sqrt(2 * sequences)
+    if after and after >= before - allowed:
+        return None
+    return f"fewer elements: {hypothesis} {metric} compared {after}, the baseline {before}"
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,101 @@
+"""What the gate says, for a terminal and for a pull request.
+
+The hazard. A red build whose reason stands a thousand lines further up is read by nobody, and a
+green one that compared nothing reads like any other. So verdict, number of comparisons and every
+regression stand at the end, and in one screen of Markdown.
+"""
+
+from typing import Any
+
+from precision_lib.records.changes import grouped
+from precision_lib.reporting.markdown import table
+from precision_lib.reporting.styles import Line
+from precision_lib.reporting.table import matrix_table
+
+_STYLE = {"no regression": "green", "regression": "red", "inconclusive": "yellow"}
+#: A pull request shows so many lines of a kind; the record has all.
+_MOST = 10
+
+
+def gate_lines(block: dict[str, Any]) -> list[Line]:
+    """Lines of the gate's verdict; none where no baseline was given."""
+    gate = block.get("gate")
+    if not gate:
+        return []
+    heading = f"gate: {gate['verdict']}, {gate['compared']} comparisons with {gate['baseline']}"
+    lines: list[Line] = [(heading, _STYLE[gate["verdict"]])]
+    lines += [(f"REGRESSION {text}", "red") for text in _messages(block["regressions"])]
+    lines += [(f"inconclusive: {text}", "yellow") for text in gate["obstacles"]]
+    better = _messages(gate["improvements"])
+    lines += [(f"improved {text}", "green") for text in better[:_MOST]]
+    if len(better) > _MOST:
+        lines.append((f"and {len(better) - _MOST} more improvements", "green"))
+    if better:
+        lines.append(("--update-baseline holds on to what has improved", ""))
+    worst = gate["worst"]
+    if gate["verdict"] == "no regression" and worst["metric"]:
+        share = f"{worst['share_of_limit']:.0%}"
+        lines.append((f"nearest to its limit: {worst['metric']}, at {share} of what it may", ""))
+    return lines
+
+
+def _messages(changes: list[dict[str, Any]]) -> list[str]:
+    """One line per metric; the same one in other configurations is counted."""
+    return [c["message"] + _others(count) for c, count in grouped(changes)]
+
+
+def _others(count: int) -> str:
+    if count == 1:
+        return ""
+    return f" (and in {count - 1} more configuration{'s' if count > 2 else ''})"
+
+
+def pull_request(block: dict[str, Any]) -> str:
+    """One screen of Markdown: verdict, regressions, what could not be compared, the matrix."""
+    gate = block.get("gate") or {}
+    verdict = gate.get("verdict", "no baseline was given")
+    parts = [f"### Precision: {verdict}", _counts(block, gate)]
+    if block["planted_fault"]:
+        parts.append(f"**{block['planted_fault']} was planted: nothing here is a measurement.**")
+    if block["regressions"]:
+        parts.append(_changes(block["regressions"]))
+    parts += [f"- inconclusive: {text}" for text in gate.get("obstacles", [])]
+    if gate.get("improvements"):
+        parts.append(_folded("improvements", _changes(gate["improvements"])))
+    lines = "\n".join(text for text, _ in matrix_table(block))
+    if lines:
+        parts.append(_folded("damage and verdict of every cell", f"```\n{lines}\n```"))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _counts(block: dict[str, Any], gate: dict[str, Any]) -> str:
+    text = f"{len(block['cells'])} of {len(block.get('expected', []))} cells measured"
+    if gate:
+        text += f", {gate['compared']} comparisons with `{gate['baseline']}`"
+    commit = block["context"].get("commit", {}).get("sha")
+    return text + (f", commit {commit[:10]}." if commit else ".")
+
+
+def _changes(changes: list[dict[str, Any]]) -> str:
+    found = grouped(changes)
+    rows = [
+        (
+            f"{c['where']} {c['configuration']}{_others(count)}".strip(),
+            c["component"],
+            f"`{c['metric']}`",
+            *(_number(c[name]) for name in ("before", "after", "limit")),
+            c["unit"],
+        )
+        for c, count in found[:_MOST]
+    ]
+    headings = ("where", "component", "metric", "before", "after", "limit", "unit")
+    more = f"\n\nand {len(found) - _MOST} more, see the record" if len(found) > _MOST else ""
+    return table(headings, rows) + more
+
+
+def _number(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"

@@ -1,0 +1,83 @@
+"""Wiring between pytest and the gate: --baseline, --update-baseline, --markdown.
+
+The hazard. pytest's exit code is what CI looks at: a run that could not be compared with its
+baseline must not end with 0, and a baseline must not be written by a run that was red.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from precision_lib.jsonio import write_text
+from precision_lib.records import baseline as baselines
+from precision_lib.records.gate import judge
+from precision_lib.records.record import Recorder
+from precision_lib.reporting.gate import pull_request
+
+#: With --baseline these tests run too, behind all others.
+REGRESSIONS = Path(__file__).parent / "forensics" / "test_regressions.py"
+BASELINE = pytest.StashKey[baselines.Baseline]()
+#: What became of --update-baseline.
+NOTE = pytest.StashKey[str]()
+
+
+def add_options(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="fail on what is worse than this; exit code 2 when it cannot be compared",
+    )
+    group.addoption(
+        "--update-baseline",
+        action="store_true",
+        help="write what was measured to --baseline (default: baselines/<device-class>.json)",
+    )
+    group.addoption(
+        "--markdown", type=Path, metavar="FILE", help="one screen of it, for a pull request"
+    )
+
+
+def configure(config: pytest.Config) -> None:
+    """Read the baseline before anything is measured."""
+    file, update = config.getoption("baseline"), config.getoption("update_baseline")
+    own = config.getoption("quick") or config.getoption("target")
+    if update and own and not file:
+        raise pytest.UsageError(
+            "--update-baseline: a baseline of --quick or --target needs --baseline FILE, "
+            "or it would replace that of the whole main job"
+        )
+    if file and not update:
+        try:
+            config.stash[BASELINE] = baselines.load_baseline(file)
+        except baselines.BaselineError as error:
+            raise pytest.UsageError(f"--baseline: {error}") from None
+
+
+def judge_run(session: pytest.Session, recorder: Recorder) -> None:
+    """Compare with the baseline, if there is one; 1 and 2 mean the same to pytest and the gate."""
+    config = session.config
+    if BASELINE in config.stash:
+        judgement = judge(recorder.block(), config.stash[BASELINE])
+        recorder.judgement = judgement, str(config.getoption("baseline"))
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = judgement.exit_code
+
+
+def write_files(session: pytest.Session, recorder: Recorder) -> None:
+    """The summary for a pull request, and the baseline of a run that is whole and green."""
+    option = session.config.getoption
+    if option("markdown"):
+        write_text(option("markdown"), pull_request(recorder.block()))
+    if not option("update_baseline"):
+        return
+    try:
+        if session.exitstatus != pytest.ExitCode.OK:
+            raise baselines.BaselineError("tests failed: the baseline stays as it was")
+        block = recorder.block()
+        path = option("baseline") or baselines.baseline_path(block)
+        baselines.write_baseline(path, baselines.baseline_of(block))
+        session.config.stash[NOTE] = f"baseline: {path}"
+    except (baselines.BaselineError, OSError) as error:
+        session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
+        session.config.stash[NOTE] = f"--update-baseline: {error}"
