@@ -25,6 +25,7 @@ from precision_lib.commands import (
     fail,
     gate,
     print_lines,
+    self_test,
     sweep,
     training,
     trajectories,
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     analysis.add_analyze(commands)
     gate.add_gate(commands)
     gate.add_compare(commands)
+    self_test.add_self_test(commands)
     _add_benchmarks(commands)
     _add_findings(commands)
     _add_embedded(commands)

@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: An error of so many times its limit stands for a result that is not finite.
+LARGEST = 1e300
+
 
 @dataclass(frozen=True)
 class Change:
@@ -63,4 +66,7 @@ def grouped(changes: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int
 
 
 def _shown(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}"
+    if isinstance(value, str):
+        return value
+    # What is not finite is worse than any limit, and strict JSON has no word for it.
+    return "not finite" if abs(value) >= LARGEST else f"{value:.4g}"

@@ -38,6 +38,7 @@ class Judgement:
         obstacles: sentences, what could not be compared and why.
         compared: number of comparisons.
         worst: the largest worsening as a share of what was allowed, and of which metric.
+        moved: the same of the largest change, for the better or the worse.
     """
 
     regressions: tuple[Change, ...]
@@ -45,6 +46,7 @@ class Judgement:
     obstacles: tuple[str, ...]
     compared: int
     worst: tuple[float, str] = (0.0, "")
+    moved: tuple[float, str] = (0.0, "")
 
     @property
     def exit_code(self) -> int:
@@ -70,6 +72,7 @@ class Judgement:
             "obstacles": list(self.obstacles),
             "improvements": [c.as_json() for c in self.improvements],
             "worst": {"share_of_limit": self.worst[0], "metric": self.worst[1]},
+            "moved": {"share_of_limit": self.moved[0], "metric": self.moved[1]},
         }
 
 
@@ -120,6 +123,7 @@ def compare(block: dict[str, Any], baseline: Baseline) -> Judgement:
         (*obstacles, *core.obstacles),
         len(pairs) + core.compared,
         max(((_share(p, m), _name(p)) for p, m in found), default=(0.0, "")),
+        max(((abs(_share(p, m)), _name(p)) for p, m in found), default=(0.0, "")),
     )
 
 

@@ -72,7 +72,7 @@ def test_a_fault_says_what_where_and_by_whom(name: str) -> None:
     assert fault.meaning
     assert fault.source
     assert bool(fault.caught_by) == (fault.function in INTERFACE)
-    assert fault.caught_by or fault.caught_in_pipeline
+    assert bool(fault.caught_by or fault.caught_in_pipeline) != bool(fault.too_small_in)
     assert fault.broken.__doc__
     assert "\n" not in fault.broken.__doc__
 

@@ -1,0 +1,60 @@
+"""``self-test``: is the gate able to turn red, and does it stay green when nothing is wrong.
+
+The hazard. A suite is trusted for years on the day it was green once: what it catches, with what
+margin, and how often it cries wolf is a table, made by one command.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from precision_lib.commands import OK, REGRESSION, UsageError, print_lines
+
+
+def add_self_test(commands: Any) -> None:
+    test = commands.add_parser(
+        "self-test", help="plant every fault and count false alarms: the gate under test"
+    )
+    test.add_argument(
+        "--faults", nargs="*", metavar="NAME", help="default: all; none with no name behind it"
+    )
+    test.add_argument(
+        "--clean_runs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="runs with other seeds in which nothing is wrong, half a minute each (default: 0)",
+    )
+    test.add_argument("--jobs", type=int, default=1, help="clean runs at once (default: 1)")
+    test.add_argument(
+        "--output_dir", type=Path, default=Path("results"), help="default: %(default)s"
+    )
+    test.set_defaults(run=_self_test, kept="clean runs that were finished are kept")
+
+
+def _self_test(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from precision_lib.faults import FAULTS
+    from precision_lib.phases import clean_runs
+    from precision_lib.phases import self_test as phase
+    from precision_lib.reporting.self_test import self_test_lines
+
+    names = list(FAULTS) if options.faults is None else options.faults
+    if options.clean_runs < 0 or options.jobs < 1:
+        raise UsageError("--clean_runs and --jobs are counts: give 0 or more, and 1 or more")
+    try:
+        with tqdm(total=len(names), disable=None, unit="fault", desc="planting") as bar:
+            faults = phase.plant_faults(names, options.output_dir, lambda _: bar.update(1))
+    except (phase.SelfTestError, OSError) as error:
+        raise UsageError(str(error)) from None
+    clean = None
+    if options.clean_runs:
+        seeds, directory = range(options.clean_runs + 1), options.output_dir / "clean_runs"
+        with tqdm(total=len(seeds), disable=None, unit="run", desc="clean runs") as bar:
+            clean_runs.measure(seeds, directory, options.jobs, lambda _: bar.update(1))
+        clean = clean_runs.false_alarms(seeds, directory)
+    path = phase.write_self_test(options.output_dir, faults, clean)
+    print_lines([*self_test_lines(faults, clean), (f"record: {path}", "")])
+    missed = any(fault["outcome"] == phase.MISSED for fault in faults)
+    return REGRESSION if missed or (clean and clean["false_alarms"]) else OK

@@ -1,0 +1,209 @@
+"""Plant every fault and see who catches it: the gate under test.
+
+The hazard. A gate that has never turned red may be unable to. So each fault of
+``precision_lib/faults`` goes into a throw-away copy, a core with one wrong function or another
+process with a broken pipeline, and is caught by a test with a margin, or missed. A fault whose
+effect lies below what FP32 itself is off by is told apart from one that was overlooked.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from precision_lib.faults import FAULTS, Fault, wrong_core
+from precision_lib.jsonio import write_json
+from precision_lib.records.baseline import baseline_of, write_baseline
+from precision_lib.records.context import run_context
+from precision_lib.records.record import load_record
+
+SCHEMA = 1
+CAUGHT, MISSED, TOO_SMALL = "caught", "missed", "below the noise floor"
+TIMES = "times the limit"
+TESTS = Path("tests/forensics")
+_REGRESSIONS = "test_regressions.py"
+
+
+class SelfTestError(ValueError):
+    """The self-test cannot run; the message says why and what to do."""
+
+
+def plant_faults(
+    names: Sequence[str], output_dir: Path, say: Callable[[dict[str, Any]], object] = lambda _: None
+) -> list[dict[str, Any]]:
+    """Plant the named faults one after the other; what became of each.
+
+    Args:
+        say: called with what became of each fault.
+
+    Raises:
+        SelfTestError: unknown fault, not in a checkout, or the suite is not green without a fault.
+    """
+    unknown = [name for name in names if name not in FAULTS]
+    if unknown:
+        raise SelfTestError(f"unknown fault {unknown[0]!r}; known: {', '.join(sorted(FAULTS))}")
+    if not (TESTS / _REGRESSIONS).is_file():
+        raise SelfTestError(f"{TESTS} is not here: run the self-test in a checkout of the project")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    faults = [FAULTS[name] for name in names]
+    baselines = {
+        file: _clean_baseline(file, output_dir)
+        for file in sorted({file_of(fault) for fault in faults} - {""})
+    }
+    found = []
+    for fault in faults:
+        file = file_of(fault)
+        caught = in_a_core(fault) if fault.caught_by else []
+        smallest = None
+        if file:
+            more, smallest = planted(fault, baselines[file], output_dir)
+            caught += more
+        found.append(_outcome(fault, caught, smallest))
+        say(found[-1])
+    return found
+
+
+def file_of(fault: Fault) -> str:
+    """The file of the pipeline's tests that a fault is planted for; "" for the core alone."""
+    return fault.too_small_in or fault.caught_in_pipeline.split("::")[0]
+
+
+def in_a_core(fault: Fault) -> list[dict[str, Any]]:
+    """The conformance check that catches a core with this fault: the named one, else another."""
+    from precision_lib.conformance.checks import checks, find_check
+
+    named = find_check(fault.caught_by)
+    others = [c for c in checks() if c.function == fault.function and c is not named]
+    for check in (named, *others):
+        margin = _margin(check, fault)
+        if margin is not None:
+            return [{"by": check.name, "margin": margin or None, "unit": TIMES}]
+    return []
+
+
+def _margin(check: Any, fault: Fault) -> float | None:
+    """By how many times its limit a check fails (0 where it has none); None where it passes."""
+    from hypothesis import Phase, settings
+
+    from precision_lib.conformance.failure import ConformanceFailure
+    from precision_lib.conformance.profiles import CI
+    from precision_lib.conformance.runner import run
+
+    unshrunk = settings(CI, phases=[phase for phase in CI.phases if phase is not Phase.shrink])
+    try:
+        run(check, getattr(wrong_core(fault.name), fault.function), unshrunk)
+    except ConformanceFailure as failure:
+        return failure.times
+    return None
+
+
+def planted(
+    fault: Fault, baseline: Path | None, output_dir: Path
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Who catches a fault that is planted in a process of the pipeline's tests.
+
+    Returns:
+        the tests that fail and the largest regression; and, where there is none of either, how much
+        larger the fault would have to be for the gate to see it.
+    """
+    record = output_dir / "planted" / f"{fault.name}.json"
+    arguments = [f"--plant-fault={fault.name}"]
+    if baseline is not None:
+        arguments += [f"--baseline={baseline}", str(TESTS / _REGRESSIONS)]
+    code, text = _pytest(file_of(fault), record, *arguments)
+    if not record.is_file():
+        raise SelfTestError(f"{fault.name}: the run left no record (exit code {code}):\n{text}")
+    report = load_record(record)
+    failed = [t["nodeid"] for t in report["tests"] if t["outcome"] in ("failed", "error")]
+    tests = dict.fromkeys(_short(name) for name in failed if _REGRESSIONS not in name)
+    by: list[dict[str, Any]] = [{"by": name, "margin": None, "unit": ""} for name in tests]
+    worst = sorted(report["precision"]["regressions"], key=times_the_limit)[-1:]
+    by += [
+        {
+            "by": f"gate: {c['where']} {c['configuration']} {c['metric']}",
+            "margin": times_the_limit(c),
+            "unit": TIMES,
+        }
+        for c in worst
+    ]
+    moved = report["precision"]["gate"].get("moved", {"share_of_limit": 0})
+    if by or not moved["share_of_limit"] > 0:
+        return by, None
+    return by, f"{1 / moved['share_of_limit']:.2g} times this size ({moved['metric']})"
+
+
+def times_the_limit(change: dict[str, Any]) -> float:
+    """How many times the worsening is what was allowed; infinite where nothing was."""
+    before, after, limit = (change[name] for name in ("before", "after", "limit"))
+    if not all(isinstance(x, int | float) for x in (before, after, limit)) or limit == before:
+        return float("inf")
+    return float((after - before) / (limit - before))
+
+
+def _outcome(fault: Fault, caught: list[dict[str, Any]], smallest: str | None) -> dict[str, Any]:
+    missed = TOO_SMALL if fault.too_small_in else MISSED
+    return {
+        "name": fault.name,
+        "function": fault.function,
+        "meaning": fault.meaning,
+        "source": fault.source,
+        "outcome": CAUGHT if caught else missed,
+        "caught": caught,
+        "smallest_detectable": None if caught else smallest,
+    }
+
+
+def _short(nodeid: str) -> str:
+    """``file::test`` without its parameter."""
+    return nodeid.split("/")[-1].split("[")[0]
+
+
+def _clean_baseline(file: str, output_dir: Path) -> Path | None:
+    """The baseline of one file's cells, from a run without a fault, which has to be green.
+
+    None where the file measures no cell.
+    """
+    name = file.removesuffix(".py")
+    record = output_dir / "planted" / f"clean_{name}.json"
+    code, text = _pytest(file, record)
+    if code != 0:
+        raise SelfTestError(f"{file} is not green without a fault (exit code {code}):\n{text}")
+    block = load_record(record)["precision"]
+    if not block["cells"]:
+        return None
+    baseline = output_dir / "planted" / f"baseline_{name}.json"
+    write_baseline(baseline, baseline_of(block))
+    return baseline
+
+
+def _pytest(file: str, record: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of a quick run of one file of the pipeline's tests."""
+    record.unlink(missing_ok=True)
+    command = [
+        *(sys.executable, "-m", "pytest", str(TESTS / file), "--quick", "-q"),
+        *("-p", "no:cacheprovider", f"--json-report-file={record}", *arguments),
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, "NO_COLOR": "1"}, capture_output=True, text=True, check=False
+    )
+    return done.returncode, (done.stdout + done.stderr)[-3000:]
+
+
+def write_self_test(
+    output_dir: Path, faults: list[dict[str, Any]], clean_runs: dict[str, Any] | None
+) -> Path:
+    """Write ``self_test.json``; where it went.
+
+    Args:
+        clean_runs: of :func:`clean_runs.false_alarms`; None where they were not run.
+    """
+    result = {
+        "schema": SCHEMA,
+        "context": run_context("cpu", 0),
+        "faults": faults,
+        "clean_runs": clean_runs,
+    }
+    write_json(output_dir / "self_test.json", result)
+    return output_dir / "self_test.json"
