@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     analysis.add_analyze(commands)
     gate.add_gate(commands)
     gate.add_compare(commands)
+    gate.add_calibrate(commands)
     self_test.add_self_test(commands)
     _add_benchmarks(commands)
     _add_findings(commands)

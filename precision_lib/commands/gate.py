@@ -1,4 +1,4 @@
-"""``gate`` and ``compare``: a record against a baseline, two records against each other.
+"""``gate``, ``compare``, ``calibrate``: records against a baseline, each other and themselves.
 
 The hazard. A script that asks for a verdict gets a number back, so that every way in which there
 is none must have one of its own: 0 no regression, 1 regression, 2 not comparable, 4 asked
@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from precision_lib.commands import OK, UsageError, print_lines
+from precision_lib.commands import OK, UsageError, add_models, load_models, print_lines
 
 
 def add_gate(commands: Any) -> None:
@@ -65,4 +65,46 @@ def _compare(options: argparse.Namespace) -> int:
     except RecordError as error:
         raise UsageError(str(error)) from None
     print_lines(comparison_lines(*blocks))
+    return OK
+
+
+def add_calibrate(commands: Any) -> None:
+    calibrate = commands.add_parser(
+        "calibrate", help="the noise floor of this device, and what the gate can see above it"
+    )
+    calibrate.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="put the floors into this baseline too"
+    )
+    calibrate.add_argument("--quick", action="store_true", help="on the budget of a first look")
+    calibrate.add_argument(
+        "--output_dir", type=Path, default=Path("results"), help="default: %(default)s"
+    )
+    add_models(calibrate, pipeline=True)
+    calibrate.add_argument("--seed", type=int, default=0)
+    calibrate.set_defaults(run=_calibrate, kept="nothing was written")
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from precision_lib.jsonio import check_writable
+    from precision_lib.matrix import all_configurations
+    from precision_lib.phases import calibrate as phase
+    from precision_lib.records.baseline import load_baseline
+    from precision_lib.reporting.calibration import calibration_lines
+
+    try:
+        check_writable(options.output_dir)
+        if options.baseline is not None:
+            load_baseline(options.baseline)
+        total = phase.variation_cells(len(all_configurations(None)))
+        pipeline = load_models(options)
+        with tqdm(total=total, disable=None, unit="cell", desc="calibrating") as bar:
+            result = phase.calibrate(
+                pipeline, quick=options.quick, seed=options.seed, progress=bar.update
+            )
+        path = phase.write_calibration(result, options.output_dir, options.baseline)
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    print_lines([*calibration_lines(result), (f"record: {path}", "")])
     return OK

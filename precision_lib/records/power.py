@@ -1,0 +1,52 @@
+"""The smallest regression that the gate finds, before there is one.
+
+The hazard. "No regression" from a gate that could not have seen one is a sentence about the gate.
+So what it can see is stated beside what it saw: per metric, the smallest true worsening that it
+reports with a probability of :data:`POWER`, on another seed than the baseline's.
+
+On the metric's scale, with the standard error s of one run and the floor f,
+
+    smallest = (t(nu, 1 - FALSE_ALARMS / comparisons) + t(nu, POWER)) * sqrt(2) * s + f
+
+since the worsening and the error of the difference have to be past the limit together. On the
+baseline's own seed both runs see the same tokens, the sampling errors cancel, and the first term
+alone is enough.
+"""
+
+import math
+
+from precision_lib.forensics.student import student_quantile
+from precision_lib.records.directions import Direction
+from precision_lib.records.margins import MetricJson, allowance, standard_error
+
+POWER = 0.9
+
+
+def smallest_regression(
+    metric: MetricJson, how: Direction, comparisons: int, floor: float = 0.0
+) -> float:
+    """The value from which on a worsening is found, in the metric's own unit.
+
+    Args:
+        metric: of a baseline, with ``clusters``.
+        how: its row in ``directions.py``. floor: of noise, in the metric's unit.
+    """
+    value = abs(metric["value"]) if how.scale == "magnitude" else float(metric["value"])
+    if how.scale == "exact" and value == 0:
+        return 1 / float(metric["n"])
+    if how.scale in ("ratio", "step") and metric["low"] > 0:
+        logs = metric | {name: math.log(metric[name]) for name in ("value", "low", "high")}
+        factor = math.exp(_reach(logs, comparisons))
+        # Steps are powers of two, and one doubling is no change.
+        factor = max(factor, 4.0) if how.scale == "step" else factor
+        worse = factor if how.worse > 0 else 1 / factor
+        return value * worse + how.worse * floor
+    return value + how.worse * (_reach(metric, comparisons) + floor)
+
+
+def _reach(metric: MetricJson, comparisons: int) -> float:
+    """(t of the limit + t of the power) * sqrt(2) * s."""
+    clusters = metric.get("clusters")
+    degrees = 2 * (clusters - 1) if clusters else 10_000
+    of_power = student_quantile(degrees, 2 * POWER - 1) * math.sqrt(2) * standard_error(metric)
+    return allowance(metric, metric, comparisons) + of_power

@@ -1,0 +1,55 @@
+"""What a calibration says, as lines: per cell the noise floor and the smallest regression found.
+
+The hazard. A floor without the value that it belongs to says nothing, so each stands beside its
+metric.
+"""
+
+from typing import Any
+
+from precision_lib.reporting.numbers import two
+from precision_lib.reporting.styles import Line
+
+
+def calibration_lines(result: dict[str, Any]) -> list[Line]:
+    """Lines of a terminal table, the damage metric of each cell.
+
+    Args:
+        result: as ``calibration.json`` holds it.
+    """
+    names = max(
+        [len(c) for cells in result["values"].values() for c in cells]
+        + [3 + len(t["metric"]) for t in result["thresholds"].values()]
+    )
+    device = result["context"]["device"]["name"]
+    varied = ", ".join(result["variations"])
+    lines: list[Line] = [(f"{device}: noise over {varied}", "")]
+    for hypothesis, cells in result["values"].items():
+        metric = result["thresholds"][hypothesis]["metric"]
+        heading = f"{hypothesis} {metric}".ljust(names)
+        titles = f"{'now':>10}{'floor':>10}{'found from':>12}  sharpest"
+        lines += [("", ""), (heading + titles, "bold")]
+        for configuration, metrics in cells.items():
+            floor = result["floors"][hypothesis][configuration][metric]
+            found = result["smallest"][hypothesis][configuration][metric]
+            shown = f"{two(metrics[metric]):>10}{two(floor):>10}{two(found):>12}"
+            sharpest = _sharpest(metrics, result["smallest"][hypothesis][configuration])
+            lines.append((f"{configuration:<{names}}{shown}  {sharpest}", ""))
+    note = (
+        f"found from: a true value as bad as this is reported with a probability of "
+        f"{result['power']:.0%}, on another seed; on the baseline's own seed less is enough"
+    )
+    sharp = "sharpest: the metric of which the smallest factor is found"
+    return [*lines, ("", ""), (note, ""), (sharp, "")]
+
+
+def _sharpest(values: dict[str, float], found: dict[str, float]) -> str:
+    """The metric of a cell that the gate sees best, and the factor that it finds."""
+    factors = {
+        name: max(found[name] / value, value / found[name])
+        for name, value in values.items()
+        if value > 0 and found[name] > 0
+    }
+    if not factors:
+        return ""
+    name = min(factors, key=lambda n: factors[n])
+    return f"{name}, from {two(factors[name])} times on"
