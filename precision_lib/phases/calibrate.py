@@ -44,10 +44,8 @@ def calibrate(
         ``variations``, ``comparisons`` and the ``power``; ``context`` of the first run.
     """
     first = _run(pipeline, quick, seed, 1, progress)
-    others = {
-        name: _run(pipeline, quick, seed, threads, progress) for name, threads in VARIATIONS.items()
-    }
-    floors = _floors(first, list(others.values()))
+    others = [_run(pipeline, quick, seed, threads, progress) for threads in THREADS]
+    floors = _floors(first, others)
     baseline = summary_of(first) | {"calibration": {"floors": floors}}
     gated = [
         (cell["hypothesis"], cell["configuration"], name, metric)

@@ -6,6 +6,7 @@ metric.
 
 from typing import Any
 
+from precision_lib.records.directions import direction
 from precision_lib.reporting.numbers import two
 from precision_lib.reporting.styles import Line
 
@@ -32,22 +33,22 @@ def calibration_lines(result: dict[str, Any]) -> list[Line]:
             floor = result["floors"][hypothesis][configuration][metric]
             found = result["smallest"][hypothesis][configuration][metric]
             shown = f"{two(metrics[metric]):>10}{two(floor):>10}{two(found):>12}"
-            sharpest = _sharpest(metrics, result["smallest"][hypothesis][configuration])
+            sharpest = _sharpest(hypothesis, metrics, result["smallest"][hypothesis][configuration])
             lines.append((f"{configuration:<{names}}{shown}  {sharpest}", ""))
     note = (
         f"found from: a true value as bad as this is reported with a probability of "
         f"{result['power']:.0%}, on another seed; on the baseline's own seed less is enough"
     )
-    sharp = "sharpest: the metric of which the smallest factor is found"
+    sharp = "sharpest: the error of which the smallest factor is found"
     return [*lines, ("", ""), (note, ""), (sharp, "")]
 
 
-def _sharpest(values: dict[str, float], found: dict[str, float]) -> str:
-    """The metric of a cell that the gate sees best, and the factor that it finds."""
+def _sharpest(hypothesis: str, values: dict[str, float], found: dict[str, float]) -> str:
+    """The error of a cell that the gate sees best, and the factor that it finds."""
     factors = {
         name: max(found[name] / value, value / found[name])
         for name, value in values.items()
-        if value > 0 and found[name] > 0
+        if direction(hypothesis, name).scale == "ratio" and value > 0
     }
     if not factors:
         return ""
