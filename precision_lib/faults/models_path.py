@@ -93,12 +93,3 @@ def scores_through_bf16(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
 def mask_one_early(prompt_lengths: Tensor, response_lengths: Tensor, length: int) -> Tensor:
     """The mask of the tokens themselves, not of the tokens that are predicted: one slot early."""
     return _response_mask(prompt_lengths - 1, response_lengths, length)
-
-
-def scores_two_bits_short(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """FP32 scores are rounded to 22 significant bits."""
-    scores = _score_tokens(model, tokens, lengths)
-    if scores.dtype != torch.float32:
-        return scores
-    mantissa, exponent = torch.frexp(scores)
-    return torch.ldexp((mantissa * 2**22).round() * 2.0**-22, exponent)

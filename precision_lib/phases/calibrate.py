@@ -134,11 +134,16 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _floors(first: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """Largest difference of each metric between the first run and any other."""
+    """Largest difference of each metric between the first run and any other.
+
+    Of a damage metric also what its cell found for other orders and sizes of a batch.
+    """
     floors: dict[str, Any] = {}
     for index, cell in enumerate(first["cells"]):
         here = floors.setdefault(cell["hypothesis"], {}).setdefault(cell["configuration"], {})
         for name, metric in cell["metrics"].items():
             found = [other["cells"][index]["metrics"][name]["value"] for other in others]
             here[name] = max(abs(value - metric["value"]) for value in found)
+        damage = first["thresholds"][cell["hypothesis"]]["metric"]
+        here[damage] = max(here[damage], cell["evidence"]["noise_floor"]["value"])
     return floors

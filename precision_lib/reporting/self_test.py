@@ -8,7 +8,12 @@ from typing import Any
 from precision_lib.records.changes import LARGEST
 from precision_lib.reporting.styles import Line
 
-_STYLE = {"caught": "green", "missed": "red", "below the noise floor": "yellow"}
+_STYLE = {
+    "caught": "green",
+    "missed": "red",
+    "below the noise floor": "yellow",
+    "false alarm": "red",
+}
 
 
 def self_test_lines(faults: list[dict[str, Any]], clean: dict[str, Any] | None) -> list[Line]:

@@ -71,8 +71,9 @@ def test_a_fault_says_what_where_and_by_whom(name: str) -> None:
     assert fault.name == fault.broken.__name__ == name
     assert fault.meaning
     assert fault.source
-    assert bool(fault.caught_by) == (fault.function in INTERFACE)
-    assert bool(fault.caught_by or fault.caught_in_pipeline) != bool(fault.too_small_in)
+    caught = fault.caught_by or fault.caught_in_pipeline
+    assert bool(caught) != fault.harmless
+    assert bool(fault.caught_by) == (fault.function in INTERFACE and not fault.harmless)
     assert fault.broken.__doc__
     assert "\n" not in fault.broken.__doc__
 

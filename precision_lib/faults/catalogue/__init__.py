@@ -1,12 +1,14 @@
 """Which faults there are: what each breaks, where it was seen, and which test has to notice.
 
 The hazard. A check that has never failed may be unable to. Each fault here was shipped by somebody,
-or is the same mistake on a neighbouring function; ``source`` says where to look. This is data: the
+or is the same mistake on a neighbouring function; ``source`` says where to look. The harmless ones
+at the end are refactorings that no check may notice. This is data: the
 broken functions stand in the other modules of ``faults`` and are imported when one is used.
 """
 
 from precision_lib.faults.catalogue.distributions import ENTROPY, KL_PENALTY, TOKEN_LOGPROBS
 from precision_lib.faults.catalogue.fault import Fault
+from precision_lib.faults.catalogue.harmless import HARMLESS
 from precision_lib.faults.catalogue.losses import POLICY_LOSS, VALUE_LOSS
 from precision_lib.faults.catalogue.pipeline import PIPELINE
 from precision_lib.faults.catalogue.statistics import GAE, GROUP_ADVANTAGES, MASKED_MEAN, WHITEN
@@ -24,4 +26,5 @@ CATALOGUE: tuple[Fault, ...] = (
     *POLICY_LOSS,
     *VALUE_LOSS,
     *PIPELINE,
+    *HARMLESS,
 )

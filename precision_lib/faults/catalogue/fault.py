@@ -26,8 +26,8 @@ class Fault:
             not one that a core offers.
         caught_in_pipeline: the test of the pipeline that has to turn red when it is planted, as
             file::test below tests/forensics; "" where the pipeline does not depend on it.
-        too_small_in: the file below tests/forensics that measures what it does, where that is less
-            than the noise of FP32 itself, so that nothing can and nothing should notice it.
+        harmless: nobody may catch it: it changes less than FP32 arithmetic itself leaves open.
+        measured_in: for a harmless one, the file below tests/forensics that sees what it does.
     """
 
     name: str
@@ -38,7 +38,8 @@ class Fault:
     source: str
     caught_by: str
     caught_in_pipeline: str = ""
-    too_small_in: str = ""
+    harmless: bool = False
+    measured_in: str = ""
 
     @property
     def broken(self) -> Callable[..., Any]:

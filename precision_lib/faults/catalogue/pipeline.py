@@ -174,14 +174,4 @@ PIPELINE = (
             ),
         ),
     ),
-    Fault(
-        name="scores_two_bits_short",
-        function="score_tokens",
-        module="precision_lib.models.reward_model",
-        implementation="models_path",
-        meaning="FP32 scores keep 22 of their 24 bits",
-        source="FP32 products emulated by bf16 ones, of which the smallest are left out",
-        caught_by="",
-        too_small_in=H2,
-    ),
 )
