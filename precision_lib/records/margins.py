@@ -5,14 +5,15 @@ errors cries wolf: a run compares hundreds of metrics, and at 95 % each some are
 the limit is computed from both intervals, at a probability that is shared by all comparisons of
 the run, and widened by the noise floor.
 
-With standard errors s0 of the baseline and s1 of the run, on the metric's scale, and the degrees of
-freedom nu after Welch,
+With standard errors s0 of the baseline and s1 of the run, on the metric's scale, and nu = nu0 + nu1
+degrees of freedom,
 
     limit = before + t(nu, 1 - FALSE_ALARMS / comparisons) * sqrt(s0^2 + s1^2) + floor
 
 where a standard error is half of a 95 % interval over Student's quantile of its clusters; the
-wider of its two halves, since a ratio of sums is skewed. Source: Welch, "The generalization of
-Student's problem", Biometrika 34 (1947); Bonferroni for the number of comparisons.
+wider of its two halves, since a ratio of sums is skewed. The degrees of freedom are those of
+Student's test and not of Welch's: what is tested is that nothing has changed, and then both
+variances are one. Source: Student's two-sample t; Bonferroni for the number of comparisons.
 """
 
 import math
@@ -78,12 +79,9 @@ def is_beyond(value: float, limit: float, worse: int) -> bool:
 
 def allowance(before: MetricJson, after: MetricJson, comparisons: int) -> float:
     """t * sqrt(s0^2 + s1^2): the combined interval at the run's probability of a false alarm."""
-    parts = [(standard_error(m), m.get("clusters")) for m in (before, after)]
-    variance = sum(error**2 for error, _ in parts)
-    if variance == 0:
-        return 0.0
-    shares = sum(error**4 / (clusters - 1) for error, clusters in parts if clusters)
-    degrees = int(variance**2 / shares) if shares else None
+    variance = sum(standard_error(m) ** 2 for m in (before, after))
+    clusters = [m.get("clusters") for m in (before, after)]
+    degrees = sum(c - 1 for c in clusters if c) if all(clusters) else None
     return quantile(comparisons, degrees) * math.sqrt(variance)
 
 

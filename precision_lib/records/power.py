@@ -6,18 +6,22 @@ reports with a probability of :data:`POWER`, on another seed than the baseline's
 
 On the metric's scale, with the standard error s of one run and the floor f,
 
-    smallest = (t(nu, 1 - FALSE_ALARMS / comparisons) + t(nu, POWER)) * sqrt(2) * s + f
+    smallest = (t + z * sqrt(1 + t^2 / nu)) * sqrt(2) * s + f,   t = t(nu, 1 - FALSE_ALARMS / m)
 
-since the worsening and the error of the difference have to be past the limit together. On the
-baseline's own seed both runs see the same tokens, the sampling errors cancel, and the first term
-alone is enough.
+with the normal quantile z of POWER and the nu degrees of freedom of both runs: the worsening and
+the error of the difference have to be past the limit together, and with few prompts the limit
+itself, a standard error times 7, is most of what varies. The variance of that standard error is
+taken as twice that of normal data, t^2 / (2 nu), since the prompts' sums of squares are skewed.
+On the baseline's own seed both runs see the same tokens, the sampling errors cancel, and the
+first term alone is enough. Source: Johnson and Welch, "Applications of the non-central
+t-distribution", Biometrika 31 (1940).
 """
 
 import math
+from statistics import NormalDist
 
-from precision_lib.forensics.student import student_quantile
 from precision_lib.records.directions import Direction
-from precision_lib.records.margins import MetricJson, allowance, standard_error
+from precision_lib.records.margins import MetricJson, quantile, standard_error
 
 POWER = 0.9
 
@@ -45,8 +49,10 @@ def smallest_regression(
 
 
 def _reach(metric: MetricJson, comparisons: int) -> float:
-    """(t of the limit + t of the power) * sqrt(2) * s."""
+    """(t + z sqrt(1 + t^2 / nu)) * sqrt(2) * s."""
     clusters = metric.get("clusters")
-    degrees = 2 * (clusters - 1) if clusters else 10_000
-    of_power = student_quantile(degrees, 2 * POWER - 1) * math.sqrt(2) * standard_error(metric)
-    return allowance(metric, metric, comparisons) + of_power
+    degrees = 2 * (clusters - 1) if clusters else None
+    t = quantile(comparisons, degrees)
+    varies = math.sqrt(1 + t**2 / degrees) if degrees else 1.0
+    error = math.sqrt(2) * standard_error(metric)
+    return float(t + NormalDist().inv_cdf(POWER) * varies) * error

@@ -1,56 +1,48 @@
-"""Tests of the tests: each planted fault turns the forensics suite red, by the test that should."""
+"""Tests of the tests: a fault of the pipeline turns it red, a refactoring does not.
 
-import json
+The faults of the core alone are in ``test_wrong_cores.py``. A run per fault, each in a process of
+its own.
+"""
+
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from precision_lib.faults import FAULTS, plant
+from precision_lib.phases.self_test import plant_faults
 from precision_lib.records.record import load_record
 
 ROOT = Path(__file__).parents[2]
-FORENSICS = Path("tests/forensics")
 IN_THE_PIPELINE = [name for name, fault in FAULTS.items() if fault.caught_in_pipeline]
-FILES = sorted({FAULTS[name].caught_in_pipeline.split("::")[0] for name in IN_THE_PIPELINE})
+#: One of each hypothesis that has one; the command runs them all.
+REFACTORINGS = ["mean_in_float64", "groups_from_the_back", "one_sequence_at_a_time"]
 
 
-def failed_tests(tmp_path: Path, file: str, *arguments: str) -> tuple[int, set[str]]:
-    """Exit code and names (without parameters) of the tests of a file that fail in a quick run."""
-    record = tmp_path / "report.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", str(FORENSICS / file), "--quick", "-q"),
-            *("-p", "no:cacheprovider", "-k", "not seed"),
-            *(f"--json-report-file={record}", *arguments),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert record.is_file(), done.stdout + done.stderr
-    tests = json.loads(record.read_text())["tests"]
-    assert len(tests) > 10, "the run compared next to nothing"
-    failed = {t["nodeid"] for t in tests if t["outcome"] in ("failed", "error")}
-    return done.returncode, {nodeid.split("::")[-1].split("[")[0] for nodeid in failed}
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_the_clean_suite_is_green(file: str, tmp_path: Path) -> None:
-    assert failed_tests(tmp_path, file) == (0, set())
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What became of each, from one self-test; the clean runs before it have to be green."""
+    directory = tmp_path_factory.mktemp("self_test")
+    outcomes = plant_faults([*IN_THE_PIPELINE, *REFACTORINGS], directory)
+    for name in IN_THE_PIPELINE:  # nobody may take such a record for a measurement
+        block = load_record(directory / "planted" / f"{name}.json")["precision"]
+        assert block["planted_fault"] == name
+    return {outcome["name"]: outcome for outcome in outcomes}
 
 
 @pytest.mark.parametrize("name", IN_THE_PIPELINE)
-def test_a_planted_fault_turns_the_suite_red(name: str, tmp_path: Path) -> None:
-    file, test = FAULTS[name].caught_in_pipeline.split("::")
-    code, failed = failed_tests(tmp_path, file, "--plant-fault", name)
-    assert code == 1
-    block = load_record(tmp_path / "report.json")["precision"]
-    assert block["planted_fault"] == name, "nobody may take this record for a measurement"
-    assert test in failed
+def test_a_planted_fault_turns_the_suite_red(name: str, found: dict[str, dict[str, Any]]) -> None:
+    assert found[name]["outcome"] == "caught"
+    assert FAULTS[name].caught_in_pipeline in [by["by"] for by in found[name]["caught"]]
+
+
+@pytest.mark.parametrize("name", REFACTORINGS)
+def test_a_refactoring_leaves_the_suite_green(name: str, found: dict[str, dict[str, Any]]) -> None:
+    assert found[name]["caught"] == []
+    assert found[name]["outcome"] == "below the noise floor"
 
 
 def test_a_fault_of_the_core_turns_its_own_conformance_check_red(tmp_path: Path) -> None:
