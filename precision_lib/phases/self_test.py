@@ -26,6 +26,8 @@ CAUGHT, MISSED = "caught", "missed"
 TOO_SMALL, FALSE_ALARM = "below the noise floor", "false alarm"
 TIMES = "times the limit"
 TESTS = Path("tests/forensics")
+#: A change that moves no metric by more than this share of its limit is called none.
+_NOTHING = 1e-6
 _REGRESSIONS = "test_regressions.py"
 
 
@@ -133,7 +135,7 @@ def planted(
         for c in worst
     ]
     moved = report["precision"]["gate"].get("moved", {"share_of_limit": 0})
-    if by or not moved["share_of_limit"] > 0:
+    if by or not moved["share_of_limit"] > _NOTHING:
         return by, None
     return by, f"{1 / moved['share_of_limit']:.2g} times this size ({moved['metric']})"
 

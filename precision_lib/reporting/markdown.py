@@ -14,9 +14,10 @@ class MarkerError(Exception):
     """A document cannot be filled; the message says which and what it lacks."""
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers, aligned to the right."""
-    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = True) -> str:
+    """A Markdown table; the first column is text, the others are ``numbers``, aligned right."""
+    other = "---:|" if numbers else "---|"
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + other * (len(headings) - 1)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ The hazard. "All caught" hides a fault that was caught by a hair, so the margin 
 from typing import Any
 
 from precision_lib.records.changes import LARGEST
+from precision_lib.reporting.markdown import table
 from precision_lib.reporting.styles import Line
 
 _STYLE = {
@@ -61,3 +62,25 @@ def _clean_lines(clean: dict[str, Any]) -> list[Line]:
     ]
     alarms = clean["alarms"] + before["alarms"]
     return [(text, "red" if alarms else "green") for text in lines] + [(a, "red") for a in alarms]
+
+
+def self_test_tables(result: dict[str, Any]) -> str:
+    """Markdown of a whole ``self_test.json``: counts, clean runs, a row per fault."""
+    faults, clean = result["faults"], result["clean_runs"]
+    harmful = [f for f in faults if f["outcome"] in ("caught", "missed")]
+    harmless = [f for f in faults if f not in harmful]
+    caught = sum(f["outcome"] == "caught" for f in harmful)
+    quiet = sum(f["outcome"] != "false alarm" for f in harmless)
+    parts = [
+        f"{caught} of {len(harmful)} faults caught; {quiet} of {len(harmless)} harmless changes left "
+        "alone.",
+    ]
+    if clean is not None:
+        parts += [f"- {text}." for text, _ in _clean_lines(clean)]
+    rows = [
+        (f"`{f['name']}`", f["meaning"], f["source"], f"{f['outcome']}: {caught_by(f)}")
+        for f in (*harmful, *harmless)
+    ]
+    headings = ("fault", "what goes wrong", "seen in", "outcome")
+    cells = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
+    return "\n\n".join(["\n".join(parts), table(headings, cells, numbers=False)])

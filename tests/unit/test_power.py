@@ -4,6 +4,7 @@ The hazard. A power that was computed with the formula that set the limit agrees
 nothing else; so runs are drawn, judged by the gate's own limit, and counted.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from precision_lib.forensics.statistics import estimate, resample
 from precision_lib.records.directions import Direction, direction
 from precision_lib.records.margins import is_beyond, margin
-from precision_lib.records.power import smallest_regression
+from precision_lib.records.power import POWER, smallest_regression
 
 RATIO = direction("H1", "log_ratio_nsr")
 #: Simulated pairs of runs; a share of 0.9 is then known to 0.015 (one standard error).
