@@ -71,10 +71,8 @@ def self_test_tables(result: dict[str, Any]) -> str:
     harmless = [f for f in faults if f not in harmful]
     caught = sum(f["outcome"] == "caught" for f in harmful)
     quiet = sum(f["outcome"] != "false alarm" for f in harmless)
-    parts = [
-        f"{caught} of {len(harmful)} faults caught; {quiet} of {len(harmless)} harmless changes left "
-        "alone.",
-    ]
+    counts = f"{caught} of {len(harmful)} faults caught"
+    parts = [f"{counts}; {quiet} of {len(harmless)} harmless changes left alone."]
     if clean is not None:
         parts += [f"- {text}." for text, _ in _clean_lines(clean)]
     rows = [
