@@ -6,7 +6,7 @@ each metric of a cell has one row here; a metric without a row stops the gate.
 
 Scales:
 
-``ratio``       an RMS or a magnitude: as a factor, on the scale of its logarithm
+``ratio``       an RMS, a magnitude, a sample size: as a factor, on the scale of its logarithm
 ``difference``  a share or a rank correlation: as a difference
 ``magnitude``   has a sign, and 0 is best: the difference of the absolute values
 ``step``        a median of steps of a number format: a factor, and one doubling is no change, since
@@ -85,7 +85,7 @@ DIRECTIONS: dict[str, dict[str, Direction]] = {
         "accum_err_growth_exponent": _not_gated("a rate of growth, also of an error that shrank"),
         "drift_nats_per_1000_tokens": Direction("magnitude"),
         "log_ratio_rms_error": _RATIO,
-        "sequence_ratio_ess": _AGREEMENT,
+        "sequence_ratio_ess": Direction("ratio", worse=-1, best=1.0),
         "log_ratio_nonfinite_frac": _EXACT,
     },
 }

@@ -6,6 +6,7 @@ verdict has three values, nothing compared is never the good one, improvements a
 not punished, and every regression says component, metric, before, after and limit.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -173,7 +174,8 @@ def noise_floor(
     floors.append(calibrated.get(configuration, {}).get(metric, 0.0))
     golden = baseline["cells"].get(hypothesis, {}).get(GOLDEN, {}).get("metrics", {}).get(metric)
     how = direction(hypothesis, metric)
-    if golden is not None and how.scale in ("ratio", "magnitude", "difference"):
+    is_error = how.scale in ("ratio", "magnitude", "difference") and math.isfinite(how.best)
+    if golden is not None and is_error:
         floors.append(abs(abs(golden["value"]) - how.best))
     return max(floors)
 

@@ -45,7 +45,16 @@ def smallest_regression(
         factor = max(factor, 4.0) if how.scale == "step" else factor
         worse = factor if how.worse > 0 else 1 / factor
         return value * worse + how.worse * floor
+    if standard_error(metric) == 0:
+        return value + how.worse * _rare(metric, comparisons)
     return value + how.worse * (_reach(metric, comparisons) + floor)
+
+
+def _rare(metric: MetricJson, comparisons: int) -> float:
+    """Share from which on new events are found: k of them scatter by the root of k."""
+    clusters = metric.get("clusters")
+    t = quantile(comparisons, 2 * (clusters - 1) if clusters else None)
+    return float(t + NormalDist().inv_cdf(POWER)) ** 2 / float(metric["n"])
 
 
 def _reach(metric: MetricJson, comparisons: int) -> float:
