@@ -4,6 +4,7 @@ The hazard. pytest's exit code is what CI looks at: a run that could not be comp
 baseline must not end with 0, and a baseline must not be written by a run that was red.
 """
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,11 @@ def add_options(group: pytest.OptionGroup) -> None:
 def configure(config: pytest.Config) -> None:
     """Read the baseline before anything is measured."""
     file, update = config.getoption("baseline"), config.getoption("update_baseline")
-    own = config.getoption("quick") or config.getoption("target")
+    swept = re.search(r"\bsweep\b", config.getoption("markexpr") or "")
+    own = config.getoption("quick") or config.getoption("target") or swept
     if update and own and not file:
         raise pytest.UsageError(
-            "--update-baseline: a baseline of --quick or --target needs --baseline FILE, "
+            "--update-baseline: a baseline of --quick, --target or a sweep needs --baseline FILE, "
             "or it would replace that of the whole main job"
         )
     if file and not update:

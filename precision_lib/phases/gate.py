@@ -84,8 +84,8 @@ def update_baseline(report: Path, file: Path | None = None) -> Path:
     block = record["precision"]
     if file is None and (block["context"].get("budget") == "quick" or not block["cells"]):
         raise BaselineError(
-            "a baseline of --quick or --target needs --baseline FILE, or it would replace that of "
-            "the whole main job"
+            "a baseline of --quick, --target or a sweep needs --baseline FILE, or it would replace "
+            "that of the whole main job"
         )
     path = file or baseline_path(block)
     write_baseline(path, baseline_of(block))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.jsonio import parse_json, to_plain, write_text
+from precision_lib.records.training_changes import training_summary
 
 SCHEMA = 1
 DIRECTORY = Path("baselines")
@@ -57,9 +58,11 @@ def baseline_of(block: dict[str, Any]) -> Baseline:
     if block.get("planted_fault"):
         raise BaselineError(f"{block['planted_fault']} was planted: this is not a measurement")
     conformance = block.get("conformance") or {}
-    if not block["cells"] and not conformance:
+    training = block.get("training") or {}
+    if not block["cells"] and not conformance and not training:
         raise BaselineError("the run measured nothing")
-    if block["cells"] and not block.get("complete"):
+    whole = (not block["cells"] or block.get("complete"), not training or training["complete"])
+    if not all(whole):
         raise BaselineError("the run is not complete: run it again, to its end")
     return summary_of(block)
 
@@ -82,6 +85,7 @@ def summary_of(block: dict[str, Any]) -> Baseline:
         "noise_floors": block.get("noise_floors", {}),
         "cells": cells,
         "conformance": block.get("conformance") or {},
+        "training": training_summary(block.get("training") or {}),
     }
 
 

@@ -24,6 +24,7 @@ from precision_lib.records.obstacles import (
     unmatched,
     untrustworthy,
 )
+from precision_lib.records.training_changes import training_changes
 
 #: The configuration whose distance from float64 is the noise of FP32 arithmetic itself.
 GOLDEN = "fp32_baseline"
@@ -115,14 +116,15 @@ def compare(block: dict[str, Any], baseline: Baseline) -> Judgement:
         short = fewer(pair.hypothesis, pair.metric, *counts, block["context"])
         obstacles += [short] if short else []
     core = core_changes(block, baseline)
+    training = training_changes(block.get("training") or {}, baseline)
     formats_worse, formats_better = _formats(block, baseline)
     worse = [_change(block, p, m, m.limit) for p, m in found if _is_worse(p, m)]
     better = [_change(block, p, m, m.improved) for p, m in found if _is_better(p, m)]
     return Judgement(
-        (*core.worse, *formats_worse, *worse, *_lost(block, baseline)),
-        (*core.better, *formats_better, *better),
-        (*obstacles, *core.obstacles),
-        len(pairs) + core.compared,
+        (*core.worse, *formats_worse, *worse, *_lost(block, baseline), *training.worse),
+        (*core.better, *formats_better, *better, *training.better),
+        (*obstacles, *core.obstacles, *training.obstacles),
+        len(pairs) + core.compared + training.compared,
         max(((_share(p, m), _name(p)) for p, m in found), default=(0.0, "")),
         max(((abs(_share(p, m)), _name(p)) for p, m in found), default=(0.0, "")),
     )
