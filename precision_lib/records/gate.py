@@ -15,7 +15,7 @@ from precision_lib.exit_codes import INCONCLUSIVE, OK, REGRESSION
 from precision_lib.records.baseline import Baseline
 from precision_lib.records.changes import Change
 from precision_lib.records.core_changes import core_changes
-from precision_lib.records.directions import Direction, direction
+from precision_lib.records.directions import DIRECTIONS, Direction, direction
 from precision_lib.records.margins import FALSE_ALARMS, Margin, is_beyond, margin
 from precision_lib.records.obstacles import (
     changed_matrix,
@@ -28,6 +28,8 @@ from precision_lib.records.training_changes import training_changes
 
 #: The configuration whose distance from float64 is the noise of FP32 arithmetic itself.
 GOLDEN = "fp32_baseline"
+#: The value of a metric that a cell lacks because nothing was bad enough.
+_NEVER = "never reached"
 VERDICTS = {OK: "no regression", REGRESSION: "regression", INCONCLUSIVE: "inconclusive"}
 
 
@@ -118,11 +120,12 @@ def compare(block: dict[str, Any], baseline: Baseline) -> Judgement:
     core = core_changes(block, baseline)
     training = training_changes(block.get("training") or {}, baseline)
     formats_worse, formats_better = _formats(block, baseline)
+    came, gone = _absent(block, baseline)
     worse = [_change(block, p, m, m.limit) for p, m in found if _is_worse(p, m)]
     better = [_change(block, p, m, m.improved) for p, m in found if _is_better(p, m)]
     return Judgement(
-        (*core.worse, *formats_worse, *worse, *_lost(block, baseline), *training.worse),
-        (*core.better, *formats_better, *better, *training.better),
+        (*core.worse, *formats_worse, *worse, *came, *training.worse),
+        (*core.better, *formats_better, *better, *gone, *training.better),
         (*obstacles, *core.obstacles, *training.obstacles),
         len(pairs) + core.compared + training.compared,
         max(((_share(p, m), _name(p)) for p, m in found), default=(0.0, "")),
@@ -130,14 +133,22 @@ def compare(block: dict[str, Any], baseline: Baseline) -> Judgement:
     )
 
 
+def _same_cells(
+    block: dict[str, Any], baseline: Baseline
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Cells that both have, of configurations that are still the same: (this run's, baseline's)."""
+    for cell in block["cells"]:
+        configuration = cell["configuration"]
+        same = block["matrix"].get(configuration) == baseline["matrix"].get(configuration)
+        known = baseline["cells"].get(cell["hypothesis"], {}).get(configuration)
+        if known is not None and same:
+            yield cell, known
+
+
 def _pairs(block: dict[str, Any], baseline: Baseline) -> Iterator[_Pair]:
     """Every gated metric that both have, of configurations that are still the same."""
-    for cell in block["cells"]:
+    for cell, known in _same_cells(block, baseline):
         hypothesis, configuration = cell["hypothesis"], cell["configuration"]
-        same = block["matrix"].get(configuration) == baseline["matrix"].get(configuration)
-        known = baseline["cells"].get(hypothesis, {}).get(configuration)
-        if known is None or not same:
-            continue
         for metric, after in cell["metrics"].items():
             how = direction(hypothesis, metric)
             before = known["metrics"].get(metric)
@@ -222,30 +233,30 @@ def _reason(pair: _Pair) -> str:
     return f"both intervals at {FALSE_ALARMS:.1%} per run{floor}"
 
 
-def _lost(block: dict[str, Any], baseline: Baseline) -> list[Change]:
-    """Metrics that are there now and were not, where their absence is the best that can be."""
-    changes = []
-    for cell in block["cells"]:
-        hypothesis, configuration = cell["hypothesis"], cell["configuration"]
-        known = baseline["cells"].get(hypothesis, {}).get(configuration)
-        for metric, after in cell["metrics"].items():
-            how = direction(hypothesis, metric)
-            if known is None or metric in known["metrics"] or how.absent is None:
+def _absent(block: dict[str, Any], baseline: Baseline) -> tuple[list[Change], list[Change]]:
+    """Metrics that only one side has, where absence is the best that can be: (worse, better)."""
+    worse: list[Change] = []
+    better: list[Change] = []
+    for cell, known in _same_cells(block, baseline):
+        hypothesis, here, there = cell["hypothesis"], cell["metrics"], known["metrics"]
+        for metric, how in DIRECTIONS[hypothesis].items():
+            if how.absent is None or (metric in here) == (metric in there):
                 continue
-            changes.append(
-                Change(
-                    where=hypothesis,
-                    configuration=configuration,
-                    component=", ".join(block["thresholds"][hypothesis]["components"]),
-                    metric=metric,
-                    before="never reached",
-                    after=after["value"],
-                    limit="never reached",
-                    unit=after["unit"],
-                    reason="the baseline's range ends before it",
-                )
+            measured = (here if metric in here else there)[metric]
+            came = metric in here
+            change = Change(
+                where=hypothesis,
+                configuration=cell["configuration"],
+                component=", ".join(block["thresholds"][hypothesis]["components"]),
+                metric=metric,
+                before=_NEVER if came else measured["value"],
+                after=measured["value"] if came else _NEVER,
+                limit=_NEVER,
+                unit=measured["unit"],
+                reason=f"the range of {'the baseline' if came else 'this run'} ends before it",
             )
-    return changes
+            (worse if came else better).append(change)
+    return worse, better
 
 
 def _formats(block: dict[str, Any], baseline: Baseline) -> tuple[list[Change], list[Change]]:

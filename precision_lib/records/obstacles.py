@@ -11,6 +11,7 @@ from statistics import NormalDist
 from typing import Any
 
 from precision_lib.records.baseline import Baseline, device_class
+from precision_lib.records.directions import DIRECTIONS
 from precision_lib.records.margins import FALSE_ALARMS
 
 #: Parts of the context that have to agree.
@@ -103,17 +104,19 @@ def untrustworthy(block: dict[str, Any]) -> list[str]:
 
 
 def unmatched(block: dict[str, Any], baseline: Baseline) -> list[str]:
-    """Cells and functions that only one of the two has."""
-    here = {f"{c['hypothesis']} {c['configuration']}" for c in block["cells"]}
-    there = {f"{h} {c}" for h, cells in baseline["cells"].items() for c in cells}
+    """Cells, metrics of a cell and functions that only one of the two has."""
+    here = {(c["hypothesis"], c["configuration"]): set(c["metrics"]) for c in block["cells"]}
+    there = {
+        (h, c): set(of["metrics"])
+        for h, found in baseline["cells"].items()
+        for c, of in found.items()
+    }
     tested, known = (
         {f"core {name}" for name in (b.get("conformance") or {}).get("functions", {})}
         for b in (block, baseline)
     )
-    missing, unused = (
-        sorted((here | tested) - (there | known)),
-        sorted((there | known) - (here | tested)),
-    )
+    missing = sorted({*_only_in(here, there), *(tested - known)})
+    unused = sorted({*_only_in(there, here), *(known - tested)})
     found = []
     if missing:
         found.append(f"missing entries: the baseline does not know {_some(missing)}; make it again")
@@ -122,6 +125,24 @@ def unmatched(block: dict[str, Any], baseline: Baseline) -> list[str]:
             f"unused entries: the baseline has {_some(unused)}, which this run did not measure"
         )
     return found
+
+
+def _only_in(
+    these: dict[tuple[str, str], set[str]], others: dict[tuple[str, str], set[str]]
+) -> Iterator[str]:
+    """Names of cells that the others lack, and of gated metrics of cells that they have."""
+    for key, metrics in these.items():
+        place = " ".join(key)
+        if key not in others:
+            yield place
+        else:
+            yield from (f"{place} {m}" for m in metrics - others[key] if _must_be_there(key[0], m))
+
+
+def _must_be_there(hypothesis: str, metric: str) -> bool:
+    """Whether a cell without this metric lacks something; True for one that has no row any more."""
+    row = DIRECTIONS.get(hypothesis, {}).get(metric)
+    return row is None or bool(row.scale and row.absent is None)
 
 
 def fewer(
