@@ -60,15 +60,19 @@ def _core_change(
     """A function's checks that changed their outcome: by its error where that is what changed."""
     old, new = (float(counts["worst_over_limit"]) for counts in (before, after))
     more = f" and {len(tests) - 1} more" if len(tests) > 1 else ""
-    measured = max(old, new) > 1
+    failed_before, failed_after = (
+        float(len({*tests} & {*counts["failed"]})) for counts in (before, after)
+    )
+    bad, good = (new, old) if failed_after else (old, new)
+    measured = bad > max(good, 1)
     return Change(
         where="core",
         configuration="",
         component=name,
         metric="worst_over_limit" if measured else "failed_checks",
-        before=old if measured else float(len(before["failed"])),
-        after=new if measured else float(len(after["failed"])),
-        limit=1.0 if measured else float(len(before["failed"])),
+        before=old if measured else failed_before,
+        after=new if measured else failed_after,
+        limit=1.0 if measured else failed_before,
         unit="times the limit" if measured else "checks",
         reason=f"what FP32 arithmetic may do: {tests[0]}{more}",
     )
