@@ -268,7 +268,7 @@ def _formats(block: dict[str, Any], baseline: Baseline) -> tuple[list[Change], l
         same = block["matrix"].get(configuration) == baseline["matrix"].get(configuration)
         for component, after in seen.items():
             before = there.get(configuration, {}).get(component, after)
-            if before == after or not same:
+            if before == after or not same or _digits(before) == _digits(after):
                 continue
             change = Change(
                 where="formats",
@@ -285,8 +285,12 @@ def _formats(block: dict[str, Any], baseline: Baseline) -> tuple[list[Change], l
     return worse, better
 
 
-def _digits(observed: str) -> int:
-    """Significand bits of an observed format; ``bf16 in fp32`` holds those of bf16."""
+def _digits(observed: str) -> tuple[int, int]:
+    """Significand bits of the narrowest and the widest format in what a component was seen to use.
+
+    ``bf16+fp32`` was both; ``bf16 in fp32`` holds the digits of bf16.
+    """
     from precision_lib.formats import get_format  # imports torch, which collecting does without
 
-    return get_format(observed.split()[0]).significand_bits
+    digits = [get_format(seen.split()[0]).significand_bits for seen in observed.split("+")]
+    return min(digits), max(digits)
