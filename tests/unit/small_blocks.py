@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.jsonio import to_plain
 from precision_lib.records.baseline import Baseline, baseline_of, summary_of
 from precision_lib.records.directions import DIRECTIONS, Direction
 from precision_lib.records.margins import is_beyond, margin
@@ -145,8 +146,9 @@ def known_whatever(of: Block) -> Baseline:
     return parsed(summary_of(of))
 
 
-def parsed(baseline: Baseline) -> Baseline:
-    back: Baseline = json.loads(json.dumps(baseline))
+def parsed(value: dict[str, Any]) -> dict[str, Any]:
+    """A block or a baseline as it comes back from its file."""
+    back: dict[str, Any] = json.loads(json.dumps(to_plain(value), allow_nan=False))
     return back
 
 
