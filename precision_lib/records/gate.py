@@ -65,8 +65,8 @@ class Judgement:
         return VERDICTS[self.exit_code]
 
     def with_obstacles(self, more: Iterable[str]) -> "Judgement":
-        """The same with more sentences about what could not be compared."""
-        return replace(self, obstacles=(*self.obstacles, *more))
+        """The same with more sentences about what could not be compared, in front of the others."""
+        return replace(self, obstacles=(*more, *self.obstacles))
 
     def as_json(self) -> dict[str, Any]:
         """What the record keeps beside its ``regressions``."""

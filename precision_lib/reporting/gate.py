@@ -13,7 +13,7 @@ from precision_lib.reporting.styles import Line
 from precision_lib.reporting.table import matrix_table
 
 _STYLE = {"no regression": "green", "regression": "red", "inconclusive": "yellow"}
-#: A pull request shows so many lines of a kind; the record has all.
+#: So many lines of a kind are shown; the record has all.
 _MOST = 10
 
 
@@ -25,7 +25,7 @@ def gate_lines(block: dict[str, Any]) -> list[Line]:
     heading = f"gate: {gate['verdict']}, {gate['compared']} comparisons with {gate['baseline']}"
     lines: list[Line] = [(heading, _STYLE[gate["verdict"]])]
     lines += [(f"REGRESSION {text}", "red") for text in _messages(block["regressions"])]
-    lines += [(f"inconclusive: {text}", "yellow") for text in gate["obstacles"]]
+    lines += [(f"inconclusive: {text}", "yellow") for text in _first(gate["obstacles"])]
     better = _messages(gate["improvements"])
     lines += [(f"improved {text}", "green") for text in better[:_MOST]]
     if len(better) > _MOST:
@@ -44,6 +44,12 @@ def _messages(changes: list[dict[str, Any]]) -> list[str]:
     return [c["message"] + _others(count) for c, count in grouped(changes)]
 
 
+def _first(sentences: list[str]) -> list[str]:
+    """A screen of them: fewer elements than before can be said of every metric of a run."""
+    more = len(sentences) - _MOST
+    return [*sentences[:_MOST], *([f"and {more} more, see the record"] if more > 0 else [])]
+
+
 def _others(count: int) -> str:
     if count == 1:
         return ""
@@ -59,7 +65,7 @@ def pull_request(block: dict[str, Any]) -> str:
         parts.append(f"**{block['planted_fault']} was planted: nothing here is a measurement.**")
     if block["regressions"]:
         parts.append(_changes(block["regressions"]))
-    parts += [f"- inconclusive: {text}" for text in gate.get("obstacles", [])]
+    parts.append("\n".join(f"- inconclusive: {text}" for text in _first(gate.get("obstacles", []))))
     if gate.get("improvements"):
         parts.append(_folded("improvements", _changes(gate["improvements"])))
     lines = "\n".join(text for text, _ in matrix_table(block))
