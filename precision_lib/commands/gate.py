@@ -57,14 +57,16 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    from precision_lib.records.baseline import BaselineError
     from precision_lib.records.record import RecordError, load_record
     from precision_lib.reporting.comparison import comparison_lines
 
     try:
         blocks = [load_record(path)["precision"] for path in (options.before, options.after)]
-    except RecordError as error:
+        lines = comparison_lines(*blocks)
+    except (BaselineError, RecordError) as error:
         raise UsageError(str(error)) from None
-    print_lines(comparison_lines(*blocks))
+    print_lines(lines)
     return OK
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from precision_lib.records.baseline import summary_of
 from precision_lib.records.changes import grouped
 from precision_lib.records.gate import compare
-from precision_lib.records.obstacles import unmatched
 from precision_lib.reporting.styles import Line
 
 #: Parts of a context that are measured anew each time and say nothing about a difference.
@@ -19,7 +18,11 @@ _LEFT_OUT = ("shards", "observed_formats")
 
 
 def comparison_lines(before: dict[str, Any], after: dict[str, Any]) -> list[Line]:
-    """Lines about two ``precision`` blocks, the earlier one first."""
+    """Lines about two ``precision`` blocks, the earlier one first; at the end, what was left out.
+
+    Raises:
+        BaselineError: the earlier one holds no measurement.
+    """
     baseline = summary_of(before)
     found = compare(after, baseline)
     worse = [c.as_json() for c in found.regressions]
@@ -32,8 +35,7 @@ def comparison_lines(before: dict[str, Any], after: dict[str, Any]) -> list[Line
     shown = [(f"worse: {_message(c, n)}", "red") for c, n in grouped(worse)]
     shown += [(f"better: {_message(c, n)}", "green") for c, n in grouped(better)]
     lines += _or_same(shown)
-    apart = unmatched(after, baseline)
-    return [*lines, *((text, "yellow") for text in apart)]
+    return [*lines, *((text, "yellow") for text in found.obstacles)]
 
 
 def _or_same(lines: list[Line]) -> list[Line]:
