@@ -40,7 +40,9 @@ def test_a_newly_failed_check_is_a_regression_by_its_error() -> None:
 def test_an_infinite_error_survives_json() -> None:
     """Strict JSON has no infinity, so a record holds its name."""
     got = judged(counts(worst=0.25), counts("a", worst="inf"))
-    assert "worst_over_limit 0.25 -> inf times the limit, limit 1" in got.regressions[0].message
+    assert (
+        "worst_over_limit 0.25 -> not finite times the limit, limit 1" in got.regressions[0].message
+    )
     assert judged(counts("a", worst="inf"), counts(worst=0.5)).improvements[0].before == float(
         "inf"
     )

@@ -183,5 +183,5 @@ def test_what_the_record_holds_of_the_verdict() -> None:
     for name in ("where", "component", "metric", "before", "after", "limit", "message"):
         assert found[name] not in (None, "")
     assert set(block["gate"]) == {
-        *("baseline", "verdict", "compared", "obstacles", "improvements", "worst"),
+        *("baseline", "verdict", "compared", "obstacles", "improvements", "worst", "moved"),
     }

@@ -20,20 +20,20 @@ RATIO, SHARE, SIZE, STEP, EXACT = (
 AGREEMENT = Direction("difference", worse=-1, best=1.0)
 CRITICAL = DIRECTIONS["H3"]["value_critical_magnitude"]
 #: From a table, to three decimals: one-sided 0.1 % and two-sided 5 %.
-T_7, T_14, NORMAL, T_7_BOTH = 4.785, 3.787, 3.090, 2.365
+T_14, NORMAL, T_7_BOTH = 3.787, 3.090, 2.365
 TABLE = 5e-4 / 2.365  # relative error of the least precise of them, rounded to three decimals
 
 
 @pytest.mark.parametrize(
     ("other", "clusters", "want"),
     [
-        (0.0, 8, 1 + T_7 / T_7_BOTH * 0.1),
+        (0.0, 8, 1 + T_14 / T_7_BOTH * 0.1),
         (0.1, 8, 1 + T_14 / T_7_BOTH * 0.1 * math.sqrt(2)),
         (0.0, None, 1 + NORMAL / 1.95996 * 0.1),
     ],
 )
-def test_the_limit_is_welchs(other: float, clusters: int | None, want: float) -> None:
-    """One interval of eight clusters: 7 degrees of freedom; two alike: 14; none named: normal."""
+def test_the_limit_is_students(other: float, clusters: int | None, want: float) -> None:
+    """Twice eight clusters: 14 degrees of freedom; none named: normal."""
     before, after = (metric(1.0, half, clusters=clusters) for half in (0.1, other))
     m = margin(before, after, SHARE, comparisons=1)
     assert abs((m.limit - 1) / (want - 1) - 1) < 2 * TABLE, (m.limit, want)
@@ -134,13 +134,13 @@ def test_the_wider_side_of_an_interval_counts() -> None:
     assert max(limits) - min(limits) < 1e-12
 
 
-def test_rounding_costs_no_degree_of_freedom() -> None:
-    """Seven of them in exact arithmetic are seven, whatever the last bit of the interval is."""
-    for i in range(200):
-        before = metric(0.2, 0.1 * 1.01**i)
-        want = quantile(1, 7) * margins.standard_error(before)
-        assert margins.allowance(before, metric(0.2), 1) == pytest.approx(want, rel=1e-12)
-        both = quantile(1, 14) * margins.standard_error(before) * math.sqrt(2)
+def test_the_degrees_of_freedom_are_those_of_both() -> None:
+    """However unlike the intervals are: under the hypothesis both variances are one."""
+    for i in range(20):
+        before = metric(0.2, 0.1 * 1.3**i)
+        point = quantile(1, 14) * margins.standard_error(before)
+        assert margins.allowance(before, metric(0.2), 1) == pytest.approx(point, rel=1e-12)
+        both = point * math.sqrt(2)
         assert margins.allowance(before, before, 1) == pytest.approx(both, rel=1e-12)
 
 
