@@ -1,0 +1,80 @@
+"""The workflows of docs/ci.md: they parse, and every command in them is one that exists.
+
+The hazard. A workflow in a document is copied by somebody who cannot run it here: a renamed
+option or a wrong indent is found by their first pull request.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from precision_lib import cli
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
+WORKFLOWS: list[dict[Any, Any]] = [yaml.safe_load(text) for kind, text in BLOCKS if kind == "yaml"]
+SETUP = "./setup.sh --local -- "
+
+
+def commands() -> list[list[str]]:
+    """Every command behind setup.sh, in shell blocks and in workflows, as words."""
+    lines = [line for kind, text in BLOCKS if not kind for line in _lines(text)]
+    github, gitlab = WORKFLOWS
+    lines += [step["run"] for step in github["jobs"]["gate"]["steps"] if "run" in step]
+    lines += gitlab["precision"]["script"] + gitlab["precision"]["after_script"]
+    mine = [line.strip() for line in lines if line.strip().startswith(SETUP)]
+    words = [shlex.split(line.removeprefix(SETUP), comments=True) for line in mine]
+    return [list(one) for one in dict.fromkeys(tuple(one) for one in words)]
+
+
+def _lines(text: str) -> list[str]:
+    return text.replace("\\\n", " ").splitlines()
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_command_takes_these_options(words: list[str], tmp_path: Path) -> None:
+    program, *arguments = words
+    if program == "precision-forensics":
+        parsed = cli._parser().parse_args(arguments)
+        assert callable(parsed.run)
+        return
+    assert program == "pytest"
+    # A user's own core and baseline are not here: what is asked is whether the options exist, and
+    # one file is enough to ask.
+    arguments = [a for a in arguments if not re.match(r"--(target|baseline)=", a)]
+    few = ("tests/unit/test_formats.py", "--collect-only", "-qq", "-p", "no:cacheprovider")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, *few],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert "unrecognized arguments" not in done.stderr
+    # 5: none of the few tests is of the tier that was asked for.
+    assert done.returncode in (0, 5), done.stdout + done.stderr
+
+
+def test_workflows_gate_every_pull_request_and_keep_what_was_measured() -> None:
+    github, gitlab = WORKFLOWS
+    assert github[True] == ["pull_request"]  # YAML 1.1 reads the key "on" as true
+    steps = github["jobs"]["gate"]["steps"]
+    [gate] = [s for s in steps if "--baseline baselines/cpu.json" in s.get("run", "")]
+    assert "if" not in gate, "the gate itself may not be skipped"
+    assert "continue-on-error" not in gate
+    assert {s.get("if") for s in steps[steps.index(gate) + 1 :]} == {"always()"}
+    assert gitlab["precision"]["artifacts"]["when"] == "always"
+    assert gitlab["precision"]["artifacts"]["reports"]["junit"] == "results/junit.xml"
+    assert any("--junit-xml results/junit.xml" in c for c in gitlab["precision"]["script"])
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(WORKFLOWS) == 2
+    assert len(commands()) >= 10
+    assert (ROOT / "baselines" / "cpu.json").is_file()
