@@ -29,12 +29,21 @@ class BaselineError(ValueError):
 
 
 def baseline_path(block: dict[str, Any]) -> Path:
-    """``baselines/<device-class>.json`` for the device of a record.
+    """``baselines/<device-class>.json`` for the device of a record of the whole main job.
 
     Raises:
-        BaselineError: the record does not say which device it is of.
+        BaselineError: the record does not say which device it is of, or it is of a smaller job,
+            whose baseline would take the place of the whole one's.
     """
-    return DIRECTORY / f"{device_class(block['context'])}.json"
+    name = device_class(block["context"])
+    done = {(c["hypothesis"], c["configuration"]) for c in block["cells"]}
+    whole = bool(done) and done >= {(h, c) for h in block["thresholds"] for c in block["matrix"]}
+    if not whole or not block.get("conformance") or block["context"].get("budget") == "quick":
+        raise BaselineError(
+            "a baseline of a part of the main job (--quick, --target, -k) needs --baseline FILE, "
+            "or it would replace that of the whole"
+        )
+    return DIRECTORY / f"{name}.json"
 
 
 def device_class(context: dict[str, Any]) -> str:

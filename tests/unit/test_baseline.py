@@ -120,6 +120,22 @@ def test_it_is_named_after_the_device_class() -> None:
 
 
 @pytest.mark.parametrize(
+    "of",
+    [
+        whole(context={"budget": "quick"}),
+        whole(conformance={}),
+        whole() | {"cells": whole()["cells"][1:], "expected": whole()["expected"][1:]},
+        block(conformance=small.core()),
+    ],
+    ids=["quick", "no core", "selection", "target"],
+)
+def test_a_part_of_the_main_job_does_not_replace_the_whole(of: Block) -> None:
+    """-k makes a run that is complete, of one cell; its baseline is refused unless it is named."""
+    with pytest.raises(BaselineError, match=r"a part of the main job .* needs --baseline FILE"):
+        baseline_path(of)
+
+
+@pytest.mark.parametrize(
     ("of", "message"),
     [
         (whole(planted_fault="k3_in_bf16"), "k3_in_bf16 was planted: this is not a measurement"),
