@@ -234,8 +234,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
     elif recorder.conformance or recorder.training:
         terminalreporter.write_line(f"record: {recorder.path}")
-    if gating.NOTE in config.stash:
-        terminalreporter.write_line(config.stash[gating.NOTE])
+    for line in config.stash.get(gating.NOTES, []):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from precision_lib.reporting.gate import pull_request
 #: With --baseline these tests run too, behind all others.
 REGRESSIONS = Path(__file__).parent / "forensics" / "test_regressions.py"
 BASELINE = pytest.StashKey[baselines.Baseline]()
-#: What became of --update-baseline.
-NOTE = pytest.StashKey[str]()
+#: What became of --update-baseline and --markdown, as lines.
+NOTES = pytest.StashKey[list[str]]()
 
 
 def add_options(group: pytest.OptionGroup) -> None:
@@ -70,7 +70,10 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
     """The summary for a pull request, and the baseline of a run that is whole and green."""
     option = session.config.getoption
     if option("markdown"):
-        write_text(option("markdown"), pull_request(recorder.block()))
+        try:
+            write_text(option("markdown"), pull_request(recorder.block()))
+        except OSError as error:
+            _refuse(session, f"--markdown: {error}")
     if not option("update_baseline"):
         return
     try:
@@ -79,7 +82,16 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
         block = recorder.block()
         path = option("baseline") or baselines.baseline_path(block)
         baselines.write_baseline(path, baselines.baseline_of(block))
-        session.config.stash[NOTE] = f"baseline: {path}"
+        _note(session, f"baseline: {path}")
     except (baselines.BaselineError, OSError) as error:
-        session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
-        session.config.stash[NOTE] = f"--update-baseline: {error}"
+        _refuse(session, f"--update-baseline: {error}")
+
+
+def _refuse(session: pytest.Session, why: str) -> None:
+    """A run that was green ends as one that was asked wrongly; the measurement is kept."""
+    session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
+    _note(session, why)
+
+
+def _note(session: pytest.Session, line: str) -> None:
+    session.config.stash.setdefault(NOTES, []).append(line)

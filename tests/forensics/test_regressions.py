@@ -8,14 +8,19 @@ from collections.abc import Callable
 
 import pytest
 
-from precision_lib.records.baseline import load_baseline
 from precision_lib.records.changes import Change
 from precision_lib.records.gate import Judgement, judge
 from precision_lib.records.record import Recorder
+from tests.gating import BASELINE
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    baseline = load_baseline(metafunc.config.getoption("baseline"))
+    if BASELINE not in metafunc.config.stash:  # this file was named, or it would not be collected
+        pytest.exit(
+            "test_regressions.py compares with a baseline: give --baseline FILE",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
+    baseline = metafunc.config.stash[BASELINE]
     if "cell" in metafunc.fixturenames:
         cells = [(h, c) for h, found in baseline["cells"].items() for c in found]
         metafunc.parametrize("cell", cells, ids="-".join)
@@ -26,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def judgement(pytestconfig: pytest.Config, recorder: Recorder) -> Judgement:
     """What the gate says of all that this run has measured."""
-    return judge(recorder.block(), load_baseline(pytestconfig.getoption("baseline")))
+    return judge(recorder.block(), pytestconfig.stash[BASELINE])
 
 
 @pytest.fixture
