@@ -145,6 +145,10 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path == gating.REGRESSIONS)
+    if items and items[-1].path == gating.REGRESSIONS and gating.BASELINE not in config.stash:
+        raise pytest.UsageError(
+            "test_regressions.py compares with a baseline: give --baseline FILE"
+        )
     others = {
         item.path.name for item in items if item.path not in (CONFORMANCE, gating.REGRESSIONS)
     }

@@ -68,7 +68,7 @@ def judge_run(session: pytest.Session, recorder: Recorder) -> None:
 
 def write_files(session: pytest.Session, recorder: Recorder) -> None:
     """The summary for a pull request, and the baseline of a run that is whole and green."""
-    option = session.config.getoption
+    option, green = session.config.getoption, session.exitstatus == pytest.ExitCode.OK
     if option("markdown"):
         try:
             write_text(option("markdown"), pull_request(recorder.block()))
@@ -77,7 +77,7 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
     if not option("update_baseline"):
         return
     try:
-        if session.exitstatus != pytest.ExitCode.OK:
+        if not green:
             raise baselines.BaselineError("tests failed: the baseline stays as it was")
         block = recorder.block()
         path = option("baseline") or baselines.baseline_path(block)
