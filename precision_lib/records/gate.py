@@ -205,7 +205,7 @@ def _share(pair: _Pair, limits: Margin) -> float:
     """The worsening as a share of the worsening that is allowed."""
     worse = (limits.after - limits.before) * pair.how.worse
     allowed = (limits.limit - limits.before) * pair.how.worse
-    return worse / allowed if allowed > 0 else 0.0
+    return worse / allowed + 0.0 if allowed > 0 else 0.0  # + 0.0: no "-0 %"
 
 
 def _name(pair: _Pair) -> str:

@@ -68,6 +68,11 @@ def test_a_green_run_says_how_much_it_compared_and_how_near_it_came() -> None:
     )
 
 
+def test_a_run_in_which_nothing_moved_is_at_zero_percent() -> None:
+    """Not at -0 %, as the difference of two equal numbers times -1 is."""
+    assert gate_lines(judged(whole(), whole()))[-1][0].endswith(", at 0% of what it may")
+
+
 def test_a_red_run_names_every_regression() -> None:
     block = judged(moved(whole(), "H1", "log_ratio_nsr", metric(5.0, 0.1)), whole())
     lines = gate_lines(block)
