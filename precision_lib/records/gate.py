@@ -114,9 +114,8 @@ def compare(block: dict[str, Any], baseline: Baseline) -> Judgement:
     for pair in pairs:
         limits = margin(pair.before, pair.after, pair.how, len(pairs), pair.floor)
         found.append((pair, limits))
-        counts = pair.before["n"], pair.after["n"]
-        short = fewer(pair.hypothesis, pair.metric, *counts, block["context"])
-        obstacles += [short] if short else []
+    counts = ((p.hypothesis, p.configuration, p.metric, p.before["n"], p.after["n"]) for p in pairs)
+    obstacles += fewer(counts, block["context"])
     core = core_changes(block, baseline)
     training = training_changes(block.get("training") or {}, baseline)
     formats_worse, formats_better = _formats(block, baseline)

@@ -6,7 +6,7 @@ and none of them is green.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from statistics import NormalDist
 from typing import Any
 
@@ -145,10 +145,23 @@ def _must_be_there(hypothesis: str, metric: str) -> bool:
     return row is None or bool(row.scale and row.absent is None)
 
 
-def fewer(
-    hypothesis: str, metric: str, before: int, after: int, context: dict[str, Any]
-) -> str | None:
-    """A sentence when ``after`` elements are fewer than can be explained, else None.
+def fewer(counts: Iterable[tuple[str, str, str, int, int]], context: dict[str, Any]) -> list[str]:
+    """A sentence per metric that compared fewer elements than before, with its configurations.
+
+    Args:
+        counts: hypothesis, configuration, metric, elements of the baseline, elements of this run.
+        context: of this run.
+    """
+    found: dict[str, list[str]] = {}
+    for hypothesis, configuration, metric, before, after in counts:
+        if not after or after < before - _chance(hypothesis, metric, context):
+            short = f"{hypothesis} {metric} compared {after}, the baseline {before}"
+            found.setdefault(short, []).append(configuration)
+    return [f"fewer elements: {short}, in {_some(names, 3)}" for short, names in found.items()]
+
+
+def _chance(hypothesis: str, metric: str, context: dict[str, Any]) -> float:
+    """So many elements fewer can be explained by what was sampled.
 
     Counts are fixed by the budget, except where responses end when they like: there a count is a
     sum over N sequences of at most m each, so that two of them differ by a standard deviation of
@@ -162,10 +175,7 @@ def fewer(
         most = settings.get("samples_per_prompt", 1) - 1
     sequences = settings.get("num_batches", 0) * settings.get("batch_size", 0)
     sequences = sequences or context.get("reward_groups", {}).get("sequences", 0)
-    allowed = NormalDist().inv_cdf(1 - FALSE_ALARMS) * most / 2 * math.sqrt(2 * sequences)
-    if after and after >= before - allowed:
-        return None
-    return f"fewer elements: {hypothesis} {metric} compared {after}, the baseline {before}"
+    return NormalDist().inv_cdf(1 - FALSE_ALARMS) * float(most) / 2 * math.sqrt(2 * sequences)
 
 
 def _some(names: list[str], most: int = 6) -> str:

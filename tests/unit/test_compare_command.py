@@ -70,7 +70,7 @@ def test_compare_says_what_it_left_out(files: Files, capsys: pytest.CaptureFixtu
     after = moved(after, "H1", "log_ratio_nsr", metric(0.5, 0.05, n=10), "fp32_bf16_kl")
     out = compared(files, after, capsys)
     assert "changed matrix: bf16_pure was " in out
-    assert "fewer elements: H1 log_ratio_nsr compared 10, the baseline 1000" in out
+    assert "fewer elements: H1 log_ratio_nsr compared 10, the baseline 1000, in fp32_bf16_kl" in out
     assert "unused entries: the baseline has H4 fp32_bf16_kl" in out
 
 

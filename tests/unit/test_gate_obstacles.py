@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.records.directions import DIRECTIONS
 from precision_lib.records.gate import Judgement, judge
 from tests.unit import small_blocks as small
 from tests.unit.small_blocks import Block, cell, known, metric, whole
@@ -231,9 +232,24 @@ def test_fewer_elements_than_chance_explains_are_an_obstacle(
     judged = judge(counted(fewest - 1), baseline)
     assert judged.exit_code == 2
     assert judged.obstacles == (
-        f"fewer elements: {hypothesis} {name} compared {fewest - 1}, the baseline {before}",
+        f"fewer elements: {hypothesis} {name} compared {fewest - 1}, the baseline {before}, in "
+        "bf16_pure",
     )
     assert judge(counted(0), known(counted(0))).exit_code == 2, "nothing against nothing"
+
+
+def test_fewer_elements_in_many_configurations_are_one_sentence() -> None:
+    """A sentence each would be hundreds in a run of which half is missing."""
+    block = whole()
+    for c in block["cells"]:
+        c["metrics"] = {name: m | {"n": 10} for name, m in c["metrics"].items()}
+    judged = judge(block, known(whole()))
+    gated = sum(bool(how.scale) for rows in DIRECTIONS.values() for how in rows.values())
+    assert len(judged.obstacles) == gated
+    assert judged.obstacles[0] == (
+        "fewer elements: H1 log_ratio_near_zero_frac compared 10, the baseline 1000, in bf16_pure, "
+        "fp32_bf16_kl"
+    )
 
 
 def typical(hypothesis: str, name: str) -> dict[str, Any]:

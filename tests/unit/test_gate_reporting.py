@@ -134,7 +134,7 @@ def test_a_run_in_which_every_metric_compared_less_is_one_screen() -> None:
     for c in run["cells"]:
         c["metrics"] = {name: m | {"n": 10} for name, m in c["metrics"].items()}
     block = judged(run, twelve())
-    assert len(block["gate"]["obstacles"]) > 100
+    assert len(block["gate"]["obstacles"]) > 20
     for text in (pull_request(block), "\n".join(text for text, _ in gate_lines(block))):
         assert len(text.splitlines()) < SCREEN
         hidden = len(block["gate"]["obstacles"]) - 10
