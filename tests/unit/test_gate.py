@@ -143,6 +143,32 @@ def test_the_floor_is_fp32s_own_error_and_the_devices_noise() -> None:
     assert noise_floor(*other, quiet, before) == 0.125
 
 
+@pytest.mark.parametrize(
+    ("hypothesis", "name", "golden", "floor"),
+    [
+        ("H1", "log_ratio_nsr", 0.25, 0.25),
+        ("H2", "reward_tie_frac", 0.25, 0.25),
+        ("H2", "reward_kendall_tau", 0.75, 0.25),  # whose best is 1
+        ("H4", "drift_nats_per_1000_tokens", -0.25, 0.25),
+        ("H2", "reward_resolution_median", 0.25, 0.0),  # a step is a property of the format
+        ("H1", "k3_negative_frac", 0.25, 0.0),
+        ("H3", "value_critical_magnitude", 0.25, 0.0),
+    ],
+)
+def test_fp32s_own_error_is_its_distance_from_the_best(
+    hypothesis: str, name: str, golden: float, floor: float
+) -> None:
+    cells = (cell(hypothesis, c, **{name: metric(golden)}) for c in ("bf16_pure", "fp32_baseline"))
+    block = small.block(*cells)
+    assert noise_floor(hypothesis, "bf16_pure", name, block, known(block)) == floor
+
+
+def test_the_largest_floor_counts_and_not_their_sum() -> None:
+    cells = [cell("H1", c, log_ratio_nsr=metric(0.5)) for c in ("bf16_pure", "fp32_baseline")]
+    noisy = small.block(*cells, noise_floors={"H1": {"bf16_pure": {"value": 0.25}}})
+    assert noise_floor("H1", "bf16_pure", "log_ratio_nsr", noisy, known(noisy)) == 0.5
+
+
 def test_the_floor_is_named_in_the_reason() -> None:
     tight = cell("H1", "bf16_pure", log_ratio_nsr=metric(0.5))
     golden = cell("H1", "fp32_baseline", log_ratio_nsr=metric(0.125))

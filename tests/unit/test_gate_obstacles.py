@@ -154,6 +154,14 @@ def test_what_is_foreign_is_not_compared_at_all(name: str) -> None:
     assert (judged.exit_code, judged.compared, judged.regressions) == (2, 0, ())
 
 
+def test_what_is_foreign_and_broken_is_called_both() -> None:
+    block = whole(planted_fault="k3_in_bf16", context={"budget": "quick"})
+    assert judge(block, known(whole())).obstacles == (
+        "k3_in_bf16 was planted: this run is not a measurement",
+        "other settings than the baseline's: budget whole -> quick",
+    )
+
+
 def test_another_budget_is_named_without_all_that_follows_from_it() -> None:
     block = whole()
     block["context"] |= {"budget": "quick", "trajectories": {"settings": FEWER_GROUPS}}

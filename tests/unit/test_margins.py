@@ -5,6 +5,7 @@ look like a working gate on the day that they are written.
 """
 
 import math
+from typing import Any
 
 import pytest
 
@@ -87,6 +88,17 @@ def test_a_ratio_that_begins_at_zero_is_compared_as_a_difference() -> None:
     assert outcome(metric(0.0), metric(1e-9), RATIO) == "regression"
     assert outcome(metric(0.0), metric(0.0), RATIO) == "same"
     assert outcome(metric(1e-9), metric(0.0), RATIO) == "improvement"
+
+
+def test_a_ratio_whose_interval_reaches_zero_is_compared_as_a_difference() -> None:
+    """It has no logarithm, and an interval of more than 100 % allows a difference of as much."""
+    wide = metric(0.1, 0.11)
+    assert both_ways(wide, metric(0.2, 0.01)) == ("same", "same")
+    assert both_ways(wide, metric(2.0, 0.01)) == ("regression", "improvement")
+
+
+def both_ways(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, str]:
+    return outcome(a, b, RATIO), outcome(b, a, RATIO)
 
 
 def test_a_step_may_double_and_no_more() -> None:
