@@ -1,7 +1,7 @@
-"""``analyze``: pictures of what was measured.
+"""``analyze``: pictures of what was measured, and one page with all of it.
 
-The hazard is a picture of an older run: the file names are fixed, so each call replaces them all,
-and the command prints what it drew and from what.
+The hazard is a picture of an older run: the file names are fixed, so each call replaces what it
+draws, and the command prints what it drew.
 """
 
 import argparse
@@ -12,12 +12,15 @@ from precision_lib.commands import OK, UsageError
 
 
 def add_analyze(commands: Any) -> None:
-    analyze = commands.add_parser("analyze", help="pictures of a sweep, as PNG and SVG")
+    analyze = commands.add_parser(
+        "analyze", help="pictures as PNG and SVG, and one HTML page, of what was measured"
+    )
     analyze.add_argument(
         "--results_dir",
         type=Path,
-        default=Path("results/sweep"),
-        help="with the sweep.json of a sweep (default: %(default)s)",
+        default=Path("results"),
+        help="with report.json, sweep.json (or sweep/sweep.json), benchmarks.json or "
+        "self_test.json; whatever is there is shown (default: %(default)s)",
     )
     analyze.add_argument("--output_dir", type=Path, help="default: plots in --results_dir")
     analyze.add_argument(
@@ -30,16 +33,18 @@ def add_analyze(commands: Any) -> None:
 
 
 def _analyze(options: argparse.Namespace) -> int:
-    from precision_lib.phases.sweep import RECORD, load_sweep_record
+    from precision_lib.phases.results import analyse, load_results
     from precision_lib.reporting.findings_training import training_tables
     from precision_lib.reporting.markdown import MarkerError, write_between
-    from precision_lib.reporting.plots import draw_sweep
 
     try:
-        record = load_sweep_record(options.results_dir / RECORD)
-        files = draw_sweep(record, options.output_dir or options.results_dir / "plots")
+        results = load_results(options.results_dir)
+        if options.into is not None and results.sweep is None:
+            raise ValueError(f"{options.results_dir} holds no sweep for {options.into}")
+        tables = training_tables(results.sweep) if options.into and results.sweep else ""
+        files = analyse(results, options.output_dir or options.results_dir / "plots")
         if options.into is not None:
-            write_between(options.into, "training", training_tables(record))
+            write_between(options.into, "training", tables)
     except (MarkerError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     for file in files:

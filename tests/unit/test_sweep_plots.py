@@ -10,7 +10,9 @@ import pytest
 
 from precision_lib import cli
 from precision_lib.exit_codes import OK, USAGE
-from precision_lib.reporting.plots import BASELINE, CURVES, SMOOTH, appearance, band, draw_sweep
+from precision_lib.reporting.plots.appearance import BASELINE, appearance, rendered
+from precision_lib.reporting.plots.picture import NothingToDrawError
+from precision_lib.reporting.plots.training import CURVES, SMOOTH, band, pictures
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "records" / "sweep" / "sweep.json"
@@ -49,29 +51,28 @@ def test_no_two_configurations_look_the_same() -> None:
     assert appearance(names)[BASELINE]["color"] == "black"
 
 
-def test_pictures_are_drawn_twice_and_hold_what_they_show(
-    whole: dict[str, Any], tmp_path: Path
-) -> None:
-    files = draw_sweep(whole, tmp_path)
-    stems = ("ppo_curves", "ppo_gain_lost")
-    assert [f.name for f in files] == [f"{s}.{k}" for s in stems for k in ("png", "svg")]
-    assert all(f.read_bytes()[:4] == b"\x89PNG" for f in files[::2])
-    curves, lost = (f.read_text(encoding="utf-8") for f in files[1::2])
-    for text in (*(label for _, label in CURVES), BASELINE, "bf16_pure", "6 seeds"):
+def test_pictures_hold_what_they_show(whole: dict[str, Any]) -> None:
+    drawn = pictures(whole)
+    assert [p.name for p in drawn] == ["ppo_curves", "ppo_gain_lost"]
+    files = [rendered(p.figure) for p in drawn]
+    assert all(f["png"][:4] == b"\x89PNG" for f in files)
+    curves, lost = (f["svg"].decode() for f in files)
+    for text in (*(label for _, label in CURVES), BASELINE, "bf16_pure"):
         assert text in curves
+    assert "6 seeds" in drawn[0].caption
     for cell in whole["evidence"]["cells"]:
         assert f"{cell['configuration']}: {cell['verdict']}" in lost
+        assert cell["configuration"] in [row[0] for row in drawn[1].table.rows]
 
 
 def test_a_sweep_without_evidence_has_curves_and_one_without_runs_has_nothing(
-    whole: dict[str, Any], tmp_path: Path
+    whole: dict[str, Any],
 ) -> None:
     unweighed = whole | {"evidence": None}
-    assert [f.name for f in draw_sweep(unweighed, tmp_path)] == ["ppo_curves.png", "ppo_curves.svg"]
+    assert [p.name for p in pictures(unweighed)] == ["ppo_curves"]
     nothing = copy.copy(whole) | {"runs": [{"configuration": "a", "seed": 0, "status": "x"}]}
-    with pytest.raises(ValueError, match="nothing to draw yet"):
-        draw_sweep(nothing, tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+    with pytest.raises(NothingToDrawError, match="nothing to draw yet"):
+        pictures(nothing)
 
 
 def test_analyze_draws_and_fills_a_document(
@@ -81,7 +82,9 @@ def test_analyze_draws_and_fills_a_document(
     document.write_text("<!-- training: begin -->\n<!-- training: end -->\n", encoding="utf-8")
     given = ["analyze", "--results_dir", str(RECORD.parent), "--output_dir", str(tmp_path / "p")]
     assert cli.main([*given, "--into", str(document)]) == OK
-    assert len(capsys.readouterr().out.split()) == 4
+    files = capsys.readouterr().out.split()
+    names = [f"{s}.{k}" for s in ("ppo_curves", "ppo_gain_lost") for k in ("png", "svg")]
+    assert [Path(f).name for f in files] == [*names, "index.html"]
     assert "bf16_pure" in document.read_text(encoding="utf-8")
     assert cli.main(["analyze", "--results_dir", str(tmp_path)]) == USAGE
     assert "sweep.json" in capsys.readouterr().err

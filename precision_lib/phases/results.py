@@ -1,0 +1,104 @@
+"""Read a results directory, and make its pictures and its page.
+
+The hazard. A page half of which is of an older run looks whole. So everything is read and drawn
+before the first file is written, a damaged file ends it with its name, and what is absent is said.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from precision_lib.jsonio import write_bytes
+from precision_lib.phases.sweep import RECORD, load_sweep_record
+from precision_lib.records.record import load_record
+from precision_lib.reporting import benchmarks
+from precision_lib.reporting.again import MEASURE
+from precision_lib.reporting.page import PAGE, page
+from precision_lib.reporting.plots.appearance import rendered
+from precision_lib.reporting.results import Results, ResultsError
+from precision_lib.reporting.sections import sections
+
+#: Where each file is looked for, below the results directory.
+PLACES = {
+    "report": ("report.json",),
+    "sweep": (RECORD, f"sweep/{RECORD}"),
+    "benchmarks": ("benchmarks.json",),
+    "self_test": ("self_test.json",),
+}
+SELF_TEST_SCHEMA = 1
+
+
+def load_results(directory: Path) -> Results:
+    """Everything that ``directory`` holds.
+
+    Raises:
+        ResultsError: it holds nothing of it, or a file is damaged or of something else.
+    """
+    found = {}
+    for kind, places in PLACES.items():
+        path = next((directory / p for p in places if (directory / p).exists()), None)
+        if path is not None:
+            found[kind] = _read(_READERS[kind], path)
+    name = shown(directory)
+    if not found:
+        looked = ", ".join(places[-1] for places in PLACES.values())
+        made = "\n".join(f"  {MEASURE[kind].format(directory=name)}" for kind in PLACES)
+        raise ResultsError(f"{directory} holds none of {looked}; these commands make them:\n{made}")
+    return Results(name, **found)
+
+
+def shown(directory: Path) -> str:
+    """How a page calls a directory: as it was given, but no machine's absolute path."""
+    return directory.name if directory.is_absolute() else directory.as_posix()
+
+
+def _read(reader: Callable[[Path], dict[str, Any]], path: Path) -> dict[str, Any]:
+    try:
+        return reader(path)
+    except (ValueError, benchmarks.ResultsError) as error:
+        raise ResultsError(str(error)) from None
+
+
+def load_self_test(path: Path) -> dict[str, Any]:
+    """Read a ``self_test.json`` and check that it is one.
+
+    Raises:
+        ValueError: unreadable, truncated, of something else; the message says what to do.
+    """
+    how = "the self-test writes one"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; {how}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}); run the self-test again") from None
+    if not isinstance(found, dict) or found.get("schema") != SELF_TEST_SCHEMA:
+        raise ValueError(f"{path} is no record of a self-test of this version; {how}")
+    return found
+
+
+_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "report": load_record,
+    "sweep": load_sweep_record,
+    "benchmarks": benchmarks.load_results,
+    "self_test": load_self_test,
+}
+
+
+def analyse(results: Results, output: Path) -> list[Path]:
+    """Draw every picture as PNG and SVG, and the page, into ``output``; the files.
+
+    Nothing is written before all of it is drawn.
+
+    Raises:
+        ResultsError: a file lacks what this version draws.
+        OSError: a file cannot be written.
+    """
+    parts = sections(results)
+    drawn = {p.name: rendered(p.figure) for part in parts for p in part.pictures}
+    files = {f"{name}.{suffix}": b for name, pair in drawn.items() for suffix, b in pair.items()}
+    files[PAGE] = page(results, parts, drawn, shown(output)).encode()
+    for name, content in files.items():
+        write_bytes(output / name, content)
+    return [output / name for name in files]

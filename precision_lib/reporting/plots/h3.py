@@ -1,0 +1,159 @@
+"""H3: what a value head loses by the size of its values, and by their offset.
+
+The hazard. "Large values starve the mantissa" is half true: predictions stand still at any size
+above a small one, and the advantages do not care about size at all; an offset is what harms them.
+Each claim has a panel of its own, with what was derived for it.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from precision_lib.formats import FORMATS, ulp
+from precision_lib.reporting.plots.appearance import (
+    appearance,
+    legend_below,
+    limit_line,
+    new_figure,
+    styled,
+)
+from precision_lib.reporting.plots.cells import (
+    Block,
+    Group,
+    groups,
+    number,
+    same_as,
+    share,
+    shown,
+    with_interval,
+)
+from precision_lib.reporting.plots.picture import Picture, Table
+
+NAME = "h3_values"
+DAMAGE, SYMPTOM = "advantage_rms_error", "value_stagnation_rate"
+#: Below the largest ratio that can be drawn beside the measured ones, the law is drawn.
+LAW_UP_TO = 2.0
+
+
+def step_at(size: float, fmt: str) -> float:
+    """Step of a format at a value of ``size``, in the value's unit."""
+    return float(ulp(torch.tensor([size], dtype=torch.float64), FORMATS[fmt])[0])
+
+
+def values(block: Block) -> Picture:
+    """Step and stagnation against magnitude, advantage error against magnitude and offset."""
+    found = groups(block, "H3")
+    rows = [
+        (
+            g.names[0],
+            f"RMS value {p['magnitude']:g}",
+            shown(step_at(p["magnitude"], _format(block, g))),
+            share(p[SYMPTOM]["value"]),
+            share(p[f"{SYMPTOM}_predicted"]),
+            with_interval(p[DAMAGE]),
+            shown(p[f"{DAMAGE}_predicted"]),
+        )
+        for g in found
+        for p in g.cell["evidence"]["by_magnitude"]
+    ]
+    rows += [
+        (
+            g.names[0],
+            f"offset / spread {p['offset_over_spread']:g}",
+            *("–", "–", "–"),
+            with_interval(p[DAMAGE]),
+            shown(p[f"{DAMAGE}_predicted"]),
+        )
+        for g in found
+        for p in g.cell["evidence"]["by_offset"]
+    ]
+    headings = ("configuration", "", "step, reward units", "stand still", "derived")
+    return Picture(
+        NAME,
+        _figure(block, found),
+        "Rewards scaled to an RMS value, or moved by an offset, the head fitted again each time. "
+        "Top left: step of the value format at that size, reward units; the marks are the median "
+        "step at the predictions of this critic. Top right: share of optimizer steps that do not "
+        "move a prediction though they move the golden one. Bottom: RMS error of whitened "
+        "advantages, in their standard deviations, by size (flat) and by offset over spread. "
+        f"Dotted: derived for rounding the stored values alone. {same_as(found)}",
+        "Four panels. The step grows in proportion to the value; stagnation in bf16 rises from 0 "
+        "to 100 % over the decades; the advantage error does not depend on the size of the values "
+        "and grows with their offset until it passes the limit.",
+        Table((*headings, "advantage error [95 %]", "derived"), tuple(rows)),
+    )
+
+
+def _format(block: Block, group: Group) -> str:
+    return str(block["matrix"][group.names[0]]["value"])
+
+
+@styled
+def _figure(block: Block, found: list[Group]) -> Any:
+    looks = appearance([g.names[0] for g in found], markers=True)
+    figure, axes = new_figure(5.6, 2, 2)
+    _steps(axes[0, 0], block, found, looks)
+    for group in found:
+        look, evidence = looks[group.names[0]], group.cell["evidence"]
+        sizes, offsets = evidence["by_magnitude"], evidence["by_offset"]
+        size = [p["magnitude"] for p in sizes]
+        offset = [p["offset_over_spread"] for p in offsets]
+        for axis, x, points, key, scale in (
+            (axes[0, 1], size, sizes, SYMPTOM, 100),
+            (axes[1, 0], size, sizes, DAMAGE, 1),
+            (axes[1, 1], offset, offsets, DAMAGE, 1),
+        ):
+            y = [scale * number(p[key]["value"]) for p in points]
+            axis.plot(x, y, label=group.label, **look)
+    narrow = next((g for g in found if _format(block, g) != "fp32"), found[0])
+    _predicted(axes, narrow.cell["evidence"])
+    for axis in axes[0]:
+        axis.set(xscale="log", xlabel="RMS value, reward units")
+    axes[0, 1].set_ylabel("predictions that stand still, %")
+    for axis in axes[1]:
+        axis.set(yscale="log", ylabel="advantage error, std")
+        limit = block["thresholds"]["H3"]["limit"]
+        axis.set_ylim(top=max(axis.get_ylim()[1], 3 * limit))
+        limit_line(axis, limit)
+    axes[1, 0].set(xscale="log", xlabel="RMS value, reward units")
+    axes[1, 1].set_xscale("symlog", linthresh=1)
+    axes[1, 1].set_xlim(-0.15, None)
+    axes[1, 1].set_xlabel("offset / spread of the rewards (linear below 1)")
+    legend_below(figure, axes[0, 1], 3)
+    return figure
+
+
+def _steps(axis: Any, block: Block, found: list[Group], looks: dict[str, Any]) -> None:
+    size = np.array([p["magnitude"] for p in found[0].cell["evidence"]["by_magnitude"]])
+    fine = np.geomspace(size.min(), size.max(), 1500)
+    formats = list(dict.fromkeys(_format(block, g) for g in found))
+    for style, fmt in zip(("-", ":", "-."), formats, strict=False):
+        axis.plot(fine, [step_at(x, fmt) for x in fine], color="#666666", linestyle=style)
+        axis.annotate(
+            f"step of {fmt}",
+            (fine[-1], step_at(fine[-1], fmt)),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+    for group in found:
+        rms, step = group.cell["evidence"]["critic"]["value_rms"], "value_quant_step_median"
+        look = looks[group.names[0]] | {"linestyle": "none"}
+        axis.plot([rms], [number(group.cell["metrics"][step]["value"])], **look)
+    axis.set(yscale="log", ylabel="step of the format, reward units")
+
+
+def _predicted(axes: Any, evidence: dict[str, Any]) -> None:
+    sizes, offsets = evidence["by_magnitude"], evidence["by_offset"]
+    look = {"color": "black", "linestyle": ":", "linewidth": 2.2, "alpha": 0.6, "zorder": 5}
+    size = [p["magnitude"] for p in sizes]
+    shares = [100 * p[f"{SYMPTOM}_predicted"] for p in sizes]
+    axes[0, 1].plot(size, shares, label="derived", **look)
+    axes[1, 0].plot(size, [p[f"{DAMAGE}_predicted"] for p in sizes], **look)
+    drawn = [p for p in offsets if p[f"{DAMAGE}_predicted"] <= LAW_UP_TO]
+    axes[1, 1].plot(
+        *([p["offset_over_spread"] for p in drawn], [p[f"{DAMAGE}_predicted"] for p in drawn]),
+        **look,
+    )
