@@ -40,8 +40,8 @@ def baseline_path(block: dict[str, Any]) -> Path:
     whole = bool(done) and done >= {(h, c) for h in block["thresholds"] for c in block["matrix"]}
     if not whole or not block.get("conformance") or block["context"].get("budget") == "quick":
         raise BaselineError(
-            "a baseline of a part of the main job (--quick, --target, -k) needs --baseline FILE, "
-            "or it would replace that of the whole"
+            "a baseline of a part of the main job (--quick, --target, -k) or of a sweep needs "
+            "--baseline FILE, or it would replace that of the whole"
         )
     return DIRECTORY / f"{name}.json"
 

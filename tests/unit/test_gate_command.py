@@ -202,9 +202,9 @@ def test_update_baseline_goes_to_the_device_class_by_default(
             whole(context={"budget": "quick"}),
             (),
             False,
-            "-k) needs --baseline FILE",
+            "of a sweep needs --baseline FILE",
         ),
-        (small.block(conformance=small.core()), (), False, "-k) needs --baseline FILE"),
+        (small.block(conformance=small.core()), (), False, "of a sweep needs --baseline FILE"),
     ],
     ids=["planted", "half", "nothing", "failed", "quick", "target"],
 )
