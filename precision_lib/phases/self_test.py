@@ -17,6 +17,7 @@ from typing import Any
 from precision_lib.faults import FAULTS, Fault, wrong_core
 from precision_lib.jsonio import write_json
 from precision_lib.records.baseline import baseline_of, write_baseline
+from precision_lib.records.changes import LARGEST
 from precision_lib.records.context import run_context
 from precision_lib.records.record import load_record
 from precision_lib.targets import INTERFACE
@@ -83,7 +84,8 @@ def in_a_core(fault: Fault) -> list[dict[str, Any]]:
     for check in sorted(mine, key=lambda check: check.name != fault.caught_by):
         margin = _margin(check, fault)
         if margin is not None:
-            return [{"by": check.name, "margin": margin or None, "unit": TIMES}]
+            size = math.inf if margin >= LARGEST else margin or None
+            return [{"by": check.name, "margin": size, "unit": TIMES}]
     return []
 
 
