@@ -158,9 +158,8 @@ def test_the_floor_is_fp32s_own_error_and_the_devices_noise() -> None:
 def test_fp32s_own_error_is_its_distance_from_the_best(
     hypothesis: str, name: str, golden: float, floor: float
 ) -> None:
-    found: dict[str, Any] = {name: metric(golden)}
-    cells = (cell(hypothesis, c, **found) for c in ("bf16_pure", "fp32_baseline"))
-    block = small.block(*cells)
+    cells = [cell(hypothesis, c) for c in ("bf16_pure", "fp32_baseline")]
+    block = moved(small.block(*cells), hypothesis, name, metric(golden), "fp32_baseline")
     assert noise_floor(hypothesis, "bf16_pure", name, block, known(block)) == floor
 
 

@@ -170,13 +170,19 @@ def test_another_budget_is_named_without_all_that_follows_from_it() -> None:
 
 
 def test_the_seed_and_what_follows_from_it_may_differ() -> None:
-    """Another seed samples other tokens and writes other shards; those are compared, with noise."""
-    block = whole()
-    block["context"] |= {
-        "seed": 7,
-        "trajectories": {"settings": small.SETTINGS | {"seed": 7}, "shards": {"a": "b"}},
-    }
-    assert judge(block, known(whole())).exit_code == 0
+    """Another seed samples other tokens, writes other shards and trains another value head."""
+    here, there = (
+        {
+            "seed": seed,
+            "trajectories": {
+                "settings": small.SETTINGS | {"seed": seed},
+                "shards": {"a": f"{seed}"},
+                "models": {"value_head": {"sha256": f"{seed}"}},
+            },
+        }
+        for seed in (0, 7)
+    )
+    assert judge(whole(context=here), known(whole(context=there))).exit_code == 0
 
 
 def test_noise_counts_from_the_decision_threshold_on() -> None:
