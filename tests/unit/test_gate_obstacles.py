@@ -185,6 +185,16 @@ def test_the_seed_and_what_follows_from_it_may_differ() -> None:
     assert judge(whole(context=here), known(whole(context=there))).exit_code == 0
 
 
+@pytest.mark.parametrize("part", ["budget", "probe", "trajectories", "h3", "h4"])
+def test_every_part_of_the_settings_has_to_agree(part: str) -> None:
+    here, there = whole(), whole()
+    here["context"][part], there["context"][part] = {"length": [1, 2]}, {"length": [1, 3]}
+    judged = judge(here, known(there))
+    assert (judged.exit_code, judged.compared) == (2, 0)
+    [sentence] = judged.obstacles
+    assert sentence.startswith(f"other settings than the baseline's: {part}")
+
+
 def test_noise_counts_from_the_decision_threshold_on() -> None:
     for value, code in ((0.31, 0), (DECISIONS["H1"].limit, 2)):
         block = whole(noise_floors={"H1": {"bf16_pure": {"value": value}}})
