@@ -104,14 +104,14 @@ def test_one_metric_in_several_configurations_is_one_line_with_a_count() -> None
 
 
 def test_metrics_of_the_same_name_are_not_taken_together() -> None:
-    """advantage_rms_error is of H2 and of H3; the core's functions share every name."""
+    """H1 and H4 share a metric and its component; the core's functions share every name."""
 
     def change(where: str, component: str) -> dict[str, Any]:
-        made = Change(where, "c", component, "advantage_rms_error", 1.0, 2.0, 1.5, "", "r")
+        made = Change(where, "c", component, "log_ratio_nonfinite_frac", 1.0, 2.0, 1.5, "", "r")
         return made.as_json()
 
-    changes = [change("H2", "reward"), change("H3", "value"), change("H3", "value")]
-    assert [(c["where"], count) for c, count in grouped(changes)] == [("H2", 1), ("H3", 2)]
+    changes = [change("H1", "kl"), change("H4", "kl"), change("H4", "kl")]
+    assert [(c["where"], count) for c, count in grouped(changes)] == [("H1", 1), ("H4", 2)]
     assert len(grouped([change("core", "gae"), change("core", "whiten")])) == 2
 
 
@@ -123,6 +123,13 @@ def test_a_pull_request_with_everything_changed_is_one_screen(factor: float) -> 
     assert len(text.splitlines()) < SCREEN
     assert f"and {len(grouped(changes(block))) - 10} more, see the record" in text
     assert len(gate_lines(block)) < SCREEN
+
+
+def test_the_terminal_shows_ten_improvements_and_counts_the_others() -> None:
+    block = judged(spoilt(twelve(), 1 / 9.0), twelve())
+    texts = [text for text, _ in gate_lines(block)]
+    assert sum(text.startswith("improved ") for text in texts) == 10
+    assert f"and {len(grouped(changes(block))) - 10} more improvements" in texts
 
 
 def changes(block: Block) -> list[dict[str, Any]]:
