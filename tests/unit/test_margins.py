@@ -169,3 +169,39 @@ def test_every_row_is_of_a_known_scale_or_says_why_it_has_none() -> None:
             assert bool(how.scale) != bool(how.reason), name
             assert how.worse in (1, -1), name
             assert (how.worse > 0) == (how.best == 0), f"{name}: the best lies where it is worse"
+
+
+def test_what_a_metric_is_says_how_it_is_compared() -> None:
+    """By what it measures: shares add, errors multiply, biases have a sign."""
+    special = {
+        "step": {"reward_resolution_median", "value_quant_step_median"},
+        "magnitude": {"kl_k3_rel_error", "drift_nats_per_1000_tokens"},
+        "exact": {
+            *("k3_negative_frac", "log_ratio_nonfinite_frac"),
+            *("reward_nonfinite_frac", "value_nonfinite_frac"),
+        },
+        "difference": {"reward_kendall_tau", "sequence_ratio_ess", "value_stagnation_rate"},
+    }
+    for rows in DIRECTIONS.values():
+        for name, how in rows.items():
+            [want] = [scale for scale, names in special.items() if name in names] or [
+                "difference" if name.endswith("_frac") else "ratio"
+            ]
+            assert how.scale in (want, ""), name
+    less = {name for rows in DIRECTIONS.values() for name, how in rows.items() if how.worse < 0}
+    assert less == {"reward_kendall_tau", "sequence_ratio_ess", "value_critical_magnitude"}
+
+
+def test_only_what_the_signal_divides_follows_the_kl() -> None:
+    """Noise over signal as 1 / sqrt(KL), noise over the KL itself as 1 / KL."""
+    found = {
+        name: how.kl_exponent
+        for rows in DIRECTIONS.values()
+        for name, how in rows.items()
+        if how.kl_exponent
+    }
+    assert found == {
+        "log_ratio_near_zero_frac": -0.5,
+        "log_ratio_nsr": -0.5,
+        "kl_k3_rel_error": -1.0,
+    }
