@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 
+from precision_lib.forensics.statistics import Metric
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.records.baseline import load_baseline
-from precision_lib.records.record import load_record
+from precision_lib.records.record import Recorder, load_record
+from tests.forensics.keeping import keeper
 from tests.unit.test_command_line import ROOT, run
 
 FORENSICS = ("tests/forensics", "-k", "whiten and constant or no_worse and whiten")
@@ -79,6 +82,19 @@ def test_the_figures_of_every_check_are_in_the_junit_file(made: tuple[Done, Path
     for figures in found:
         assert int(figures["compared"]) > 0
         assert float(figures["worst_over_limit"]) <= 1
+
+
+def test_the_figures_of_every_cell_are_kept_for_the_junit_file(tmp_path: Path) -> None:
+    """Without a model: what the tests of the main job do with a cell that they have measured."""
+    recorder, found = Recorder(tmp_path / "report.json", ()), dict[str, object]()
+    metrics = {"log_ratio_nsr": Metric(0.51234, 0.4, 0.6, 100, "RMS error / RMS signal")}
+    keep = keeper(recorder, found.__setitem__)
+    keep(Cell("H1", "bf16_pure", "impaired", metrics, {}))
+    assert [c["configuration"] for c in recorder.cells] == ["bf16_pure"]
+    assert found == {
+        "verdict": "impaired",
+        "log_ratio_nsr": "0.5123 [0.4, 0.6] RMS error / RMS signal (n = 100)",
+    }
 
 
 def test_the_same_core_is_green_with_target_too(tmp_path: Path, baseline: Path) -> None:
