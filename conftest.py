@@ -194,7 +194,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         elif not recorder.expected:
             swept = any(item.get_closest_marker("sweep") for item in session.items)
             recorder.path = SWEEP_RECORD if swept else DEFAULT_RECORD.with_name("tests.json")
-    if recorder.expected and not session.config.option.collectonly:
+    tested = any(item.path == CONFORMANCE for item in session.items)
+    if (recorder.expected or tested) and not session.config.option.collectonly:
         recorder.begin()
 
 

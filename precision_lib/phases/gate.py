@@ -41,7 +41,7 @@ def run_gate(
         record = load_record(report)
         block = record["precision"]
         judgement = judge(block, baseline)
-        more = [*([unfinished] if unfinished else []), *failed_tests(record, judgement)]
+        more = [*([unfinished] if unfinished else []), *distrust(record, judgement)]
         judgement = judgement.with_obstacles(more)
     block = block | {
         "regressions": [c.as_json() for c in judgement.regressions],
@@ -52,13 +52,18 @@ def run_gate(
     return block, judgement.exit_code
 
 
-def failed_tests(record: dict[str, Any], judgement: Judgement) -> list[str]:
-    """A sentence when tests of the run failed for another reason than a regression."""
-    failed = [
+def failed_tests(record: dict[str, Any]) -> list[str]:
+    """Tests of the run that failed for another reason than the gate itself."""
+    return [
         test["nodeid"]
         for test in record.get("tests", [])
         if test["outcome"] in ("failed", "error") and "test_regressions.py" not in test["nodeid"]
     ]
+
+
+def distrust(record: dict[str, Any], judgement: Judgement) -> list[str]:
+    """A sentence when tests failed and no regression says why."""
+    failed = failed_tests(record)
     if not failed or judgement.regressions:
         return []
     more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
@@ -79,8 +84,9 @@ def update_baseline(report: Path, file: Path | None = None) -> Path:
     if unfinished:
         raise RecordError(unfinished)
     record = load_record(report)
-    if record.get("exitcode", 0) != 0:
-        raise BaselineError(f"the tests of {report} failed: make no baseline of it")
+    failed = failed_tests(record)
+    if failed:
+        raise BaselineError(f"{failed[0]} of {report} failed: make no baseline of it")
     block = record["precision"]
     path = file or baseline_path(block)
     write_baseline(path, baseline_of(block))

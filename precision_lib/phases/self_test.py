@@ -17,7 +17,7 @@ from typing import Any
 from precision_lib.faults import FAULTS, Fault, wrong_core
 from precision_lib.jsonio import write_json
 from precision_lib.records.baseline import baseline_of, write_baseline
-from precision_lib.records.changes import LARGEST
+from precision_lib.records.changes import LARGEST, times_the_limit
 from precision_lib.records.context import run_context
 from precision_lib.records.record import load_record
 from precision_lib.targets import INTERFACE
@@ -140,14 +140,6 @@ def planted(
     if by or not moved["share_of_limit"] > _NOTHING:
         return by, None
     return by, f"{1 / moved['share_of_limit']:.2g} times this size ({moved['metric']})"
-
-
-def times_the_limit(change: dict[str, Any]) -> float:
-    """How many times the worsening is what was allowed; infinite where nothing was."""
-    before, after, limit = (change[name] for name in ("before", "after", "limit"))
-    if not all(isinstance(x, int | float) for x in (before, after, limit)) or limit == before:
-        return float("inf")
-    return float((after - before) / (limit - before))
 
 
 def _outcome(fault: Fault, caught: list[dict[str, Any]], smallest: str | None) -> dict[str, Any]:

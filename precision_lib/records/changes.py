@@ -52,8 +52,20 @@ class Change:
         return {**asdict(self), "message": self.message}
 
 
+def times_the_limit(change: dict[str, Any]) -> float:
+    """How many times the change is what was allowed; infinite where nothing was.
+
+    Args:
+        change: as :meth:`Change.as_json` gives it.
+    """
+    before, after, limit = (change[name] for name in ("before", "after", "limit"))
+    if not all(isinstance(x, int | float) for x in (before, after, limit)) or limit == before:
+        return float("inf")
+    return float((after - before) / (limit - before))
+
+
 def grouped(changes: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
-    """Changes of one metric in several configurations as one: (the first of them, how many).
+    """Changes of one metric in several configurations as one: (the largest of them, how many).
 
     Args:
         changes: as :meth:`Change.as_json` gives them.
@@ -62,7 +74,7 @@ def grouped(changes: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int
     for change in changes:
         key = change["where"], change["component"], change["metric"]
         found.setdefault(key, []).append(change)
-    return [(same[0], len(same)) for same in found.values()]
+    return [(max(same, key=times_the_limit), len(same)) for same in found.values()]
 
 
 def _shown(value: float | str) -> str:

@@ -267,7 +267,7 @@ def _formats(block: dict[str, Any], baseline: Baseline) -> tuple[list[Change], l
         same = block["matrix"].get(configuration) == baseline["matrix"].get(configuration)
         for component, after in seen.items():
             before = there.get(configuration, {}).get(component, after)
-            if before == after or not same or _digits(before) == _digits(after):
+            if before == after or not same or _size(before) == _size(after):
                 continue
             change = Change(
                 where="formats",
@@ -280,16 +280,18 @@ def _formats(block: dict[str, Any], baseline: Baseline) -> tuple[list[Change], l
                 unit="",
                 reason="as the tensors had it at run time",
             )
-            (worse if _digits(after) < _digits(before) else better).append(change)
+            smaller = any(a < b for a, b in zip(_size(after), _size(before), strict=True))
+            (worse if smaller else better).append(change)
     return worse, better
 
 
-def _digits(observed: str) -> tuple[int, int]:
-    """Significand bits of the narrowest and the widest format in what a component was seen to use.
+def _size(observed: str) -> tuple[int, int, int]:
+    """Significand bits of the narrowest and the widest format seen, and the smallest range.
 
-    ``bf16+fp32`` was both; ``bf16 in fp32`` holds the digits of bf16.
+    ``bf16+fp32`` was both; ``bf16 in fp32`` holds the numbers of bf16.
     """
     from precision_lib.formats import get_format  # imports torch, which collecting does without
 
-    digits = [get_format(seen.split()[0]).significand_bits for seen in observed.split("+")]
-    return min(digits), max(digits)
+    formats = [get_format(seen.split()[0]) for seen in observed.split("+")]
+    digits = [fmt.significand_bits for fmt in formats]
+    return min(digits), max(digits), min(fmt.emax for fmt in formats)

@@ -222,10 +222,11 @@ def unfinished_run(path: Path | str) -> str | None:
             measured[entry["run"]] = measured.get(entry["run"], 0) + 1
     if not began or (path.is_file() and load_record(path)["precision"]["run"] == began["run"]):
         return None
+    done, all_of_them = measured.get(began["run"], 0), len(began["expected"])
+    how_far = f" after {done} of {all_of_them} cells" if all_of_them else ""
     return (
-        f"incomplete: the last run that was to write {path.name} was killed after "
-        f"{measured.get(began['run'], 0)} of {len(began['expected'])} cells; what it measured "
-        f"stands in {path.parent / CELLS_NAME}"
+        f"incomplete: the last run that was to write {path.name} was killed{how_far}; what it "
+        f"measured stands in {path.parent / CELLS_NAME}"
     )
 
 

@@ -95,7 +95,7 @@ def test_one_metric_in_several_configurations_is_one_line_with_a_count() -> None
     worse = moved(whole(), "H1", "log_ratio_nsr", metric(5.0, 0.1))
     both = moved(worse, "H1", "log_ratio_nsr", metric(6.0, 0.1), "fp32_bf16_kl")
     [line] = [t for t, _ in gate_lines(judged(both, whole())) if t.startswith("REGRESSION")]
-    assert line.startswith("REGRESSION H1 bf16_pure: log_ratio_nsr 0.5 -> 5 ")
+    assert line.startswith("REGRESSION H1 fp32_bf16_kl: log_ratio_nsr 0.5 -> 6 "), "the largest"
     assert line.endswith(" (and in 1 more configuration)")
     block = judged(spoilt(twelve(), 9.0), twelve())
     lines = [t for t, _ in gate_lines(block) if t.startswith("REGRESSION")]

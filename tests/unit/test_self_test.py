@@ -13,7 +13,8 @@ from precision_lib import cli, faults
 from precision_lib.exit_codes import OK, REGRESSION, USAGE
 from precision_lib.jsonio import write_json
 from precision_lib.phases import clean_runs
-from precision_lib.phases.self_test import plant_faults, times_the_limit
+from precision_lib.phases.self_test import plant_faults
+from precision_lib.records.changes import times_the_limit
 from precision_lib.reporting.self_test import caught_by, self_test_lines
 
 
