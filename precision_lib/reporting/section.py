@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from precision_lib.reporting.again import MEASURE, measuring
+from precision_lib.reporting.again import measuring, plain
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
 from precision_lib.reporting.results import Results, ResultsError
 
@@ -45,10 +45,9 @@ def checked(results: Results, kind: str, read: Callable[[], Any]) -> Any:
     except NothingToDrawError:
         raise
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        command = MEASURE[kind].format(directory=results.directory)
         raise ResultsError(
             f"{results.directory}/{kind}.json cannot be shown ({type(error).__name__}: {error}): "
-            f"it is damaged or of another version; make it again: {command}"
+            f"it is damaged or of another version; make it again: {plain(results, kind)}"
         ) from error
 
 
