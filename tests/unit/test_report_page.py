@@ -258,6 +258,15 @@ def test_commands_are_those_of_the_record() -> None:
     assert ("device", "H100") in headline(results)
 
 
+@pytest.mark.parametrize(("place", "shown"), [(".", "results"), ("sweep", "results/sweep")])
+def test_the_sweeps_command_writes_where_the_sweep_was_found(
+    place: str, shown: str, tmp_path: Path
+) -> None:
+    given.write_results(tmp_path / "results" / place, "sweep.json")
+    command = sections(load_results(tmp_path / "results"))[7].command
+    assert f"sweep --output_dir {shown} --seeds" in command
+
+
 def test_the_example_is_the_committed_records_page() -> None:
     """Its pictures may differ by a rounding between machines, its words and numbers may not."""
     results = Results("results", report=given.report(), sweep=given.sweep())
