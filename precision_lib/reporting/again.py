@@ -24,7 +24,7 @@ def measuring(results: Results, kind: str) -> str:
     """The command that measures one of the files, as it was measured where the file is there."""
     command = plain(results, kind)
     if kind == "report" and results.report:
-        command += _report_options(results.report["precision"]["context"])
+        command += _report_options(results.report["precision"])
     if kind == "sweep" and results.sweep:
         command += _sweep_options(results.sweep)
     if kind == "self_test" and results.self_test and results.self_test["clean_runs"]:
@@ -44,10 +44,12 @@ def drawing(results: Results, output: str) -> str:
     return f"{_HERE}precision-forensics analyze {given}"
 
 
-def _report_options(context: dict[str, Any]) -> str:
+def _report_options(block: dict[str, Any]) -> str:
+    context, fault = block["context"], block.get("planted_fault")
     options = [f"--seed {context['seed']}"] if context.get("seed") else []
+    options += [f"--plant-fault={fault}"] if fault else []
     options += ["--quick"] if context.get("budget") == "quick" else []
-    options += ["--gpu"] if context["device"]["class"] != "cpu" else []
+    options += ["--gpu"] if context.get("device", {}).get("class", "cpu") != "cpu" else []
     for option, role in (("--model", "checkpoint"), ("--reward-model", "reward_model")):
         name = context.get(role, {}).get("name", EMBEDDED)
         options += [f"{option} {shlex.quote(name)}"] if name != EMBEDDED else []

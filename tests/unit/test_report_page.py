@@ -238,6 +238,16 @@ def regressions(block: dict[str, Any]) -> Section:
     return found[2]
 
 
+def test_a_record_of_the_core_alone_shows_its_regressions_and_says_what_it_lacks() -> None:
+    block = given.block() | {"cells": [], "hypotheses": [], "context": {"seed": 0}}
+    block |= {"regressions": [{"message": "core: k3 1 -> 7e4"}]}
+    results = Results("results", report={"precision": block})
+    found = {section.place: section for section in sections(results)}
+    assert found["regressions"].items == ("core: k3 1 -> 7e4",)
+    assert found["h1"].missing == "not measured"
+    assert ("device", "unknown") in headline(results)
+
+
 def test_text_of_a_record_is_no_markup() -> None:
     evil = "<script>alert(1)</script>"
     found = Section("h1", evil, (evil,), items=(evil,), missing=evil, command=evil)
@@ -251,9 +261,11 @@ def test_commands_are_those_of_the_record() -> None:
     context = report["precision"]["context"]
     context |= {"seed": 3, "budget": "quick", "device": {"class": "h100", "name": "H100"}}
     context["checkpoint"] = {"name": "some/model", "sha256": "0"}
+    report["precision"]["planted_fault"] = "k3_as_textbook"
     results = Results("out dir", report=report)
     text = sections(results)[1].command
-    for word in ("'out dir'/report.json", "--seed 3", "--quick", "--gpu", "--model some/model"):
+    wanted = ("'out dir'/report.json", "--seed 3", "--quick", "--gpu", "--model some/model")
+    for word in (*wanted, "--plant-fault=k3_as_textbook"):
         assert word in text
     assert ("device", "H100") in headline(results)
 

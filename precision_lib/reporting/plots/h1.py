@@ -97,7 +97,7 @@ def derived(block: Block) -> list[Derived]:
             kls = [p["true_kl"] for p in demoted["curve"]]
             lines.append((name, key, [(x, function(x, step)) for x in sorted(kls)]))
     promoted = cells.get(decision["promoted"], {}).get("evidence", {})
-    if promoted and block["matrix"][decision["promoted"]]["kl"] == "fp32":
+    if "executed_kl" in promoted and block["matrix"][decision["promoted"]]["kl"] == "fp32":
         pair = promoted["true_kl"], promoted["executed_kl"]
         points = sorted(p["true_kl"] for p in promoted["curve"])
         lines.append(

@@ -44,6 +44,29 @@ def rewards(block: Block) -> Picture:
     families = cell["evidence"]["synthetic"]["families"]
     normal = _normal(families)
     native = cell["evidence"]["native"]
+    title = (f"rewards, stored in {fmt}", "step / spread", "ties", "advantage error", "derived")
+    return Picture(
+        NAME,
+        _figure(block, fmt, cell),
+        f"Left: the step of a format at a reward of a given size, both in reward units; shaded, "
+        "where this model's rewards lie (mean and two standard deviations to either side). Dashed: "
+        "the step at which the damage passes the limit, at this model's spread within a group, "
+        f"{shown(native['within_group_std'])}. Right: error of group-normalised advantages (RMS "
+        f"error over RMS) of normal rewards stored in {fmt}, by how many spreads their mean is "
+        "away from zero; dotted: the law of first order, which holds while the step is below the "
+        "spread. Rewards of two values or on a coarse scale have no such law (table).",
+        f"Left: the steps of {fmt} and fp32 as staircases that double with every power of two. "
+        f"Right: the advantage error, {shown(normal[0][DAMAGE])} at an offset of "
+        f"{normal[0]['offset_over_spread']:g} spreads and {shown(normal[-1][DAMAGE])} at "
+        f"{normal[-1]['offset_over_spread']:g}.",
+        Table((*title, "sign flips"), _rows(cell)),
+    )
+
+
+def _rows(cell: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """This model's own rewards, then the synthetic ones."""
+    families = cell["evidence"]["synthetic"]["families"]
+    native = cell["evidence"]["native"]
     rows = tuple(
         (
             f["rewards"],
@@ -64,23 +87,7 @@ def rewards(block: Block) -> Picture:
         shown(law["predicted"]),
         share(cell["metrics"]["advantage_sign_flip_frac"]["value"]),
     )
-    title = (f"rewards, stored in {fmt}", "step / spread", "ties", "advantage error", "derived")
-    return Picture(
-        NAME,
-        _figure(block, fmt, cell),
-        f"Left: the step of a format at a reward of a given size, both in reward units; shaded, "
-        "where this model's rewards lie (mean and two standard deviations to either side). Dashed: "
-        "the step at which the damage passes the limit, at this model's spread within a group, "
-        f"{shown(native['within_group_std'])}. Right: error of group-normalised advantages (RMS "
-        f"error over RMS) of normal rewards stored in {fmt}, by how many spreads their mean is "
-        "away from zero; dotted: the law of first order, which holds while the step is below the "
-        "spread. Rewards of two values or on a coarse scale have no such law (table).",
-        f"Left: the steps of {fmt} and fp32 as staircases that double with every power of two. "
-        f"Right: the advantage error, {shown(normal[0][DAMAGE])} at an offset of "
-        f"{normal[0]['offset_over_spread']:g} spreads and {shown(normal[-1][DAMAGE])} at "
-        f"{normal[-1]['offset_over_spread']:g}.",
-        Table((*title, "sign flips"), (mine, *rows)),
-    )
+    return (mine, *rows)
 
 
 @styled
