@@ -13,7 +13,7 @@ from precision_lib.jsonio import write_bytes
 from precision_lib.phases.sweep import RECORD, load_sweep_record
 from precision_lib.records.record import load_record
 from precision_lib.reporting import benchmarks
-from precision_lib.reporting.again import MEASURE
+from precision_lib.reporting.again import plain
 from precision_lib.reporting.page import PAGE, page
 from precision_lib.reporting.plots.appearance import rendered
 from precision_lib.reporting.results import Results, ResultsError
@@ -35,15 +35,17 @@ def load_results(directory: Path) -> Results:
     Raises:
         ResultsError: it holds nothing of it, or a file is damaged or of something else.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for kind, places in PLACES.items():
         path = next((directory / p for p in places if (directory / p).exists()), None)
         if path is not None:
             found[kind] = _read(_READERS[kind], path)
+            if path == directory / RECORD:
+                found["sweep_below"] = ""
     name = shown(directory)
     if not found:
         looked = ", ".join(places[-1] for places in PLACES.values())
-        made = "\n".join(f"  {MEASURE[kind].format(directory=name)}" for kind in PLACES)
+        made = "\n".join(f"  {plain(Results(name), kind)}" for kind in PLACES)
         raise ResultsError(f"{directory} holds none of {looked}; these commands make them:\n{made}")
     return Results(name, **found)
 

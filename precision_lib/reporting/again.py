@@ -14,7 +14,7 @@ EMBEDDED = "embedded"
 #: What measures each file, for somebody who has none yet.
 MEASURE = {
     "report": _HERE + "pytest -m forensics --json-report-file={directory}/report.json",
-    "sweep": _HERE + "precision-forensics sweep --output_dir {directory}/sweep",
+    "sweep": _HERE + "precision-forensics sweep --output_dir {directory}{sweep_below}",
     "benchmarks": _HERE + "pytest -m benchmark --benchmark-json={directory}/benchmarks.json",
     "self_test": _HERE + "precision-forensics self-test --output_dir {directory}",
 }
@@ -22,14 +22,20 @@ MEASURE = {
 
 def measuring(results: Results, kind: str) -> str:
     """The command that measures one of the files, as it was measured where the file is there."""
-    command = MEASURE[kind].format(directory=shlex.quote(results.directory))
+    command = plain(results, kind)
     if kind == "report" and results.report:
-        command += _report_options(results.report["precision"]["context"])
+        command += _report_options(results.report["precision"])
     if kind == "sweep" and results.sweep:
         command += _sweep_options(results.sweep)
     if kind == "self_test" and results.self_test and results.self_test["clean_runs"]:
         command += f" --clean_runs {results.self_test['clean_runs']['runs']}"
     return command
+
+
+def plain(results: Results, kind: str) -> str:
+    """The command that measures one of the files with everything at its default."""
+    below = results.sweep_below
+    return MEASURE[kind].format(directory=shlex.quote(results.directory), sweep_below=below)
 
 
 def drawing(results: Results, output: str) -> str:
@@ -38,10 +44,12 @@ def drawing(results: Results, output: str) -> str:
     return f"{_HERE}precision-forensics analyze {given}"
 
 
-def _report_options(context: dict[str, Any]) -> str:
+def _report_options(block: dict[str, Any]) -> str:
+    context, fault = block["context"], block.get("planted_fault")
     options = [f"--seed {context['seed']}"] if context.get("seed") else []
+    options += [f"--plant-fault={fault}"] if fault else []
     options += ["--quick"] if context.get("budget") == "quick" else []
-    options += ["--gpu"] if context["device"]["class"] != "cpu" else []
+    options += ["--gpu"] if context.get("device", {}).get("class", "cpu") != "cpu" else []
     for option, role in (("--model", "checkpoint"), ("--reward-model", "reward_model")):
         name = context.get(role, {}).get("name", EMBEDDED)
         options += [f"{option} {shlex.quote(name)}"] if name != EMBEDDED else []

@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from precision_lib.reporting.again import measuring
 from precision_lib.reporting.plots.cells import number, shown
 from precision_lib.reporting.plots.faults import BAD
 from precision_lib.reporting.plots.picture import Table
 from precision_lib.reporting.results import Results
-from precision_lib.reporting.section import Section, checked
+from precision_lib.reporting.section import Section, checked, command_of
 
 
 def alarms(results: Results) -> list[str]:
@@ -114,7 +113,7 @@ def method(results: Results) -> Section:
     """How a verdict is reached, with every limit and the floors that were measured."""
     block, title = results.block, "Method and limits"
     if block is None:
-        command = measuring(results, "report")
+        command = command_of(results, "report")
         return Section("method", title, missing="not measured", command=command)
     rows = checked(results, "report", lambda: _limits(block))
     headings = ("hypothesis", "damage metric", "limit", "largest noise floor", "its meaning")

@@ -22,6 +22,7 @@ class Results:
         sweep: the record of a PPO sweep.
         benchmarks: the file of ``pytest --benchmark-json``.
         self_test: what planting faults and running clean showed.
+        sweep_below: the sweep's place in the directory; "" where it is the directory itself.
     """
 
     directory: str
@@ -29,6 +30,7 @@ class Results:
     sweep: dict[str, Any] | None = None
     benchmarks: dict[str, Any] | None = None
     self_test: dict[str, Any] | None = None
+    sweep_below: str = "/sweep"
 
     @property
     def block(self) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from precision_lib.reporting.again import MEASURE
+from precision_lib.reporting.again import measuring, plain
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
 from precision_lib.reporting.results import Results, ResultsError
 
@@ -45,8 +45,17 @@ def checked(results: Results, kind: str, read: Callable[[], Any]) -> Any:
     except NothingToDrawError:
         raise
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        command = MEASURE[kind].format(directory=results.directory)
         raise ResultsError(
             f"{results.directory}/{kind}.json cannot be shown ({type(error).__name__}: {error}): "
-            f"it is damaged or of another version; make it again: {command}"
+            f"it is damaged or of another version; make it again: {plain(results, kind)}"
         ) from error
+
+
+def command_of(results: Results, kind: str) -> str:
+    """The command that measures one of the files, see :func:`again.measuring`.
+
+    Raises:
+        ResultsError: the file lacks what the command is made from.
+    """
+    found: str = checked(results, kind, lambda: measuring(results, kind))
+    return found

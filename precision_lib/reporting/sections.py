@@ -7,7 +7,6 @@ always there, and one that has nothing to show says so and how to measure it.
 from collections.abc import Callable
 from typing import Any
 
-from precision_lib.reporting.again import measuring
 from precision_lib.reporting.plots import (
     benchmarks,
     faults,
@@ -22,7 +21,7 @@ from precision_lib.reporting.plots.cells import with_interval
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
 from precision_lib.reporting.provenance import method, provenance
 from precision_lib.reporting.results import Results
-from precision_lib.reporting.section import Section, checked
+from precision_lib.reporting.section import Section, checked, command_of
 
 Block = dict[str, Any]
 EVIDENCE: dict[str, tuple[str, Callable[[Block], Picture]]] = {
@@ -65,7 +64,7 @@ def _drawn(
     paragraphs: tuple[str, ...] = (),
 ) -> Section:
     """A section with the pictures of one file, or with the command that makes it."""
-    content, command = _content(results, kind), measuring(results, kind)
+    content, command = _content(results, kind), command_of(results, kind)
     if content is None:
         return Section(place, title, missing="not measured", command=command)
     try:
@@ -77,13 +76,13 @@ def _drawn(
 
 
 def _hypotheses(results: Results) -> Section:
-    title, command = "Verdicts", measuring(results, "report")
+    title, command = "Verdicts", command_of(results, "report")
     block = results.block
     if block is None:
         return Section("hypotheses", title, missing="not measured", command=command)
     headings = (
-        *("hypothesis", "verdict", "damage removed by promotion [95 %]"),
-        *("damage added by demotion [95 %]", "controls"),
+        *("hypothesis", "verdict", "share of the damage removed by promotion"),
+        *("damage added by demotion", "controls"),
     )
     rows = checked(
         results, "report", lambda: tuple(_verdict(block, h) for h in block["hypotheses"])
@@ -100,7 +99,7 @@ def _verdict(block: Block, found: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"{name} {block['thresholds'][name]['title']}",
         found["verdict"],
-        with_interval(contrasts["promotion_damage_healed"]) + " of it",
+        with_interval(contrasts["promotion_damage_healed"]),
         f"{with_interval(contrasts['demotion_damage_added'])} "
         + contrasts["demotion_damage_added"]["unit"],
         _control(found),
@@ -108,15 +107,16 @@ def _verdict(block: Block, found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _control(found: dict[str, Any]) -> str:
-    return "controls null" if found["control"]["is_null"] else "CONTROLS NOT NULL"
+    return "null" if found["control"]["is_null"] else "NOT NULL"
 
 
 def _regressions(results: Results) -> Section:
     """Against the baseline: what got worse, or that nothing did, or that nobody looked."""
-    title, block = "Regressions", results.block
-    if block is None:
-        command = measuring(results, "report")
+    title = "Regressions"
+    if results.report is None:
+        command = command_of(results, "report")
         return Section("regressions", title, missing="not measured", command=command)
+    block = results.report["precision"]  # the core alone can be worse, without a single cell
     found = block.get("regressions", [])
     gate = block.get("gate") or {}
     if found:
@@ -135,10 +135,10 @@ def _evidence(results: Results, name: str) -> Section:
     block = results.block
     place = name.lower()
     if block is not None and not any(c["hypothesis"] == name for c in block["cells"]):
-        command = measuring(results, "report")
+        command = command_of(results, "report")
         return Section(place, title, missing="not measured in this record", command=command)
     words = tuple(
-        f"Verdict: {h['verdict']}, {_control(h)}."
+        f"Verdict: {h['verdict']}, controls {_control(h)}."
         for h in (block or {"hypotheses": []})["hypotheses"]
         if h["hypothesis"] == name
     )

@@ -72,7 +72,7 @@ def matrix(self_test: dict[str, Any]) -> Picture:
         "times), deeper shades for larger ones; a tick is a catch without a size.",
         f"Map of {len(faults)} faults by {len(CATCHERS)} catchers: {summary}.",
         Table(
-            ("function", "fault", "outcome", *CATCHERS, "smallest detectable", "what goes wrong"),
+            ("function", "fault", "outcome", "caught by", "smallest detectable", "what goes wrong"),
             tuple(_row(f) for f in faults),
         ),
     )
@@ -81,13 +81,13 @@ def matrix(self_test: dict[str, Any]) -> Picture:
 def _row(fault: Fault) -> tuple[str, ...]:
     found = margins(fault)
     outcome = fault["outcome"].upper() if fault["outcome"] in BAD else fault["outcome"]
-    shares = (_margin(found[c]) if c in found else "–" for c in CATCHERS)
+    by = ", ".join(f"{name} {_margin(margin)}".strip() for name, margin in found.items()) or "–"
     smallest = fault.get("smallest_detectable") or "–"
-    return fault["function"], fault["name"], outcome, *shares, smallest, fault["meaning"]
+    return fault["function"], fault["name"], outcome, by, smallest, fault["meaning"]
 
 
 def _margin(margin: float | None) -> str:
-    return "yes" if margin is None else f"{shown(margin)}×"
+    return "" if margin is None else f"{shown(margin)}×"
 
 
 def _lines(faults: Sequence[Fault]) -> list[Fault | str]:

@@ -56,10 +56,21 @@ def collapse_curve(block: Block) -> Picture:
         "Left, the symptom: share of response tokens whose log-ratio is zero. Right, the damage: "
         "RMS error of the log-ratio over its RMS. Both against the true KL between policy and "
         f"reference, nats per token, full vocabulary, float64. {said} {same_as(found)}",
-        "Two panels over the true KL. Left: share of zero log-ratios, high only where the KL is "
-        "computed in 16 bits. Right: noise over signal, falling with the KL in each configuration.",
+        f"Share of zero log-ratios, and noise over signal, over a true KL of {kls[0]:.0e} to "
+        f"{kls[-1]:.0e}. {_in_words(found)}",
         Table(("configuration", "", *(f"KL {kl:.1e}" for kl in kls)), tuple(rows)),
     )
+
+
+def _in_words(found: list[Group]) -> str:
+    """Both figures of each configuration from the smallest KL to the largest."""
+    parts = []
+    for group in found:
+        first, last = _curve(group)[0], _curve(group)[-1]
+        zeros = f"{share(first[ZEROS]['value'])} to {share(last[ZEROS]['value'])} zeros"
+        noise = f"noise/signal {shown(first[NOISE]['value'])} to {shown(last[NOISE]['value'])}"
+        parts.append(f"{group.names[0]}: {zeros}, {noise}")
+    return "; ".join(parts)
 
 
 def _curve(group: Group) -> list[dict[str, Any]]:
@@ -86,7 +97,7 @@ def derived(block: Block) -> list[Derived]:
             kls = [p["true_kl"] for p in demoted["curve"]]
             lines.append((name, key, [(x, function(x, step)) for x in sorted(kls)]))
     promoted = cells.get(decision["promoted"], {}).get("evidence", {})
-    if promoted and block["matrix"][decision["promoted"]]["kl"] == "fp32":
+    if "executed_kl" in promoted and block["matrix"][decision["promoted"]]["kl"] == "fp32":
         pair = promoted["true_kl"], promoted["executed_kl"]
         points = sorted(p["true_kl"] for p in promoted["curve"])
         lines.append(

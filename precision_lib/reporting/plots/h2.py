@@ -42,6 +42,30 @@ def rewards(block: Block) -> Picture:
     """The grid step at the rewards, and the advantage error against offset over spread."""
     fmt, cell = stored_format(block)
     families = cell["evidence"]["synthetic"]["families"]
+    normal = _normal(families)
+    native = cell["evidence"]["native"]
+    title = (f"rewards, stored in {fmt}", "step / spread", "ties", "advantage error", "derived")
+    return Picture(
+        NAME,
+        _figure(block, fmt, cell),
+        f"Left: the step of a format at a reward of a given size, both in reward units; shaded, "
+        "where this model's rewards lie (mean and two standard deviations to either side). Dashed: "
+        "the step at which the damage passes the limit, at this model's spread within a group, "
+        f"{shown(native['within_group_std'])}. Right: error of group-normalised advantages (RMS "
+        f"error over RMS) of normal rewards stored in {fmt}, by how many spreads their mean is "
+        "away from zero; dotted: the law of first order, which holds while the step is below the "
+        "spread. Rewards of two values or on a coarse scale have no such law (table).",
+        f"Left: the steps of {fmt} and fp32 as staircases that double with every power of two. "
+        f"Right: the advantage error, {shown(normal[0][DAMAGE])} at an offset of "
+        f"{normal[0]['offset_over_spread']:g} spreads and {shown(normal[-1][DAMAGE])} at "
+        f"{normal[-1]['offset_over_spread']:g}.",
+        Table((*title, "sign flips"), _rows(cell)),
+    )
+
+
+def _rows(cell: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """This model's own rewards, then the synthetic ones."""
+    families = cell["evidence"]["synthetic"]["families"]
     native = cell["evidence"]["native"]
     rows = tuple(
         (
@@ -63,21 +87,7 @@ def rewards(block: Block) -> Picture:
         shown(law["predicted"]),
         share(cell["metrics"]["advantage_sign_flip_frac"]["value"]),
     )
-    title = (f"rewards, stored in {fmt}", "step / spread", "ties", "advantage error", "derived")
-    return Picture(
-        NAME,
-        _figure(block, fmt, cell),
-        f"Left: the step of a format at a reward of a given size, both in reward units; shaded, "
-        "where this model's rewards lie (mean and two standard deviations to either side). Dashed: "
-        "the step at which the damage passes the limit, at this model's spread within a group, "
-        f"{shown(native['within_group_std'])}. Right: error of group-normalised advantages (RMS "
-        f"error over RMS) of normal rewards stored in {fmt}, by how many spreads their mean is "
-        "away from zero; dotted: the law of first order, which holds while the step is below the "
-        "spread. Rewards of two values or on a coarse scale lose nothing (table).",
-        f"Left: the step of {fmt} as a staircase that doubles with every power of two, far above "
-        "that of fp32. Right: the advantage error rises with the offset along the derived law.",
-        Table((*title, "sign flips"), (mine, *rows)),
-    )
+    return (mine, *rows)
 
 
 @styled
@@ -108,9 +118,13 @@ def _lattice(axis: Any, block: Block, fmt: str, native: dict[str, Any]) -> None:
     axis.legend(loc="lower right")
 
 
+def _normal(families: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [f for f in families if f.get("offset_over_spread") is not None]
+
+
 def _errors(axis: Any, block: Block, cell: dict[str, Any]) -> None:
     families = cell["evidence"]["synthetic"]["families"]
-    normal = [f for f in families if f.get("offset_over_spread") is not None]
+    normal = _normal(families)
     offset = [number(f["offset_over_spread"]) for f in normal]
     error = np.array([number(f[DAMAGE]) for f in normal])
     ends = np.array([f[f"{DAMAGE}_interval"] for f in normal], dtype=float).T

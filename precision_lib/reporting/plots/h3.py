@@ -76,13 +76,25 @@ def values(block: Block) -> Picture:
         "Top left: step of the value format at that size, reward units; the marks are the median "
         "step at the predictions of this critic. Top right: share of optimizer steps that do not "
         "move a prediction though they move the golden one. Bottom: RMS error of whitened "
-        "advantages, in their standard deviations, by size (flat) and by offset over spread. "
+        "advantages, in their standard deviations, by size and by offset over spread. "
         f"Dotted: derived for rounding the stored values alone. {same_as(found)}",
-        "Four panels. The step grows in proportion to the value; stagnation in bf16 rises from 0 "
-        "to 100 % over the decades; the advantage error does not depend on the size of the values "
-        "and grows with their offset until it passes the limit.",
+        f"Four panels: step, stagnation and advantage error by size and offset. {_in_words(found)}",
         Table((*headings, "advantage error [95 %]", "derived"), tuple(rows)),
     )
+
+
+def _in_words(found: list[Group]) -> str:
+    """Stagnation and error of each configuration at the ends of the sizes and offsets."""
+    parts = []
+    for group in found:
+        sizes, offsets = (group.cell["evidence"][k] for k in ("by_magnitude", "by_offset"))
+        still = " to ".join(share(sizes[i][SYMPTOM]["value"]) for i in (0, -1))
+        by_size = " to ".join(shown(sizes[i][DAMAGE]["value"]) for i in (0, -1))
+        by_offset = " to ".join(shown(offsets[i][DAMAGE]["value"]) for i in (0, -1))
+        parts.append(
+            f"{group.names[0]}: {still} stand still, error {by_size} by size, {by_offset} by offset"
+        )
+    return "; ".join(parts)
 
 
 def _format(block: Block, group: Group) -> str:

@@ -52,8 +52,8 @@ def drift(block: Block) -> Picture:
         "token's position; both axes logarithmic. Dashed: the record's fitted slope, the number in "
         "the legend (0.5: errors that change sign at random; 1: errors of one sign). Grey: those "
         f"two laws. {same_as(found)}",
-        "Accumulated error against position on log-log axes: all configurations with 16-bit models "
-        "grow with about the square root of the position and pass the limit; FP32 stays far below.",
+        f"Accumulated error against position on log-log axes; after {ends[-1]:,} tokens: "
+        + ", ".join(f"{g.names[0]} {shown(_points(g)[-1]['accumulated_rms'])} nats" for g in found),
         Table((*headings, *(f"{end:,} tokens" for end in ends)), rows),
     )
 
