@@ -194,8 +194,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         elif not recorder.expected:
             swept = any(item.get_closest_marker("sweep") for item in session.items)
             recorder.path = SWEEP_RECORD if swept else DEFAULT_RECORD.with_name("tests.json")
-    tested = any(item.path == CONFORMANCE for item in session.items)
-    if (recorder.expected or tested) and not session.config.option.collectonly:
+    others = any(i.path == CONFORMANCE or i.get_closest_marker("sweep") for i in session.items)
+    if (recorder.expected or others) and not session.config.option.collectonly:
         recorder.begin()
 
 
@@ -207,10 +207,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     if TARGET in config.stash and recorder.conformance and not recorder.conformance.functions:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED  # all skipped: nothing was compared
+    gating.judge_run(session, recorder)
     refused = recorder.path == SWEEP_RECORD and not recorder.training
     if refused or (recorder.expected and not recorder.cells):
         return  # nothing was measured: an earlier record is worth more
-    gating.judge_run(session, recorder)
     report = getattr(getattr(config, "_json_report", None), "report", None)
     if report is not None:
         report["exitcode"] = int(session.exitstatus)

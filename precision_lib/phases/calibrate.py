@@ -18,8 +18,9 @@ from precision_lib.matrix import all_configurations
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.main_job import run_main_job
 from precision_lib.records.baseline import load_baseline, summary_of, write_baseline
+from precision_lib.records.cell_changes import noise_floor
 from precision_lib.records.directions import direction
-from precision_lib.records.gate import noise_floor
+from precision_lib.records.obstacles import foreign
 from precision_lib.records.power import POWER, smallest_regression
 
 SCHEMA = 1
@@ -92,12 +93,9 @@ def write_calibration(
     """
     if baseline_file is not None:
         baseline = load_baseline(baseline_file)
-        here = result["context"]["device"]["class"]
-        if baseline["device_class"] != here:
-            raise ValueError(
-                f"{baseline_file} is of {baseline['device_class']}, this device is {here}: its "
-                "noise says nothing about that"
-            )
+        apart = foreign({"context": result["context"], "cells": []}, baseline)
+        if apart:
+            raise ValueError(f"{baseline_file}: {'; '.join(apart)}: this noise says nothing of it")
         kept = {key: result[key] for key in ("variations", "floors")}
         write_baseline(baseline_file, baseline | {"calibration": kept})
     write_json(output_dir / "calibration.json", result)

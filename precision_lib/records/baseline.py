@@ -7,6 +7,7 @@ which device, with which models, matrix and budget it was made, and how noisy th
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,33 @@ def load_baseline(path: Path | str) -> Baseline:
         raise BaselineError(
             f"{path} is not a baseline; `pytest -m forensics --update-baseline` writes one"
         )
-    if not isinstance(baseline["schema"], int) or baseline["schema"] > SCHEMA:
+    if not isinstance(baseline["schema"], int) or not 1 <= baseline["schema"] <= SCHEMA:
         raise BaselineError(
-            f"baseline {path} has schema {baseline['schema']!r}, this version reads up to "
+            f"baseline {path} has schema {baseline['schema']!r}, this version reads 1 to "
             f"{SCHEMA}; upgrade rlhf-precision-forensics"
         )
+    try:
+        _check_figures(baseline)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BaselineError(f"baseline {path} is damaged ({error}); make it again") from None
     return baseline
+
+
+def _check_figures(baseline: Baseline) -> None:
+    """Every figure is a finite number with a sensible interval.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: one is not, or a part has another shape.
+    """
+    device_class({"device": {"class": baseline["device_class"]}})
+    for hypothesis, cells in baseline["cells"].items():
+        for configuration, cell in cells.items():
+            for name, metric in cell["metrics"].items():
+                figures = [float(metric[x]) for x in ("low", "value", "high")]
+                finite = all(math.isfinite(x) for x in figures)
+                if not finite or figures[0] > figures[2] or metric["n"] < 1:
+                    raise ValueError(f"{hypothesis} {configuration} {name} is {metric}")
+    if baseline["conformance"]:
+        for counts in baseline["conformance"]["functions"].values():
+            float(counts["worst_over_limit"]), counts["tests"], counts["inputs"]
+        baseline["conformance"]["target"], baseline["conformance"]["profile"]

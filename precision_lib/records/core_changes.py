@@ -36,6 +36,11 @@ def core_changes(block: dict[str, Any], baseline: Baseline) -> CoreChanges:
     if here["target"] != there["target"]:
         other = f"other core: the baseline is of {there['target']}, this run of {here['target']}"
         return CoreChanges(obstacles=[other])
+    if here["profile"] != there["profile"]:
+        other = (
+            f"other examples: the baseline's profile is {there['profile']}, here {here['profile']}"
+        )
+        return CoreChanges(obstacles=[other])
     both = [name for name in here["functions"] if name in there["functions"]]
     found = CoreChanges(compared=len(both))
     for name in both:
@@ -46,10 +51,13 @@ def core_changes(block: dict[str, Any], baseline: Baseline) -> CoreChanges:
             found.worse.append(_core_change(name, before, after, new))
         elif gone and after["tests"] >= before["tests"]:
             found.better.append(_core_change(name, before, after, gone))
-        if after["tests"] < before["tests"] or not (after["compared"] or after["failed"]):
+        # Another seed or release of Hypothesis draws other inputs, not half as many.
+        few = after["inputs"] < before["inputs"] / 2 and not after["failed"]
+        if after["tests"] < before["tests"] or few or not (after["compared"] or after["failed"]):
             found.obstacles.append(
-                f"fewer checks: core {name} ran {after['tests']} that compared {after['compared']} "
-                f"elements, the baseline {before['tests']}"
+                f"fewer checks: core {name} ran {after['tests']} on {after['inputs']} inputs that "
+                f"compared {after['compared']} elements, the baseline {before['tests']} on "
+                f"{before['inputs']}"
             )
     return found
 

@@ -6,7 +6,7 @@ each metric of a cell has one row here; a metric without a row stops the gate.
 
 Scales:
 
-``ratio``       an RMS, a magnitude, a sample size: as a factor, on the scale of its logarithm
+``ratio``       an RMS or a magnitude: as a factor, on the scale of its logarithm
 ``difference``  a share or a rank correlation: as a difference
 ``magnitude``   has a sign, and 0 is best: the difference of the absolute values
 ``step``        a median of steps of a number format: a factor, and one doubling is no change, since
@@ -85,7 +85,10 @@ DIRECTIONS: dict[str, dict[str, Direction]] = {
         "accum_err_growth_exponent": _not_gated("a rate of growth, also of an error that shrank"),
         "drift_nats_per_1000_tokens": Direction("magnitude"),
         "log_ratio_rms_error": _RATIO,
-        "sequence_ratio_ess": Direction("ratio", worse=-1, best=1.0),
+        "sequence_ratio_ess": _not_gated(
+            "of so few sequences that its limit lies below what it can reach; it is made of "
+            "accum_err_final"
+        ),
         "log_ratio_nonfinite_frac": _EXACT,
     },
 }
@@ -104,3 +107,12 @@ def direction(hypothesis: str, metric: str) -> Direction:
             f"{hypothesis} {metric} has no direction: say in records/directions.py which way it "
             "gets worse"
         ) from None
+
+
+def worst_possible(metric: str, unit: str) -> float:
+    """As bad as a metric can be at all: a limit beyond it could never be passed."""
+    if metric == "reward_kendall_tau":
+        return -1.0
+    if metric == "value_critical_magnitude":
+        return 0.0
+    return 1.0 if unit.startswith("share of") else math.inf

@@ -1,19 +1,26 @@
 """How much worse a metric may come out before it is a regression.
 
 The hazard. A threshold by hand lets a regression of 10 to 50 times pass, and one at two standard
-errors cries wolf: a run compares hundreds of metrics, and at 95 % each some are always out. So
-the limit is computed from both intervals, at a probability that is shared by all comparisons of
-the run, and widened by the noise floor.
+errors cries wolf: a run compares hundreds of metrics, and at 95 % each some are always out. So the
+limit is computed from both intervals, at a probability that is shared by all comparisons of the
+run, and widened by the noise floor. And a run may not hide behind an interval of its own making:
+one prompt that went wrong by a thousand widens it by a thousand.
 
 With standard errors s0 of the baseline and s1 of the run, on the metric's scale, and nu = nu0 + nu1
 degrees of freedom,
 
-    limit = before + t(nu, 1 - FALSE_ALARMS / comparisons) * sqrt(s0^2 + s1^2) + floor
+    limit = before + t(nu, 1 - p) * sqrt(s0^2 + min(s1, c s0)^2) + floor,   p = FALSE_ALARMS / m
 
-where a standard error is half of a 95 % interval over Student's quantile of its clusters; the
-wider of its two halves, since a ratio of sums is skewed. The degrees of freedom are those of
-Student's test and not of Welch's: what is tested is that nothing has changed, and then both
-variances are one. Source: Student's two-sample t; Bonferroni for the number of comparisons.
+for m comparisons. A standard error is half of a 95 % interval over Student's quantile of its
+clusters; the wider of its two halves, since a ratio of sums is skewed. The degrees of freedom are
+those of Student's test and not of Welch's: what is tested is that nothing has changed, and then
+both variances are one. For the same reason c is what chance allows two standard errors of one
+variance to differ by, the root of the F quantile at p; on the baseline's own seed, where both runs
+see the same tokens, it is 1.
+
+A share that was 0 (or 1) on every element has no interval to speak of. New events are then a count,
+which scatters by its root: t^2 of n elements are allowed.
+Source: Student's two-sample t, Fisher's F; Bonferroni for the number of comparisons.
 """
 
 import math
@@ -48,28 +55,35 @@ class Margin:
 
 
 def margin(
-    before: MetricJson, after: MetricJson, how: Direction, comparisons: int, floor: float = 0.0
+    before: MetricJson,
+    after: MetricJson,
+    how: Direction,
+    comparisons: int,
+    floor: float = 0.0,
+    *,
+    same_seed: bool = False,
 ) -> Margin:
     """Limits of a metric on both sides.
 
     Args:
-        before, after: of the baseline and of the run.
+        before, after: of the baseline and of the run; finite.
         how: the metric's row in ``directions.py``.
         comparisons: number of metrics that this run compares.
         floor: of noise, in the metric's unit.
+        same_seed: whether both runs saw the same prompts and policies.
     """
     old, new = float(before["value"]), float(after["value"])
     if how.scale == "magnitude":
         old, new = abs(old), abs(new)
     if how.scale == "exact" and old == 0:
         return Margin(old, new, old, old)
-    if how.scale in ("ratio", "step") and _positive(before, after):
-        factor = math.exp(allowance(_logarithm(before), _logarithm(after), comparisons))
-        factor = max(factor, 2.0) if how.scale == "step" else factor
+    if how.scale in ("ratio", "step") and old > 0 and before["low"] > 0:
+        allowed = allowance(_logarithm(before), _logarithm(after), comparisons, same_seed=same_seed)
+        factor = max(math.exp(allowed), 2.0) if how.scale == "step" else math.exp(allowed)
         worse, better = (factor, 1 / factor) if how.worse > 0 else (1 / factor, factor)
         return Margin(old, new, old * worse + how.worse * floor, old * better - how.worse * floor)
-    allowed = how.worse * (allowance(before, after, comparisons) + floor)
-    return Margin(old, new, old + allowed, old - allowed)
+    allowed = allowance(before, after, comparisons, same_seed=same_seed) + floor
+    return Margin(old, new, old + how.worse * allowed, old - how.worse * allowed)
 
 
 def is_beyond(value: float, limit: float, worse: int) -> bool:
@@ -77,12 +91,22 @@ def is_beyond(value: float, limit: float, worse: int) -> bool:
     return value > limit if worse > 0 else value < limit
 
 
-def allowance(before: MetricJson, after: MetricJson, comparisons: int) -> float:
-    """t * sqrt(s0^2 + s1^2): the combined interval at the run's probability of a false alarm."""
-    variance = sum(standard_error(m) ** 2 for m in (before, after))
-    clusters = [m.get("clusters") for m in (before, after)]
-    degrees = sum(c - 1 for c in clusters if c) if all(clusters) else None
-    return quantile(comparisons, degrees) * math.sqrt(variance)
+def allowance(
+    before: MetricJson, after: MetricJson, comparisons: int, *, same_seed: bool = False
+) -> float:
+    """The combined interval t * sqrt(s0^2 + min(s1, c s0)^2), or a count where there is none."""
+    s0, s1 = standard_error(before), standard_error(after)
+    clusters = before.get("clusters")
+    degrees = 2 * (clusters - 1) if clusters else None
+    t = quantile(comparisons, degrees)
+    if s0 == 0:
+        return t**2 / float(before["n"]) if str(before["unit"]).startswith(_COUNTS) else 0.0
+    cap = 1.0 if same_seed else widest(comparisons, clusters)
+    return t * math.hypot(s0, min(s1, cap * s0))
+
+
+#: Units of metrics that count elements.
+_COUNTS = ("share of", "(concordant")
 
 
 def quantile(comparisons: int, degrees: int | None) -> float:
@@ -93,19 +117,31 @@ def quantile(comparisons: int, degrees: int | None) -> float:
     return student_quantile(max(degrees, 1), 1 - 2 * tail)
 
 
+def widest(comparisons: int, clusters: int | None) -> float:
+    """How many times wider one standard error may be than another of the same variance, by chance.
+
+    The root of the quantile of F(nu, nu), from Student's t by x - 1 / x = 2 t / sqrt(nu).
+    Source: Cacoullos, "A relation between t and F-distributions", JASA 60 (1965).
+    """
+    if not clusters:
+        return 1.0
+    nu = clusters - 1
+    half = quantile(comparisons, nu) / math.sqrt(nu)
+    return half + math.sqrt(1 + half**2)
+
+
 def standard_error(metric: MetricJson) -> float:
     """Of one metric, from its 95 % interval; 0 where the interval is a point."""
     arm = max(metric["high"] - metric["value"], metric["value"] - metric["low"], 0.0)
     clusters = metric.get("clusters")
-    return float(
-        arm / (student_quantile(clusters - 1) if clusters else NormalDist().inv_cdf(0.975))
-    )
-
-
-def _positive(*metrics: MetricJson) -> bool:
-    """Whether all of them can be compared as factors."""
-    return all(m["low"] > 0 and m["value"] > 0 for m in metrics)
+    of_arm = student_quantile(clusters - 1) if clusters else NormalDist().inv_cdf(0.975)
+    return float(arm / of_arm)
 
 
 def _logarithm(metric: MetricJson) -> MetricJson:
-    return metric | {name: math.log(metric[name]) for name in ("value", "low", "high")}
+    """On the scale of the logarithm; an end at 0 or below lies infinitely far away there."""
+    logs = {
+        name: math.log(metric[name]) if metric[name] > 0 else -math.inf
+        for name in ("value", "low", "high")
+    }
+    return metric | logs

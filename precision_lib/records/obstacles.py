@@ -16,10 +16,13 @@ from precision_lib.records.margins import FALSE_ALARMS
 
 #: Parts of the context that have to agree.
 _SETTINGS = ("budget", "probe", "trajectories", "h3", "h4")
-#: Of these, what depends on the seed and on the last bit, or is compared by itself.
+_MODELS = {"checkpoint": "the checkpoint", "reward_model": "the reward model"}
+#: Of the settings, what depends on the seed and on the last bit, or is compared by itself.
 _MAY_DIFFER = ("seed", "shards", "models")
 #: Metrics whose number of elements depends on what was sampled, with the most that a sequence adds.
 _PAIRS = ("reward_tie_frac", "reward_kendall_tau")
+#: True KLs further apart than this factor are two operating points; a seed misses by some 10 %.
+_FARTHEST_KL = 2.0
 
 
 def foreign(block: dict[str, Any], baseline: Baseline) -> list[str]:
@@ -41,6 +44,9 @@ def foreign(block: dict[str, Any], baseline: Baseline) -> list[str]:
     other = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
     if "budget" in other:  # then all the rest differs too
         other = ["budget"]
+    unsaid = [key for key in (*_SETTINGS, *_MODELS) if key in there and key not in here]
+    if block["cells"] and baseline["cells"] and unsaid:
+        found.append(f"other settings: this run does not say its {_some(unsaid)}")
     if other:
         shown = [f"{name} {old[name]} -> {new[name]}" for name in other]
         found.append(f"other settings than the baseline's: {_some(shown, 3)}")
@@ -52,7 +58,7 @@ def _other_models(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
         f"other model: {name} of the baseline is {there[key]['name']} "
         f"({there[key]['sha256'][:12]}), of this run {here[key]['name']} "
         f"({here[key]['sha256'][:12]})"
-        for key, name in (("checkpoint", "the checkpoint"), ("reward_model", "the reward model"))
+        for key, name in _MODELS.items()
         if key in here and key in there and here[key]["sha256"] != there[key]["sha256"]
     ]
 
@@ -92,6 +98,9 @@ def untrustworthy(block: dict[str, Any]) -> list[str]:
     missing = [f"{h} {c}" for h, c in block.get("expected", []) if (h, c) not in done]
     if missing:
         found.append(f"incomplete: {len(missing)} cells were not measured: {_some(missing)}")
+    if block["cells"] and not block.get("expected"):
+        found.append("incomplete: the run does not say which cells it set out to measure")
+    found += _not_as_configured(block)
     for hypothesis, floors in block.get("noise_floors", {}).items():
         limit = block["thresholds"][hypothesis]["limit"]
         high = sorted(name for name, floor in floors.items() if floor["value"] >= limit)
@@ -100,6 +109,40 @@ def untrustworthy(block: dict[str, Any]) -> list[str]:
                 f"noise above the margin: {hypothesis} differs by {limit:.2g} or more between two "
                 f"runs of the same on this device, in {_some(high)}"
             )
+    return found
+
+
+def _not_as_configured(block: dict[str, Any]) -> Iterator[str]:
+    """Components that were observed in another format than the matrix says."""
+    for configuration, seen in block["context"].get("observed_formats", {}).items():
+        asked = block["matrix"].get(configuration, {})
+        for component, fmt in seen.items():
+            if fmt != asked.get(component, fmt):
+                yield (
+                    f"not as configured: the {component} of {configuration} ran in {fmt}, the "
+                    f"matrix says {asked[component]}"
+                )
+
+
+def elsewhere(block: dict[str, Any], baseline: Baseline) -> list[str]:
+    """Cells that were measured at another operating point, or without saying in which formats."""
+    found = []
+    for cell in block["cells"]:
+        place = f"{cell['hypothesis']} {cell['configuration']}"
+        known = baseline["cells"].get(cell["hypothesis"], {}).get(cell["configuration"], {})
+        before, after = known.get("true_kl"), cell["evidence"].get("true_kl")
+        far = before and (not after or not 1 / _FARTHEST_KL < after / before < _FARTHEST_KL)
+        if far and any(row.kl_exponent for row in DIRECTIONS[cell["hypothesis"]].values()):
+            found.append(
+                f"other operating point: {place} at a true KL of {after}, was {before:.3g}"
+            )
+    seen, were = (r["context"].get("observed_formats", {}) for r in (block, baseline))
+    measured = {c["configuration"] for c in block["cells"]}
+    gone = [
+        f"{c} {x}" for c in sorted(measured) for x in were.get(c, {}) if x not in seen.get(c, {})
+    ]
+    if gone and len(block["cells"]) >= sum(map(len, baseline["cells"].values())):
+        found.append(f"formats that were not observed: {_some(gone)}")
     return found
 
 

@@ -32,8 +32,12 @@ def gate_lines(block: dict[str, Any]) -> list[Line]:
         lines.append((f"and {len(better) - _MOST} more improvements", "green"))
     if better:
         lines.append(("--update-baseline holds on to what has improved", ""))
+    if gate["blind"]:
+        shown = ", ".join(gate["blind"][:3]) + (", ..." if len(gate["blind"]) > 3 else "")
+        text = f"{len(gate['blind'])} metrics scatter too much to ever turn red: {shown}"
+        lines.append((text, ""))
     worst = gate["worst"]
-    if gate["verdict"] == "no regression" and worst["metric"]:
+    if gate["verdict"] == "no regression" and worst["share_of_limit"] > 0:
         share = f"{worst['share_of_limit']:.0%}"
         lines.append((f"nearest to its limit: {worst['metric']}, at {share} of what it may", ""))
     return lines

@@ -171,8 +171,8 @@ def a_baseline(**changes: Any) -> str:
         ("[1, 2]", r"b.json is not a baseline; `pytest -m forensics --update-baseline` writes one"),
         ("{}", r"is not a baseline"),
         ('{"precision": {"schema": 1}}', r"is not a baseline"),
-        (a_baseline(schema=SCHEMA + 1), r"has schema 2, this version reads up to 1; upgrade"),
-        (a_baseline(schema="1"), r"has schema '1', this version reads up to 1"),
+        (a_baseline(schema=SCHEMA + 1), r"has schema 2, this version reads 1 to 1; upgrade"),
+        (a_baseline(schema="1"), r"has schema '1', this version reads 1 to 1"),
     ],
 )
 def test_what_is_not_a_baseline_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -65,13 +65,13 @@ def test_workflows_gate_every_pull_request_and_keep_what_was_measured() -> None:
     github, gitlab = WORKFLOWS
     assert github[True] == ["pull_request"]  # YAML 1.1 reads the key "on" as true
     steps = github["jobs"]["gate"]["steps"]
-    [gate] = [s for s in steps if "--baseline baselines/cpu.json" in s.get("run", "")]
+    [gate] = [s for s in steps if "--baseline=baselines/cpu.json" in s.get("run", "")]
     assert "if" not in gate, "the gate itself may not be skipped"
     assert "continue-on-error" not in gate
     assert {s.get("if") for s in steps[steps.index(gate) + 1 :]} == {"always()"}
     assert gitlab["precision"]["artifacts"]["when"] == "always"
     assert gitlab["precision"]["artifacts"]["reports"]["junit"] == "results/junit.xml"
-    assert any("--junit-xml results/junit.xml" in c for c in gitlab["precision"]["script"])
+    assert any("--junit-xml=results/junit.xml" in c for c in gitlab["precision"]["script"])
 
 
 def test_there_is_something_to_look_at() -> None:

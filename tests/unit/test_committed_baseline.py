@@ -17,18 +17,13 @@ from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.jsonio import to_plain
 from precision_lib.matrix import all_configurations
 from precision_lib.records.baseline import load_baseline, write_baseline
-from precision_lib.records.directions import direction
-from precision_lib.records.gate import judge, noise_floor
+from precision_lib.records.cell_changes import noise_floor
+from precision_lib.records.directions import direction, worst_possible
+from precision_lib.records.gate import judge
 from precision_lib.records.margins import is_beyond, margin
 
 FILE = Path(__file__).parents[2] / "baselines" / "cpu.json"
 BASELINE = load_baseline(FILE)
-#: How bad each kind of metric can be at all; an RMS has no worst.
-WORST = {
-    "sequence_ratio_ess": 0.0,
-    "reward_kendall_tau": -1.0,
-    "value_critical_magnitude": 0.0,
-}
 GATED = [
     (hypothesis, configuration, metric)
     for hypothesis, cells in BASELINE["cells"].items()
@@ -45,7 +40,7 @@ def block() -> dict[str, Any]:
         "matrix": BASELINE["matrix"],
         "thresholds": {h: asdict(d) for h, d in DECISIONS.items()},
         "noise_floors": BASELINE["noise_floors"],
-        "expected": [],
+        "expected": [[h, c] for h, cells in BASELINE["cells"].items() for c in cells],
         "cells": [
             {
                 "hypothesis": hypothesis,
@@ -65,7 +60,10 @@ def test_it_is_no_worse_than_itself() -> None:
     assert not (judgement.obstacles)
     assert not (judgement.regressions)
     assert not judgement.improvements
-    assert judgement.compared == len(GATED) + len(BASELINE["conformance"]["functions"])
+    floors = sum(map(len, BASELINE["noise_floors"].values()))
+    functions = len(BASELINE["conformance"]["functions"])
+    assert judgement.compared == len(GATED) + floors + functions
+    assert judgement.blind == ()
 
 
 @pytest.mark.parametrize(("hypothesis", "configuration", "metric"), GATED)
@@ -74,8 +72,7 @@ def test_its_limits_can_be_passed(hypothesis: str, configuration: str, metric: s
     how = direction(hypothesis, metric)
     floor = noise_floor(hypothesis, configuration, metric, block(), BASELINE)
     limit = margin(found, found, how, len(GATED), floor).limit
-    is_share = found["unit"].startswith("share")
-    worst = WORST.get(metric, 1.0 if is_share else float("inf"))
+    worst = worst_possible(metric, found["unit"])
     assert is_beyond(worst, limit, how.worse), f"limit {limit}, worst {worst}"
 
 

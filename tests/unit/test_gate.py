@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from precision_lib.records.cell_changes import noise_floor
 from precision_lib.records.directions import DIRECTIONS
-from precision_lib.records.gate import Judgement, judge, noise_floor
+from precision_lib.records.gate import Judgement, judge
 from precision_lib.records.record import load_record
 from tests.unit import small_blocks as small
 from tests.unit.small_blocks import cell, known, metric, moved, whole
@@ -123,7 +124,7 @@ def test_every_floor_of_a_real_record_is_finite(real: dict[str, Any]) -> None:
 
 
 def test_the_floor_is_fp32s_own_error_and_the_devices_noise() -> None:
-    """0.5 -> 0.8 is within 0.5 of fp32_baseline's own error, or of two runs that differ by that."""
+    """Those of the baseline: a run sets no floor for itself."""
     place = "H1", "bf16_pure", "log_ratio_nsr"
     tight = cell("H1", "bf16_pure", log_ratio_nsr=metric(0.5))
     worse = cell("H1", "bf16_pure", log_ratio_nsr=metric(0.8))
@@ -135,7 +136,9 @@ def test_the_floor_is_fp32s_own_error_and_the_devices_noise() -> None:
     noisy = {"H1": {"bf16_pure": {"value": 0.25}}}
     quiet, loud = small.block(worse), small.block(worse, noise_floors=noisy)
     before = known(small.block(tight, noise_floors=noisy))
-    assert noise_floor(*place, loud, known(small.block(tight))) == 0.25
+    assert noise_floor(*place, loud, known(small.block(tight))) == 0, (
+        "a run sets no floor for itself"
+    )
     assert noise_floor(*place, quiet, before) == 0.25
     other = "H1", "bf16_pure", "kl_k3_rel_error"
     assert noise_floor(*other, quiet, before) == 0.0
@@ -179,24 +182,30 @@ def test_the_floor_is_named_in_the_reason() -> None:
 
 
 def test_a_metric_follows_the_true_kl_at_which_it_was_measured() -> None:
-    """A quarter of the KL doubles noise over signal, and 1 is expected where there was 0.5."""
+    """At 1 / 1.21 of the KL noise over signal is 1.1 times as large; on the same seed it is not."""
 
-    def at(true_kl: float, nsr: float) -> dict[str, Any]:
-        return small.block(cell("H1", "bf16_pure", true_kl=true_kl, log_ratio_nsr=metric(nsr)))
+    def at(true_kl: float, nsr: float, seed: int = 1) -> dict[str, Any]:
+        found = cell("H1", "bf16_pure", true_kl=true_kl, log_ratio_nsr=metric(nsr))
+        return small.block(found, context={"seed": seed})
 
-    baseline = known(at(1e-4, 0.5))
-    assert judge(at(0.25e-4, 1.0), baseline).exit_code == 0
-    [change] = judge(at(0.25e-4, 1.01), baseline).regressions
-    assert (change.before, change.after, change.limit) == pytest.approx((1.0, 1.01, 1.0), rel=1e-12)
-    assert judge(at(1e-4, 1.0), baseline).exit_code == 1
-    [change] = judge(at(4e-4, 0.5), baseline).regressions
-    assert change.before == pytest.approx(0.25, rel=1e-12)
+    baseline = known(at(1.21e-4, 0.5, seed=0))
+    assert judge(at(1e-4, 0.55 * (1 - 1e-12)), baseline).exit_code == 0
+    [change] = judge(at(1e-4, 0.56), baseline).regressions
+    assert (change.before, change.after) == pytest.approx((0.55, 0.56), rel=1e-12)
+    [change] = judge(at(1e-4, 0.55, seed=0), baseline).regressions
+    assert change.before == 0.5
+    far = judge(at(0.6e-4, 0.5), baseline)
+    assert far.exit_code == 2
+    assert far.obstacles[0].startswith("other operating point: H1 bf16_pure at a true KL of 6e-05")
 
 
 def test_no_evidence_of_a_kl_moves_nothing() -> None:
     old = small.block(cell("H1", "bf16_pure", true_kl=1e-4, log_ratio_nsr=metric(0.5)))
     new = small.block(cell("H1", "bf16_pure", log_ratio_nsr=metric(0.5)))
-    assert judge(new, known(old)).exit_code == judge(old, known(new)).exit_code == 0
+    assert judge(old, known(new)).exit_code == 0
+    assert judge(new, known(old)).obstacles == (
+        "other operating point: H1 bf16_pure at a true KL of None, was 0.0001",
+    )
 
 
 def test_nothing_compared_is_inconclusive() -> None:

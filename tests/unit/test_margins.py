@@ -5,14 +5,13 @@ look like a working gate on the day that they are written.
 """
 
 import math
-from typing import Any
 
 import pytest
 
 from precision_lib.forensics.student import student_quantile
 from precision_lib.records import margins
 from precision_lib.records.directions import DIRECTIONS, Direction, direction
-from precision_lib.records.margins import margin, quantile
+from precision_lib.records.margins import margin, quantile, widest
 from tests.unit.small_blocks import metric, outcome
 
 RATIO, SHARE, SIZE, STEP, EXACT = (
@@ -93,12 +92,34 @@ def test_a_ratio_that_begins_at_zero_is_compared_as_a_difference() -> None:
 def test_a_ratio_whose_interval_reaches_zero_is_compared_as_a_difference() -> None:
     """It has no logarithm, and an interval of more than 100 % allows a difference of as much."""
     wide = metric(0.1, 0.11)
-    assert both_ways(wide, metric(0.2, 0.01)) == ("same", "same")
-    assert both_ways(wide, metric(2.0, 0.01)) == ("regression", "improvement")
+    assert outcome(wide, metric(0.2, 0.01), RATIO) == "same"
+    assert outcome(wide, metric(2.0, 0.01), RATIO) == "regression"
 
 
-def both_ways(a: dict[str, Any], b: dict[str, Any]) -> tuple[str, str]:
-    return outcome(a, b, RATIO), outcome(b, a, RATIO)
+@pytest.mark.parametrize(("clusters", "most"), [(8, 9.02), (12, 4.98), (32, 2.36)])
+def test_a_run_cannot_hide_behind_an_interval_of_its_own(clusters: int, most: float) -> None:
+    """The cap is the root of the F quantile at 0.001 / 278, here from tables of mpmath."""
+    assert widest(278, clusters) == pytest.approx(most, rel=2e-3)
+    before = metric(0.5, 0.05, clusters=clusters)
+    wide = metric(500.0, 600.0, clusters=clusters)  # one prompt went wrong by a thousand
+    assert outcome(before, wide, RATIO, 278) == "regression"
+    assert outcome(before, wide, SHARE, 278) == "regression"
+    s0 = margins.standard_error(before)
+    capped = quantile(278, 2 * clusters - 2) * s0 * math.hypot(1, widest(278, clusters))
+    assert margins.allowance(before, wide, 278) == pytest.approx(capped, rel=1e-12)
+    same = quantile(278, 2 * clusters - 2) * s0 * math.sqrt(2)
+    assert margins.allowance(before, wide, 278, same_seed=True) == pytest.approx(same, rel=1e-12)
+
+
+def test_new_events_of_a_share_that_was_zero_are_a_count() -> None:
+    """t^2 of n elements, whatever the run says of its own interval."""
+    nothing = metric(0.0) | {"unit": "share of tokens", "n": 1000}
+    most = quantile(1, 14) ** 2 / 1000
+    for half in (0.0, 1.0):
+        after = metric(most, half) | {"unit": "share of tokens", "n": 1000}
+        assert outcome(nothing, after, SHARE) == "same"
+        after["value"] = math.nextafter(most, 1)
+        assert outcome(nothing, after, SHARE) == "regression"
 
 
 def test_a_step_may_double_and_no_more() -> None:
@@ -189,7 +210,7 @@ def test_what_a_metric_is_says_how_it_is_compared() -> None:
             ]
             assert how.scale in (want, ""), name
     less = {name for rows in DIRECTIONS.values() for name, how in rows.items() if how.worse < 0}
-    assert less == {"reward_kendall_tau", "sequence_ratio_ess", "value_critical_magnitude"}
+    assert less == {"reward_kendall_tau", "value_critical_magnitude"}
 
 
 def test_only_what_the_signal_divides_follows_the_kl() -> None:
