@@ -25,6 +25,7 @@ class ConformanceCounts:
         version: of the framework, "" for other targets.
         known: failed checks that the list of known failures holds.
         failures: failed check to its first lines, its input and how many times the limit.
+        consequences: function to format to figures in RL terms, of a target.
     """
 
     target: str = ""
@@ -35,6 +36,7 @@ class ConformanceCounts:
     version: str = ""
     known: list[str] = field(default_factory=list)
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    consequences: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, check: "Check", outcome: "Outcome | ConformanceFailure") -> None:
         """Count a check: the outcome of one that passed, the failure of one that did not."""

@@ -7,6 +7,7 @@ as before. So symptom and damage stand side by side, each with the unit in its h
 from collections.abc import Callable
 from typing import Any
 
+from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.styles import STYLES, Line
 from precision_lib.reporting.training import sweep_lines
@@ -182,7 +183,18 @@ def conformance_table(block: dict[str, Any]) -> list[Line]:
     if found.get("known"):
         failed = sum(len(counts["failed"]) for counts in found["functions"].values())
         lines.append((f"{len(found['known'])} of {failed} failures are known", ""))
-    return lines
+    return [*lines, *_in_rl_terms(found.get("consequences") or {})]
+
+
+def _in_rl_terms(consequences: dict[str, dict[str, Any]]) -> list[Line]:
+    """What the errors do on an ordinary batch; functions without a consequence are left out."""
+    said = [
+        (f"{name:<18}{fmt:<6}{sentence(figures)}", "")
+        for name, formats in consequences.items()
+        for fmt, figures in formats.items()
+        if sentence(figures) != "none"
+    ]
+    return [("", ""), ("on an ordinary batch:", "bold"), *said] if said else []
 
 
 def summary(block: dict[str, Any], *, details: bool = False) -> list[Line]:
