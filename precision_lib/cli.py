@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     gate.add_calibrate(commands)
     self_test.add_self_test(commands)
     frameworks.add_known_failures(commands)
+    frameworks.add_frameworks(commands)
     _add_benchmarks(commands)
     _add_findings(commands)
     _add_embedded(commands)

@@ -53,3 +53,43 @@ def _known_failures(options: argparse.Namespace) -> int:
     said = f"{len(found.known)} known failures, {news} unexplained, {gone} left the list"
     print(said if into is not None else as_toml(found), end="\n" if into else "")  # noqa: T201
     return OK
+
+
+def add_frameworks(commands: Any) -> None:
+    frameworks = commands.add_parser(
+        "frameworks", help="what TRL, verl, OpenRLHF and torchtune lose, as tables"
+    )
+    frameworks.add_argument(
+        "records",
+        type=Path,
+        nargs="+",
+        metavar="CONFORMANCE.json",
+        help="what pytest --target=trl and the like wrote",
+    )
+    frameworks.add_argument(
+        "--defects",
+        type=Path,
+        default=Path("docs/records/frameworks/defects.toml"),
+        help="the defects with their reproducers (default: %(default)s)",
+    )
+    frameworks.add_argument(
+        "--into", type=Path, metavar="FILE.md", help="replace what stands between its markers"
+    )
+    frameworks.set_defaults(run=_frameworks, kept="the document is as it was")
+
+
+def _frameworks(options: argparse.Namespace) -> int:
+    from precision_lib.records.record import RecordError, load_record
+    from precision_lib.reporting.frameworks import FrameworksError, frameworks
+    from precision_lib.reporting.markdown import MarkerError, write_between
+
+    try:
+        blocks = [load_record(path)["precision"] for path in options.records]
+        text = frameworks(blocks, options.defects)
+        if options.into is not None:
+            write_between(options.into, "frameworks", text)
+    except (FrameworksError, MarkerError, RecordError, OSError) as error:
+        raise UsageError(str(error)) from None
+    if options.into is None:
+        print(text)  # noqa: T201
+    return OK

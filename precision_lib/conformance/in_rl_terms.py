@@ -149,7 +149,7 @@ def _group_advantages(function: Callable[..., Any], dtype: torch.dtype) -> Measu
     draw = _draws(6)
     rewards = (5 + 0.5 * draw(64, 8)).to(dtype)
     got, want = function(rewards=rewards.clone()), _exact(oracle.group_advantages, rewards)
-    equal = torch.linspace(0.05, 1, 20, dtype=torch.float64).to(dtype)[:, None].repeat(1, 7)
+    equal = torch.linspace(0.05, 1, 20, dtype=torch.float64).to(dtype)[:, None].repeat(1, 8)
     return _advantages(got, want) | {
         "rank_inversions": consequences.rank_inversions(got.double(), want),
         "largest_for_equal_rewards": float(function(rewards=equal.clone()).abs().max()),

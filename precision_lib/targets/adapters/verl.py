@@ -17,7 +17,7 @@ from precision_lib.targets.frameworks import Framework, load
 
 FRAMEWORK = Framework(
     "verl",
-    "0.9.0",
+    "0.9.1",
     "0.10",
     modules=("verl.utils.torch_functional", "verl.trainer.ppo.core_algos"),
     offered={
