@@ -21,7 +21,7 @@ from precision_lib import faults, matrix  # noqa: E402
 from precision_lib.jsonio import check_writable  # noqa: E402
 from precision_lib.records.record import Recorder  # noqa: E402
 from precision_lib.reporting import gate, table  # noqa: E402
-from tests import gating  # noqa: E402
+from tests import gating, known  # noqa: E402
 
 if TYPE_CHECKING:
     from precision_lib.targets import Target
@@ -57,7 +57,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--target",
         metavar="MODULE[:ATTRIBUTE]",
-        help="run the conformance tests, and only those, on this PPO core",
+        help="run the conformance tests, and only those, on this PPO core; or on trl, verl, "
+        "openrlhf, torchtune",
     )
     group.addoption("--fresh", action="store_true", help="sweep: run finished cells again")
     group.addoption(
@@ -68,6 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--executor", default="local", choices=("local", "ray"), help="sweep: who runs the cells"
     )
     gating.add_options(group)
+    known.add_options(group)
     group.addoption("--quick", action="store_true", help="smaller budget, for a first look")
     group.addoption(
         "--plant-fault",
@@ -112,6 +114,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if fault:
             raise pytest.UsageError("--plant-fault breaks the built-in core: leave out --target")
         config.stash[TARGET] = _load_target(config.getoption("target"))
+        known.configure(config, config.stash[TARGET])
         # Each failure ends with the line that repeats it; a list of them would hide the table.
         config.option.reportchars = (
             config.option.reportchars.replace("a", "").replace("f", "") + "s"
@@ -127,12 +130,15 @@ def _load_target(name: str) -> "Target":
         raise pytest.UsageError(f"--target: {error}") from None
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_report_header(config: pytest.Config) -> str | list[str] | None:
     fault = config.getoption("plant_fault")
     if fault:
-        known = faults.FAULTS[fault]
-        return f"PLANTED FAULT {fault}, in {known.function}: {known.meaning} ({known.source})"
-    return config.stash[TARGET].capabilities() if TARGET in config.stash else None
+        broken = faults.FAULTS[fault]
+        return f"PLANTED FAULT {fault}, in {broken.function}: {broken.meaning} ({broken.source})"
+    if TARGET not in config.stash:
+        return None
+    target = config.stash[TARGET]
+    return [target.capabilities(), *known.header(config, target)]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

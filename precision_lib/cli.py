@@ -23,6 +23,7 @@ from precision_lib.commands import (
     analysis,
     check_devices,
     fail,
+    frameworks,
     gate,
     print_lines,
     self_test,
@@ -85,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     gate.add_compare(commands)
     gate.add_calibrate(commands)
     self_test.add_self_test(commands)
+    frameworks.add_known_failures(commands)
+    frameworks.add_frameworks(commands)
     _add_benchmarks(commands)
     _add_findings(commands)
     _add_embedded(commands)

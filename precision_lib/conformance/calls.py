@@ -27,6 +27,8 @@ DIFFERENTIABLE_IN = {
 GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss")
 #: Parts of the result of a function that returns several.
 PARTS = {"gae": ("advantages", "returns")}
+#: A part that may be None: a core that whitens its advantages at once has no plain ones to show.
+MAY_BE_NONE = ("advantages",)
 
 
 #: The input that has the shape of each result; None for a scalar.
@@ -121,6 +123,7 @@ def _parts(name: str, returned: Any, inputs: Mapping[str, Any]) -> dict[str, Ten
     return {
         part: _checked(name, part, value, shape, inputs)
         for part, value in zip(names, values, strict=True)
+        if not (value is None and part in MAY_BE_NONE)
     }
 
 

@@ -22,6 +22,11 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         self.recipe = ""
         self.notes: list[str] = []
 
+    def case_text(self) -> str:
+        """The input as an expression that makes it again; "" where it is too large for one."""
+        text = repr(Case(self.inputs))
+        return "" if "<" in text or not self.inputs else text
+
     def __str__(self) -> str:
         lines = [str(self.args[0])]
         if self.inputs:

@@ -6,13 +6,15 @@ limits were all infinite, has compared nothing and must not be green. A core tha
 switch of torch would be tested, from then on, in a world of its own making.
 """
 
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import hypothesis
-from hypothesis import given, settings
+from hypothesis import example, given, settings
+from hypothesis.errors import HypothesisWarning
 from torch import Tensor
 
 from precision_lib.conformance.checks import Check
@@ -67,13 +69,18 @@ class _Search:
 
 
 def run(
-    check: Check, function: Callable[..., Any], profile: settings = CI, seed: int = 0
+    check: Check,
+    function: Callable[..., Any],
+    profile: settings = CI,
+    seed: int = 0,
+    first: Sequence[Case] = (),
 ) -> Outcome:
     """Draw inputs and judge each; climbs toward the largest error.
 
     Args:
         profile: how many examples, see ``profiles.py``.
         seed: which examples: the same seed draws the same ones, each check its own.
+        first: cases that are tried before any is drawn.
 
     Returns:
         What was compared.
@@ -91,9 +98,13 @@ def run(
     def drawn(case: Case) -> None:
         search.example(case)
 
-    with state_put_back() as changed:
+    tried: Callable[[], None] = drawn
+    for case in first:
+        tried = example(case)(tried)
+    with state_put_back() as changed, warnings.catch_warnings():
+        warnings.simplefilter("ignore", HypothesisWarning)  # a long repr is no error of the core
         try:
-            drawn()
+            tried()
         except ConformanceFailure as smallest:
             worst = max(failure.times for failure in search.failures.values())
             if smallest.times < worst:

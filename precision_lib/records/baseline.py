@@ -94,9 +94,22 @@ def summary_of(block: dict[str, Any]) -> Baseline:
         "matrix": block["matrix"],
         "noise_floors": block.get("noise_floors", {}),
         "cells": cells,
-        "conformance": block.get("conformance") or {},
+        "conformance": _core(block.get("conformance") or {}),
         "training": training_summary(block.get("training") or {}),
     }
+
+
+def _core(conformance: dict[str, Any]) -> dict[str, Any]:
+    """What a baseline keeps of the checks of a core: the counts, and which of them failed."""
+    if not conformance:
+        return {}
+    kept = ("tests", "failed", "inputs", "compared", "worst_over_limit")
+    functions = {
+        name: {key: counts[key] for key in kept if key in counts}
+        for name, counts in conformance["functions"].items()
+    }
+    about = {key: conformance[key] for key in ("target", "profile", "seed") if key in conformance}
+    return about | {"functions": functions}
 
 
 def write_baseline(path: Path, baseline: Baseline) -> None:

@@ -22,6 +22,10 @@ class ConformanceCounts:
         target: whose core it was. not_offered: functions that it lacks.
         profile, seed: which examples were drawn.
         functions: function to its counts, in the order in which they were met.
+        version: of the framework, "" for other targets.
+        known: failed checks that the list of known failures holds.
+        failures: failed check to its first lines, its input and how many times the limit.
+        consequences: function to format to figures in RL terms, of a target.
     """
 
     target: str = ""
@@ -29,21 +33,43 @@ class ConformanceCounts:
     profile: str = ""
     seed: int = 0
     functions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    version: str = ""
+    known: list[str] = field(default_factory=list)
+    failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    consequences: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add(self, check: "Check", outcome: "Outcome | ConformanceFailure") -> None:
         """Count a check: the outcome of one that passed, the failure of one that did not."""
         counts = self.functions.setdefault(
             check.function,
-            {"tests": 0, "failed": [], "inputs": 0, "compared": 0, "worst_over_limit": 0.0},
+            {
+                "tests": 0,
+                "ran": [],
+                "failed": [],
+                "inputs": 0,
+                "compared": 0,
+                "worst_over_limit": 0.0,
+                "by_format": {},
+            },
         )
         counts["tests"] += 1
+        counts["ran"].append(check.name)
+        worst = outcome.times if isinstance(outcome, AssertionError) else outcome.worst
+        counts["worst_over_limit"] = max(counts["worst_over_limit"], worst)
+        of_format = check.id.rpartition("-")[2]
+        if of_format in ("bf16", "fp16", "fp32"):
+            before = counts["by_format"].get(of_format, 0.0)
+            counts["by_format"][of_format] = max(before, worst)
         if isinstance(outcome, AssertionError):
             counts["failed"].append(check.name)
-            counts["worst_over_limit"] = max(counts["worst_over_limit"], outcome.times)
+            self.failures[check.name] = {
+                "what": [line.strip() for line in str(outcome.args[0]).splitlines()[:4]],
+                "input": outcome.case_text(),
+                "times": outcome.times,
+            }
             return
         counts["inputs"] += outcome.examples
         counts["compared"] += outcome.compared
-        counts["worst_over_limit"] = max(counts["worst_over_limit"], outcome.worst)
 
     def as_json(self) -> dict[str, Any]:
         """Everything under the attributes' names."""

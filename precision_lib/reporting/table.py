@@ -7,6 +7,7 @@ as before. So symptom and damage stand side by side, each with the unit in its h
 from collections.abc import Callable
 from typing import Any
 
+from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.styles import STYLES, Line
 from precision_lib.reporting.training import sweep_lines
@@ -166,8 +167,9 @@ def conformance_table(block: dict[str, Any]) -> list[Line]:
     if not found:
         return []
     heading = f"{'function':<18}{'tests':>6}{'failed':>8}{'inputs':>9}{'compared':>11}"
+    whose = f"{found['target']} {found.get('version', '')}".strip()
     lines: list[Line] = [
-        (f"conformance of {found['target']} to FP32", ""),
+        (f"conformance of {whose} to FP32", ""),
         ("", ""),
         (heading + f"{'error/limit':>13}", "bold"),
     ]
@@ -177,8 +179,22 @@ def conformance_table(block: dict[str, Any]) -> list[Line]:
         text += f"{counts['compared']:>11}{counts['worst_over_limit']:>13.2g}"
         lines.append((text, "red" if failed else "green"))
     lines += [(f"{name:<18}not offered", "yellow") for name in found["not_offered"]]
-    note = "error/limit: the largest error as a share of what FP32 arithmetic may do"
-    return [*lines, ("", ""), (note, "")]
+    lines += [("", ""), ("error/limit: the largest error as a share of what FP32 may do", "")]
+    if found.get("known"):
+        failed = sum(len(counts["failed"]) for counts in found["functions"].values())
+        lines.append((f"{len(found['known'])} of {failed} failures are known", ""))
+    return [*lines, *_in_rl_terms(found.get("consequences") or {})]
+
+
+def _in_rl_terms(consequences: dict[str, dict[str, Any]]) -> list[Line]:
+    """What the errors do on an ordinary batch; functions without a consequence are left out."""
+    said = [
+        (f"{name:<18}{fmt:<6}{sentence(figures)}", "")
+        for name, formats in consequences.items()
+        for fmt, figures in formats.items()
+        if sentence(figures) != "none"
+    ]
+    return [("", ""), ("on an ordinary batch:", "bold"), *said] if said else []
 
 
 def summary(block: dict[str, Any], *, details: bool = False) -> list[Line]:

@@ -11,6 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from precision_lib.targets import adapters
+from precision_lib.targets.errors import TargetError
+from precision_lib.targets.frameworks import load
+
+__all__ = ["BUILT_IN", "INTERFACE", "Target", "TargetError", "load_target", "make_target"]
+
 #: The functions of the interface and the keyword arguments with which each is called.
 INTERFACE: dict[str, tuple[str, ...]] = {
     "token_logprobs": ("logits", "tokens"),
@@ -26,23 +32,21 @@ INTERFACE: dict[str, tuple[str, ...]] = {
 BUILT_IN = "precision_lib.ppo"
 
 
-class TargetError(ValueError):
-    """A target cannot be used; the message names it, what is wrong and what to do."""
-
-
 @dataclass(frozen=True)
 class Target:
     """A core under test.
 
     Attributes:
-        name: as it was asked for, ``package.module`` or ``package.module:attribute``.
+        name: as it was asked for: ``package.module``, ``package.module:attribute`` or a framework.
         functions: those of :data:`INTERFACE` that it offers.
         changed: switches of torch that its import changed, put back since.
+        version: of the framework, "" for other targets.
     """
 
     name: str
     functions: Mapping[str, Callable[..., Any]]
     changed: tuple[str, ...] = ()
+    version: str = ""
 
     @property
     def not_offered(self) -> list[str]:
@@ -51,7 +55,8 @@ class Target:
 
     def capabilities(self) -> str:
         """One line: what is tested, what is not offered, what its import changed."""
-        line = f"target {self.name}: offers {len(self.functions)} of {len(INTERFACE)} functions"
+        name = f"{self.name} {self.version}".strip()
+        line = f"target {name}: offers {len(self.functions)} of {len(INTERFACE)} functions"
         if self.not_offered:
             line += f"; not offered: {', '.join(self.not_offered)}"
         if self.changed:
@@ -62,12 +67,14 @@ class Target:
 def load_target(name: str = BUILT_IN) -> Target:
     """Import ``package.module`` or ``package.module:attribute`` and look what it offers.
 
-    What the import changes of torch's global switches is put back and noted.
+    The name of a shipped adapter (``trl``, ``verl``, ``openrlhf``, ``torchtune``) means the
+    installed framework behind it. What the import changes of torch's global switches is put back
+    and noted.
 
     Raises:
-        TargetError: when it looks like a path, when the module cannot be imported or raises while
-            being imported or read, when the attribute does not exist, a name of the interface is
-            not callable, or none is there.
+        TargetError: when it looks like a path, when a framework is absent or of another release,
+            when the module cannot be imported or raises while being imported or read, when the
+            attribute does not exist, a name of the interface is not callable, or none is there.
     """
     from precision_lib.runtime import state_put_back
 
@@ -78,6 +85,11 @@ def load_target(name: str = BUILT_IN) -> Target:
             "PYTHONPATH, not a path"
         )
     with state_put_back() as changed:
+        if name in adapters.NAMES:
+            adapter = importlib.import_module(f"precision_lib.targets.adapters.{name}")
+            load(adapter.FRAMEWORK)
+            version = adapter.FRAMEWORK.version()
+            return replace(make_target(name, adapter), version=version)
         try:
             core: Any = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:

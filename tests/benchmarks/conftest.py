@@ -69,11 +69,11 @@ def measure(benchmark: "BenchmarkFixture", device: str, bandwidth: float) -> "Me
 
 def _bound(contender: "Contender", case: "Timed") -> "Call":
     """The contender's call on a case's inputs; a peer that is not there is skipped."""
-    from tests.benchmarks.peers import PeerMissingError
+    from precision_lib.targets import TargetError
 
     try:
         return contender.bind(SimpleNamespace(**case.inputs))
-    except PeerMissingError as error:
+    except TargetError as error:
         pytest.skip(str(error))
 
 

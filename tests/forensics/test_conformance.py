@@ -13,6 +13,7 @@ from precision_lib.records.conformance import ConformanceCounts
 from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
 from precision_lib.targets import Target
+from tests import known
 
 if TYPE_CHECKING:
     from precision_lib.conformance.checks import Check
@@ -22,7 +23,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     from precision_lib.conformance.checks import checks
 
     mine = [check for check in checks() if check.test == metafunc.function.__name__]
-    metafunc.parametrize("check", mine, ids=lambda check: check.id)
+    marked = [
+        pytest.param(check, id=check.id, marks=known.marks(metafunc.config, check.name))
+        for check in mine
+    ]
+    metafunc.parametrize("check", marked)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,15 @@ def counts(
     asked = pytestconfig.getoption("hypothesis_seed")
     seed = 0 if profile == "ci" else secrets.randbelow(2**31)
     seed = int(asked) if asked and asked != "random" else seed
-    counts = ConformanceCounts(target.name, target.not_offered, profile, seed)
+    counts = ConformanceCounts(
+        target.name, target.not_offered, profile, seed, version=target.version
+    )
+    if pytestconfig.getoption("target"):
+        from precision_lib.conformance.in_rl_terms import measure
+        from precision_lib.runtime import state_put_back
+
+        with state_put_back():
+            counts.consequences = measure(target.functions)
     recorder.conformance = counts
     recorder.context = run_context(device, seed) | recorder.context
     return counts
@@ -55,22 +68,29 @@ def verify(
     from hypothesis import settings
 
     from precision_lib.conformance.failure import ConformanceFailure
-    from precision_lib.conformance.runner import on_device, run
+    from precision_lib.conformance.runner import Outcome, on_device, run
+    from precision_lib.conformance.written_case import read_case
+
+    expected = known.entry(pytestconfig, check.name)
+    pinned = [read_case(expected.input)] if expected is not None and expected.input else []
 
     def verified() -> None:
         function = target.functions.get(check.function)
         if function is None:
             pytest.skip(f"{check.function} is not offered by {target.name}")
+        found: Outcome | ConformanceFailure
         try:
-            outcome = run(check, on_device(function, device), settings(), counts.seed)
+            found = run(check, on_device(function, device), settings(), counts.seed, pinned)
         except ConformanceFailure as failure:
-            counts.add(check, failure)
-            record_property("worst_over_limit", failure.times)
+            found = failure
+        counts.add(check, found)
+        if isinstance(found, ConformanceFailure):
+            counts.known += [check.name] if expected is not None else []
+            record_property("worst_over_limit", found.times)
             command = again(check, counts, pytestconfig)
-            pytest.fail(f"{failure}\n  again: {command}", pytrace=False)
-        counts.add(check, outcome)
-        record_property("compared", outcome.compared)
-        record_property("worst_over_limit", outcome.worst)
+            pytest.fail(f"{found}\n  again: {command}", pytrace=False)
+        record_property("compared", found.compared)
+        record_property("worst_over_limit", found.worst)
 
     return verified
 

@@ -1,15 +1,12 @@
-"""The benchmarks' own instruments: memory, error, stubs. A wrong one would flatter somebody."""
+"""The benchmarks' own instruments: memory and error. A wrong one would flatter somebody."""
 
-import importlib
-import importlib.util
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.benchmarks import peers, timed
+from tests.benchmarks import timed
 from tests.benchmarks.accuracy import error_over_limit, share
 from tests.benchmarks.contenders import CONTENDERS
 from tests.benchmarks.measure import MIB, peak_mib
@@ -70,30 +67,3 @@ def test_the_core_is_accurate_and_an_error_of_one_percent_is_seen(function: str,
     assert error_over_limit(case, wrong, gradient) > 1
     if gradient is not None:
         assert error_over_limit(case, result, 1.01 * gradient) > 1
-
-
-def test_stubs_import_as_anything_and_vanish() -> None:
-    names = ("no_such_package", "json")  # the second exists and is hidden for the while
-    import json
-
-    with peers.stubbed(names):
-        module = importlib.import_module("no_such_package.deep.down")
-
-        def three() -> int:
-            return 3
-
-        class Child(module.Base):  # type: ignore[misc, name-defined]  # made up on access
-            pass
-
-        assert module.remote(num_cpus=1)(three)() == 3  # as a decorator
-        assert Child() is not None
-        assert importlib.import_module("json") is not json
-    assert importlib.import_module("json") is json
-    assert not [name for name in sys.modules if name.startswith("no_such_package")]
-    assert importlib.util.find_spec("no_such_package") is None
-
-
-def test_a_missing_peer_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(peers.PEERS, "no_such_peer", peers.Peer(("no_such_peer",)))
-    with pytest.raises(peers.PeerMissingError, match=r"is not installed; see docs/benchmarks\.md"):
-        peers.load("no_such_peer")

@@ -1,0 +1,1 @@
+"""A small RLHF code base, as an example of one that is put under test."""

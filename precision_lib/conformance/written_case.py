@@ -1,0 +1,49 @@
+"""Reading a case back from the text that a failure printed.
+
+The hazard. ``eval`` on a line of somebody's file runs whatever stands there. So the text is parsed
+and only what a case prints is understood: literals, ``hex_tensor``, ``right_padded``,
+``torch.tensor``.
+"""
+
+import ast
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from precision_lib.conformance.strategies.cases import Case, hex_tensor, right_padded
+
+_KNOWN: dict[str, Callable[..., Any]] = {
+    "hex_tensor": hex_tensor,
+    "right_padded": right_padded,
+    "torch.tensor": torch.tensor,
+    "Case": Case,
+}
+
+
+def read_case(text: str) -> Case:
+    """The case that printed ``text``, to the last bit.
+
+    Raises:
+        ValueError: when the text is not a case, or one that was too large to be printed whole.
+    """
+    try:
+        case = _value(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, TypeError, KeyError, RuntimeError) as error:
+        raise ValueError(f"not a printed case ({error}): {text[:80]}") from None
+    if not isinstance(case, Case):
+        raise ValueError(f"not a printed case: {text[:80]}")
+    return case
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in _KNOWN:
+        arguments = {k.arg: _value(k.value) for k in node.keywords if k.arg}
+        return _KNOWN[ast.unparse(node.func)](*(_value(a) for a in node.args), **arguments)
+    if isinstance(node, ast.Dict):
+        keys = [_value(key) for key in node.keys if key is not None]
+        return dict(zip(keys, (_value(v) for v in node.values), strict=True))
+    if isinstance(node, ast.List | ast.Tuple):
+        items = [_value(item) for item in node.elts]
+        return items if isinstance(node, ast.List) else tuple(items)
+    return ast.literal_eval(node)

@@ -1,0 +1,18 @@
+"""Frameworks as targets: ``--target trl``, ``verl``, ``openrlhf``, ``torchtune``.
+
+The hazard. An adapter that repairs what it wraps tests itself. These call the framework's own
+functions and translate argument names, shapes, mask types and conventions; no upcast, no clean-up,
+no arithmetic. Two conventions are translated where a framework has another one: what its callers
+leave undefined in padded slots comes out as 0 (``real_only``), and an option that the interface
+does not have (dual clipping, re-adding the mean) is set so that it does nothing. What cannot be
+reached in this way is not offered, with the reason.
+"""
+
+from torch import Tensor
+
+NAMES = ("trl", "verl", "openrlhf", "torchtune")
+
+
+def real_only(result: Tensor, mask: Tensor) -> Tensor:
+    """0 in padded slots, which the framework leaves undefined; real tokens bit for bit."""
+    return result.masked_fill(~mask, 0)

@@ -1,0 +1,113 @@
+"""Frameworks whose numeric core can be tested: what is imported of them, and which releases.
+
+The hazards. An adapter that was written for one release calls something else in the next, and the
+result would be blamed on the framework; so each names the releases that it was checked against and
+refuses others. And a test against a copy of somebody's function tests the copy: the functions are
+taken from the installed package, at the moment when they are asked for, and never changed.
+"""
+
+import importlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from precision_lib.targets.errors import TargetError
+from precision_lib.targets.stubs import stubbed
+
+
+class FrameworkMissingError(TargetError):
+    """The framework, or something that it needs, is not installed."""
+
+
+@dataclass(frozen=True)
+class Framework:
+    """One framework and how to import its numeric core.
+
+    Attributes:
+        name: of the distribution and of the package.
+        first, below: the releases that the adapter was checked against: first <= release < below.
+        modules: the modules that hold the functions.
+        offered: function of the interface to what is called, ``module.function``.
+        not_offered: function of the interface to the reason why the framework has none.
+        stubs: packages that are replaced during the import when they are not installed.
+        forced: parts of the framework that are replaced in any case, because they import half of
+            the world and hold nothing that is called.
+        needs: light packages that it imports and that pip does not bring with ``--no-deps``.
+    """
+
+    name: str
+    first: str
+    below: str
+    modules: tuple[str, ...]
+    offered: Mapping[str, str]
+    not_offered: Mapping[str, str] = field(default_factory=dict)
+    stubs: tuple[str, ...] = ()
+    forced: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+    @property
+    def install(self) -> str:
+        """The command that installs it without its heavy dependencies."""
+        return " ".join(("pip install --no-deps", f"{self.name}=={self.first}", *self.needs))
+
+    def version(self) -> str:
+        """The installed release, without a local suffix.
+
+        Raises:
+            FrameworkMissingError: when it is not installed.
+        """
+        try:
+            return metadata.version(self.name).split("+")[0]
+        except metadata.PackageNotFoundError:
+            raise FrameworkMissingError(
+                f"{self.name} is not installed; {self.install} (see docs/frameworks.md)"
+            ) from None
+
+
+def release(version: str) -> tuple[int, ...]:
+    """The numbers of a version: ``0.11.2.post1`` is (0, 11, 2)."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
+
+
+def load(framework: Framework) -> dict[str, Any]:
+    """Every public name of the framework's modules, later modules last.
+
+    Raises:
+        FrameworkMissingError: when it is absent, or something that its modules import.
+        TargetError: when its release is not one that the adapter was checked against.
+    """
+    version = framework.version()
+    if not release(framework.first) <= release(version) < release(framework.below):
+        raise TargetError(
+            f"{framework.name} {version} is installed; its adapter was checked against "
+            f"{framework.first} <= release < {framework.below}, and calls nothing else"
+        )
+    return _names(framework.name, framework.modules, framework.stubs, framework.forced)
+
+
+@cache
+def _names(
+    name: str, modules: tuple[str, ...], stubs: tuple[str, ...], forced: tuple[str, ...]
+) -> dict[str, Any]:
+    """The names; the numerical state stays as it was, importing transformers draws numbers."""
+    from precision_lib.runtime import deterministic
+
+    absent = [stub for stub in stubs if importlib.util.find_spec(stub) is None]
+    names: dict[str, Any] = {}
+    with deterministic(), stubbed((*absent, *forced)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in modules:
+            try:
+                names |= vars(importlib.import_module(module))
+            except Exception as error:  # a framework may fail to import in any way
+                raise FrameworkMissingError(
+                    f"{name}: {module} does not import ({type(error).__name__}: {error}); what it "
+                    "needs stands in docs/frameworks.md"
+                ) from error
+    return names

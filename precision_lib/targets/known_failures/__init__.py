@@ -1,0 +1,134 @@
+"""Checks that a core is known to fail: data that a maintainer burns down.
+
+The hazard. A list of failures that are "expected" hides a new one behind an old id, goes on
+excusing what was repaired, and names tests that no longer exist. So an entry is one exact check; a
+listed check that passes is a failure; an entry that matches no check stops the run; the input that
+failed is kept and tried first; and the list says which release it describes.
+
+A file is TOML, causes with their checks::
+
+    target = "trl"
+    version = "1.16.0"
+
+    [[cause]]
+    kind = "defect"          # or another of KINDS
+    reason = "what the core does"
+    consequence = "what it does to training"
+    link = "where it is reported"          # optional
+
+    [cause.tests]
+    "test_property_holds[entropy-never_negative-bf16]" = "Case(...), the input, or empty"
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precision_lib.targets.errors import TargetError
+
+#: What a cause may be, and what that says.
+KINDS = {
+    "defect": "wrong for input that the framework's own callers pass",
+    "format": "16-bit results for 16-bit input",
+    "padding": "what stands in padded slots, or an empty mask, reaches the result",
+    "definition": "another formula on purpose: an epsilon, a clamp, a refusal",
+    "range": "magnitudes that no run has",
+    "unexplained": "nobody has looked at it yet",
+}
+
+
+class KnownFailuresError(TargetError):
+    """A list of known failures cannot be used; the message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One check that is known to fail.
+
+    Attributes:
+        test: its exact name, ``test[id]``.
+        kind: one of :data:`KINDS`. reason, consequence, link: of its cause.
+        input: the case that fails, as it was printed; "" where it is too large.
+    """
+
+    test: str
+    kind: str
+    reason: str
+    consequence: str
+    link: str
+    input: str
+
+
+@dataclass(frozen=True)
+class KnownFailures:
+    """A list: whose, of which release, and what fails, in the order of the file."""
+
+    target: str = ""
+    version: str = ""
+    known: tuple[Known, ...] = ()
+
+    def by_test(self) -> dict[str, Known]:
+        """Name of the check to its entry."""
+        return {entry.test: entry for entry in self.known}
+
+
+def shipped(name: str) -> Path | None:
+    """The list that is shipped for a framework, None where there is none."""
+    path = Path(__file__).parent / f"{name}.toml"
+    return path if path.is_file() else None
+
+
+def read_known_failures(path: Path) -> KnownFailures:
+    """Read a list.
+
+    Raises:
+        KnownFailuresError: when it cannot be read, a field is missing or unknown, or a check is
+            listed twice.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        known = [entry for cause in data.get("cause", ()) for entry in _entries(cause)]
+        found = KnownFailures(str(data["target"]), str(data.get("version", "")), tuple(known))
+    except KeyError as error:
+        raise KnownFailuresError(f"{path} has no {error.args[0]!r}") from None
+    except (OSError, ValueError) as error:
+        raise KnownFailuresError(f"{path}: {error}") from None
+    names = [entry.test for entry in known]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise KnownFailuresError(f"{path} lists {', '.join(twice)} twice")
+    return found
+
+
+def _entries(cause: Mapping[str, Any]) -> list[Known]:
+    unknown = set(cause) - {"kind", "reason", "consequence", "link", "tests"}
+    if unknown or cause["kind"] not in KINDS:
+        what = ", ".join(sorted(unknown)) or f"kind {cause['kind']!r}"
+        raise ValueError(f"{what} is not understood; a kind is one of {', '.join(KINDS)}")
+    return [
+        Known(
+            name,
+            cause["kind"],
+            cause["reason"],
+            cause["consequence"],
+            cause.get("link", ""),
+            case,
+        )
+        for name, case in cause["tests"].items()
+    ]
+
+
+def check_against(found: KnownFailures, names: set[str], path: Path) -> None:
+    """Refuse entries that match no check.
+
+    Raises:
+        KnownFailuresError: naming them.
+    """
+    strangers = [entry.test for entry in found.known if entry.test not in names]
+    if strangers:
+        raise KnownFailuresError(
+            f"{path} lists {len(strangers)} that match no check, first {strangers[0]!r}; see "
+            "pytest --collect-only -q"
+        )

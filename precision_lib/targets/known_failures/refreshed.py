@@ -1,0 +1,61 @@
+"""A list of known failures made again from what a run found.
+
+The hazard. A list that is edited by hand falls behind the core. Made from a record it holds exactly
+what failed: repaired checks leave it, new ones come in as unexplained, and reasons stay.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from precision_lib.targets.known_failures import Known, KnownFailures
+
+#: An input that is longer than this is drawn again and not kept.
+LONGEST_INPUT = 400
+UNEXPLAINED = Known("", "unexplained", "not looked at yet", "not known", "", "")
+
+
+def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailures:
+    """The list of what failed in a record.
+
+    Args:
+        old: where reasons come from; may be empty.
+        conformance: the record's ``precision.conformance``.
+
+    Returns:
+        Causes in their old order, then what is unexplained; checks in the order of the record. A
+        check that the record did not run keeps its entry.
+    """
+    ran = {name for counts in conformance["functions"].values() for name in counts["ran"]}
+    entries = old.by_test()
+    kept = [entry for entry in old.known if entry.test not in ran]
+    for name, failure in conformance["failures"].items():
+        case = failure["input"] if len(failure["input"]) <= LONGEST_INPUT else ""
+        kept.append(replace(entries.get(name, UNEXPLAINED), test=name, input=case))
+    order = list(dict.fromkeys(_cause(entry) for entry in (*old.known, *kept)))
+    kept.sort(key=lambda entry: order.index(_cause(entry)))
+    return KnownFailures(conformance["target"], conformance["version"], tuple(kept))
+
+
+def _cause(entry: Known) -> tuple[str, str, str, str]:
+    return entry.kind, entry.reason, entry.consequence, entry.link
+
+
+def as_toml(found: KnownFailures) -> str:
+    """The list as the text that :func:`read_known_failures` reads."""
+    lines = [f"target = {_quoted(found.target)}", f"version = {_quoted(found.version)}"]
+    before = None
+    for entry in found.known:
+        if _cause(entry) != before:
+            before = _cause(entry)
+            fields = zip(("kind", "reason", "consequence", "link"), before, strict=True)
+            lines += ["", "[[cause]]"]
+            lines += [f"{k} = {_quoted(v)}" for k, v in fields if v or k != "link"]
+            lines += ["", "[cause.tests]"]
+        lines.append(f"{_quoted(entry.test)} = {_quoted(entry.input)}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,79 @@
+"""Stand-ins for packages that are absent, while somebody's module is imported.
+
+The hazard. Importing the module that holds a framework's arithmetic pulls in whatever its trainers
+need (ray, deepspeed, vllm), gigabytes that the arithmetic does not use. A stand-in that stayed in
+``sys.modules`` would make other code believe that the package is there, so it is gone when the
+import is done, and a package that is installed is never replaced by one.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+
+class _Anything:
+    """Takes any call, attribute, subclassing or decoration, and is of no use."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return args[0] if args and callable(args[0]) else _Anything()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything()
+
+    def __getitem__(self, key: Any) -> Any:
+        return _Anything()
+
+    def __or__(self, other: Any) -> Any:
+        return self
+
+    __ror__ = __or__
+
+
+class _Stub(ModuleType):
+    __version__ = "0"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything
+
+
+class _StubFinder(MetaPathFinder, Loader):
+    def __init__(self, roots: Sequence[str]) -> None:
+        self.roots = tuple(roots)
+
+    def covers(self, name: str) -> bool:
+        return any(name == root or name.startswith(f"{root}.") for root in self.roots)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=True) if self.covers(name) else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Stub(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None: ...
+
+
+@contextmanager
+def stubbed(names: Sequence[str]) -> Iterator[None]:
+    """Context in which the modules ``names`` and everything below them import as stubs."""
+    finder = _StubFinder(names)
+    hidden = {name: module for name, module in sys.modules.items() if finder.covers(name)}
+    for name in hidden:
+        del sys.modules[name]
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if finder.covers(name)]:
+            del sys.modules[name]
+        sys.modules.update(hidden)

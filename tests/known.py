@@ -1,0 +1,78 @@
+"""Wiring between pytest and the lists of known failures: --known-failures.
+
+The hazard. A known failure that is skipped is not known to fail any more. So each is run, its input
+first, and marked as a strict expected failure: one that passes turns the run red.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from precision_lib.targets.known_failures import (
+    Known,
+    KnownFailures,
+    KnownFailuresError,
+    check_against,
+    read_known_failures,
+    shipped,
+)
+
+if TYPE_CHECKING:
+    from precision_lib.targets import Target
+
+LIST = pytest.StashKey[KnownFailures]()
+#: As --known-failures: no list, not even the one that is shipped.
+NO_LIST = "none"
+
+
+def add_options(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--known-failures",
+        metavar="FILE.toml",
+        help="with --target: checks that are known to fail (default: the list that is shipped "
+        "for a framework; 'none' for none)",
+    )
+
+
+def configure(config: pytest.Config, target: "Target") -> None:
+    """Read the list of this target and refuse what matches no check."""
+    from precision_lib.conformance.checks import checks
+
+    option = config.getoption("known_failures")
+    path = None if option == NO_LIST else Path(option) if option else shipped(target.name)
+    if path is None:
+        return
+    try:
+        found = read_known_failures(path)
+        check_against(found, {check.name for check in checks()}, path)
+    except KnownFailuresError as error:
+        raise pytest.UsageError(f"--known-failures: {error}") from None
+    if found.target != target.name:
+        raise pytest.UsageError(f"--known-failures: {path} is a list of {found.target!r}")
+    config.stash[LIST] = found
+
+
+def header(config: pytest.Config, target: "Target") -> list[str]:
+    """How many are known, and of which release."""
+    if LIST not in config.stash:
+        return []
+    found = config.stash[LIST]
+    line = f"known failures: {len(found.known)}, strict"
+    if found.version != target.version:
+        line += f"; THE LIST IS OF {found.version}, what changed since turns red"
+    return [line]
+
+
+def entry(config: pytest.Config, test: str) -> Known | None:
+    """What is known of a check."""
+    return config.stash[LIST].by_test().get(test) if LIST in config.stash else None
+
+
+def marks(config: pytest.Config, test: str) -> list[pytest.MarkDecorator]:
+    """The strict expected failure of a check, if it is known; an error is no failure."""
+    known = entry(config, test)
+    if known is None:
+        return []
+    reason = f"known ({known.kind}): {known.reason}"
+    return [pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason=reason)]

@@ -1,0 +1,53 @@
+"""examples/my_rlhf as a new user runs it: from a module of functions to a gate."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from precision_lib.cli import main
+
+ROOT = Path(__file__).parents[2]
+TARGET = "my_rlhf.precision_target"
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    record = folder / "conformance.json"
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--target={TARGET}"),
+            *(f"--json-report-file={record}", *arguments),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(ROOT / "examples")},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_what_fails_is_listed_and_then_only_what_is_new_is_red(tmp_path: Path) -> None:
+    some = ("-k", "kl_penalty-near_identical or masked_mean-ragged")
+    known = tmp_path / "known.toml"
+    first = run(tmp_path, *some)
+    assert first.returncode == 1, first.stdout + first.stderr
+    assert main(["known-failures", str(tmp_path / "conformance.json"), "--into", str(known)]) == 0
+    second = run(tmp_path, f"--known-failures={known}", *some)
+    assert second.returncode == 0, second.stdout
+    third = run(tmp_path, f"--known-failures={known}", "-k", "group_advantages-constant")
+    assert third.returncode == 1, third.stdout
+
+
+def test_the_target_is_as_short_as_the_readme_says() -> None:
+    lines = (ROOT / "examples/my_rlhf/precision_target.py").read_text().splitlines()
+    readme = (ROOT / "README.md").read_text()
+    assert f"is such a module in {len(lines)}\nlines" in readme
+    assert len(lines) <= 30
+
+
+@pytest.mark.parametrize("text", ["README.md", "examples/precision.yml"])
+def test_what_is_written_to_be_copied_names_the_example(text: str) -> None:
+    written = (ROOT / text).read_text()
+    assert f"pytest --target={TARGET}" in written
+    assert "--known-failures=" in written

@@ -1,0 +1,216 @@
+"""Lists of known failures: strict, exact, read safely, made again from a record."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from precision_lib.conformance.checks import checks
+from precision_lib.conformance.written_case import read_case
+from precision_lib.targets import adapters
+from precision_lib.targets.frameworks import release
+from precision_lib.targets.known_failures import (
+    Known,
+    KnownFailures,
+    KnownFailuresError,
+    check_against,
+    read_known_failures,
+    shipped,
+)
+from precision_lib.targets.known_failures.refreshed import as_toml, refreshed
+from tests.unit.test_targets import run_on
+
+KL = "test_values_are_within_their_bound[kl_penalty-near_identical-fp32]"
+MEAN = "test_values_are_within_their_bound[masked_mean-large_mean-fp32]"
+BOTH = "near_identical-fp32 or large_mean"
+PAIR = (
+    "Case(inputs={'policy_logprobs': hex_tensor('fp32', (1, 1), '-0x1p+0'), 'ref_logprobs': "
+    "hex_tensor('fp32', (1, 1), '-0x1.0002p+0'), 'estimator': 'k3'})"
+)
+#: The textbook k3 fails near the reference, the mean is the core's own.
+CORE = """
+from precision_lib.ppo import masked_mean
+
+def kl_penalty(policy_logprobs, ref_logprobs, estimator):
+    d = policy_logprobs.float() - ref_logprobs.float()
+    return {"k1": d, "k2": d * d / 2, "k3": (-d).exp() - 1 + d}[estimator]
+"""
+
+
+def known(test: str, case: str = "", kind: str = "defect") -> Known:
+    return Known(test, kind, "it cancels", "noise", "", case)
+
+
+def written(folder: Path, *entries: Known, target: str = "their_core", version: str = "") -> Path:
+    path = folder / "known.toml"
+    path.write_text(as_toml(KnownFailures(target, version, entries)))
+    return path
+
+
+def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
+    entries = (
+        known(KL, PAIR),
+        known("b"),
+        Known("c", "definition", 'an "ε"', "x", "https://y", ""),
+    )
+    path = written(tmp_path, *entries, target="trl", version="1.16.0")
+    assert read_known_failures(path) == KnownFailures("trl", "1.16.0", entries)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("version = 1", "has no 'target'"),
+        ('target = "x"\n[[cause]]\nreason = "y"', "has no 'kind'"),
+        ("target = ", "Invalid value"),
+        (
+            'target="x"\n[[cause]]\nkind="bad"\nreason="y"\nconsequence="z"\n[cause.tests]',
+            "kind 'bad' is not understood; a kind is one of defect, format",
+        ),
+        (
+            'target="x"\n[[cause]]\nkind="format"\nreson="y"\nconsequence="z"\n[cause.tests]',
+            "reson is not understood",
+        ),
+    ],
+)
+def test_a_list_that_is_not_one_says_why(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    with pytest.raises(KnownFailuresError, match=message):
+        read_known_failures(tmp_path / "bad.toml")
+
+
+def test_a_check_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    other = Known("b", "format", "another cause", "", "", "")
+    path = written(tmp_path, known("b"), other)
+    with pytest.raises(KnownFailuresError, match="lists b twice"):
+        read_known_failures(path)
+
+
+def test_an_entry_that_matches_no_check_is_named() -> None:
+    found = KnownFailures("x", "", (known("a"), known("b")))
+    check_against(found, {"a", "b"}, Path("list.toml"))
+    with pytest.raises(KnownFailuresError, match=r"lists 1 that match no check, first 'b'"):
+        check_against(found, {"a"}, Path("list.toml"))
+
+
+def test_a_printed_case_is_read_back_to_the_last_bit() -> None:
+    case = read_case(PAIR)
+    assert case.inputs["ref_logprobs"].item() == -float.fromhex("0x1.0002p+0")
+    assert repr(case) == PAIR
+    masked = (
+        "Case(inputs={'x': hex_tensor('bf16', (1, 2), '0x1p+0 nan'), 'mask': right_padded([1], 2)})"
+    )
+    assert repr(read_case(masked)) == masked
+    assert read_case(masked).inputs["x"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('true')",
+        "Case(inputs={'x': open('/etc/hosts')})",
+        "Case(inputs={'x': <bf16 (9, 9): 0x1p+0 ...>})",
+        "{'x': 1}",
+        "",
+    ],
+)
+def test_what_is_not_a_printed_case_is_refused_and_not_run(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not a printed case|malformed node"):
+        read_case(text)
+
+
+def record(failed: dict[str, str], ran: tuple[str, ...]) -> dict[str, Any]:
+    failures = {k: {"input": v, "what": [], "times": 1.0} for k, v in failed.items()}
+    functions = {"f": {"ran": list(ran)}}
+    return {"target": "t", "version": "2", "functions": functions, "failures": failures}
+
+
+def test_refreshing_keeps_reasons_drops_what_passes_and_admits_what_is_new() -> None:
+    old = KnownFailures("t", "1", (known("kept", "old"), known("repaired"), known("not run")))
+    found = refreshed(old, record({"kept": "new", "fresh": ""}, ("kept", "repaired", "fresh")))
+    assert found.version == "2"
+    entries = found.by_test()
+    assert set(entries) == {"kept", "fresh", "not run"}
+    assert (entries["kept"].reason, entries["kept"].input) == ("it cancels", "new")
+    assert entries["fresh"].kind == "unexplained"
+    assert found.known[-1].test == "fresh"
+
+
+def test_a_long_input_is_not_kept() -> None:
+    found = refreshed(KnownFailures(), record({"a": "x" * 401, "b": "x" * 400}, ("a", "b")))
+    assert [len(entry.input) for entry in found.known] == [0, 400]
+
+
+def test_known_failures_end_a_run_with_0_and_are_counted(tmp_path: Path) -> None:
+    path = written(tmp_path, known(KL, PAIR))
+    run = run_on(
+        tmp_path, CORE, f"--known-failures={path}", "-k", "near_identical-fp32 or large_mean"
+    )
+    assert run.returncode == 0, run.stdout
+    assert "known failures: 1, strict" in run.stdout
+    assert "1 xfailed" in run.stdout
+    assert "1 of 1 failures are known" in run.stdout
+
+
+def test_a_known_failure_that_passes_is_red(tmp_path: Path) -> None:
+    path = written(tmp_path, known(KL, PAIR), known(MEAN))
+    run = run_on(
+        tmp_path, CORE, f"--known-failures={path}", "-k", "near_identical-fp32 or large_mean"
+    )
+    assert run.returncode == 1
+    assert "[XPASS(strict)] known (defect): it cancels" in run.stdout
+
+
+def test_a_failure_that_is_not_known_is_red(tmp_path: Path) -> None:
+    path = written(tmp_path, known(KL, PAIR))
+    run = run_on(tmp_path, CORE, f"--known-failures={path}", "-k", "kl_penalty-log_ratio_near_zero")
+    assert run.returncode == 1
+
+
+def test_a_kept_input_is_tried_first_and_another_release_is_said(tmp_path: Path) -> None:
+    """The kept input is the one that is reported, whatever else would have been drawn."""
+    path = written(tmp_path, known(KL, PAIR.replace("0002p", "0004p")), version="9.9")
+    run = run_on(
+        tmp_path, CORE, f"--known-failures={path}", "-k", "near_identical-fp32", "-rx", "-vv"
+    )
+    assert run.returncode == 0
+    assert "THE LIST IS OF 9.9" in run.stdout
+    assert "0x1.0004p" in (tmp_path / "record.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("entry", "target", "message"),
+    [
+        (known("test_values_are_within_their_bound[gae-no_such-fp32]"), "their_core", "no check"),
+        (known(KL), "another", "is a list of 'another'"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_a_usage_error(
+    entry: Known, target: str, message: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, entry, target=target)
+    run = run_on(tmp_path, CORE, f"--known-failures={path}")
+    assert run.returncode == 4
+    assert message in run.stderr
+
+
+@pytest.mark.parametrize("name", adapters.NAMES)
+def test_a_shipped_list_fits_its_adapter_and_the_checks(name: str) -> None:
+    path = shipped(name)
+    assert path is not None
+    found = read_known_failures(path)
+    assert found.target == name
+    framework = importlib.import_module(f"precision_lib.targets.adapters.{name}").FRAMEWORK
+    assert release(framework.first) <= release(found.version) < release(framework.below)
+    check_against(found, {check.name for check in checks()}, path)
+    assert "unexplained" not in {entry.kind for entry in found.known}
+    for entry in found.known:
+        assert entry.reason
+        assert entry.consequence
+        function = entry.test.partition("[")[2].partition("-")[0]
+        assert function in framework.offered
+        if entry.input:
+            assert repr(read_case(entry.input)) == entry.input
+    assert as_toml(found) == path.read_text()
