@@ -127,6 +127,7 @@ def false_alarms(seeds: Sequence[int], directory: Path) -> dict[str, Any]:
         "baseline_seed": seeds[0],
         "first_seed": seeds[1],
         "last_seed": seeds[-1],
+        "seeds": list(seeds[1:]),
         **against_first,
         "against_the_run_before": _judged(pairs),
     }
