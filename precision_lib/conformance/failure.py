@@ -12,6 +12,7 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
     Attributes:
         inputs: what it was called with; exact to the last bit in the message.
         times: how many times the limit the error is, 0 where there is no limit.
+        drawn: the case that was judged; a property may have called with a variant of it.
         notes: lines behind the input, such as how bad it gets elsewhere.
     """
 
@@ -20,12 +21,14 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         self.inputs = dict(inputs)
         self.times = times
         self.recipe = ""
+        self.drawn: Case | None = None
         self.notes: list[str] = []
 
     def case_text(self) -> str:
-        """The input as an expression that makes it again; "" where it is too large for one."""
-        text = repr(Case(self.inputs))
-        return "" if "<" in text or not self.inputs else text
+        """The judged case as an expression that makes it again; "" where it is too large for one."""
+        inputs = self.drawn.inputs if self.drawn is not None else self.inputs
+        text = repr(Case(inputs))
+        return "" if "<" in text or not inputs else text
 
     def __str__(self) -> str:
         lines = [str(self.args[0])]

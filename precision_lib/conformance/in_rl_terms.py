@@ -30,7 +30,9 @@ def measure(functions: Mapping[str, Callable[..., Any]]) -> dict[str, dict[str, 
         for fmt in FORMATS_MEASURED:
             try:
                 figures: dict[str, Any] = dict(_SCENES[name](function, get_format(fmt).dtype))
-            except Exception as error:  # somebody's function may raise anything
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # somebody's function may leave the process or skip
                 figures = {"raised": f"{type(error).__name__}: {error}"}
             found.setdefault(name, {})[fmt] = figures
     return found

@@ -60,7 +60,7 @@ class _Search:
         try:
             compared, worst = self.check.judge(self.function, dict(case.inputs))
         except ConformanceFailure as failure:
-            failure.recipe = case.recipe
+            failure.recipe, failure.drawn = case.recipe, case
             self.failures[repr(case)] = failure
             raise
         seen = self.seen

@@ -75,7 +75,18 @@ def release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 
-def load(framework: Framework) -> dict[str, Any]:
+class Names(dict[str, Any]):
+    """Names of modules; one that is not there is said with the framework's name."""
+
+    def __init__(self, framework: str) -> None:
+        super().__init__()
+        self.framework = framework
+
+    def __missing__(self, name: str) -> Any:
+        raise AttributeError(f"{self.framework} has no {name!r} where its adapter looks for it")
+
+
+def load(framework: Framework) -> Names:
     """Every public name of the framework's modules, later modules last.
 
     Raises:
@@ -94,12 +105,12 @@ def load(framework: Framework) -> dict[str, Any]:
 @cache
 def _names(
     name: str, modules: tuple[str, ...], stubs: tuple[str, ...], forced: tuple[str, ...]
-) -> dict[str, Any]:
+) -> Names:
     """The names; the numerical state stays as it was, importing transformers draws numbers."""
     from precision_lib.runtime import deterministic
 
     absent = [stub for stub in stubs if importlib.util.find_spec(stub) is None]
-    names: dict[str, Any] = {}
+    names = Names(name)
     with deterministic(), stubbed((*absent, *forced)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for module in modules:

@@ -63,6 +63,15 @@ def test_a_checked_release_is_called_with_its_heavy_imports_stubbed(
     assert "absent_heavy" not in sys.modules
 
 
+def test_a_function_that_is_gone_is_named_when_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, "1.3.2", "def mean(x): return x.mean()")
+    names = load(fresh(stubs=("another_heavy",)))
+    with pytest.raises(AttributeError, match="fakerl has no 'whiten' where its adapter looks"):
+        names["whiten"]
+
+
 def test_what_fails_inside_the_import_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

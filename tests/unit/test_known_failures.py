@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from precision_lib.conformance.checks import checks
+from precision_lib.conformance.checks import checks, find_check
+from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.runner import run as run_check
 from precision_lib.conformance.written_case import read_case
 from precision_lib.targets import adapters
 from precision_lib.targets.frameworks import release
@@ -141,6 +143,16 @@ def test_refreshing_keeps_reasons_drops_what_passes_and_admits_what_is_new() -> 
 def test_a_long_input_is_not_kept() -> None:
     found = refreshed(KnownFailures(), record({"a": "x" * 401, "b": "x" * 400}, ("a", "b")))
     assert [len(entry.input) for entry in found.known] == [0, 400]
+
+
+def test_the_kept_input_is_the_drawn_one_and_not_a_variant_of_it() -> None:
+    """A property calls with one more masked column; kept as an input it would grow by each run."""
+    check = find_check("test_property_holds[masked_mean-masked_contents_do_not_matter-fp32]")
+    tensors = "'x': hex_tensor('fp32', (1, 2), '0x1p+0 0x0p+0'), 'mask': right_padded([1], 2)"
+    kept = f"Case(inputs={{{tensors}}})"
+    with pytest.raises(ConformanceFailure) as caught:
+        run_check(check, lambda x, mask: (x * mask).sum() / mask.sum(), first=[read_case(kept)])
+    assert caught.value.case_text() == kept
 
 
 def test_known_failures_end_a_run_with_0_and_are_counted(tmp_path: Path) -> None:

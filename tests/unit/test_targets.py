@@ -181,6 +181,63 @@ def test_a_run_that_compared_nothing_is_not_green(tmp_path: Path) -> None:
     assert run.returncode == 1
 
 
+BROKEN_IN_EVERY_WAY = """
+from precision_lib.ppo import group_advantages
+
+def masked_mean(x, mask):
+    return x.sum(-1)
+
+def whiten(x, mask):
+    return gone(x)
+
+def entropy(logits, mask):
+    return logits.sum(-1)
+
+def token_logprobs(logits, tokens):
+    return None
+
+def gae(rewards, values, mask, gamma, lam):
+    return None, None
+
+def value_loss(values, old_values, returns, mask, clip_range):
+    raise SystemExit(7)
+"""
+
+
+def test_every_way_of_being_broken_is_attributed_and_the_rest_goes_on(tmp_path: Path) -> None:
+    run = run_on(tmp_path, BROKEN_IN_EVERY_WAY, "-k", "wider and not bf16 and not fp16")
+    assert run.returncode == 1
+    for said in (
+        "masked_mean: result has shape (",
+        "whiten raised NameError: name 'gone' is not defined",
+        "entropy raised TypeError: entropy() missing 1 required positional argument: 'mask'",
+        "token_logprobs returned NoneType, expected a tensor",
+        "gae returned NoneType, expected a tensor",
+        "value_loss raised SystemExit: 7",
+    ):
+        assert said in run.stdout, said
+    assert "6 failed, 1 passed" in run.stdout
+    record = json.loads((tmp_path / "record.json").read_text())["precision"]["conformance"]
+    assert record["consequences"]["whiten"]["fp32"]["raised"].startswith("NameError")
+    assert record["functions"]["group_advantages"]["failed"] == []
+
+
+def test_whitened_advantages_may_be_left_out_and_returns_not(tmp_path: Path) -> None:
+    source = """
+from precision_lib import ppo
+
+def gae(**given):
+    advantages, returns = ppo.gae(**given)
+    return None, returns
+"""
+    run = run_on(tmp_path, source, "-k", "gae-ragged-fp32 or gae-undiscounted_is")
+    assert run.returncode == 0, run.stdout
+    wrong = source.replace("None, returns", "None, 1.001 * returns")
+    assert run_on(tmp_path, wrong, "-k", "gae-ragged-fp32").returncode == 1
+    left_out = source.replace("None, returns", "advantages, None")
+    assert run_on(tmp_path, left_out, "-k", "gae-ragged-fp32").returncode == 1
+
+
 @pytest.mark.parametrize("other", [("tests/unit/test_matrix.py",), ("-m", "unit")])
 def test_other_tests_do_not_run_on_a_target(tmp_path: Path, other: tuple[str, ...]) -> None:
     run = run_on(tmp_path, PARTLY_WRONG, *other)
@@ -200,6 +257,9 @@ def test_a_planted_fault_and_a_target_exclude_each_other(tmp_path: Path) -> None
         ("1 / 0", "importing 'their_core' raised ZeroDivisionError: division by zero"),
         ("raise SystemExit(3)", "importing 'their_core' raised SystemExit: 3"),
         ("x = 1", "offers none of the functions of the interface"),
+        ("def gae(:", "importing 'their_core' raised SyntaxError: invalid syntax"),
+        ("import no_such_dependency", "raised ModuleNotFoundError: No module named 'no_such_dep"),
+        ("gae = 0.95", "'gae' is a float, not a function"),
     ],
 )
 def test_a_broken_module_is_a_usage_error(source: str, message: str, tmp_path: Path) -> None:
