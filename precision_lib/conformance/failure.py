@@ -25,7 +25,7 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         self.notes: list[str] = []
 
     def case_text(self) -> str:
-        """The judged case as an expression that makes it again; "" where it is too large for one."""
+        """The judged case as an expression that makes it again; "" where it is too large."""
         inputs = self.drawn.inputs if self.drawn is not None else self.inputs
         text = repr(Case(inputs))
         return "" if "<" in text or not inputs else text
