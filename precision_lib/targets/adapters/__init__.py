@@ -8,11 +8,14 @@ does not have (dual clipping, re-adding the mean) is set so that it does nothing
 reached in this way is not offered, with the reason.
 """
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the catalogue of faults is read without torch
+    from torch import Tensor
 
 NAMES = ("trl", "verl", "openrlhf", "torchtune")
 
 
-def real_only(result: Tensor, mask: Tensor) -> Tensor:
+def real_only(result: "Tensor", mask: "Tensor") -> "Tensor":
     """0 in padded slots, which the framework leaves undefined; real tokens bit for bit."""
     return result.masked_fill(~mask, 0)
