@@ -40,6 +40,26 @@ def parse_json(text: str) -> Any:
     return json.loads(text, parse_constant=_reject_constant)
 
 
+def load_object(path: Path, schema: Any, what: str, how: str) -> dict[str, Any]:
+    """A JSON object that carries ``schema`` under that name.
+
+    Args:
+        what: what it is a record of; how: which command writes one.
+
+    Raises:
+        ValueError: missing, truncated, of another schema; the message says what to do.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; {how}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}); make it again: {how}") from None
+    if not isinstance(found, dict) or found.get("schema") != schema:
+        raise ValueError(f"{path} is no record of {what} ({schema}); {how}")
+    return found
+
+
 def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not strict JSON")
 

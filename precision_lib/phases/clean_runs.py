@@ -125,7 +125,6 @@ def false_alarms(seeds: Sequence[int], directory: Path) -> dict[str, Any]:
     pairs = ((after, summary_of(before)) for before, after in pairwise(blocks))
     return {
         "baseline_seed": seeds[0],
-        "first_seed": seeds[1],
         "last_seed": seeds[-1],
         "seeds": list(seeds[1:]),
         **against_first,

@@ -4,12 +4,11 @@ The hazard. A page half of which is of an older run looks whole. So everything i
 before the first file is written, a damaged file ends it with its name, and what is absent is said.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from precision_lib.jsonio import write_bytes
+from precision_lib.jsonio import load_object, write_bytes
 from precision_lib.phases.sweep import RECORD, load_sweep_record
 from precision_lib.records.record import load_record
 from precision_lib.reporting import benchmarks
@@ -68,16 +67,8 @@ def load_self_test(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: unreadable, truncated, of something else; the message says what to do.
     """
-    how = "the self-test writes one"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; {how}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}); run the self-test again") from None
-    if not isinstance(found, dict) or found.get("schema") != SELF_TEST_SCHEMA:
-        raise ValueError(f"{path} is no record of a self-test of this version; {how}")
-    return found
+    how = "`precision-forensics self-test` writes one"
+    return load_object(path, SELF_TEST_SCHEMA, "a self-test", how)
 
 
 _READERS: dict[str, Callable[[Path], dict[str, Any]]] = {

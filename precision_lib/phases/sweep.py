@@ -6,7 +6,6 @@ own directories are the only state, a finished cell is never run again unless it
 the evidence is made from the directories, whoever filled them.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from precision_lib.jsonio import check_writable, write_json
+from precision_lib.jsonio import check_writable, load_object, write_json
 from precision_lib.models.loading import resolve_device
 from precision_lib.models.pipeline import load_pipeline
 from precision_lib.records.context import run_context
@@ -217,12 +216,4 @@ def load_sweep_record(path: Path) -> dict[str, Any]:
         ValueError: missing, truncated, of another schema; the message says what to do.
     """
     how = "`precision-forensics sweep` and `pytest -m sweep` write one"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; {how}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}); run the sweep again") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is no record of a PPO sweep ({SCHEMA}); {how}")
-    return record
+    return load_object(path, SCHEMA, "a PPO sweep", how)

@@ -181,11 +181,13 @@ def _check_figures(baseline: Baseline) -> None:
     for hypothesis, cells in baseline["cells"].items():
         for configuration, cell in cells.items():
             for name, metric in cell["metrics"].items():
-                figures = [float(metric[x]) for x in ("low", "value", "high")]
-                finite = all(math.isfinite(x) for x in figures)
+                figures = [metric[x] for x in ("low", "value", "high")]
+                finite = all(isinstance(x, int | float) and math.isfinite(x) for x in figures)
                 if not finite or figures[0] > figures[2] or metric["n"] < 1:
                     raise ValueError(f"{hypothesis} {configuration} {name} is {metric}")
-    if baseline["conformance"]:
-        for counts in baseline["conformance"]["functions"].values():
-            float(counts["worst_over_limit"]), counts["tests"], counts["inputs"]
-        baseline["conformance"]["target"], baseline["conformance"]["profile"]
+    core = baseline["conformance"]
+    if core:
+        wanted = {"tests", "failed", "inputs", "compared", "worst_over_limit"}
+        lacking = [name for name, counts in core["functions"].items() if not wanted <= set(counts)]
+        if lacking or not {"target", "profile"} <= set(core):
+            raise ValueError(f"the core's part lacks something: {lacking or sorted(core)}")

@@ -28,7 +28,7 @@ def measuring(results: Results, kind: str) -> str:
     if kind == "sweep" and results.sweep:
         command += _sweep_options(results.sweep)
     if kind == "self_test" and results.self_test and results.self_test["clean_runs"]:
-        command += f" --clean_runs {results.self_test['clean_runs']['runs']}"
+        command += f" --clean_runs {results.self_test['clean_runs']['last_seed']}"
     return command
 
 

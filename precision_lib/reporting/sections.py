@@ -22,6 +22,7 @@ from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, T
 from precision_lib.reporting.provenance import method, provenance
 from precision_lib.reporting.results import Results
 from precision_lib.reporting.section import Section, checked, command_of
+from precision_lib.reporting.self_test import seed_ranges
 
 Block = dict[str, Any]
 EVIDENCE: dict[str, tuple[str, Callable[[Block], Picture]]] = {
@@ -165,7 +166,7 @@ def _fault_matrix(results: Results) -> Section:
     words: tuple[str, ...] = ()
     if results.self_test and (clean := results.self_test["clean_runs"]):
         words = (
-            f"Clean runs: {clean['runs']}, from seed {clean['first_seed']} on, with "
+            f"Clean runs: {clean['runs']}, seeds {seed_ranges(clean['seeds'])}, with "
             f"{clean['false_alarms']} false alarms in {clean['comparisons']:,} comparisons; the "
             f"nearest came to {clean['worst_share_of_limit']:.0%} of its limit.",
         )

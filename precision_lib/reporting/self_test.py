@@ -52,7 +52,7 @@ def caught_by(fault: dict[str, Any]) -> str:
 def _clean_lines(clean: dict[str, Any]) -> list[Line]:
     before = clean["against_the_run_before"]
     lines = [
-        f"{clean['runs']} clean runs, seeds {_ranges(clean['seeds'])}, against "
+        f"{clean['runs']} clean runs, seeds {seed_ranges(clean['seeds'])}, against "
         f"seed {clean['baseline_seed']}: {clean['false_alarms']} false alarms in "
         f"{clean['comparisons']} comparisons; nearest {clean['worst_share_of_limit']:.0%} of the "
         f"limit ({clean['worst_metric']})",
@@ -64,7 +64,7 @@ def _clean_lines(clean: dict[str, Any]) -> list[Line]:
     return [(text, "red" if alarms else "green") for text in lines] + [(a, "red") for a in alarms]
 
 
-def _ranges(seeds: list[int]) -> str:
+def seed_ranges(seeds: list[int]) -> str:
     """``1 to 5 and 9 to 12``."""
     starts = [s for s in seeds if s - 1 not in seeds]
     ends = [s for s in seeds if s + 1 not in seeds]

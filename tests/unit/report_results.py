@@ -87,8 +87,8 @@ def self_test() -> dict[str, Any]:
     """A hundred and twenty faults caught, and two hundred clean runs."""
     names = [f"fault_{i}" for i in range(120)]
     faults = [fault(n, f"function_{i % 9}", core=10.0 ** (i % 7)) for i, n in enumerate(names)]
-    clean: dict[str, Any] = {"runs": 200, "first_seed": 1, "false_alarms": 0}
-    clean |= {"comparisons": 12345, "worst_share_of_limit": 0.5}
+    clean: dict[str, Any] = {"runs": 200, "seeds": list(range(1, 201)), "last_seed": 200}
+    clean |= {"false_alarms": 0, "comparisons": 12345, "worst_share_of_limit": 0.5}
     context = {"commit": {"sha": "0" * 40, "dirty": False}, "device": {"name": "a CPU"}, "seed": 0}
     return {"schema": 1, "context": context, "faults": faults, "clean_runs": clean}
 

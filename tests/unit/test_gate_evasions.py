@@ -1,0 +1,185 @@
+"""Ways in which a broken run looked green, each found by somebody who tried to pass the gate.
+
+The hazard. A gate is asked whether metrics are worse; a run that makes its metrics incomparable,
+its interval wide, its noise loud or its tests absent is not worse.
+"""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from precision_lib.phases import calibrate
+from precision_lib.records.baseline import BaselineError, load_baseline, write_baseline
+from precision_lib.records.gate import judge
+from tests.unit import small_blocks as small
+from tests.unit.small_blocks import known, metric, moved, whole
+
+ROOT = Path(__file__).parents[2]
+CELL = {"H1": {"bf16_pure": metric(0.0)}}
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        metric(0.5) | {"value": "nan"},
+        metric(0.5) | {"value": math.nan},
+        metric(0.5) | {"high": math.inf},
+        metric(0.5) | {"low": None},
+    ],
+    ids=["nan as text", "nan", "infinite interval", "no interval"],
+)
+@pytest.mark.parametrize(
+    ("hypothesis", "name"), [("H1", "k3_negative_frac"), ("H2", "advantage_rms_error")]
+)
+def test_what_is_not_a_number_is_a_regression(
+    hypothesis: str, name: str, broken: dict[str, Any]
+) -> None:
+    found = judge(moved(whole(), hypothesis, name, broken), known(whole()))
+    [change] = found.regressions
+    assert found.exit_code == 1
+    assert f"{name} " in change.message
+    assert "-> not finite" in change.message
+
+
+def test_a_run_that_raises_its_own_noise_floor_has_regressed() -> None:
+    """And the floor hides nothing else: here an error that tripled."""
+    quiet = whole(noise_floors=CELL)
+    loud = whole(noise_floors={"H1": {"bf16_pure": metric(0.3)}})
+    [change] = judge(loud, known(quiet)).regressions
+    assert (change.metric, change.before, change.after) == ("noise_floor", 0.0, 0.3)
+    tripled = moved(loud, "H1", "log_ratio_nsr", metric(1.5, 0.05))
+    names = {c.metric for c in judge(tripled, known(quiet)).regressions}
+    assert names == {"noise_floor", "log_ratio_nsr"}
+    assert judge(quiet, known(quiet)).exit_code == 0
+
+
+def test_a_metric_that_cannot_turn_red_is_named_and_not_counted() -> None:
+    share = metric(0.9, 0.1) | {"unit": "share of tokens"}
+    wide = moved(whole(), "H1", "log_ratio_near_zero_frac", share)
+    found = judge(wide, known(wide))
+    assert found.blind == ("H1 bf16_pure log_ratio_near_zero_frac",)
+    assert found.compared == judge(whole(), known(whole())).compared - 1
+    assert judge(whole(), known(whole())).blind == ()
+
+
+@pytest.mark.parametrize("key", ["budget", "checkpoint", "reward_model", "trajectories"])
+def test_a_run_that_does_not_say_its_settings_is_inconclusive(key: str) -> None:
+    silent = whole()
+    del silent["context"][key]
+    found = judge(silent, known(whole()))
+    assert found.exit_code == 2
+    assert f"this run does not say its {key}" in found.obstacles[-1]
+
+
+def test_a_run_that_does_not_say_what_it_set_out_to_measure_is_inconclusive() -> None:
+    found = judge(whole(expected=[]), known(whole()))
+    assert found.exit_code == 2
+    assert "does not say which cells" in found.obstacles[0]
+
+
+def test_a_component_that_ran_as_nobody_asked_is_inconclusive() -> None:
+    seen = small.cell("H1", "bf16_pure", observed={"policy": "fp32"})
+    found = judge(small.block(seen), known(small.block(seen)))
+    assert found.obstacles == (
+        "not as configured: the policy of bf16_pure ran in fp32, the matrix says bf16",
+    )
+
+
+def test_formats_that_are_not_observed_any_more_are_named() -> None:
+    seen = small.cell("H1", "bf16_pure", observed={"policy": "bf16"})
+    found = judge(small.block(small.cell("H1", "bf16_pure")), known(small.block(seen)))
+    assert found.obstacles == ("formats that were not observed: bf16_pure policy",)
+
+
+def test_a_core_that_was_fed_half_as_much_is_inconclusive() -> None:
+    few = small.core(whiten=small.counts() | {"inputs": 4}, gae=small.counts(worst=0.9))
+    assert "on 4 inputs" in judge(whole(conformance=few), known(whole())).obstacles[0]
+    enough = small.core(whiten=small.counts() | {"inputs": 5}, gae=small.counts(worst=0.9))
+    assert judge(whole(conformance=enough), known(whole())).exit_code == 0
+    other = small.core(whiten=small.counts(), gae=small.counts()) | {"profile": "explore"}
+    assert judge(whole(conformance=other), known(whole())).obstacles == (
+        "other examples: the baseline's profile is ci, here explore",
+    )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"high": math.inf}, {"value": "0.5"}, {"low": 2.0}, {"n": 0}],
+    ids=["not finite", "text", "upside down", "of nothing"],
+)
+def test_a_baseline_whose_figures_are_damaged_is_refused(
+    tmp_path: Path, damage: dict[str, Any]
+) -> None:
+    baseline = known(whole())
+    baseline["cells"]["H1"]["bf16_pure"]["metrics"]["log_ratio_nsr"] |= damage
+    write_baseline(tmp_path / "b.json", baseline)
+    with pytest.raises(BaselineError, match=r"is damaged .*make it again"):
+        load_baseline(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("change", [{"cells": []}, {"conformance": {"functions": {"gae": {}}}}])
+def test_a_baseline_of_another_shape_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_baseline(tmp_path / "b.json", known(whole()) | change)
+    with pytest.raises(BaselineError, match="is damaged"):
+        load_baseline(tmp_path / "b.json")
+
+
+def test_a_run_in_which_everything_was_skipped_is_not_green(tmp_path: Path) -> None:
+    plugin = "import pytest\n\ndef pytest_runtest_setup(item):\n    pytest.skip('all of it')\n"
+    (tmp_path / "skips_all.py").write_text(plugin)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "tests/forensics/test_h1_kl_collapse.py", "-q"),
+            *("-p", "skips_all", "-p", "no:cacheprovider", "--quick"),
+            *("--baseline=baselines/cpu.json", f"--json-report-file={tmp_path / 'r.json'}"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert " skipped" in done.stdout
+    assert " passed" not in done.stdout
+    assert done.returncode == 2, done.stdout + done.stderr
+
+
+def calibrated(monkeypatch: pytest.MonkeyPatch, *values: float) -> dict[str, Any]:
+    """A calibration whose runs measured these noise-to-signal ratios, the first with one thread."""
+    runs = [moved(whole(noise_floors=CELL), "H1", "log_ratio_nsr", metric(v, 0.05)) for v in values]
+    for run in runs:
+        run["context"]["threads"] = 1
+        for cell in run["cells"]:
+            cell["evidence"]["noise_floor"] = {"value": 0.0}
+    left = iter(runs)
+    monkeypatch.setattr(calibrate, "_run", lambda *_: next(left))
+    return calibrate.calibrate(None)  # type: ignore[arg-type]  # the runs are given
+
+
+def test_the_noise_floor_is_the_largest_difference_between_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    floors = calibrated(monkeypatch, 0.5, 0.5, 0.53, 0.49)["floors"]["H1"]
+    assert floors["bf16_pure"]["log_ratio_nsr"] == pytest.approx(0.03, rel=2**-48)
+    assert floors["fp32_bf16_kl"]["log_ratio_nsr"] == 0
+
+
+def test_a_floor_that_was_measured_widens_the_limit_and_no_other_budgets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tight, worse = metric(0.5), metric(0.52)
+    before = moved(whole(noise_floors=CELL), "H1", "log_ratio_nsr", tight)
+    after = moved(whole(noise_floors=CELL), "H1", "log_ratio_nsr", worse)
+    file = tmp_path / "b.json"
+    write_baseline(file, known(before))
+    assert judge(after, load_baseline(file)).exit_code == 1
+    result = calibrated(monkeypatch, 0.5, 0.5, 0.53, 0.5)
+    calibrate.write_calibration(result, tmp_path, file)
+    assert judge(after, load_baseline(file)).exit_code == 0
+    result["context"]["budget"] = "quick"
+    with pytest.raises(ValueError, match="budget whole -> quick: this noise says nothing of it"):
+        calibrate.write_calibration(result, tmp_path, file)
