@@ -1,5 +1,6 @@
 """Tests of the conformance suite itself: what it must reject, what it must pass, what it says."""
 
+import itertools
 import math
 import sys
 import warnings
@@ -195,10 +196,15 @@ def test_a_core_that_is_always_wrong_is_reported_with_a_small_input_and_soon() -
 
 
 def test_the_search_climbs_to_an_error_that_grows_with_the_input() -> None:
-    """An error that grows with the sum of the elements: without climbing less of it is seen."""
+    """An error that grows with the sum of the elements: without climbing less of it is seen.
+
+    What Hypothesis draws depends on the modules that happen to be loaded (it takes numbers from
+    their source), so one search of each kind may come out either way. Over nine seeds, with one
+    module loaded and with all, 1,000 examples climbed to 79 to 250 and found 47 to 105 without.
+    """
     check = find_check("test_values_are_within_their_bound[masked_mean-ordinary-fp32]")
-    errors: dict[bool, float] = {}
-    for climbs in (True, False):
+    errors = {True: 0.0, False: 0.0}
+    for climbs, seed in itertools.product(errors, range(3)):
         seen: list[float] = []
 
         def judge(function: Any, inputs: Any, seen: list[float] = seen) -> tuple[int, float]:
@@ -206,9 +212,9 @@ def test_the_search_climbs_to_an_error_that_grows_with_the_input() -> None:
             return 1, max(seen[-1], 0.0)
 
         phases = [p for p in profiles.CI.phases if climbs or p is not Phase.target]
-        wanted = settings(profiles.CI, max_examples=200, phases=phases)
-        runner.run(replace(check, judge=judge), ppo.masked_mean, wanted)
-        errors[climbs] = max(seen)
+        wanted = settings(profiles.CI, max_examples=1000, phases=phases)
+        runner.run(replace(check, judge=judge), ppo.masked_mean, wanted, seed=seed)
+        errors[climbs] += max(seen)
     assert errors[True] > errors[False]
 
 
