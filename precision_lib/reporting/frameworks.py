@@ -8,6 +8,7 @@ is shown as unexplained.
 
 import importlib
 import math
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -62,7 +63,7 @@ def _defects(path: Path) -> str:
             [
                 f"{number}. {e['framework']}: `{e['function']}`. {e['input']}",
                 f"{e['got']}; **want** {e['want']}",
-                e["consequence"] + (f" ([see]({e['link']}))" if "link" in e else ""),
+                e["consequence"] + _reported(e.get("link", "")),
                 e["callers"],
                 f"[{e['reproducer']}](../examples/reproducers/{e['reproducer']}.py)",
             ]
@@ -72,6 +73,12 @@ def _defects(path: Path) -> str:
         raise FrameworksError(f"{path}: {error!r}") from None
     heads = ("what, and on which input", "got", "consequence", "what callers pass", "reproducer")
     return table(heads, rows, numbers=False)
+
+
+def _reported(link: str) -> str:
+    """Where the same fault was reported, with the project that it was reported to."""
+    where = re.sub(r"https://github\.com/([^/]+/[^/]+)/\w+/(\d+)", r"\1#\2", link)
+    return f" (the same in [{where}]({link}))" if link else ""
 
 
 def _framework(
@@ -139,7 +146,7 @@ def _causes(found: Mapping[str, Any], known: KnownFailures) -> str:
         (e.kind, e.reason, e.consequence, e.link) for e in known.known if e.test in failed
     )
     rows = [
-        [kind, reason + (f" ([see]({link}))" if link else ""), consequence, str(count)]
+        [kind, reason + _reported(link), consequence, str(count)]
         for (kind, reason, consequence, link), count in counted.items()
     ]
     news = len(failed - {entry.test for entry in known.known})

@@ -2,9 +2,10 @@
 
 Masks are int64, as its data loader makes them. Group advantages are made by
 ``compute_advantages_and_returns``, which is called with a stand-in for the experience maker: one
-token a response, a KL of 0, ``estimator="group_norm"``. ``compute_entropy`` is compiled where its
-trainer calls it; here torch runs the same lines uncompiled, since compiling for each shape takes
-minutes.
+token a response, a KL of 0, ``estimator="group_norm"`` and the reward clip of +-10 that its command
+line sets and cannot switch off; it cuts the normalised rewards. ``compute_entropy`` is compiled
+where its trainer calls it; here torch runs the same lines uncompiled, since compiling for each
+shape takes minutes.
 """
 
 from types import SimpleNamespace
@@ -44,6 +45,8 @@ FRAMEWORK = Framework(
     ),
     needs=("datasets", "pyarrow", "pandas", "dill", "multiprocess", "xxhash"),
 )
+#: The default of --reward.clip_range.
+REWARD_CLIP = (-10.0, 10.0)
 
 
 def _openrlhf(name: str) -> Any:
@@ -85,7 +88,7 @@ def group_advantages(rewards: Tensor) -> Any:
     options = SimpleNamespace(
         rollout=SimpleNamespace(n_samples_per_prompt=samples),
         algo=SimpleNamespace(advantage=SimpleNamespace(estimator="group_norm", gamma=1.0)),
-        reward=SimpleNamespace(clip_range=None),
+        reward=SimpleNamespace(clip_range=REWARD_CLIP),
     )
     maker = _openrlhf("RemoteExperienceMaker")
     stand_in = SimpleNamespace(
