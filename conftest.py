@@ -103,6 +103,12 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
     if hasattr(config.option, "json_report_file"):
         config.option.json_report_file = None  # written here instead: whole, strict, renamed
+    target = config.getoption("target")
+    known_failures = config.getoption("known_failures")
+    if target is not None and not target.strip():
+        raise pytest.UsageError("--target: names no module (is a variable not set?)")
+    if known_failures is not None and (target is None or not known_failures.strip()):
+        raise pytest.UsageError("--known-failures=FILE.toml is a list of what a --target fails")
     gating.configure(config)
     fault = config.getoption("plant_fault")
     if fault:
@@ -212,7 +218,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if config.option.collectonly or not session.testscollected:
         return
     if TARGET in config.stash and recorder.conformance and not recorder.conformance.functions:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED  # all skipped: nothing was compared
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        gating.note(session, "nothing was compared: every check was skipped")
     gating.judge_run(session, recorder)
     refused = recorder.path == SWEEP_RECORD and not recorder.training
     if refused or (recorder.expected and not recorder.cells):

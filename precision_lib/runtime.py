@@ -92,6 +92,38 @@ def _fp32_switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None]
     }
 
 
+def _flushes_denormals() -> bool:
+    """Whether the CPU takes subnormal numbers for 0; torch can set this and not read it."""
+    return bool((torch.full((1,), 2.0**-149, dtype=torch.float32, device="cpu") * 1.0 == 0).item())
+
+
+def _set_flush_denormal(flush: bool) -> None:
+    torch.set_flush_denormal(flush)
+
+
+def _set_default_device(device: torch.device) -> None:
+    torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _autocast(device: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    return (
+        lambda: torch.is_autocast_enabled(device),
+        lambda enabled: torch.set_autocast_enabled(device, enabled),
+    )
+
+
+def _modes() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None]]]:
+    """Name to (read, write) of what else decides how a call computes."""
+    return {
+        "grad_enabled": (torch.is_grad_enabled, _set_grad_enabled),
+        "num_threads": (torch.get_num_threads, torch.set_num_threads),
+        "autocast_cpu": _autocast("cpu"),
+        "autocast_cuda": _autocast("cuda"),
+        "flush_denormal": (_flushes_denormals, _set_flush_denormal),
+        "default_device": (torch.get_default_device, _set_default_device),
+    }
+
+
 def _generator_states() -> list[tuple[Callable[[Any], None], Any]]:
     """(restore, state) of each global random generator."""
     states: list[tuple[Callable[[Any], None], Any]] = [
@@ -117,10 +149,7 @@ def numerical_state() -> dict[str, Any]:
     Two equal states mean that the code between them left nothing behind. Reading changes nothing.
     """
     state = {name: read() for name, (read, _, _) in _switches().items()}
-    state["autocast_cpu"] = torch.is_autocast_enabled("cpu")
-    state["autocast_cuda"] = torch.is_autocast_enabled("cuda")
-    state["grad_enabled"] = torch.is_grad_enabled()
-    state["num_threads"] = torch.get_num_threads()
+    state |= {name: read() for name, (read, _) in _modes().items()}
     digest = hashlib.sha256(repr(random.getstate()).encode())
     digest.update(repr(np.random.get_state(legacy=False)).encode())
     digest.update(bytes(torch.get_rng_state().numpy()))
@@ -135,16 +164,14 @@ def state_put_back() -> Iterator[dict[str, tuple[Any, Any]]]:
     Yields:
         A dict that holds, on leaving, name to (before, after) of each switch that was changed.
     """
-    switches = _switches()
-    switches["grad_enabled"] = (torch.is_grad_enabled, _set_grad_enabled, True)
-    switches["num_threads"] = (torch.get_num_threads, torch.set_num_threads, 1)
-    found = {name: read() for name, (read, _, _) in switches.items()}
+    switches = {name: (read, write) for name, (read, write, _) in _switches().items()} | _modes()
+    found = {name: read() for name, (read, _) in switches.items()}
     generators = _generator_states()
     changed: dict[str, tuple[Any, Any]] = {}
     try:
         yield changed
     finally:
-        for name, (read, write, _) in switches.items():
+        for name, (read, write) in switches.items():
             if read() != found[name]:
                 changed[name] = (found[name], read())
                 write(found[name])

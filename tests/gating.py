@@ -82,7 +82,7 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
         block = recorder.block()
         path = option("baseline") or baselines.baseline_path(block)
         baselines.write_baseline(path, baselines.baseline_of(block))
-        _note(session, f"baseline: {path}")
+        note(session, f"baseline: {path}")
     except (baselines.BaselineError, OSError) as error:
         _refuse(session, f"--update-baseline: {error}")
 
@@ -90,8 +90,9 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
 def _refuse(session: pytest.Session, why: str) -> None:
     """A run that was green ends as one that was asked wrongly; the measurement is kept."""
     session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
-    _note(session, why)
+    note(session, why)
 
 
-def _note(session: pytest.Session, line: str) -> None:
+def note(session: pytest.Session, line: str) -> None:
+    """A line for the end of the run."""
     session.config.stash.setdefault(NOTES, []).append(line)

@@ -45,12 +45,25 @@ def configure(config: pytest.Config, target: "Target") -> None:
         return
     try:
         found = read_known_failures(path)
-        check_against(found, {check.name for check in checks()}, path)
+        if found.target != target.name:
+            raise KnownFailuresError(f"{path} is a list of {found.target!r}")
+        functions = {check.name: check.function for check in checks()}
+        check_against(found, functions, target.functions, path)
+        for one in found.known:
+            _check_input(one, functions[one.test], path)
     except KnownFailuresError as error:
         raise pytest.UsageError(f"--known-failures: {error}") from None
-    if found.target != target.name:
-        raise pytest.UsageError(f"--known-failures: {path} is a list of {found.target!r}")
     config.stash[LIST] = found
+
+
+def _check_input(known: Known, function: str, path: Path) -> None:
+    from precision_lib.conformance.written_case import read_case_of
+
+    try:
+        if known.input:
+            read_case_of(known.input, function)
+    except ValueError as error:
+        raise KnownFailuresError(f"{path}: the input of {known.test}: {error}") from None
 
 
 def header(config: pytest.Config, target: "Target") -> list[str]:
@@ -74,5 +87,5 @@ def marks(config: pytest.Config, test: str) -> list[pytest.MarkDecorator]:
     known = entry(config, test)
     if known is None:
         return []
-    reason = f"known ({known.kind}): {known.reason}"
+    reason = f"known ({known.kind}): {known.reason}; what passes has to leave the list"
     return [pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason=reason)]

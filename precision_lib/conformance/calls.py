@@ -5,8 +5,10 @@ return another shape, a tuple, a numpy array or nothing, on another device, or l
 Each of these is a result about that core, said with its name, and never an error of the suite.
 """
 
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +66,7 @@ def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> 
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # the target's, not ours
         returned = _attributed(f"{name} raised", lambda: function(**copies), inputs)
+        _nothing_left_behind(name, inputs)
         parts = _parts(name, returned, inputs)
         if source is not None and parts["result"].requires_grad:
             parts["gradient"] = _attributed(
@@ -79,6 +82,19 @@ def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> 
     return {part: x.detach().cpu() for part, x in parts.items()}
 
 
+def _nothing_left_behind(name: str, inputs: Mapping[str, Any]) -> None:
+    """Refuse what would change how the next inputs are made; the other switches wait for the end.
+
+    Where no default device was set it is the CPU.
+    """
+    if not torch.is_grad_enabled():
+        raise ConformanceFailure(f"{name} left gradients switched off", inputs)
+    device = torch.get_default_device()
+    if device.type != "cpu":
+        torch.set_default_device(None)
+        raise ConformanceFailure(f"{name} changed default_device from cpu to {device}", inputs)
+
+
 def _attributed(what: str, action: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
     """The action's value; whatever it raises, leaving and skipping included, is a finding."""
     try:
@@ -86,7 +102,16 @@ def _attributed(what: str, action: Callable[[], Any], inputs: Mapping[str, Any])
     except (KeyboardInterrupt, ConformanceFailure):
         raise
     except BaseException as error:
-        raise ConformanceFailure(f"{what} {type(error).__name__}: {error}", inputs) from error
+        place = raised_at(error)
+        raise ConformanceFailure(
+            f"{what} {type(error).__name__}: {error}{place}", inputs
+        ) from error
+
+
+def raised_at(error: BaseException) -> str:
+    """`` (at file.py:12)``, the line that raised; the file's name alone, not where it lies."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
@@ -131,6 +156,10 @@ def _checked(
     name: str, part: str, value: Any, shape: torch.Size, inputs: Mapping[str, Any]
 ) -> Tensor:
     """The value as a dense floating-point tensor of this shape."""
+    if isinstance(value, tuple | list):
+        raise ConformanceFailure(
+            f"{name} returned a {type(value).__name__}, expected a tensor", inputs
+        )
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import hypothesis
 from hypothesis import example, given, settings
-from hypothesis.errors import HypothesisWarning
+from hypothesis.errors import Flaky, HypothesisWarning
 from torch import Tensor
 
 from precision_lib.conformance.checks import Check
@@ -86,8 +86,9 @@ def run(
         What was compared.
 
     Raises:
-        ConformanceFailure: with a small failing input; also when nothing was compared, and when
-            the function changed a global switch of torch (which is put back).
+        ConformanceFailure: with a small failing input; also when nothing was compared, when the
+            function does not repeat itself, and when it changed a global switch of torch (which is
+            put back).
     """
     search = _Search(check, function)
     examples = max(3, round(check.cost * profile.max_examples))
@@ -105,6 +106,8 @@ def run(
         warnings.simplefilter("ignore", HypothesisWarning)  # a long repr is no error of the core
         try:
             tried()
+        except Flaky:
+            raise _not_repeated(search) from None
         except ConformanceFailure as smallest:
             worst = max(failure.times for failure in search.failures.values())
             if smallest.times < worst:
@@ -119,6 +122,17 @@ def run(
             f"{check.name} compared nothing in {search.seen.examples} inputs", {}
         )
     return search.seen
+
+
+def _not_repeated(search: _Search) -> ConformanceFailure:
+    """What to say of a function that failed on an input and then did not, or otherwise."""
+    what = f"{search.check.function} gives another result when it is called again on the same input"
+    first = next(iter(search.failures.values()), None)
+    if first is None:
+        return ConformanceFailure(what, {})
+    found = ConformanceFailure(f"{what}; at first: {first.args[0]}", first.inputs, first.times)
+    found.recipe, found.drawn = first.recipe, first.drawn
+    return found
 
 
 def on_device(function: Callable[..., Any], device: str) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from precision_lib.conformance.strategies.cases import Case, hex_tensor, right_padded
+from precision_lib.targets import INTERFACE
 
 _KNOWN: dict[str, Callable[..., Any]] = {
     "hex_tensor": hex_tensor,
@@ -33,6 +34,18 @@ def read_case(text: str) -> Case:
         raise ValueError(f"not a printed case ({error}): {text[:80]}") from None
     if not isinstance(case, Case):
         raise ValueError(f"not a printed case: {text[:80]}")
+    return case
+
+
+def read_case_of(text: str, function: str) -> Case:
+    """:func:`read_case` of a case that this function of the interface can be called with.
+
+    Raises:
+        ValueError: when it is not one.
+    """
+    case = read_case(text)
+    if set(case.inputs) != set(INTERFACE[function]):
+        raise ValueError(f"{function} takes {', '.join(INTERFACE[function])}: {text[:80]}")
     return case
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.jsonio import parse_json, to_plain, write_text
+from precision_lib.records.known_errors import measured_errors
 from precision_lib.records.training_changes import training_summary
 
 SCHEMA = 1
@@ -100,7 +101,7 @@ def summary_of(block: dict[str, Any]) -> Baseline:
 
 
 def _core(conformance: dict[str, Any]) -> dict[str, Any]:
-    """What a baseline keeps of the checks of a core: the counts, and which of them failed."""
+    """What a baseline keeps of the checks of a core: the counts, which failed, by how much."""
     if not conformance:
         return {}
     kept = ("tests", "failed", "inputs", "compared", "worst_over_limit")
@@ -108,6 +109,10 @@ def _core(conformance: dict[str, Any]) -> dict[str, Any]:
         name: {key: counts[key] for key in kept if key in counts}
         for name, counts in conformance["functions"].items()
     }
+    for name, counts in conformance["functions"].items():
+        errors = measured_errors(counts, conformance.get("failures", {}))
+        if errors:
+            functions[name]["errors"] = {check: list(found) for check, found in errors.items()}
     about = {key: conformance[key] for key in ("target", "profile", "seed") if key in conformance}
     return about | {"functions": functions}
 
@@ -150,7 +155,7 @@ def load_baseline(path: Path | str) -> Baseline:
         baseline = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BaselineError(
-            f"baseline {path} does not exist; `pytest -m forensics --update-baseline` writes one"
+            f"baseline {path} does not exist; the same command with --update-baseline writes one"
         ) from None
     except (OSError, ValueError) as error:
         raise BaselineError(f"baseline {path} cannot be read: {error}") from None

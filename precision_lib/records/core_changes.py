@@ -1,8 +1,8 @@
 """The core under test against a baseline, function by function.
 
 The hazard. A check that was red before is no regression, and a core that is not perfect could
-never have a gate if it were: what counts is a check that failed now and passed then. And a check
-that is not there any more passes for good.
+never have a gate if it were: what counts is a check that failed now and passed then, and an error
+that grew. And a check that is not there any more passes for good.
 """
 
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from typing import Any
 
 from precision_lib.records.baseline import Baseline
 from precision_lib.records.changes import Change
+from precision_lib.records.known_errors import error_growth, measured_errors
 
 
 @dataclass
@@ -17,7 +18,8 @@ class CoreChanges:
     """What changed in the core.
 
     Attributes:
-        worse, better: functions with checks that fail now and did not before, and the reverse.
+        worse, better: functions with checks that fail now and did not before, and the reverse;
+            functions whose known errors grew or shrank.
         obstacles: what compared less than before.
         compared: number of functions.
     """
@@ -51,6 +53,9 @@ def core_changes(block: dict[str, Any], baseline: Baseline) -> CoreChanges:
             found.worse.append(_core_change(name, before, after, new))
         elif gone and after["tests"] >= before["tests"]:
             found.better.append(_core_change(name, before, after, gone))
+        errors = before.get("errors", {}), measured_errors(after, here.get("failures", {}))
+        found.worse += error_growth(name, *errors, len(both))
+        found.better += error_growth(name, *errors, len(both), shrunk=True)
         # Another seed or release of Hypothesis draws other inputs, not half as many.
         few = after["inputs"] < before["inputs"] / 2 and not after["failed"]
         if after["tests"] < before["tests"] or few or not (after["compared"] or after["failed"]):

@@ -5,10 +5,12 @@ model. Anybody's core can be tested if it offers some of nine functions by fixed
 that is missing must be said once, not counted as a pass.
 """
 
+import difflib
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from precision_lib.targets import adapters
@@ -41,24 +43,29 @@ class Target:
         functions: those of :data:`INTERFACE` that it offers.
         changed: switches of torch that its import changed, put back since.
         version: of the framework, "" for other targets.
+        near: name of the interface that is missing to one of the core that looks like it.
     """
 
     name: str
     functions: Mapping[str, Callable[..., Any]]
     changed: tuple[str, ...] = ()
     version: str = ""
+    near: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def not_offered(self) -> list[str]:
         """Names of the interface that the target lacks, in the order of the interface."""
         return [name for name in INTERFACE if name not in self.functions]
 
+    def _absent(self, name: str) -> str:
+        return f"{name} (is {self.near[name]!r} meant?)" if name in self.near else name
+
     def capabilities(self) -> str:
         """One line: what is tested, what is not offered, what its import changed."""
         name = f"{self.name} {self.version}".strip()
         line = f"target {name}: offers {len(self.functions)} of {len(INTERFACE)} functions"
         if self.not_offered:
-            line += f"; not offered: {', '.join(self.not_offered)}"
+            line += f"; not offered: {', '.join(map(self._absent, self.not_offered))}"
         if self.changed:
             line += f"; its import changed {', '.join(self.changed)} (put back)"
         return line
@@ -90,14 +97,7 @@ def load_target(name: str = BUILT_IN) -> Target:
             load(adapter.FRAMEWORK)
             version = adapter.FRAMEWORK.version()
             return replace(make_target(name, adapter), version=version)
-        try:
-            core: Any = importlib.import_module(module_name)
-        except (Exception, SystemExit) as error:
-            raise TargetError(
-                f"target {name!r}: importing {module_name!r} raised {type(error).__name__}: "
-                f"{error}; give a module that Python can import from here (installed, or on "
-                "PYTHONPATH)"
-            ) from error
+        core = _imported(name, module_name)
         for part in attribute.split(".") if attribute else ():
             core = _attribute(name, core, part)
             if core is None:
@@ -106,6 +106,21 @@ def load_target(name: str = BUILT_IN) -> Target:
                 )
         target = make_target(name, core)
     return replace(target, changed=tuple(changed))
+
+
+def _imported(name: str, module: str) -> Any:
+    """The module; what it warns of is its own business, and it may raise anything."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # leaving and skipping are not exceptions
+        raise TargetError(
+            f"target {name!r}: importing {module!r} raised {type(error).__name__}: {error}; give a "
+            "module that Python can import from here (installed, or on PYTHONPATH)"
+        ) from error
 
 
 def make_target(name: str, core: object) -> Target:
@@ -131,7 +146,13 @@ def make_target(name: str, core: object) -> Target:
             f"target {name!r} offers none of the functions of the interface: "
             f"{', '.join(INTERFACE)}; see docs/targets.md"
         )
-    return Target(name, found)
+    near = {
+        function: close[0]
+        for function in INTERFACE
+        if function not in found
+        and (close := difflib.get_close_matches(function, set(dir(core)) - set(found), 1, 0.85))
+    }
+    return Target(name, found, near=near)
 
 
 def _attribute(name: str, core: object, part: str) -> Any:

@@ -53,7 +53,8 @@ class Framework:
     @property
     def install(self) -> str:
         """The command that installs it without its heavy dependencies."""
-        return " ".join(("pip install --no-deps", f"{self.name}=={self.first}", *self.needs))
+        packages = " ".join((f"{self.name}=={self.first}", *self.needs))
+        return f"./setup.sh --local -- pip install --no-deps {packages}"
 
     def version(self) -> str:
         """The installed release, without a local suffix.
@@ -97,7 +98,8 @@ def load(framework: Framework) -> Names:
     if not release(framework.first) <= release(version) < release(framework.below):
         raise TargetError(
             f"{framework.name} {version} is installed; its adapter was checked against "
-            f"{framework.first} <= release < {framework.below}, and calls nothing else"
+            f"{framework.first} <= release < {framework.below}, and calls nothing else; "
+            f"{framework.install}"
         )
     return _names(framework.name, framework.modules, framework.stubs, framework.forced)
 

@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import re
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -228,16 +230,49 @@ def test_the_input_of_a_large_failure_is_printed_with_its_recipe_and_what_is_har
     assert f"the region: {check.meaning}" in message
 
 
-def test_a_core_that_changes_a_global_switch_is_named_and_the_switch_put_back() -> None:
+@pytest.mark.parametrize(
+    ("switch", "said"),
+    [
+        (
+            lambda: torch.set_default_dtype(torch.float64),
+            "changed default_dtype from torch.float32 to torch.float64",
+        ),
+        (
+            lambda: torch.set_autocast_enabled("cpu", True),
+            "changed autocast_cpu from False to True",
+        ),
+        (lambda: torch.set_flush_denormal(True), "changed flush_denormal from False to True"),
+        (lambda: torch.set_default_device("meta"), "changed default_device from cpu to meta"),
+        (lambda: torch.set_grad_enabled(False), "left gradients switched off"),
+    ],
+    ids=["dtype", "autocast", "denormals", "device", "grad"],
+)
+def test_a_core_that_changes_a_global_switch_is_named_and_the_switch_put_back(
+    switch: Callable[[], object], said: str
+) -> None:
     def switching(**inputs: Any) -> Tensor:
-        torch.set_default_dtype(torch.float64)
-        return ppo.whiten(**inputs)
+        result = ppo.whiten(**inputs)
+        switch()
+        return result
 
-    check = find_check("test_values_are_within_their_bound[whiten-ordinary-fp32]")
-    expected = r"whiten changed default_dtype from torch\.float32 to torch\.float64"
-    with pytest.raises(ConformanceFailure, match=expected):
+    check = find_check("test_property_holds[whiten-constant_gives_zero-fp32]")
+    before = numerical_state()
+    with pytest.raises(ConformanceFailure, match=re.escape(f"whiten {said}")):
         runner.run(check, switching)
-    assert torch.get_default_dtype() == torch.float32
+    assert numerical_state() == before
+
+
+def test_a_core_that_does_not_repeat_itself_is_named_as_such() -> None:
+    """A finding like any other: counted, listed, with the line that repeats it."""
+    calls = itertools.count()
+
+    def unsteady(x: Tensor, mask: Tensor) -> Tensor:
+        return ppo.masked_mean(x, mask) + (0.1 if next(calls) % 3 == 2 else 0)
+
+    check = find_check("test_values_are_within_their_bound[masked_mean-ordinary-fp32]")
+    said = "masked_mean gives another result when it is called again on the same input; at first: "
+    with pytest.raises(ConformanceFailure, match=said):
+        runner.run(check, unsteady)
 
 
 def test_a_core_that_draws_random_numbers_leaves_the_generators_alone() -> None:

@@ -41,7 +41,9 @@ def fresh(**changes: object) -> Framework:
 
 
 def test_an_absent_framework_says_how_to_install_it() -> None:
-    message = r"fakerl is not installed; pip install --no-deps fakerl==1\.2 x \(see docs/frameworks"
+    message = (
+        r"fakerl is not installed; \./setup\.sh --local -- pip install --no-deps fakerl==1\.2 x"
+    )
     with pytest.raises(FrameworkMissingError, match=message):
         load(FAKE)
 

@@ -75,6 +75,12 @@ def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
             'target="x"\n[[cause]]\nkind="format"\nreson="y"\nconsequence="z"\n[cause.tests]',
             "reson is not understood",
         ),
+        ('target="x"\n[cause]\nkind="format"', r"write \[\[cause\]\], with two brackets"),
+        (
+            'target="x"\n[[cause]]\nkind="format"\nreason="y"\nconsequence="z"\n'
+            "[cause.tests]\na = 1",
+            "the input of a is a int, not a text",
+        ),
     ],
 )
 def test_a_list_that_is_not_one_says_why(text: str, message: str, tmp_path: Path) -> None:
@@ -92,9 +98,17 @@ def test_a_check_that_stands_twice_is_refused(tmp_path: Path) -> None:
 
 def test_an_entry_that_matches_no_check_is_named() -> None:
     found = KnownFailures("x", "", (known("a"), known("b")))
-    check_against(found, {"a", "b"}, Path("list.toml"))
+    check_against(found, {"a": "gae", "b": "gae"}, ["gae"], Path("list.toml"))
     with pytest.raises(KnownFailuresError, match=r"lists 1 that match no check, first 'b'"):
-        check_against(found, {"a"}, Path("list.toml"))
+        check_against(found, {"a": "gae"}, ["gae"], Path("list.toml"))
+
+
+def test_checks_of_a_function_that_is_gone_are_named() -> None:
+    """Skipped they would be green, and a core that offers nothing had no failures."""
+    found = KnownFailures("x", "", (known("a"), known("b")))
+    message = "lists 2 checks of gae, which x does not offer any more"
+    with pytest.raises(KnownFailuresError, match=message):
+        check_against(found, {"a": "gae", "b": "gae"}, ["whiten"], Path("list.toml"))
 
 
 def test_a_printed_case_is_read_back_to_the_last_bit() -> None:
@@ -126,7 +140,13 @@ def test_what_is_not_a_printed_case_is_refused_and_not_run(text: str) -> None:
 def record(failed: dict[str, str], ran: tuple[str, ...]) -> dict[str, Any]:
     failures = {k: {"input": v, "what": [], "times": 1.0} for k, v in failed.items()}
     functions = {"f": {"ran": list(ran)}}
-    return {"target": "t", "version": "2", "functions": functions, "failures": failures}
+    return {
+        "target": "t",
+        "version": "2",
+        "functions": functions,
+        "failures": failures,
+        "not_offered": ["gae"],
+    }
 
 
 def test_refreshing_keeps_reasons_drops_what_passes_and_admits_what_is_new() -> None:
@@ -138,6 +158,16 @@ def test_refreshing_keeps_reasons_drops_what_passes_and_admits_what_is_new() -> 
     assert (entries["kept"].reason, entries["kept"].input) == ("it cancels", "new")
     assert entries["fresh"].kind == "unexplained"
     assert found.known[-1].test == "fresh"
+
+
+def test_refreshing_drops_the_checks_of_a_function_that_is_gone() -> None:
+    old = KnownFailures("t", "1", (known("test_x[gae-ordinary-fp32]"), known("test_x[whiten-y]")))
+    assert list(refreshed(old, record({}, ())).by_test()) == ["test_x[whiten-y]"]
+
+
+def test_the_list_of_one_core_does_not_excuse_another() -> None:
+    with pytest.raises(KnownFailuresError, match="the list is of 'trl', the record of 't'"):
+        refreshed(KnownFailures("trl", "1", (known("a"),)), record({"a": ""}, ("a",)))
 
 
 def test_a_long_input_is_not_kept() -> None:
@@ -197,6 +227,8 @@ def test_a_kept_input_is_tried_first_and_another_release_is_said(tmp_path: Path)
     [
         (known("test_values_are_within_their_bound[gae-no_such-fp32]"), "their_core", "no check"),
         (known(KL), "another", "is a list of 'another'"),
+        (known(KL, "Case(garbage)"), "their_core", f"the input of {KL}: malformed node"),
+        (known(KL, "Case(inputs={'rewards': 1.0})"), "their_core", "kl_penalty takes policy_log"),
     ],
 )
 def test_a_list_that_does_not_fit_is_a_usage_error(
@@ -216,7 +248,8 @@ def test_a_shipped_list_fits_its_adapter_and_the_checks(name: str) -> None:
     assert found.target == name
     framework = importlib.import_module(f"precision_lib.targets.adapters.{name}").FRAMEWORK
     assert release(framework.first) <= release(found.version) < release(framework.below)
-    check_against(found, {check.name for check in checks()}, path)
+    functions = {check.name: check.function for check in checks()}
+    check_against(found, functions, framework.offered, path)
     assert "unexplained" not in {entry.kind for entry in found.known}
     for entry in found.known:
         assert entry.reason

@@ -178,6 +178,7 @@ def test_an_explored_failure_is_repeated_with_its_seed(tmp_path: Path) -> None:
 def test_a_run_that_compared_nothing_is_not_green(tmp_path: Path) -> None:
     run = run_on(tmp_path, PARTLY_WRONG, "-k", "gae-single_token")
     assert "3 skipped" in run.stdout
+    assert "nothing was compared: every check was skipped" in run.stdout
     assert run.returncode == 1
 
 
@@ -209,7 +210,7 @@ def test_every_way_of_being_broken_is_attributed_and_the_rest_goes_on(tmp_path: 
     assert run.returncode == 1
     for said in (
         "masked_mean: result has shape (",
-        "whiten raised NameError: name 'gone' is not defined",
+        "whiten raised NameError: name 'gone' is not defined (at their_core.py:8)",
         "entropy raised TypeError: entropy() missing 1 required positional argument: 'mask'",
         "token_logprobs returned NoneType, expected a tensor",
         "gae returned NoneType, expected a tensor",
@@ -254,18 +255,54 @@ def test_a_planted_fault_and_a_target_exclude_each_other(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("1 / 0", "importing 'their_core' raised ZeroDivisionError: division by zero"),
-        ("raise SystemExit(3)", "importing 'their_core' raised SystemExit: 3"),
+        ("1 / 0", "importing 'their_module' raised ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "importing 'their_module' raised SystemExit: 3"),
+        ("import pytest\npytest.skip('x', allow_module_level=True)", "raised Skipped: x"),
         ("x = 1", "offers none of the functions of the interface"),
-        ("def gae(:", "importing 'their_core' raised SyntaxError: invalid syntax"),
+        ("def gae(:", "importing 'their_module' raised SyntaxError: invalid syntax"),
         ("import no_such_dependency", "raised ModuleNotFoundError: No module named 'no_such_dep"),
         ("gae = 0.95", "'gae' is a float, not a function"),
     ],
 )
-def test_a_broken_module_is_a_usage_error(source: str, message: str, tmp_path: Path) -> None:
-    run = run_on(tmp_path, source)
+def test_a_broken_module_says_why(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_fresh(source, tmp_path, monkeypatch)
+    with pytest.raises(TargetError, match=message) as refused:
+        load_target("their_module")
+    assert str(refused.value).startswith("target 'their_module'")
+
+
+def test_a_module_that_warns_when_it_is_imported_is_a_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warns = "import warnings\nwarnings.warn('old', DeprecationWarning)\ndef masked_meen(): ...\n"
+    import_fresh(f"{warns}def gae(): ...", tmp_path, monkeypatch)
+    target = load_target("their_module")
+    assert list(target.functions) == ["gae"]
+    assert "masked_mean (is 'masked_meen' meant?), whiten" in target.capabilities()
+
+
+def import_fresh(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``their_module`` with this source, importable until the test ends."""
+    (folder / "their_module.py").write_text(source)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "their_module", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "message"),
+    [
+        ("raise SystemExit(3)", (), "--target: target 'their_core': importing 'their_core' raised"),
+        ("", ("--target=",), "--target: names no module"),
+        ("", ("--known-failures=",), "--known-failures=FILE.toml is a list of what a --target"),
+    ],
+)
+def test_what_cannot_be_tested_is_a_usage_error_and_leaves_no_record(
+    source: str, arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    run = run_on(tmp_path, source, *arguments)
     assert run.returncode == 4
-    assert "--target: target 'their_core'" in run.stderr
     assert message in run.stderr
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "record.json").exists()

@@ -21,7 +21,8 @@ A file is TOML, causes with their checks::
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,17 @@ def read_known_failures(path: Path) -> KnownFailures:
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        known = [entry for cause in data.get("cause", ()) for entry in _entries(cause)]
+        causes = data.get("cause", [])
+        if not isinstance(causes, list):
+            raise ValueError("write [[cause]], with two brackets: there may be several")
+        known = [entry for cause in causes for entry in _entries(cause)]
         found = KnownFailures(str(data["target"]), str(data.get("version", "")), tuple(known))
     except KeyError as error:
         raise KnownFailuresError(f"{path} has no {error.args[0]!r}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        why = f"{error.strerror or error}: {path.absolute()}"
+        raise KnownFailuresError(f"{why}; a relative path begins at the suite") from None
+    except ValueError as error:
         raise KnownFailuresError(f"{path}: {error}") from None
     names = [entry.test for entry in known]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -107,6 +114,9 @@ def _entries(cause: Mapping[str, Any]) -> list[Known]:
     if unknown or cause["kind"] not in KINDS:
         what = ", ".join(sorted(unknown)) or f"kind {cause['kind']!r}"
         raise ValueError(f"{what} is not understood; a kind is one of {', '.join(KINDS)}")
+    for name, case in cause["tests"].items():
+        if not isinstance(case, str):
+            raise ValueError(f"the input of {name} is a {type(case).__name__}, not a text")
     return [
         Known(
             name,
@@ -120,15 +130,27 @@ def _entries(cause: Mapping[str, Any]) -> list[Known]:
     ]
 
 
-def check_against(found: KnownFailures, names: set[str], path: Path) -> None:
-    """Refuse entries that match no check.
+def check_against(
+    found: KnownFailures, functions: Mapping[str, str], offered: Iterable[str], path: Path
+) -> None:
+    """Refuse entries that match no check of this core.
+
+    Args:
+        functions: check to the function that it is of.
+        offered: the functions that the core has.
 
     Raises:
         KnownFailuresError: naming them.
     """
-    strangers = [entry.test for entry in found.known if entry.test not in names]
+    strangers = [entry.test for entry in found.known if entry.test not in functions]
     if strangers:
         raise KnownFailuresError(
             f"{path} lists {len(strangers)} that match no check, first {strangers[0]!r}; see "
             "pytest --collect-only -q"
+        )
+    gone = Counter(functions[entry.test] for entry in found.known)
+    for function in sorted(set(gone) - set(offered)):
+        raise KnownFailuresError(
+            f"{path} lists {gone[function]} checks of {function}, which {found.target} does not "
+            "offer any more: offer it again, or take them off the list"
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from precision_lib.targets.known_failures import Known, KnownFailures
+from precision_lib.targets.known_failures import Known, KnownFailures, KnownFailuresError
 
 #: An input that is longer than this is drawn again and not kept.
 LONGEST_INPUT = 400
@@ -25,11 +25,24 @@ def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailur
 
     Returns:
         Causes in their old order, then what is unexplained; checks in the order of the record. A
-        check that the record did not run keeps its entry.
+        check that the record did not run keeps its entry, unless its function is gone.
+
+    Raises:
+        KnownFailuresError: when the list is of another core.
     """
+    if old.target not in ("", conformance["target"]):
+        raise KnownFailuresError(
+            f"the list is of {old.target!r}, the record of {conformance['target']!r}: the reasons "
+            "of one core do not excuse another"
+        )
     ran = {name for counts in conformance["functions"].values() for name in counts["ran"]}
+    gone = conformance["not_offered"]
     entries = old.by_test()
-    kept = [entry for entry in old.known if entry.test not in ran]
+    kept = [
+        entry
+        for entry in old.known
+        if entry.test not in ran and entry.test.partition("[")[2].partition("-")[0] not in gone
+    ]
     for name, failure in conformance["failures"].items():
         case = failure["input"] if len(failure["input"]) <= LONGEST_INPUT else ""
         kept.append(replace(entries.get(name, UNEXPLAINED), test=name, input=case))
