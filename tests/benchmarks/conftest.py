@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     import torch
 
+    machine_info.pop("node", None)  # the name of this machine is nobody's business
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
     if torch.cuda.is_available():
