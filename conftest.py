@@ -108,7 +108,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if target is not None and not target.strip():
         raise pytest.UsageError("--target: names no module (is a variable not set?)")
     if known_failures is not None and (target is None or not known_failures.strip()):
-        raise pytest.UsageError("--known-failures=FILE.toml is a list of what a --target fails")
+        raise pytest.UsageError(
+            "--known-failures: needs the name of a file and a --target, whose failures it lists"
+        )
     gating.configure(config)
     fault = config.getoption("plant_fault")
     if fault:
@@ -219,7 +221,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     if TARGET in config.stash and recorder.conformance and not recorder.conformance.functions:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        gating.note(session, "nothing was compared: every check was skipped")
+        gating.note(session, "nothing was compared: no check came to a result")
     gating.judge_run(session, recorder)
     refused = recorder.path == SWEEP_RECORD and not recorder.training
     if refused or (recorder.expected and not recorder.cells):

@@ -65,8 +65,12 @@ def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> 
         copies[source].requires_grad_(True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # the target's, not ours
-        returned = _attributed(f"{name} raised", lambda: function(**copies), inputs)
-        _nothing_left_behind(name, inputs)
+        try:
+            returned = _attributed(f"{name} raised", lambda: function(**copies), inputs)
+        finally:
+            left = _left_behind()
+        if left:
+            raise ConformanceFailure(f"{name} {left}", inputs)
         parts = _parts(name, returned, inputs)
         if source is not None and parts["result"].requires_grad:
             parts["gradient"] = _attributed(
@@ -75,24 +79,22 @@ def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> 
                 inputs,
             )
     for key, value in copies.items():
-        if isinstance(value, Tensor) and not _same_bits(value.detach(), inputs[key]):
+        if isinstance(value, Tensor) and not _same_values(value.detach(), inputs[key]):
             raise ConformanceFailure(f"{name} changed its input {key!r} in place", inputs)
     if "gradient" not in parts and name in GRADIENT_IS_REQUIRED:
         raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
     return {part: x.detach().cpu() for part, x in parts.items()}
 
 
-def _nothing_left_behind(name: str, inputs: Mapping[str, Any]) -> None:
-    """Refuse what would change how the next inputs are made; the other switches wait for the end.
-
-    Where no default device was set it is the CPU.
-    """
+def _left_behind() -> str:
+    """What a call changed of how the next input is made, put back; the other switches can wait."""
     if not torch.is_grad_enabled():
-        raise ConformanceFailure(f"{name} left gradients switched off", inputs)
+        return "left gradients switched off"
     device = torch.get_default_device()
-    if device.type != "cpu":
-        torch.set_default_device(None)
-        raise ConformanceFailure(f"{name} changed default_device from cpu to {device}", inputs)
+    if device.type == "cpu":
+        return ""
+    torch.set_default_device(None)
+    return f"changed default_device from cpu to {device}"
 
 
 def _attributed(what: str, action: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
@@ -102,19 +104,24 @@ def _attributed(what: str, action: Callable[[], Any], inputs: Mapping[str, Any])
     except (KeyboardInterrupt, ConformanceFailure):
         raise
     except BaseException as error:
-        place = raised_at(error)
+        place = _raised_at(error)
         raise ConformanceFailure(
             f"{what} {type(error).__name__}: {error}{place}", inputs
         ) from error
 
 
-def raised_at(error: BaseException) -> str:
-    """`` (at file.py:12)``, the line that raised; the file's name alone, not where it lies."""
+def _raised_at(error: BaseException) -> str:
+    """`` (at file.py:12)``, the line that raised; the file's name alone, not where it lies.
+
+    Nothing where it was this file: the call itself did not fit.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    return f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    if not frames or frames[-1].filename == __file__:
+        return ""
+    return f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})"
 
 
-def _same_bits(a: Tensor, b: Tensor) -> bool:
+def _same_values(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 

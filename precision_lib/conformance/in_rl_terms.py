@@ -16,6 +16,7 @@ from torch import Tensor
 from precision_lib import oracle
 from precision_lib.conformance import consequences
 from precision_lib.formats import get_format
+from precision_lib.runtime import state_put_back
 
 CLIP = 0.2
 FORMATS_MEASURED = ("fp32", "bf16")
@@ -24,12 +25,13 @@ Measured = dict[str, float]
 
 
 def measure(functions: Mapping[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
-    """Function to format to figures; what raised says so instead."""
+    """Function to format to figures, or what was raised; what one leaves behind is undone."""
     found: dict[str, dict[str, Any]] = {}
     for name, function in functions.items():
         for fmt in FORMATS_MEASURED:
             try:
-                figures: dict[str, Any] = dict(_SCENES[name](function, get_format(fmt).dtype))
+                with state_put_back():
+                    figures: dict[str, Any] = dict(_SCENES[name](function, get_format(fmt).dtype))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # somebody's function may leave the process or skip

@@ -30,10 +30,13 @@ def read_case(text: str) -> Case:
     """
     try:
         case = _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, TypeError, KeyError, RuntimeError) as error:
+    except (SyntaxError, TypeError, KeyError, OverflowError, RuntimeError) as error:
         raise ValueError(f"not a printed case ({error}): {text[:80]}") from None
-    if not isinstance(case, Case):
+    if not isinstance(case, Case) or not isinstance(case.inputs, dict):
         raise ValueError(f"not a printed case: {text[:80]}")
+    tensors = [value for value in case.inputs.values() if isinstance(value, torch.Tensor)]
+    if not tensors or any(value.device.type != "cpu" for value in tensors):
+        raise ValueError(f"not a printed case, whose tensors are on the CPU: {text[:80]}")
     return case
 
 

@@ -111,8 +111,9 @@ def _core(conformance: dict[str, Any]) -> dict[str, Any]:
     }
     for name, counts in conformance["functions"].items():
         errors = measured_errors(counts, conformance.get("failures", {}))
-        if errors:
-            functions[name]["errors"] = {check: list(found) for check, found in errors.items()}
+        kept_errors = {k: [digest, x] for k, (digest, x) in errors.items() if digest and x > 0}
+        if kept_errors:
+            functions[name]["errors"] = kept_errors
     about = {key: conformance[key] for key in ("target", "profile", "seed") if key in conformance}
     return about | {"functions": functions}
 
@@ -196,3 +197,7 @@ def _check_figures(baseline: Baseline) -> None:
         lacking = [name for name, counts in core["functions"].items() if not wanted <= set(counts)]
         if lacking or not {"target", "profile"} <= set(core):
             raise ValueError(f"the core's part lacks something: {lacking or sorted(core)}")
+        for counts in core["functions"].values():
+            for check, (digest, times) in counts.get("errors", {}).items():
+                if not isinstance(digest, str) or not 0 < times < math.inf:
+                    raise ValueError(f"the error of {check} is {times}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from precision_lib.records.baseline import Baseline
 from precision_lib.records.changes import Change
-from precision_lib.records.known_errors import error_growth, measured_errors
+from precision_lib.records.known_errors import error_growth, measured_errors, paired
 
 
 @dataclass
@@ -21,7 +21,7 @@ class CoreChanges:
         worse, better: functions with checks that fail now and did not before, and the reverse;
             functions whose known errors grew or shrank.
         obstacles: what compared less than before.
-        compared: number of functions.
+        compared: number of functions and of known errors.
     """
 
     worse: list[Change] = field(default_factory=list)
@@ -53,9 +53,6 @@ def core_changes(block: dict[str, Any], baseline: Baseline) -> CoreChanges:
             found.worse.append(_core_change(name, before, after, new))
         elif gone and after["tests"] >= before["tests"]:
             found.better.append(_core_change(name, before, after, gone))
-        errors = before.get("errors", {}), measured_errors(after, here.get("failures", {}))
-        found.worse += error_growth(name, *errors, len(both))
-        found.better += error_growth(name, *errors, len(both), shrunk=True)
         # Another seed or release of Hypothesis draws other inputs, not half as many.
         few = after["inputs"] < before["inputs"] / 2 and not after["failed"]
         if after["tests"] < before["tests"] or few or not (after["compared"] or after["failed"]):
@@ -64,7 +61,34 @@ def core_changes(block: dict[str, Any], baseline: Baseline) -> CoreChanges:
                 f"compared {after['compared']} elements, the baseline {before['tests']} on "
                 f"{before['inputs']}"
             )
+    _known_errors(found, here, there, both)
     return found
+
+
+def _known_errors(
+    found: CoreChanges, here: dict[str, Any], there: dict[str, Any], both: list[str]
+) -> None:
+    """Add what became of the errors of checks that fail in both runs."""
+    failures = here.get("failures", {})
+    errors = {
+        name: paired(
+            there["functions"][name].get("errors", {}),
+            measured_errors(here["functions"][name], failures),
+        )
+        for name in both
+    }
+    families = sum(len(pairs.families) for pairs in errors.values())
+    for name, pairs in errors.items():
+        found.compared += pairs.compared
+        for family in pairs.families.values():
+            found.worse += error_growth(name, family, families)
+            found.better += error_growth(name, family, families, shrunk=True)
+        lost, known = len(pairs.elsewhere), len(pairs.elsewhere) + pairs.compared
+        if lost > pairs.compared:
+            found.obstacles.append(
+                f"other inputs: core {name} fails {lost} of {known} known checks on another input "
+                "than in the baseline; make the list of known failures and the baseline again"
+            )
 
 
 def _core_change(

@@ -28,7 +28,7 @@ _PLAIN = ("gradient_cosine", "largest_for_equal_rewards")
 def sentence(figures: Mapping[str, Any]) -> str:
     """What is not as it should be, in one line; "none" where everything is."""
     if "raised" in figures:
-        return str(figures["raised"])
+        return str(figures["raised"]).partition("\n")[0][:120]
     said = [
         WORDS[name].format(text)
         for name, value in figures.items()

@@ -92,12 +92,13 @@ def load_target(name: str = BUILT_IN) -> Target:
             "PYTHONPATH, not a path"
         )
     with state_put_back() as changed:
+        version = ""
         if name in adapters.NAMES:
-            adapter = importlib.import_module(f"precision_lib.targets.adapters.{name}")
-            load(adapter.FRAMEWORK)
-            version = adapter.FRAMEWORK.version()
-            return replace(make_target(name, adapter), version=version)
-        core = _imported(name, module_name)
+            core = importlib.import_module(f"precision_lib.targets.adapters.{name}")
+            load(core.FRAMEWORK)
+            version = core.FRAMEWORK.version()
+        else:
+            core = _imported(name, module_name)
         for part in attribute.split(".") if attribute else ():
             core = _attribute(name, core, part)
             if core is None:
@@ -105,7 +106,7 @@ def load_target(name: str = BUILT_IN) -> Target:
                     f"target {name!r}: {module_name!r} has no attribute {attribute!r}"
                 )
         target = make_target(name, core)
-    return replace(target, changed=tuple(changed))
+    return replace(target, changed=tuple(changed), version=version)
 
 
 def _imported(name: str, module: str) -> Any:

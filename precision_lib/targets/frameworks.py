@@ -118,7 +118,9 @@ def _names(
         for module in modules:
             try:
                 names |= vars(importlib.import_module(module))
-            except Exception as error:  # a framework may fail to import in any way
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a framework may fail to import in any way
                 raise FrameworkMissingError(
                     f"{name}: {module} does not import ({type(error).__name__}: {error}); what it "
                     "needs stands in docs/frameworks.md"

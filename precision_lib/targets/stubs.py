@@ -2,8 +2,9 @@
 
 The hazard. Importing the module that holds a framework's arithmetic pulls in whatever its trainers
 need (ray, deepspeed, vllm), gigabytes that the arithmetic does not use. A stand-in that stayed in
-``sys.modules`` would make other code believe that the package is there, so it is gone when the
-import is done, and a package that is installed is never replaced by one.
+``sys.modules`` would make other code believe that the package is there, so it is gone from there,
+and from the package that it is a part of, when the import is done. Who asks decides what is
+replaced: packages that are absent, and parts of a framework that hold nothing that is called.
 """
 
 import sys
@@ -75,5 +76,13 @@ def stubbed(names: Sequence[str]) -> Iterator[None]:
     finally:
         sys.meta_path.remove(finder)
         for name in [name for name in sys.modules if finder.covers(name)]:
-            del sys.modules[name]
+            stub = sys.modules.pop(name)
+            parent, _, part = name.rpartition(".")
+            owner = sys.modules.get(parent)
+            if owner is not None and vars(owner).get(part) is stub:
+                delattr(owner, part)
         sys.modules.update(hidden)
+        for name, module in hidden.items():
+            parent, _, part = name.rpartition(".")
+            if parent in sys.modules:
+                setattr(sys.modules[parent], part, module)

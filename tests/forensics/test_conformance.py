@@ -46,10 +46,8 @@ def counts(
     )
     if pytestconfig.getoption("target"):
         from precision_lib.conformance.in_rl_terms import measure
-        from precision_lib.runtime import state_put_back
 
-        with state_put_back():
-            counts.consequences = measure(target.functions)
+        counts.consequences = measure(target.functions)
     recorder.conformance = counts
     recorder.context = run_context(device, seed) | recorder.context
     return counts

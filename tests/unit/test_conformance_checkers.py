@@ -262,6 +262,19 @@ def test_a_core_that_changes_a_global_switch_is_named_and_the_switch_put_back(
     assert numerical_state() == before
 
 
+def test_a_core_that_changes_the_device_and_raises_does_not_harm_the_next_input() -> None:
+    def switching(**inputs: Any) -> Tensor:
+        torch.set_default_device("meta")
+        raise RuntimeError("later")
+
+    check = find_check("test_property_holds[whiten-constant_gives_zero-fp32]")
+    with pytest.raises(
+        ConformanceFailure, match=r"whiten raised RuntimeError: later \(at test_conf"
+    ):
+        runner.run(check, switching)
+    assert torch.get_default_device().type == "cpu"
+
+
 def test_a_core_that_does_not_repeat_itself_is_named_as_such() -> None:
     """A finding like any other: counted, listed, with the line that repeats it."""
     calls = itertools.count()

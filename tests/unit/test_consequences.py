@@ -108,6 +108,16 @@ def test_a_function_that_raises_is_said_and_the_others_are_measured() -> None:
     assert "relative_error" in found["masked_mean"]["fp32"]
 
 
+def test_what_one_function_leaves_behind_does_not_reach_the_next() -> None:
+    def switching(**inputs: Any) -> Tensor:
+        torch.set_default_device("meta")
+        return ppo.masked_mean(**inputs)
+
+    found = measure({"masked_mean": switching, "whiten": ppo.whiten})
+    assert found["whiten"] == measure({"whiten": ppo.whiten})["whiten"]
+    assert torch.get_default_device().type == "cpu"
+
+
 def test_figures_become_words() -> None:
     figures = {"clip_decisions_flipped": 0.0123, "gradient_cosine": 0.99812}
     assert sentence(figures) == "1.2 % of clip decisions flipped; gradient cosine 0.99812"

@@ -144,3 +144,14 @@ def test_stubs_import_as_anything_and_vanish() -> None:
     assert importlib.import_module("json") is json
     assert not [name for name in sys.modules if name.startswith("no_such_package")]
     assert importlib.util.find_spec("no_such_package") is None
+
+
+def test_a_stub_of_a_part_of_a_package_leaves_the_package_as_it_was() -> None:
+    import xml.dom
+
+    with stubs.stubbed(("xml.dom", "xml.no_such_part")):
+        for part in ("xml.dom", "xml.no_such_part"):
+            assert isinstance(importlib.import_module(part), stubs._Stub)
+    assert xml.dom is sys.modules["xml.dom"]
+    assert not isinstance(xml.dom, stubs._Stub)
+    assert not hasattr(xml, "no_such_part")

@@ -31,6 +31,7 @@ PAIR = (
     "Case(inputs={'policy_logprobs': hex_tensor('fp32', (1, 1), '-0x1p+0'), 'ref_logprobs': "
     "hex_tensor('fp32', (1, 1), '-0x1.0002p+0'), 'estimator': 'k3'})"
 )
+REWARDS = "Case(inputs={'rewards': hex_tensor('fp32', (1, 1), '0x1p+0')})"
 #: The textbook k3 fails near the reference, the mean is the core's own.
 CORE = """
 from precision_lib.ppo import masked_mean
@@ -81,6 +82,13 @@ def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
             "[cause.tests]\na = 1",
             "the input of a is a int, not a text",
         ),
+        ('target="x"\ncause = [1]', r"write \[\[cause\]\], with two brackets"),
+        ('target="x"\n[[causes]]\nkind="format"', "causes is not understood"),
+        ('target="x"\n[[cause]]\nkind=["format"]', "kind is a list, not a text"),
+        (
+            'target="x"\n[[cause]]\nkind="format"\nreason="y"\nconsequence="z"\ntests=["a"]',
+            r"write the checks under \[cause.tests\]",
+        ),
     ],
 )
 def test_a_list_that_is_not_one_says_why(text: str, message: str, tmp_path: Path) -> None:
@@ -130,6 +138,9 @@ def test_a_printed_case_is_read_back_to_the_last_bit() -> None:
         "Case(inputs={'x': <bf16 (9, 9): 0x1p+0 ...>})",
         "{'x': 1}",
         "",
+        "Case(inputs={'x': 'hello', 'mask': 3})",
+        "Case(inputs={'x': hex_tensor('fp32', (1, 1), '0x1p+99999')})",
+        "Case(inputs={'x': torch.tensor(5, device='meta')})",
     ],
 )
 def test_what_is_not_a_printed_case_is_refused_and_not_run(text: str) -> None:
@@ -228,7 +239,7 @@ def test_a_kept_input_is_tried_first_and_another_release_is_said(tmp_path: Path)
         (known("test_values_are_within_their_bound[gae-no_such-fp32]"), "their_core", "no check"),
         (known(KL), "another", "is a list of 'another'"),
         (known(KL, "Case(garbage)"), "their_core", f"the input of {KL}: malformed node"),
-        (known(KL, "Case(inputs={'rewards': 1.0})"), "their_core", "kl_penalty takes policy_log"),
+        (known(KL, REWARDS), "their_core", "kl_penalty takes policy_logprobs, ref_logprobs, esti"),
     ],
 )
 def test_a_list_that_does_not_fit_is_a_usage_error(

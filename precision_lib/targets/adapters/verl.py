@@ -1,7 +1,7 @@
 """verl: ``verl.utils.torch_functional`` and ``verl.trainer.ppo.core_algos``.
 
-Masks are int64, as its data loader makes them; its losses are given bool ones, which changes no
-result here. ``compute_gae_advantage_return`` whitens before it
+Masks are int64, as its data loader makes them; its trainer gives bool ones to the losses, which
+changes no result here. ``compute_gae_advantage_return`` whitens before it
 returns, so that only its returns can be compared. Dual clipping is set beyond reach. With
 flash-attn installed its log-probs come from a Triton kernel; here the path without is called.
 """

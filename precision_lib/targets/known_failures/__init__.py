@@ -91,7 +91,10 @@ def read_known_failures(path: Path) -> KnownFailures:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         causes = data.get("cause", [])
-        if not isinstance(causes, list):
+        strangers = ", ".join(sorted(set(data) - {"target", "version", "cause"}))
+        if strangers:
+            raise ValueError(f"{strangers} is not understood")
+        if not isinstance(causes, list) or not all(isinstance(cause, dict) for cause in causes):
             raise ValueError("write [[cause]], with two brackets: there may be several")
         known = [entry for cause in causes for entry in _entries(cause)]
         found = KnownFailures(str(data["target"]), str(data.get("version", "")), tuple(known))
@@ -111,9 +114,14 @@ def read_known_failures(path: Path) -> KnownFailures:
 
 def _entries(cause: Mapping[str, Any]) -> list[Known]:
     unknown = set(cause) - {"kind", "reason", "consequence", "link", "tests"}
+    for name in ("kind", "reason", "consequence", "link"):
+        if not isinstance(cause.get(name, ""), str):
+            raise ValueError(f"{name} is a {type(cause[name]).__name__}, not a text")
     if unknown or cause["kind"] not in KINDS:
         what = ", ".join(sorted(unknown)) or f"kind {cause['kind']!r}"
         raise ValueError(f"{what} is not understood; a kind is one of {', '.join(KINDS)}")
+    if not isinstance(cause["tests"], dict):
+        raise ValueError("write the checks under [cause.tests], each with its input")
     for name, case in cause["tests"].items():
         if not isinstance(case, str):
             raise ValueError(f"the input of {name} is a {type(case).__name__}, not a text")
