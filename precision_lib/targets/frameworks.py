@@ -24,7 +24,7 @@ class FrameworkMissingError(TargetError):
     """The framework, or something that it needs, is not installed."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared by identity, so that load() can remember it
 class Framework:
     """One framework and how to import its numeric core.
 
@@ -87,8 +87,12 @@ class Names(dict[str, Any]):
         raise AttributeError(f"{self.framework} has no {name!r} where its adapter looks for it")
 
 
+@cache
 def load(framework: Framework) -> Names:
     """Every public name of the framework's modules, later modules last.
+
+    Looked up once: each call of an adapter comes here, and its time is measured as the framework's.
+    The numerical state stays as it was; importing transformers draws numbers.
 
     Raises:
         FrameworkMissingError: when it is absent, or something that its modules import.
@@ -101,28 +105,20 @@ def load(framework: Framework) -> Names:
             f"{framework.first} <= release < {framework.below}, and calls nothing else; "
             f"{framework.install}"
         )
-    return _names(framework.name, framework.modules, framework.stubs, framework.forced)
-
-
-@cache
-def _names(
-    name: str, modules: tuple[str, ...], stubs: tuple[str, ...], forced: tuple[str, ...]
-) -> Names:
-    """The names; the numerical state stays as it was, importing transformers draws numbers."""
     from precision_lib.runtime import deterministic
 
-    absent = [stub for stub in stubs if importlib.util.find_spec(stub) is None]
-    names = Names(name)
-    with deterministic(), stubbed((*absent, *forced)), warnings.catch_warnings():
+    absent = [stub for stub in framework.stubs if importlib.util.find_spec(stub) is None]
+    names = Names(framework.name)
+    with deterministic(), stubbed((*absent, *framework.forced)), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for module in modules:
+        for module in framework.modules:
             try:
                 names |= vars(importlib.import_module(module))
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # a framework may fail to import in any way
+                why = f"{module} does not import ({type(error).__name__}: {error})"
                 raise FrameworkMissingError(
-                    f"{name}: {module} does not import ({type(error).__name__}: {error}); what it "
-                    "needs stands in docs/frameworks.md"
+                    f"{framework.name}: {why}; what it needs stands in docs/frameworks.md"
                 ) from error
     return names

@@ -65,6 +65,17 @@ def test_a_checked_release_is_called_with_its_heavy_imports_stubbed(
     assert "absent_heavy" not in sys.modules
 
 
+def test_a_framework_is_looked_up_once_and_not_at_every_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a millisecond of looking for metadata would count as the framework's time."""
+    install(tmp_path, monkeypatch, "1.3.1", "")
+    framework = fresh()
+    names = load(framework)
+    monkeypatch.setattr(Framework, "version", lambda _: pytest.fail("looked up again"))
+    assert load(framework) is names
+
+
 def test_a_function_that_is_gone_is_named_when_it_is_called(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
