@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     import torch
 
-    machine_info.pop("node", None)  # the name of this machine is nobody's business
+    for private in ("node", "release"):  # the name of this machine and of its kernel
+        machine_info.pop(private, None)
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
     if torch.cuda.is_available():

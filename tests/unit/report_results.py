@@ -21,6 +21,12 @@ def report() -> dict[str, Any]:
     return found
 
 
+def committed(name: str) -> dict[str, Any]:
+    """Another of the committed records."""
+    found: dict[str, Any] = json.loads(_text(ROOT / "docs" / "records" / f"{name}.json"))
+    return found
+
+
 def block() -> dict[str, Any]:
     """Its ``precision`` block."""
     found: dict[str, Any] = report()["precision"]

@@ -46,6 +46,14 @@ PICTURES: dict[str, tuple[Maker, tuple[str, ...]]] = {
         lambda: benchmarks.ratios(given.benchmarks()),
         ("this suite's time", "slow peer", "fp32"),
     ),
+    "committed_benchmarks": (
+        lambda: benchmarks.ratios(given.committed("benchmarks")),
+        ("token_logprobs + backward · bf16", "openrlhf (torch.compile)"),
+    ),
+    "committed_fault_matrix": (
+        lambda: faults.matrix(given.committed("self_test")),
+        ("gate", "gather_minus_logsumexp_in_input_dtype"),
+    ),
     "fault_matrix": (lambda: faults.matrix(given.self_test()), ("core", "gate", "fault_119")),
 }
 
@@ -82,7 +90,7 @@ def unreadable(figure: Any) -> list[str]:
 def test_picture_is_readable_and_holds_its_units(name: str) -> None:
     make, words = PICTURES[name]
     picture = make()
-    assert picture.name == name
+    assert picture.name == name.removeprefix("committed_")
     assert not unreadable(picture.figure)
     assert picture.figure.get_figwidth() == WIDTH
     text = rendered(picture.figure)["svg"].decode()

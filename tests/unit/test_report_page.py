@@ -285,7 +285,13 @@ def test_the_sweeps_command_writes_where_the_sweep_was_found(
 
 def test_the_example_is_the_committed_records_page() -> None:
     """Its pictures may differ by a rounding between machines, its words and numbers may not."""
-    results = Results("results", report=given.report(), sweep=given.sweep())
+    results = Results(
+        "results",
+        report=given.report(),
+        sweep=given.sweep(),
+        benchmarks=given.committed("benchmarks"),
+        self_test=given.committed("self_test"),
+    )
     made = without_pictures(undrawn(results, "results/plots"))
     example = EXAMPLE.read_text(encoding="utf-8")
     assert not problems(example)

@@ -11,6 +11,7 @@ from precision_lib.reporting.benchmarks import Row, rows
 from precision_lib.reporting.plots.appearance import (
     COLOURS,
     MARKERS,
+    WIDTH,
     legend_below,
     new_figure,
     styled,
@@ -51,8 +52,9 @@ def ratios(results: dict[str, Any]) -> Picture:
         NAME,
         _figure(compared, own),
         "Time of a step as a multiple of this suite's own time, which is the line at 1: to the "
-        "right of it is slower. Hollow: the result's error is beyond what FP32 arithmetic may do. "
-        "Median of the rounds; compare ratios within one run, not milliseconds between machines.",
+        "right of it is slower. Forward alone unless it says + backward. Hollow: the error is more "
+        "than FP32 arithmetic may do. Median of the rounds; compare ratios within one run, not "
+        "milliseconds between machines.",
         f"One line per step and format, {len(own)} in all, with a mark for each contender at its "
         "time over this suite's.",
         Table((*headings, "error / limit"), table),
@@ -67,7 +69,8 @@ def _key(row: Row) -> Key:
 def _figure(compared: Sequence[Row], own: dict[Key, Row]) -> Any:
     keys = list(own)
     others = list(dict.fromkeys(r.contender for r in compared if r.kind != OURS))
-    figure, axes = new_figure(0.21 * len(keys) + 1.5)
+    columns = max(1, int(WIDTH / (0.5 + 0.065 * max(map(len, others), default=1))))  # inches
+    figure, axes = new_figure(0.21 * len(keys) + 1.0 + 0.17 * -(-len(others) // columns))
     axis = axes[0, 0]
     for place, name in enumerate(others):
         colour, marker = COLOURS[place % 6], MARKERS[place % len(MARKERS)]
@@ -84,12 +87,14 @@ def _figure(compared: Sequence[Row], own: dict[Key, Row]) -> Any:
             )
         axis.plot([], [], color=colour, marker=marker, linestyle="none", label=name)
     axis.axvline(1, color="black", linewidth=1.4)
-    axis.set_yticks(range(len(keys)), [f"{step} · {fmt}" for step, _, fmt in keys])
+    steps = [step.replace(", forward and", " +").removesuffix(", forward") for step, _, _ in keys]
+    labels = [f"{step} · {fmt}" for step, (_, _, fmt) in zip(steps, keys, strict=True)]
+    axis.set_yticks(range(len(keys)), labels)
     axis.set_ylim(len(keys) - 0.4, -0.6)
     axis.set_xscale("log")
     _plain_ticks(axis)
     axis.set_xlabel("time / this suite's time")
-    legend_below(figure, axis, 4)
+    legend_below(figure, axis, columns)
     return figure
 
 
