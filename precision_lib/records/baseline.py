@@ -156,7 +156,7 @@ def load_baseline(path: Path | str) -> Baseline:
         baseline = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BaselineError(
-            f"baseline {path} does not exist; the same command with --update-baseline writes one"
+            f"baseline {path} does not exist; pytest with --update-baseline writes one"
         ) from None
     except (OSError, ValueError) as error:
         raise BaselineError(f"baseline {path} cannot be read: {error}") from None

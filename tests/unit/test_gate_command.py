@@ -127,7 +127,7 @@ def test_half_a_line_of_a_kill_is_passed_over(files: Files) -> None:
         (lambda f: f.report.write_text(f.report.read_text()[:-99]), "is truncated or not strict"),
         (lambda f: f.report.write_text("{}"), "it has no 'precision' block"),
         (lambda f: f.report.write_bytes(b"\xff"), "cannot be read"),
-        (lambda f: f.baseline.unlink(), "cpu.json does not exist; `pytest -m forensics --update"),
+        (lambda f: f.baseline.unlink(), "cpu.json does not exist; pytest with --update"),
         (lambda f: f.baseline.write_text(f.baseline.read_text()[:-99]), "cannot be read"),
         (lambda f: f.baseline.write_text("{}"), "is not a baseline"),
         (lambda f: f.markdown.mkdir(), "summary.md"),

@@ -205,7 +205,7 @@ def test_a_part_of_the_main_job_does_not_replace_the_baseline_of_the_whole(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--baseline=none.json",), "ERROR: --baseline: baseline none.json does not exist; `pyt"),
+        (("--baseline=none.json",), "ERROR: --baseline: baseline none.json does not exist; pyt"),
         (("--baseline=README.md",), "ERROR: --baseline: baseline README.md cannot be read: "),
         (("--update-baseline", "--quick"), "--target or a sweep needs --baseline FILE"),
         (
