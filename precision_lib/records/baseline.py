@@ -111,9 +111,12 @@ def _core(conformance: dict[str, Any]) -> dict[str, Any]:
     }
     for name, counts in conformance["functions"].items():
         errors = measured_errors(counts, conformance.get("failures", {}))
-        kept_errors = {k: [digest, x] for k, (digest, x) in errors.items() if digest and x > 0}
-        if kept_errors:
-            functions[name]["errors"] = kept_errors
+        if with_number := {
+            check: {"input": digest, "times": times}
+            for check, (digest, times) in errors.items()
+            if digest and times > 0
+        }:
+            functions[name]["errors"] = with_number
     about = {key: conformance[key] for key in ("target", "profile", "seed") if key in conformance}
     return about | {"functions": functions}
 
@@ -198,6 +201,6 @@ def _check_figures(baseline: Baseline) -> None:
         if lacking or not {"target", "profile"} <= set(core):
             raise ValueError(f"the core's part lacks something: {lacking or sorted(core)}")
         for counts in core["functions"].values():
-            for check, (digest, times) in counts.get("errors", {}).items():
-                if not isinstance(digest, str) or not 0 < times < math.inf:
-                    raise ValueError(f"the error of {check} is {times}")
+            for check, entry in counts.get("errors", {}).items():
+                if not isinstance(entry["input"], str) or not 0 < entry["times"] < math.inf:
+                    raise ValueError(f"the error of {check} is {entry}")

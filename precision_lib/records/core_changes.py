@@ -72,7 +72,10 @@ def _known_errors(
     failures = here.get("failures", {})
     errors = {
         name: paired(
-            there["functions"][name].get("errors", {}),
+            {
+                check: (entry["input"], entry["times"])
+                for check, entry in there["functions"][name].get("errors", {}).items()
+            },
             measured_errors(here["functions"][name], failures),
         )
         for name in both

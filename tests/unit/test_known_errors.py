@@ -132,7 +132,16 @@ def test_an_infinite_error_is_a_number_and_none_is_0() -> None:
     assert measured_errors({"failed": ["a"]}, {}) == {}
 
 
-@pytest.mark.parametrize("entry", [["x", 0.0], ["x", -1.0], ["x", "inf"], ["x"], None, [1, 2.0]])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *({"input": "x", "times": times} for times in (0.0, -1.0, "inf", None)),
+        {"input": 1, "times": 2.0},
+        {"input": "x"},
+        ["x", 2.0],
+        None,
+    ],
+)
 def test_a_baseline_with_another_error_is_damaged(entry: object, tmp_path: Any) -> None:
     baseline = known(failed_run(10.0))
     baseline["conformance"]["functions"]["whiten"]["errors"]["check_0"] = entry
