@@ -254,7 +254,9 @@ def test_lost_node_costs_the_steps_since_the_last_state(
     (retried,) = [event for event in events if event.kind == RETRIED]
     assert re.match("(NodeDied|WorkerCrashed)Error: ", retried.detail)
     resumed = [e.steps for e in events if e.kind == STEPPED and e.cell is retried.cell]
-    assert 0 < len(resumed) - STEPS < 6
+    # None where the node died at a state: which of the two cells was on it, and how far that one
+    # had come when the other made its sixth step, is chance.
+    assert 0 <= len(resumed) - STEPS < 6
     assert weights(here) == [local[name] for name in NAMES]
 
 
