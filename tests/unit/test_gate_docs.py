@@ -4,6 +4,7 @@ The hazard. A table that was made once goes on saying "caught" after the record 
 """
 
 import json
+import re
 from pathlib import Path
 
 from precision_lib.faults import FAULTS
@@ -33,3 +34,35 @@ def test_the_readme_says_what_the_record_says() -> None:
     assert clean["false_alarms"] == clean["against_the_run_before"]["false_alarms"] == 0
     assert f"every one of {caught} planted faults is caught" in text
     assert f"{clean['runs']} clean runs with other seeds gave no false alarm" in text
+
+
+def test_what_the_readme_says_that_the_gate_sees_follows_from_the_table() -> None:
+    """As far as the digits of the table go."""
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    said = re.search(
+        r"H1 noise that is ([\d.]+) times as large, H4's error per token from ([\d.]+) times on, "
+        r"H2's and H3's advantage errors from ([\d.]+) and ([\d.]+) times on",
+        readme,
+    )
+    assert said is not None
+    text = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
+    metrics = (
+        "H1 `log_ratio_nsr`",
+        "H4 `log_ratio_rms_error`",
+        "H2 `batch_advantage_rms_error`",
+        "H3 `advantage_rms_error`",
+    )
+    for metric, times in zip(metrics, said.groups(), strict=True):
+        row = re.search(rf"\| {metric} \| bf16_pure \| (\S+) \| \S+ \| (\S+) \|", text)
+        assert row is not None, metric
+        (now, slack), (found, more) = (
+            (float(figure), half_a_digit(figure)) for figure in row.groups()
+        )
+        lowest, highest = (found - more) / (now + slack), (found + more) / (now - slack)
+        rounded = half_a_digit(times)
+        assert lowest - rounded <= float(times) <= highest + rounded, metric
+
+
+def half_a_digit(figure: str) -> float:
+    """How far a printed decimal may be from the number behind it."""
+    return 0.5 * 10.0 ** -len(figure.partition(".")[2])

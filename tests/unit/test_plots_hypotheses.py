@@ -33,8 +33,10 @@ def test_noise_of_rounded_models_is_what_their_kl_is_too_large_by() -> None:
     move = generator.normal(0, math.sqrt(2 * kl), 10**6)
     executed = ((move + generator.normal(0, noise, move.size)) ** 2).mean() / 2
     wanted = noise / math.sqrt(2 * kl)
-    assert law.model_noise(kl, kl, executed) == pytest.approx(wanted, rel=0.01)
-    assert law.model_noise(100 * kl, kl, executed) == pytest.approx(wanted / 10, rel=0.01)
+    # Five standard errors of a mean square, as a share of what is left of it, halved by the root.
+    share = 2.5 * math.sqrt(2 / move.size) * executed / (executed - kl)
+    assert law.model_noise(kl, kl, executed) == pytest.approx(wanted, rel=share)
+    assert law.model_noise(100 * kl, kl, executed) == pytest.approx(wanted / 10, rel=share)
 
 
 def test_step_is_found_from_the_value_and_refused_where_there_is_none() -> None:
