@@ -106,8 +106,9 @@ def _calibrate(options: argparse.Namespace) -> int:
         check_writable(options.output_dir)
         if options.baseline is not None:
             load_baseline(options.baseline)
-        total = phase.variation_cells(len(all_configurations(None)))
         pipeline = load_models(options)
+        device = pipeline.policy.model.device.type
+        total = phase.variation_cells(len(all_configurations(None)), device)
         with tqdm(total=total, disable=None, unit="cell", desc="calibrating") as bar:
             result = phase.calibrate(
                 pipeline, quick=options.quick, seed=options.seed, progress=bar.update

@@ -13,8 +13,9 @@ tokens of all sequences, one sequence after the other, one length after the othe
 """
 
 import zlib
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,25 @@ from precision_lib.trajectories.teacher_forcing import (
 POLICY, REFERENCE = "policy", "reference"
 FIRST, AGAIN, REBATCHED = "first", "again", "rebatched"
 GOLDEN, EXACT = "fp32", "fp64"
+_EXCHANGED = ContextVar("exchanged", default=False)
+
+
+def takes_other_shape(run: str) -> bool:
+    """Whether a run takes the sequences in reversed order and in other micro-batches.
+
+    Only ``REBATCHED`` does; inside :func:`batch_shapes_exchanged` every other run does.
+    """
+    return (run == REBATCHED) != _EXCHANGED.get()
+
+
+@contextmanager
+def batch_shapes_exchanged() -> Iterator[None]:
+    """Measure in the other batch shape, so that its noise is seen in every metric."""
+    token = _EXCHANGED.set(True)
+    try:
+        yield
+    finally:
+        _EXCHANGED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -216,7 +236,11 @@ class Forwards:
             model = self._model(role, policy, fmt)
             with deterministic(seed=zlib.crc32(repr(key).encode())):
                 self._scored[key] = score(
-                    model, self.given.responses, fmt, self.kl_formats, reverse=run == REBATCHED
+                    model,
+                    self.given.responses,
+                    fmt,
+                    self.kl_formats,
+                    reverse=takes_other_shape(run),
                 )
             self.progress()
         return self._scored[key]

@@ -20,7 +20,7 @@ from precision_lib.threads import limit_threads
 #: Examples per conformance check of a clean run; a whole run draws 25.
 EXAMPLES = 3
 #: Of a cell's evidence, what the gate reads.
-_KEPT = ("noise_floor", "true_kl", "observed_formats")
+_KEPT = ("golden_floor", "batch_shift", "true_kl", "observed_formats")
 #: The models of a worker process, loaded once.
 _MODELS: list[Any] = []
 

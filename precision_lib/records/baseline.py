@@ -14,8 +14,9 @@ from typing import Any
 from precision_lib.jsonio import parse_json, to_plain, write_text
 from precision_lib.records.known_errors import measured_errors
 from precision_lib.records.training_changes import training_summary
+from precision_lib.records.upgrade import upgrade_baseline
 
-SCHEMA = 1
+SCHEMA = 2
 DIRECTORY = Path("baselines")
 #: Of a record's context, what a baseline keeps.
 _CONTEXT = (
@@ -84,8 +85,9 @@ def summary_of(block: dict[str, Any]) -> Baseline:
     for cell in block["cells"]:
         of_hypothesis = cells.setdefault(cell["hypothesis"], {})
         kept = {k: cell[k] for k in ("verdict", "metrics")}
-        if "true_kl" in cell["evidence"]:
-            kept["true_kl"] = cell["evidence"]["true_kl"]
+        for name in ("true_kl", "batch_shift"):
+            if name in cell["evidence"]:
+                kept[name] = cell["evidence"][name]
         of_hypothesis[cell["configuration"]] = kept
     context = {k: block["context"][k] for k in _CONTEXT if k in block["context"]}
     return {
@@ -174,6 +176,8 @@ def load_baseline(path: Path | str) -> Baseline:
             f"{SCHEMA}; upgrade rlhf-precision-forensics"
         )
     try:
+        if baseline["schema"] < SCHEMA:
+            upgrade_baseline(baseline)
         _check_figures(baseline)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BaselineError(f"baseline {path} is damaged ({error}); make it again") from None

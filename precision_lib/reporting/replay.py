@@ -10,6 +10,7 @@ _FLOORS = {
     "repeated": "the same again",
     "reversed": "sequences in reversed order",
     "rebatched": "other micro-batches",
+    "fp32_rebatched": "FP32, other micro-batches",
     "fp32_against_frozen": "FP32 here against frozen FP32",
 }
 

@@ -3,7 +3,8 @@
 The hazards. Replayed log-probs differ from the frozen ones by the format, and by batch shape, code
 path and device too; without the size of the latter the former means nothing. So the record begins
 with the noise floor: the configuration against itself, repeated, in reversed order, in other
-micro-batches, and the FP32 path against the frozen figures. On the machine and in the batch shape
+micro-batches (its batch variance), and the FP32 path against the frozen figures, in their
+micro-batches and in others. On the machine and in the batch shape
 of the frozen run an FP32 replay must be bitwise equal; that is checked, not assumed.
 
 Memory: the FP32 originals and one working copy at a time; policy, reference and reward model take
@@ -177,8 +178,11 @@ def noise_floor(
     """What differs although no format does, on the first shard; 0 is a possible answer.
 
     Expected from theory: exactly 0 where every product computes a row the same whatever stands in
-    the other rows, which holds on a CPU for all but products with a single output (value head,
-    reward head); on a GPU the micro-batch chooses the kernel. Its runs are timed too.
+    the other rows, which a CPU does for all but products with a single output (value head, reward
+    head). On a GPU the micro-batch chooses the kernel: there ``rebatched`` of a bf16 configuration
+    is as large as its error. That says nothing about the uncertainty of the error, which is
+    measured against FP32: ``fp32_rebatched`` does. ``reversed`` is not 0 there either where the
+    last micro-batch is smaller than the others. Its runs are timed too.
     """
     frozen, shard = read_shard(directory, manifest.shards[0]), manifest.shards[0]
     micro = _micro(shard, batch_size)
@@ -190,8 +194,9 @@ def noise_floor(
         "rebatched": (replayer.run(frozen, other), first),
     }
     full = PrecisionConfig("golden", *([GOLDEN] * len(COMPONENTS)))
-    golden = Replayer(replayer.pipeline, full, replayer.head).run(frozen, micro)
-    runs["fp32_against_frozen"] = golden, golden_figures(frozen)
+    golden, truth = Replayer(replayer.pipeline, full, replayer.head), golden_figures(frozen)
+    runs["fp32_rebatched"] = golden.run(frozen, other), truth
+    runs["fp32_against_frozen"] = golden.run(frozen, micro), truth
     return {
         "sequences": shard.sequences,
         "response_tokens": shard.response_tokens,

@@ -83,16 +83,16 @@ def test_forwards_that_do_not_repeat_break_the_irrelevant_control(
     assert not control["is_null"]
 
 
-def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
+def test_batch_variance_sees_a_forward_that_depends_on_its_batch(
     tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: logits that depend on the number of rows, as a kernel with split sums does.
 
-    Both models suffer it alike, so only a floor that really changes the batch shows it.
+    Both models suffer it alike, so only a run that really changes the batch shows it.
     """
     from precision_lib.forensics import forwards
 
-    quiet = small_study(tiny_llama).noise_floor(BASELINE).value
+    quiet = small_study(tiny_llama).rebatched(BASELINE).variance.value
     original = forwards.response_logits
 
     def batch_dependent(model: Any, batch: Any) -> Any:
@@ -100,7 +100,7 @@ def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
         return logits * (1 + 2.0**-10 * len(tokens)), tokens
 
     monkeypatch.setattr(forwards, "response_logits", batch_dependent)
-    loud = small_study(tiny_llama).noise_floor(BASELINE).value
+    loud = small_study(tiny_llama).rebatched(BASELINE).variance.value
     assert loud > 100 * quiet
     assert loud > 0
 

@@ -129,7 +129,7 @@ def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None
 def test_a_cell_holds_every_metric_over_every_sequence(clean: "H2Study") -> None:
     cell = clean.cell(PURE)
     assert cell.hypothesis == "H2"
-    assert set(cell.metrics) == set(h2.METRICS)
+    assert set(cell.metrics) == {*h2.METRICS, "batch_variance"}
     sequences = SHARDS * PROMPTS * SAMPLES
     pairs = SHARDS * PROMPTS * SAMPLES * (SAMPLES - 1) // 2
     assert cell.metrics["advantage_rms_error"].n == sequences
@@ -366,11 +366,11 @@ def test_a_family_that_is_not_immune_breaks_the_control(
     assert study.verdict().verdict == "inconclusive"
 
 
-def test_the_noise_floor_sees_a_score_that_depends_on_its_batch(
+def test_batch_variance_sees_a_score_that_depends_on_its_batch(
     reward: "RewardModel", shards: list["Trajectories"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    quiet = opened(reward, shards).noise_floor("fp32").value
+    quiet = opened(reward, shards).rebatched("fp32").variance.value
     from precision_lib.models.reward_model import score_tokens
 
     def batch_dependent(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -378,7 +378,7 @@ def test_the_noise_floor_sees_a_score_that_depends_on_its_batch(
         return scores + scores.square() * 2.0**-10 * len(tokens)
 
     monkeypatch.setattr(SCORE_TOKENS, batch_dependent)
-    loud = opened(reward, shards).noise_floor("fp32").value
+    loud = opened(reward, shards).rebatched("fp32").variance.value
     assert loud > 100 * quiet
     assert loud > 0
 
@@ -453,7 +453,7 @@ def test_overflow_of_some_scores_impairs_the_cell(study: "H2Study") -> None:
     cell = study.cell(HALF)
     assert cell.verdict == "impaired"
     assert 0 < cell.metrics["reward_nonfinite_frac"].value < 1
-    assert set(cell.metrics) == set(h2.METRICS)
+    assert set(cell.metrics) == {*h2.METRICS, "batch_variance"}
     assert all(math.isfinite(m.value) for m in cell.metrics.values())
 
 
@@ -466,7 +466,7 @@ def test_overflow_of_all_scores_impairs_the_cell(study: "H2Study") -> None:
     cell = study.cell(HALF)
     assert cell.verdict == "impaired"
     assert cell.metrics["reward_nonfinite_frac"].value == 1
-    assert set(cell.metrics) == {"reward_nonfinite_frac"}
+    assert set(cell.metrics) == {"reward_nonfinite_frac", "batch_variance"}
 
 
 # Inputs

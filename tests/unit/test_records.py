@@ -125,7 +125,7 @@ def test_a_whole_line_that_is_no_cell_is_an_error(tmp_path: Path, line: str) -> 
         ('{"precision": {"schema": NaN}}', r"NaN is not strict JSON"),
         ('{"tests": []}', r"is not a record of this suite: it has no 'precision' block"),
         ("[1, 2]", r"is not a record of this suite"),
-        (f'{{"precision": {{"schema": {SCHEMA + 1}}}}}', r"this version reads up to 1; upgrade"),
+        (f'{{"precision": {{"schema": {SCHEMA + 1}}}}}', r"this version reads up to 2; upgrade"),
         ('{"precision": {"schema": 1}}', r"is damaged: its precision block lacks 'run'"),
     ],
 )

@@ -110,11 +110,11 @@ def clean(directory: Path, nsr: list[float]) -> None:
             "configuration": "bf16_pure",
             "verdict": "impaired",
             "metrics": {"log_ratio_nsr": metric | {"clusters": 8}},
-            "evidence": {"noise_floor": {"value": 0.0}},
+            "evidence": {},
         }
         threshold = {"metric": "log_ratio_nsr", "limit": 0.3, "components": ["policy"]}
         block = {
-            "schema": 1,
+            "schema": 2,
             "run": str(seed),
             "complete": True,
             "context": {"device": {"class": "cpu"}, "seed": seed},

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, REBATCHED
+from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, takes_other_shape
 from precision_lib.formats import get_format
 from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.models.reward_model import RewardModel
@@ -48,7 +48,9 @@ def micro_batches(shard: Trajectories, vocabulary: int, run: str) -> Micro:
     count = len(shard.reward_tokens)
     rows = min(count, rows_per_forward(shard.tokens.shape[1], vocabulary))
     order = torch.arange(count)
-    return Micro(other_rows(rows, count), order.flip(0)) if run == REBATCHED else Micro(rows, order)
+    if takes_other_shape(run):
+        return Micro(other_rows(rows, count), order.flip(0))
+    return Micro(rows, order)
 
 
 def wider(fmt: str) -> str:

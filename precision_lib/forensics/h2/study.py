@@ -12,13 +12,22 @@ whose reward model is FP32 is the golden path itself and is measured against the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.causal import BASELINE, PURE, Paired, Sums, causal_verdict, cell_of
+from precision_lib.forensics.causal import (
+    BASELINE,
+    PURE,
+    Paired,
+    Rebatched,
+    Sums,
+    causal_verdict,
+    cell_of,
+)
 from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h2 import families, points
 from precision_lib.forensics.h2 import reward_quantization as h2
@@ -86,7 +95,8 @@ class H2Study:
                 H2,
                 configuration,
                 metrics,
-                self.noise_floor(fmt),
+                self.rebatched(fmt),
+                self.golden_rebatched,
                 self._evidence(fmt),
                 nonfinite=metrics[h2.NONFINITE].value > 0,
             )
@@ -106,20 +116,34 @@ class H2Study:
         scores = self.scores(fmt, AGAIN if again else FIRST)
         return h2.group_sums(scores, self.measured_against(fmt), self.groups)
 
-    def noise_floor(self, fmt: str) -> Metric:
-        """:data:`DAMAGE` of a format against itself in another order and micro-batch.
+    @cached_property
+    def golden_rebatched(self) -> Rebatched:
+        """The FP32 path in another order and micro-batch: the noise of the truth."""
+        return self.rebatched(GOLDEN)
+
+    def rebatched(self, fmt: str) -> Rebatched:
+        """:data:`DAMAGE` of a format in another order and micro-batch.
 
         Where no score is finite: the share of scores of which that depends on the batch.
         """
-        first, rebatched = self.scores(fmt), self.scores(fmt, REBATCHED)
+        first, second = self.scores(fmt), self.scores(fmt, REBATCHED)
         finite = torch.isfinite(first)
         if not bool(finite.any()):
-            changed = torch.where(torch.isfinite(rebatched), torch.nan, 0.0)
+            changed = torch.where(torch.isfinite(second), torch.nan, 0.0)
             sums = h2.group_sums(changed, torch.zeros_like(self.golden), self.groups)
-            return replace(self.paired, counted="scored").estimate(sums, h2.NONFINITE)
-        kept = torch.where(finite, rebatched, torch.nan)
-        sums = h2.group_sums(kept, torch.where(finite, first, 0), self.groups)
-        return self.paired.estimate(sums, DAMAGE)
+            share = replace(self.paired, counted="scored").estimate(sums, h2.NONFINITE)
+            return Rebatched(share, 0.0)
+        truth = self.measured_against(fmt)
+        variance, damage, other = (
+            self.paired.estimate(
+                h2.group_sums(
+                    torch.where(finite, scores, torch.nan), torch.where(finite, of, 0), self.groups
+                ),
+                DAMAGE,
+            )
+            for scores, of in ((second, first), (first, truth), (second, truth))
+        )
+        return Rebatched(variance, abs(other.value - damage.value))
 
     def causes(self, fmt: str) -> dict[str, dict[str, Any]]:
         """Damage and symptom of the stored score, of the forward before it, and of both.

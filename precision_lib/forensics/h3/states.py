@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import EXACT, FIRST, REBATCHED
+from precision_lib.forensics.forwards import EXACT, FIRST, takes_other_shape
 from precision_lib.forensics.observed import observed_format
 from precision_lib.formats import format_of
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
@@ -91,7 +91,7 @@ class States:
         tokens, mask = shard.tokens.to(self.checkpoint.model.device), shard.mask.cpu()
         rows = rows_per_forward(tokens.shape[1], vocabulary_of(self._working))
         order = torch.arange(len(tokens))
-        if run == REBATCHED:
+        if takes_other_shape(run):
             rows, order = other_rows(rows, len(order)), order.flip(0)
         kept: dict[int, Tensor] = {}
         for chosen in torch.split(order, rows):

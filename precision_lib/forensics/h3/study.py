@@ -8,7 +8,7 @@ tried alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from precision_lib.forensics.causal import (
     BASELINE,
     PURE,
     Paired,
+    Rebatched,
     Sums,
     causal_verdict,
     cell_of,
@@ -119,7 +120,8 @@ class H3Study:
             H3,
             configuration,
             metrics,
-            self.noise_floor(configuration),
+            self.rebatched(configuration),
+            self.golden_rebatched,
             self._evidence(configuration, sums) | {"critical_magnitude_reached": reached},
             nonfinite=metrics["value_nonfinite_frac"].value > 0,
         )
@@ -140,13 +142,28 @@ class H3Study:
         levels = level_counts(steps, self.sequence, len(self.mask))
         return per_sequence(quantities, self.sequence) | levels
 
-    def noise_floor(self, configuration: PrecisionConfig) -> Metric:
-        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch."""
+    @cached_property
+    def golden_rebatched(self) -> Rebatched:
+        """The FP32 path in another order and micro-batch: the noise of the truth."""
+        return self.rebatched(BASELINE)
+
+    def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
+        """:data:`DAMAGE` of a configuration in another order and micro-batch."""
         native = self.critics.native()
-        first, rebatched = (
+        golden = self.critics.values(self.critics.golden(configuration), native)
+        first, second = (
             self.critics.values(configuration, native, run) for run in (FIRST, REBATCHED)
         )
-        quantities = h3.finite_quantities(rebatched, first, native.rewards, self.mask)
+        variance, damage, other = (
+            self._damage(values, truth)
+            for values, truth in ((second, first), (first, golden), (second, golden))
+        )
+        return Rebatched(variance, abs(other.value - damage.value))
+
+    def _damage(self, values: Tensor, truth: Tensor) -> Metric:
+        """:data:`DAMAGE` of predictions [M] against others, with the native rewards."""
+        rewards = self.critics.native().rewards
+        quantities = h3.finite_quantities(values, truth, rewards, self.mask)
         return self.paired.estimate(per_sequence(quantities, self.sequence), DAMAGE)
 
     def verdict(self) -> HypothesisVerdict:

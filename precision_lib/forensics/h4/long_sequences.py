@@ -35,7 +35,7 @@ class H4Settings:
         sequences: drawn from the policy; what decides.
         text_windows: windows of text.
         length: tokens of a sequence, the first included; the model's positions if those are fewer.
-        checked: sequences on which the null controls and the noise floor are taken.
+        checked: sequences on which the null controls and the batch variance are taken.
         expected: sampled sequences on which the expected drift is computed, over the vocabulary.
         seed: of tokens, direction and resampling.
     """
