@@ -182,9 +182,7 @@ def run_events(
 
 def _events(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
     low_precision = {"bf16", "fp16"} & set(session.configuration.components.values())
-    pipeline = session.pipeline
-    models = pipeline.policy.model, pipeline.reference.model, pipeline.reward.model
-    native = not (low_precision and computes_on_cpu(*models))
+    native = not (low_precision and computes_on_cpu(*session.pipeline.models))
     with deterministic(session.settings.seed, native_products=native):
         ended = RunEnded(COMPLETED, "")
         try:

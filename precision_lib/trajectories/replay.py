@@ -91,8 +91,7 @@ def replay(
         )
     check_same_models(manifest, pipeline, trajectories_dir)
     replayer = Replayer(pipeline, configuration, frozen_head(trajectories_dir, manifest))
-    models = pipeline.policy.model, pipeline.reference.model, pipeline.reward.model
-    with deterministic(seed, native_products=not computes_on_cpu(*models)):
+    with deterministic(seed, native_products=not computes_on_cpu(*pipeline.models)):
         floor = noise_floor(replayer, trajectories_dir, manifest, batch_size)
         for shard in manifest.shards:  # an earlier replay is worth more than half of this one
             read_shard(trajectories_dir, shard)
