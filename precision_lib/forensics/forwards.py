@@ -27,6 +27,7 @@ from precision_lib.forensics.probe import ProbeInput
 from precision_lib.formats import format_of, get_format
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.models.placement import computes_on_cpu
 from precision_lib.ppo import kl, logprobs
 from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.sampling import Responses
@@ -34,7 +35,6 @@ from precision_lib.trajectories.teacher_forcing import (
     next_token_logits,
     other_rows,
     rows_per_forward,
-    vocabulary_of,
 )
 
 POLICY, REFERENCE = "policy", "reference"
@@ -125,11 +125,10 @@ def score(
         reverse: take the sequences in the opposite order and in micro-batches of a third;
             the result is put back in order. What changes is the noise of batching.
     """
-    vocabulary = vocabulary_of(model)
     kept: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
     seen: set[str] = set()
     for group in responses:
-        rows = rows_per_forward(group.tokens.shape[1], vocabulary)
+        rows = rows_per_forward(group.tokens.shape[1], model)
         order = torch.arange(len(group.tokens))
         if reverse:
             rows = other_rows(rows, len(order))
@@ -164,10 +163,9 @@ def score_pair(
     policy: Any, reference: Any, responses: tuple[Responses, ...], function: PairFunction
 ) -> dict[str, Tensor]:
     """``function`` of both models' response logits, each result [M] on the CPU."""
-    vocabulary = vocabulary_of(reference)
     parts: dict[str, list[Tensor]] = {}
     for group in responses:
-        rows = rows_per_forward(group.tokens.shape[1], vocabulary)
+        rows = rows_per_forward(group.tokens.shape[1], reference)
         for _, batch in group.micro_batches(rows):
             policy_logits, tokens = response_logits(policy, batch)
             reference_logits, _ = response_logits(reference, batch)
@@ -234,7 +232,8 @@ class Forwards:
         key = (role, policy if role == POLICY else 0, fmt, run)
         if key not in self._scored:
             model = self._model(role, policy, fmt)
-            with deterministic(seed=zlib.crc32(repr(key).encode())):
+            native = not computes_on_cpu(model)
+            with deterministic(zlib.crc32(repr(key).encode()), native_products=native):
                 self._scored[key] = score(
                     model,
                     self.given.responses,
@@ -278,7 +277,7 @@ class Forwards:
     ) -> dict[str, Tensor]:
         moved = self._model(POLICY, policy, policy_fmt)
         reference = self._model(REFERENCE, 0, reference_fmt)
-        with deterministic():
+        with deterministic(native_products=not computes_on_cpu(moved, reference)):
             result = score_pair(moved, reference, self.given.responses, function)
         self.progress()
         return result

@@ -112,7 +112,7 @@ def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
         ValueError: when prompt and response do not fit the model's positions.
     """
     check_fits(checkpoint, settings)
-    with deterministic(settings.seed, only_fp32=True):
+    with deterministic(settings.seed, native_products=True):
         return _prepare(checkpoint, settings)
 
 
@@ -121,7 +121,7 @@ def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
     prompts = encoded_prompts(checkpoint, prompt_order(settings.num_prompts, seed))
     pad = checkpoint.tokenizer.pad_token_id or 0
     responses = tuple(
-        sample_responses(model, prompts, length, seed=seed * 1000 + i, pad=pad)
+        sample_responses(model, prompts, length, seed=seed * 1000 + i, pad=pad).to(model.device)
         for i, length in enumerate(settings.seq_lengths)
     )
     texts = [encode(checkpoint, text) for text in load_held_out_sample()]

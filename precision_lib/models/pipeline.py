@@ -6,6 +6,7 @@ between them can only come from formats and training.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from precision_lib.models.embedded import VALUE_HEAD_FILE
 from precision_lib.models.loading import EMBEDDED, Checkpoint, CheckpointError, load_checkpoint
@@ -30,6 +31,11 @@ class Pipeline:
     reference: Checkpoint
     reward: RewardModel
     value_head: ValueHead | None
+
+    @property
+    def models(self) -> tuple[Any, Any, Any]:
+        """The transformers models of policy, reference and reward."""
+        return self.policy.model, self.reference.model, self.reward.model
 
 
 def load_pipeline(

@@ -35,6 +35,11 @@ def devices_of(model: Any) -> tuple[torch.device, ...]:
     return tuple(dict.fromkeys(parameter.device for parameter in model.parameters()))
 
 
+def computes_on_cpu(*models: Any) -> bool:
+    """Whether any parameter of any of ``models`` is on the CPU, and so the products with it."""
+    return any(device.type == "cpu" for model in models for device in devices_of(model))
+
+
 def is_dispatched(model: Any) -> bool:
     """Whether accelerate's hooks are in the model."""
     return any(hasattr(module, "_hf_hook") for module in model.modules())

@@ -35,25 +35,38 @@ def as_sequences(logits: Tensor) -> Tensor:
 
 
 def row_buffer(sequences: Tensor, dtype: torch.dtype) -> Tensor:
-    """An uninitialised buffer [n, V] of ``dtype`` for n rows of ``sequences`` [S, N, V], n <= N."""
-    _, rows, width = sequences.shape
+    """An uninitialised buffer [s, n, V] of ``dtype`` for pieces of ``sequences`` [S, N, V].
+
+    n = N where a whole sequence fits, and then s is how many of them do; else s = 1.
+    """
+    count, rows, width = sequences.shape
     limit = _BUFFER_BYTES.get(sequences.device.type, _BUFFER_BYTES["cpu"])
     fitting = max(1, limit // max(1, width * torch.finfo(dtype).bits // 8))
-    return torch.empty(min(fitting, rows), width, dtype=dtype, device=sequences.device)
+    several = max(1, min(fitting // max(1, rows), count))
+    shape = several, min(fitting, rows), width
+    return torch.empty(shape, dtype=dtype, device=sequences.device)
 
 
-def row_pieces(sequences: Tensor, dtype: torch.dtype) -> Iterator[tuple[tuple[int, slice], Tensor]]:
-    """Where, and a copy in ``dtype``, of a few rows at a time of ``sequences`` [S, N, V].
+def row_pieces(
+    sequences: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """Where, and a copy [s, n, V] in ``dtype``, of a few rows at a time of ``sequences`` [S, N, V].
 
-    The copy is one buffer, overwritten in the next turn; the caller may compute in place.
+    Several whole sequences at once where they fit: every piece costs a GPU some launches. The copy
+    is one buffer, overwritten in the next turn; the caller may compute in place.
     """
     buffer = row_buffer(sequences, dtype)
-    rows = sequences.shape[1]
-    for sequence in range(sequences.shape[0]):
-        for start in range(0, rows, max(1, len(buffer))):
-            place = sequence, slice(start, min(start + len(buffer), rows))
+    several, some, _ = buffer.shape
+    for first in range(0, sequences.shape[0], several):
+        for start in range(0, sequences.shape[1], max(1, some)):
+            place = slice(first, first + several), slice(start, start + some)
             piece = sequences[place]
-            yield place, buffer[: len(piece)].copy_(piece)
+            yield place, fitted(buffer, piece).copy_(piece)
+
+
+def fitted(buffer: Tensor, piece: Tensor) -> Tensor:
+    """The part of ``buffer`` [s, n, V] that ``piece``, of at most its size, takes."""
+    return buffer[: piece.shape[0], : piece.shape[1]]
 
 
 def fp32_or_wider(*tensors: Tensor) -> torch.dtype:

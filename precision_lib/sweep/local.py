@@ -44,11 +44,11 @@ class Child:
 
 
 def default_jobs(device: str, gpus: int) -> int:
-    """Cells at once: a core each, or four on each GPU, which a small model does not fill."""
+    """Cells at once: a core each, or eight on each GPU, which a small model does not fill."""
     threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = max(1, (usable or 1) // threads)
-    return cores if device == "cpu" else min(cores, 4 * max(gpus, 1))
+    return cores if device == "cpu" else min(cores, 8 * max(gpus, 1))
 
 
 def visible_gpus(device: str) -> list[str]:

@@ -58,7 +58,7 @@ def golden_experience(
             reward=models.pipeline.reward.model,
         )
         in_fp32 = replace(weights, working=weights.golden)
-        exact = score(originals, in_fp32, sampled, given, [torch.arange(count)])
+        exact = score(originals, in_fp32, sampled, given, [slice(count)])
     kl = models.configuration.kl
     return (
         learn_from(sampled, given, own, settings, kl, kl_coefficient),
@@ -102,9 +102,9 @@ def _log_ratio(d: Tensor, true: Tensor) -> dict[str, float | None]:
 
 def _along_the_sequence(error: Tensor, mask: Tensor) -> dict[str, float | None]:
     """H4's metrics of errors [D, T], 0 behind the end, so that the last sum is the sequence's."""
-    sums = h4.sequence_sums(error.cpu().numpy())
+    sums = h4.sequence_sums(error.numpy())
     totals = {name: value.sum() for name, value in sums.items()}
-    totals["tokens"] = mask.sum().cpu().double().numpy()
+    totals["tokens"] = mask.sum().double().numpy()
     return {name: float(h4.METRICS[name][0](totals)) for name in H4_METRICS}
 
 
@@ -146,7 +146,6 @@ def _ranking(scores: Tensor, golden: Tensor) -> dict[str, float | None]:
     """H2's figures over all pairs of the diagnostic sequences."""
     if len(golden) < 2 or not bool(torch.isfinite(golden).all()):
         return dict.fromkeys(("reward_tie_frac", "reward_kendall_tau"))
-    scores, golden = scores.cpu(), golden.cpu()
     sums = h2.group_sums(scores, golden, torch.zeros(len(scores), dtype=torch.int64))
     return {name: h2.value(sums, name) for name in ("reward_tie_frac", "reward_kendall_tau")}
 

@@ -17,6 +17,7 @@ from typing import Any
 from precision_lib.jsonio import append_line, check_writable
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.placement import computes_on_cpu
 from precision_lib.records.context import run_context
 from precision_lib.runtime import deterministic
 from precision_lib.training.directory import (
@@ -181,7 +182,8 @@ def run_events(
 
 def _events(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
     low_precision = {"bf16", "fp16"} & set(session.configuration.components.values())
-    with deterministic(session.settings.seed, only_fp32=not low_precision):
+    native = not (low_precision and computes_on_cpu(*session.pipeline.models))
+    with deterministic(session.settings.seed, native_products=native):
         ended = RunEnded(COMPLETED, "")
         try:
             yield from _begin(session)

@@ -225,7 +225,10 @@ def _finish(run: Run, line: dict[str, Any]) -> None:
 
 
 class Clock:
-    """Seconds per phase, with the device waited for at both ends."""
+    """Seconds per phase, with the device waited for at the end of each.
+
+    So nothing of one phase is left to run when the next one begins.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -240,7 +243,7 @@ class Clock:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count what runs inside as ``NAME_seconds``."""
-        start = self._now()
+        start = time.perf_counter()
         yield
         self._seconds[f"{name}_seconds"] = self._now() - start
 

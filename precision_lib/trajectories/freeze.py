@@ -40,7 +40,6 @@ from precision_lib.trajectories.shards import (
     remove_leftovers,
     write_manifest,
 )
-from precision_lib.trajectories.teacher_forcing import vocabulary_of
 
 _OTHER_DIRECTORY = "give another --output_dir"
 
@@ -66,13 +65,12 @@ def freeze(
         ValueError: a length beyond the model's positions. OSError: it cannot be written to.
     """
     check_fits(pipeline.policy, settings)
-    with deterministic(settings.seed, only_fp32=True):
+    with deterministic(settings.seed, native_products=True):
         manifest = _begin(pipeline, settings, output_dir, resume)
         remove_leftovers(output_dir)
         progress(len(manifest.shards))
         head = frozen_head(output_dir, manifest) if manifest.shards else pipeline.value_head
         head = head and _in_memory(head)
-        vocabulary = vocabulary_of(pipeline.policy.model)
         for index in range(len(manifest.shards), settings.num_batches):
             sampled = sample_batch(pipeline, settings, index)
             if head is None:
@@ -80,7 +78,8 @@ def freeze(
             if index == 0:
                 manifest = _keep_head(output_dir, manifest, head)
             trajectories = score_batch(pipeline, head, sampled)
-            manifest = add_shard(output_dir, manifest, trajectories, sampled.rows(vocabulary))
+            rows = sampled.rows(pipeline.policy.model)
+            manifest = add_shard(output_dir, manifest, trajectories, rows)
             progress(1)
     return manifest
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from precision_lib.jsonio import to_plain, write_bytes, write_json
 from precision_lib.matrix import COMPONENTS, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
-from precision_lib.models.placement import devices_of
+from precision_lib.models.placement import computes_on_cpu, devices_of
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.batches import GOLDEN, micro_batches
 from precision_lib.trajectories.comparison import (
@@ -92,7 +92,7 @@ def replay(
         )
     check_same_models(manifest, pipeline, trajectories_dir)
     replayer = Replayer(pipeline, configuration, frozen_head(trajectories_dir, manifest))
-    with deterministic(seed):
+    with deterministic(seed, native_products=not computes_on_cpu(*pipeline.models)):
         floor = noise_floor(replayer, trajectories_dir, manifest, batch_size)
         for shard in manifest.shards:  # an earlier replay is worth more than half of this one
             read_shard(trajectories_dir, shard)

@@ -302,17 +302,17 @@ def test_visible_gpus_are_those_that_the_user_chose(
 @pytest.mark.parametrize(
     ("device", "gpus", "threads", "jobs"),
     [
-        ("cpu", 0, "1", 8),
-        ("cpu", 0, "3", 2),
+        ("cpu", 0, "1", 20),
+        ("cpu", 0, "3", 6),
         ("cpu", 0, "99", 1),
-        ("cuda", 1, "1", 4),
-        ("cuda", 4, "1", 8),
-        ("cuda:1", 0, "1", 4),
+        ("cuda", 1, "1", 8),
+        ("cuda", 4, "1", 20),
+        ("cuda:1", 0, "1", 8),
     ],
 )
-def test_by_default_a_core_or_a_quarter_of_a_gpu_runs_a_cell(
+def test_by_default_a_core_or_an_eighth_of_a_gpu_runs_a_cell(
     device: str, gpus: int, threads: str, jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(20)))
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     assert default_jobs(device, gpus) == jobs
