@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.jsonio import parse_json, to_plain, write_text
-from precision_lib.records.known_errors import measured_errors
 from precision_lib.records.training_changes import training_summary
 
 SCHEMA = 1
@@ -101,7 +100,7 @@ def summary_of(block: dict[str, Any]) -> Baseline:
 
 
 def _core(conformance: dict[str, Any]) -> dict[str, Any]:
-    """What a baseline keeps of the checks of a core: the counts, which failed, by how much."""
+    """What a baseline keeps of the checks of a core: the counts and which failed."""
     if not conformance:
         return {}
     kept = ("tests", "failed", "inputs", "compared", "worst_over_limit")
@@ -109,14 +108,6 @@ def _core(conformance: dict[str, Any]) -> dict[str, Any]:
         name: {key: counts[key] for key in kept if key in counts}
         for name, counts in conformance["functions"].items()
     }
-    for name, counts in conformance["functions"].items():
-        errors = measured_errors(counts, conformance.get("failures", {}))
-        if with_number := {
-            check: {"input": digest, "times": times}
-            for check, (digest, times) in errors.items()
-            if digest and times > 0
-        }:
-            functions[name]["errors"] = with_number
     about = {key: conformance[key] for key in ("target", "profile", "seed") if key in conformance}
     return about | {"functions": functions}
 
@@ -200,7 +191,3 @@ def _check_figures(baseline: Baseline) -> None:
         lacking = [name for name, counts in core["functions"].items() if not wanted <= set(counts)]
         if lacking or not {"target", "profile"} <= set(core):
             raise ValueError(f"the core's part lacks something: {lacking or sorted(core)}")
-        for counts in core["functions"].values():
-            for check, entry in counts.get("errors", {}).items():
-                if not isinstance(entry["input"], str) or not 0 < entry["times"] < math.inf:
-                    raise ValueError(f"the error of {check} is {entry}")
