@@ -47,7 +47,8 @@ def add_sweep(commands: Any) -> None:
 def _sweep(options: argparse.Namespace) -> int:
     from precision_lib.phases.sweep import check_models, record_path, run_sweep
     from precision_lib.reporting.training import sweep_lines
-    from precision_lib.sweep.executors import LOCAL, ExecutorError, executor
+    from precision_lib.sweep.events import ExecutorError
+    from precision_lib.sweep.executors import LOCAL, executor
     from precision_lib.sweep.plan import PlanError
     from precision_lib.training.signals import stop_requests
     from precision_lib.training.state import StateError

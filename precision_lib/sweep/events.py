@@ -12,6 +12,10 @@ from precision_lib.sweep.plan import SweepCell
 STARTED, STEPPED, FINISHED, FAILED, RETRIED = "started", "stepped", "finished", "failed", "retried"
 
 
+class ExecutorError(ValueError):
+    """An option does not go with the executor, or the executor cannot run; the message says why."""
+
+
 @dataclass(frozen=True)
 class Event:
     """One thing that happened.

@@ -8,16 +8,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from precision_lib.sweep.events import Event
+from precision_lib.sweep.events import Event, ExecutorError
 from precision_lib.sweep.local import run_local
 from precision_lib.sweep.plan import SweepCell, SweepPlan
 
 LOCAL, RAY = "local", "ray"
 NAMES = (LOCAL, RAY)
-
-
-class ExecutorError(ValueError):
-    """An option does not go with the executor; the message says which."""
 
 
 @dataclass(frozen=True)
