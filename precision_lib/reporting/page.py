@@ -53,9 +53,3 @@ def data_uri(files: Mapping[str, bytes]) -> str:
     """A picture inside the page: its SVG, or its PNG where the SVG is large."""
     kind, name = ("svg+xml", "svg") if len(files["svg"]) <= LARGEST_SVG else ("png", "png")
     return f"data:image/{kind};base64,{b64encode(files[name]).decode()}"
-
-
-def without_pictures(text: str) -> str:
-    """A page without the bytes of its pictures: what can be compared between machines."""
-    parts = text.split("data:image/")
-    return parts[0] + "".join("data:image/" + p[p.index('"') :] for p in parts[1:])
