@@ -1,7 +1,7 @@
-"""``sweep``: configurations x seeds, run to the end and weighed.
+"""``sweep``: train configurations x seeds to the end and compare them.
 
-The hazard. A sweep takes hours, so everything that can be refused is refused before the first cell,
-and a directory with runs in it is neither written over nor continued unless that was said.
+What can be refused is refused before the first cell. A directory that holds runs is neither
+overwritten nor continued unless ``--fresh`` or ``--resume`` says so.
 """
 
 import argparse

@@ -1,8 +1,6 @@
 """Wrong group advantages: one mutation each, the rest as it should be.
 
-The hazard. Advantages are the only thing that a policy learns from, and nothing downstream looks at
-them: a wrong one trains, more slowly or in another direction. ``catalogue`` says where each was
-seen. Rewards are [G, K], G groups of K samples.
+``catalogue`` says where each was seen. Rewards are [G, K], G groups of K samples.
 """
 
 import torch

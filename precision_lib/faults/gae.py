@@ -1,8 +1,6 @@
 """Wrong GAE: one mutation each, the rest as it should be.
 
-The hazard. The recursion runs from the end to the front, and the end is where the padding is: a
-mistake there reaches every token. ``catalogue`` says where each was seen. rewards, values and mask
-are [B, T], True for a real token.
+``catalogue`` says where each was seen. rewards, values and mask are [B, T], True for a real token.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """Changes that break nothing: the same mathematics in another order, or with more digits.
 
-The hazard. A gate that turns red when somebody reorders a sum is in the way of every refactoring,
-and is taken out. These are such refactorings; each gives other last bits, and nobody may notice.
+Each is a refactoring that gives other last bits, and that the gate has to let pass.
 B sequences, T tokens, V vocabulary, G groups, K samples.
 """
 

@@ -1,8 +1,6 @@
 """Wrong KL estimates: one mutation each, the rest as it should be.
 
-The hazard. The estimators are one line each, and that line has been written with the wrong sign,
-without its half, in bf16, and behind a clamp. ``catalogue`` says where each was seen.
-d = policy - ref, both [B, T].
+``catalogue`` says where each was seen. d = policy - ref, both [B, T].
 """
 
 import functools

@@ -1,8 +1,6 @@
 """Wrong losses: one mutation each, the rest in float64 and differentiated by autograd.
 
-The hazard. A clipped loss hides its mistakes: it is finite where its gradient is not, and right on
-every token that is not clipped. ``catalogue`` says where each was seen. All tensors are [B, T];
-``mask`` is True for a real token.
+``catalogue`` says where each was seen. All tensors are [B, T]; ``mask`` is True for a real token.
 """
 
 from dataclasses import dataclass, replace

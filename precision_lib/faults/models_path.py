@@ -1,8 +1,4 @@
-"""Faults between the checkpoint and a score: how models are cast, which weights, which state.
-
-The hazard. A model in the wrong format, of the wrong step or with its dropout on computes plausible
-numbers, and nothing in the numbers says so.
-"""
+"""Faults between the checkpoint and a score: how models are cast, which weights, which state."""
 
 from dataclasses import dataclass
 from typing import Any

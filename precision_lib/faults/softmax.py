@@ -1,8 +1,7 @@
 """Wrong log-probs and entropies: one mutation each, the rest as it should be.
 
-The hazard. All of these are right on a few random FP32 logits, and each was in a framework or in
-the repair of one. ``catalogue`` says what goes wrong, where it was seen, and which test has to
-notice. B sequences, T tokens, V vocabulary entries.
+All are right on a few random FP32 logits. ``catalogue`` says where each was seen.
+B sequences, T tokens, V vocabulary entries.
 """
 
 import torch

@@ -1,10 +1,9 @@
 """The decision table and the rules that turn an interval into a verdict.
 
-The hazard. A threshold picked by hand passes whatever the hand had in mind: the gates in use today
-let a 10 to 50 times regression through. Here a *decision* threshold stands once, with what the
-number means, and was written down before the measurement; error bounds are computed elsewhere. A
-verdict is three-valued, because "not enough data" is neither healthy nor impaired, and it is never
-finer than the noise floor measured on the device.
+The hazard. A threshold picked after the measurement passes whatever one likes. Here each decision
+threshold stands once, with its meaning, and was written down before the measurement; error bounds
+are computed elsewhere. A verdict is three-valued, because "not enough data" is neither healthy nor
+impaired, and it is never finer than the noise floor measured on the device.
 """
 
 from dataclasses import dataclass

@@ -3,8 +3,7 @@
 The hazard. accelerate replaces methods of a spread model's instance. ``copy.deepcopy`` takes them
 over: ``copy.to(torch.bfloat16)`` then rounds the *original*, because that method is a closure over
 it. So a copy is made without them and spread anew over the same devices. Where the devices are too
-small, accelerate leaves weights in CPU memory or on disk, where their parameters read as empty ones
-on the ``meta`` device: a model with such weights is refused on loading.
+small, accelerate leaves weights on the ``meta`` device: such a model is refused on loading.
 """
 
 import copy

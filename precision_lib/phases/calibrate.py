@@ -1,9 +1,7 @@
 """How noisy this device is, and what the gate can therefore see.
 
-The hazard. A limit that is finer than the device repeats itself turns red at random; one that was
-set on another machine is too wide or too narrow on this one. So the main job is run again as it
-was and with other numbers of threads, and each metric's largest difference is its noise floor;
-the order of a batch and its micro-batches are varied inside each cell already.
+The main job is run again as it was and with other numbers of threads. Each metric's largest
+difference is its noise floor. The order of a batch and its micro-batches vary inside each cell.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,9 +1,7 @@
-"""Baselines: what a device class measured when somebody looked at it and said "so be it".
+"""Baselines: the reviewed metrics of one device class.
 
-The hazard. A baseline that is a dump of a run cannot be reviewed, and one without its context is
-compared with whatever comes. So a baseline is sorted text with a metric to a line, shortest
-digits that give the same float64 back, changed by a commit that a person reads, and it says on
-which device, with which models, matrix and budget it was made, and how noisy that device was.
+A baseline is sorted text with a metric to a line, in the shortest digits that give the same float64
+back. It names device, models, matrix and budget, and how noisy the device was.
 """
 
 import json

@@ -1,8 +1,7 @@
 """The core under test against a baseline, function by function.
 
-The hazard. A check that was red before is no regression, and a core that is not perfect could
-never have a gate if it were: what counts is a check that failed now and passed then. And a check
-that is not there any more passes for good.
+A check that fails now and passed before is a regression; one that failed before is not. A check
+that is missing makes the comparison inconclusive.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,6 @@
 """One self-contained HTML page of everything in a results directory.
 
-The hazard. A page that fetches a script or a font from somewhere is blank on a plane, in a mail and
-in ten years; and text of a record that is taken for markup can be anything. So pictures, styles and
-tables are inside, nothing is fetched, no script is needed, and every text is escaped.
+Pictures, styles and tables are inside; nothing is fetched, no script runs, every text is escaped.
 """
 
 from base64 import b64encode

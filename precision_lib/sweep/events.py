@@ -1,8 +1,7 @@
 """What an executor says while the cells of a sweep run.
 
-The hazard. A sweep that is silent until its end cannot be watched, and one that reports through the
-files of its cells cannot run where those files are not. So every executor, local or on a cluster,
-is a generator of these events, and whoever shows progress or waits knows nothing else.
+Every executor, local or on a cluster, is a generator of these events. Whoever shows progress or
+waits knows nothing else.
 """
 
 from dataclasses import dataclass

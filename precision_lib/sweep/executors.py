@@ -1,8 +1,4 @@
-"""Who runs the cells of a sweep, by name.
-
-The hazard. An option that only one executor understands, and the other ignores without a word,
-makes a cluster run that is not the one that was asked for.
-"""
+"""Who runs the cells of a sweep, by name; an option that the executor does not know is refused."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,9 +1,8 @@
 """Run the cells as actors of a Ray cluster, or of a Ray that is started on this machine.
 
-The hazard. A cluster has no common disk, its nodes leave without a word, and what Ray runs again by
-itself begins at step 0. So the driver keeps each cell's directory as a local run would have left it
-at its last state, and starts a lost cell again from there: on another node, or by hand with ``ppo
---resume``. A run that refuses its settings or its state would refuse again and is not retried.
+A cluster has no common disk and may lose a node. The driver keeps each cell's directory as it was
+at the cell's last state, and starts a lost cell again from there: on another node, or by hand with
+``ppo --resume``. A run that refuses its settings or its state is not tried again.
 
 The package has to be installed on every node, in the driver's release, and models have to be found
 there under the name that the driver gives: the embedded ones are in the package, a directory needs

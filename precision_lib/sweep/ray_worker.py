@@ -1,8 +1,8 @@
 """One cell on a node of a cluster: an actor that trains in a scratch directory, event by event.
 
-The hazard. The node shares no disk with the driver and may be gone the next minute. So the files of
-the run travel to the driver whenever it has written a state, and when it ends. An actor trains one
-cell, so that nothing of one run gets into the next. One that is killed leaves its directory behind.
+The node shares no disk with the driver. The files of the run travel to the driver whenever it has
+written a state, and when it ends. An actor trains one cell, so that nothing of one run gets into
+the next. An actor that is killed leaves its scratch directory behind.
 """
 
 import os
