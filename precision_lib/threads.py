@@ -1,11 +1,10 @@
 """How many CPU threads the numerics use: decided here, once, before torch is imported.
 
-The hazard. libgomp's threads busy-wait. Two of them on a core that another process shares were
-measured 14 to 24 times slower than one, while on a quiet two-core machine two threads are
-1.9 times faster (190 against 97 GFLOP/s in an FP32 product). The gain is small and the loss is
-not bounded; the number of threads also changes the order of FP32 sums, and with it the last bits
-of every result. So the default is one thread, on every machine the same, and ``OMP_NUM_THREADS``
-set by the user wins.
+The hazard. The number of threads changes the order of FP32 sums, and with it the last bits of every
+result. It also changes the time: libgomp's threads busy-wait, and two on a core that another
+process shares were 14 to 24 times slower than one, while on a quiet two-core machine two are 1.9
+times faster (190 against 97 GFLOP/s in an FP32 product). So the default is one thread on every
+machine, and ``OMP_NUM_THREADS`` set by the user wins.
 """
 
 import os

@@ -1,7 +1,6 @@
 """``analyze``: pictures of what was measured, and one page with all of it.
 
-The hazard is a picture of an older run: the file names are fixed, so each call replaces what it
-draws, and the command prints what it drew.
+File names are fixed: a call replaces the pictures of an earlier one and prints what it drew.
 """
 
 import argparse

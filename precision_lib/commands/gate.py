@@ -1,8 +1,6 @@
 """``gate``, ``compare``, ``calibrate``: records against a baseline, each other and themselves.
 
-The hazard. A script that asks for a verdict gets a number back, so that every way in which there
-is none must have one of its own: 0 no regression, 1 regression, 2 not comparable, 4 asked
-wrongly.
+Exit codes: 0 no regression, 1 regression, 2 not comparable, 4 wrong usage.
 """
 
 import argparse

@@ -1,8 +1,4 @@
-"""``self-test``: is the gate able to turn red, and does it stay green when nothing is wrong.
-
-The hazard. A suite is trusted for years on the day it was green once: what it catches, with what
-margin, and how often it cries wolf is a table, made by one command.
-"""
+"""``self-test``: what the gate catches, with what margin, and how often it is red for no reason."""
 
 import argparse
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""``sweep``: configurations x seeds, run to the end and weighed.
+"""``sweep``: train configurations x seeds to the end and compare them.
 
-The hazard. A sweep takes hours, so everything that can be refused is refused before the first cell,
-and a directory with runs in it is neither written over nor continued unless that was said.
+What can be refused is refused before the first cell. A directory that holds runs is neither
+overwritten nor continued unless ``--fresh`` or ``--resume`` says so.
 """
 
 import argparse
@@ -47,7 +47,8 @@ def add_sweep(commands: Any) -> None:
 def _sweep(options: argparse.Namespace) -> int:
     from precision_lib.phases.sweep import check_models, record_path, run_sweep
     from precision_lib.reporting.training import sweep_lines
-    from precision_lib.sweep.executors import LOCAL, ExecutorError, executor
+    from precision_lib.sweep.events import ExecutorError
+    from precision_lib.sweep.executors import LOCAL, executor
     from precision_lib.sweep.plan import PlanError
     from precision_lib.training.signals import stop_requests
     from precision_lib.training.state import StateError

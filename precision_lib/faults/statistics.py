@@ -1,8 +1,6 @@
 """Wrong means and wrong whitening: one mutation each, the rest as it should be.
 
-The hazard. A masked mean has five parts, the mask, the sum, the count, the division and the empty
-case, and each has been wrong somewhere; whitening has all of them twice. ``catalogue`` says
-where each was seen. x and mask are [B, T], True for a real token.
+``catalogue`` says where each was seen. x and mask are [B, T], True for a real token.
 """
 
 import torch

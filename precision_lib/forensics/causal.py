@@ -1,9 +1,9 @@
 """From cells to a causal claim: paired contrasts, the null controls, one way for every hypothesis.
 
-The hazard. That ``bf16_pure`` is impaired says nothing about which component did it. So each
-hypothesis is asked twice: does promoting its component heal, does demoting it harm. Both are paired
-on the same sequences, and a promotion that must change nothing, run again, shows what the
-comparison itself adds.
+The hazard. That ``bf16_pure`` is impaired does not say which component did it. So each hypothesis
+is asked twice: does promoting its component heal, does demoting it harm. Both are paired on the
+same sequences. A promotion that must change nothing, run again, shows what the comparison itself
+adds.
 
 N sequences, R resamples; sums are name to [N] totals per sequence.
 """

@@ -2,11 +2,10 @@
 
 The hazard. Two forwards that differ in batch shape, padding or order differ in their last bits,
 and near the reference those bits are as large as the signal. So policy and reference go through
-the same function in the same micro-batches, and the policy at scale 0 is a separate forward of
-equal weights: the null control, a difference of exactly zero, is then a measurement and not a
-tautology.
+the same function in the same micro-batches. The policy at scale 0 is a separate forward of equal
+weights, so that its difference of exactly zero is measured.
 
-A configuration needs no forward of its own: it is put together from log-probs that are kept here.
+A configuration is put together from log-probs that are kept here; it needs no forward of its own.
 
 N sequences, T response tokens of each, L prompt and response tokens, V vocabulary, M all response
 tokens of all sequences, one sequence after the other, one length after the other.

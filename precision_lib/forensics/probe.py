@@ -1,8 +1,7 @@
 """Static KL probe (phase -1): every configuration's log-ratio on the same tokens, no training.
 
-The hazard. In a training run a precision error shows itself, if at all, mixed with sampling noise
-and with its own consequences. Here tokens are fixed, the policy's distance from the reference is
-known, and the one thing that varies is the format of a component; so a difference is its cause.
+Tokens are fixed, the policy's distance from the reference is known, and the format of a component
+is all that varies; so a difference is its effect.
 
 This module fixes what is measured on; ``forwards.py`` scores it, ``h1/`` judges it.
 """

@@ -1,7 +1,6 @@
 """Quantiles of Student's t, far into the tail.
 
-The hazard. With eight prompts the 95 % quantile is 2.4 standard errors, not 2, and one that is to
-be passed once in a million times lies at 14, not at 5: a gate that takes normal ones cries wolf.
+The hazard. With 7 degrees of freedom the quantile at one in a million is 14; the normal one is 5.
 """
 
 import math

@@ -1,11 +1,11 @@
 """The decision table and the rules that turn an interval into a verdict.
 
-The hazard. A threshold picked by hand passes whatever the hand had in mind: the gates in use today
-let a 10 to 50 times regression through. Here a *decision* threshold stands once, with what the
-number means, and was written down before the measurement; error bounds are computed elsewhere. A
-verdict is three-valued, because "not enough data" is neither healthy nor impaired. What makes a
-measurement uncertain is the noise of the FP32 truth that it is measured against. That a bf16 model
-does not repeat itself in another batch shape is a finding with a number of its own.
+The hazard. A threshold picked after the measurement passes whatever one likes. Here each decision
+threshold stands once, with its meaning, and was written down before the measurement; error bounds
+are computed elsewhere. A verdict is three-valued, because "not enough data" is neither healthy nor
+impaired. What makes a measurement uncertain is the noise of the FP32 truth that it is measured
+against. That a bf16 model does not repeat itself in another batch shape is a finding with a number
+of its own.
 """
 
 from dataclasses import dataclass

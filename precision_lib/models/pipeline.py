@@ -1,7 +1,6 @@
 """The four FP32 models that every precision configuration starts from.
 
-The hazard is two starting points. Whatever a configuration changes is a cast of these parameters;
-when policy and reference are the same checkpoint they are the same object here, so that a distance
+Where policy and reference are the same checkpoint they are the same object here, so that a distance
 between them can only come from formats and training.
 """
 

@@ -1,9 +1,7 @@
 """How noisy this device is, and what the gate can therefore see.
 
-The hazard. A limit that is finer than the device repeats itself turns red at random; one that was
-set on another machine is too wide or too narrow on this one. So the main job is run again as it
-was, in other batch shapes and, on the CPU, with other numbers of threads. The largest difference of
-a metric between the first run and any other is its noise floor.
+The main job is run again as it was, in other batch shapes and, on the CPU, with other numbers of
+threads. The largest difference of a metric between the first run and any other is its noise floor.
 """
 
 from collections.abc import Callable, Iterator

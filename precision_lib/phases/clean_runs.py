@@ -1,8 +1,7 @@
-"""The gate on runs in which nothing is wrong: how often it cries wolf.
+"""The gate on runs in which nothing is wrong: how often it is red without a reason.
 
-The hazard. A gate that is red once a week without a reason is switched off in the second. Whether
-this one is can be counted: the same code, other seeds, so other prompts, responses, policies and
-examples, and each run judged against the baseline of the first seed.
+The same code runs with other seeds, so with other prompts, responses, policies and examples. Each
+run is judged against the baseline of the first seed.
 """
 
 import multiprocessing

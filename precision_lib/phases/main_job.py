@@ -1,8 +1,6 @@
 """The main job without pytest: every hypothesis in every configuration, on one set of models.
 
-The hazard. A gate is tested by running the job hundreds of times, and loading the models and
-collecting the tests each time costs more than measuring. So the cells are to be had from Python
-too, through the same studies and the same budget as ``pytest -m forensics``.
+It uses the studies and the budget of ``pytest -m forensics``, and loads the models once.
 """
 
 import tempfile

@@ -1,7 +1,7 @@
 """Read a results directory, and make its pictures and its page.
 
-The hazard. A page half of which is of an older run looks whole. So everything is read and drawn
-before the first file is written, a damaged file ends it with its name, and what is absent is said.
+Everything is read and drawn before the first file is written. A damaged file ends it with that
+file's name.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,8 @@
 """Plant every fault and see who catches it: the gate under test.
 
-The hazard. A gate that has never turned red may be unable to. So each fault of
-``precision_lib/faults`` goes into a throw-away copy, a core with one wrong function or another
-process with a broken pipeline, and is caught by a test with a margin, or missed. A fault whose
-effect lies below what FP32 itself is off by is told apart from one that was overlooked.
+Each fault goes into a throw-away copy, a core with one wrong function or another process with a
+broken pipeline. It is caught by a test with a margin, or missed. A fault whose effect lies below
+the error of FP32 itself is told apart from one that was overlooked.
 """
 
 import math

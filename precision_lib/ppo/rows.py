@@ -1,9 +1,8 @@
 """Pieces of a logits tensor that fit a cache, one after the other.
 
-The hazard. ``logits.float()`` of [4, 512, 32000] is 250 MiB, a log-softmax of it 250 MiB more, and
-writing them costs more time than the arithmetic. Worse than slow: the size tempts people to leave
-the log-softmax in bf16. Everything over the vocabulary is therefore computed on a few rows at a
-time, in a buffer that is used again.
+``logits.float()`` of [4, 512, 32000] is 250 MiB, and writing it costs more time than the
+arithmetic. So everything over the vocabulary is computed on a few rows at a time, in a buffer that
+is used again.
 
 S sequences of N rows, V vocabulary entries.
 """

@@ -1,10 +1,9 @@
 """The metrics of all cells against a baseline.
 
-The hazard. A metric that is not a number compares as no worse than anything; a run that raises
-its own noise floor, or whose limit lies beyond what the metric can reach, is never worse than
-anything either. So the first is a regression by itself, floors come from the baseline, a batch
-variance that rose is a regression of its own, and metrics that could not turn red are named and not
-counted.
+The hazard. A metric that is not a number, whose noise floor the run raises itself, or whose limit
+lies beyond what it can reach is never worse than anything. So the first is a regression by itself,
+floors come from the baseline, a batch variance that rose is a regression, and metrics that could
+not turn red are named and not counted.
 """
 
 import math

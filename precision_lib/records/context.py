@@ -1,8 +1,4 @@
-"""Where and with what a record was made: code, versions, device, settings.
-
-The hazard. A number without its machine cannot be compared, and two records that differ in a
-driver, a thread count or a checkpoint look like a regression.
-"""
+"""Where and with what a record was made: code, versions, device, settings."""
 
 import os
 import platform

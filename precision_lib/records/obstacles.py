@@ -1,8 +1,7 @@
 """What keeps a run from being compared with a baseline, each as one sentence.
 
 The hazard. A comparison of two models, two devices or two budgets gives a verdict like any other,
-and a run that measured half of it, or nothing, finds no regression. So each of these is named,
-and none of them is green.
+and a run that measured half of it finds no regression. Each of these is named, and none is green.
 """
 
 import math

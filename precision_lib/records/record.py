@@ -1,10 +1,7 @@
 """Build, write and read the experiment record.
 
-The hazard. pytest-json-report writes its file once, at the end, in place, and not at all when the
-run is killed; it can hold ``NaN``; and a file that stayed from an earlier run looks like the
-result of this one. So finished cells are appended to ``cells.jsonl`` at once, each with the run it
-belongs to; the record is written under a temporary name and renamed; and reading checks what it
-reads.
+Finished cells are appended to ``cells.jsonl`` at once, each with the run that it belongs to. The
+record is strict JSON, written under a temporary name and renamed. Reading checks what it reads.
 
 The record is pytest-json-report's object with one more key, ``precision``:
 

@@ -1,7 +1,6 @@
 """The commands that make a results directory's files, and its pictures, again.
 
-The hazard. A figure whose command is lost cannot be checked, and one whose command is nearly right
-is checked against something else: so seed, budget, device and model are taken from the record.
+Seed, budget, device and model are taken from the record.
 """
 
 import shlex

@@ -1,7 +1,6 @@
-"""Where the figures come from, by what rules they were judged, and what must not be overlooked.
+"""Where the figures come from, by what rules they were judged, and what is wrong with a record.
 
-The hazard. A page of green cells from half a run, or from one that was broken on purpose, looks
-like a result: what is wrong with a record stands above everything that it says.
+What is wrong (half a run, a planted fault) stands above everything that the record says.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""One section of the page, and what becomes of a file that cannot be shown.
-
-The hazard. A file of another version ends in a traceback that names a key and no file.
-"""
+"""One section of the page, and what becomes of a file that cannot be shown."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """The summary table of a run, as plain lines with a style each.
 
-The hazard. A table of symptoms alone misleads: the configuration that looks cured may be as wrong
-as before. So symptom and damage stand side by side, each with the unit in its heading.
+Symptom and damage stand side by side, each with the unit in its heading.
 """
 
 from collections.abc import Callable

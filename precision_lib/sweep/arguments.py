@@ -1,8 +1,4 @@
-"""A cell as the arguments of ``precision-forensics ppo``: what a worker is told, and all of it.
-
-The hazard. A worker that gets its settings by another way than a user would give them trains
-something that nobody can repeat by hand. So a cell's process is the command that its log shows.
-"""
+"""A cell as the arguments of ``precision-forensics ppo``: what a worker is told, and all of it."""
 
 import sys
 from dataclasses import asdict

@@ -1,10 +1,9 @@
 """Training-level evidence: does the precision of a component change what PPO learns?
 
-The hazard. Two runs of different precision end at different rewards, and so do two runs of the same
-precision: PPO amplifies a difference in the last digit into another run. A sweep that shows one
-curve below another has shown that there are two curves. So every figure is paired by seed with the
-FP32 baseline, has an interval over seeds, and stands beside the *twin*: the baseline again, started
-one FP32 rounding away. What cannot be told from the twin is not precision.
+The hazard. Two runs of one precision end at different rewards, too: PPO amplifies a difference in
+the last digit into another run. So every figure is paired by seed with the FP32 baseline, has an
+interval over seeds, and stands beside the *twin*: the baseline again, started one FP32 rounding
+away. What cannot be told from the twin is not precision.
 
 The damage that decides is ``objective_gain_lost``: the share of the baseline's gain in what PPO
 maximises, FP32 reward less kl_coefficient x FP32 KL to the reference, that a configuration misses.

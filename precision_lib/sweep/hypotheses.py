@@ -1,8 +1,8 @@
 """What training says of each hypothesis: promotion heals, demotion harms, the twin does neither.
 
-The hazard. Of seven configurations one is always the worst. A hypothesis names beforehand which
-promotion has to heal and which demotion has to harm; all that more seeds could still turn round is
-inconclusive, and everything is when the twin, which has the baseline's formats, differs from it.
+The hazard. Of seven configurations one is always the worst. So a hypothesis names beforehand which
+promotion has to heal and which demotion has to harm. What more seeds could still turn round is
+inconclusive, and so is everything when the twin differs from the baseline.
 """
 
 import math

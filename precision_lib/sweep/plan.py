@@ -1,10 +1,9 @@
 """Which runs a sweep is made of, where each of them lives, and which have ended.
 
-The hazards. A sweep that keeps its own list of what is done disagrees with the disk after the first
-kill. Two configurations compared at one seed differ by more than precision: PPO amplifies any
-difference, and after a hundred steps a change of one ulp has become another run. So what has ended
-is read from each run's own summary, and each seed gets a *twin* of the baseline, FP32 throughout
-and started one rounding error away: what twin and baseline differ by is chaos, not precision.
+The hazard. Two configurations compared at one seed differ by more than precision: PPO amplifies a
+change of one ulp into another run. So each seed gets a *twin* of the baseline, FP32 throughout and
+started one rounding error away: what twin and baseline differ by is chaos, not precision. What has
+ended is read from each run's own summary.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,9 @@
 """What a trained policy is worth, measured in FP32 for every configuration: reward and KL.
 
-The hazard. A run's own curve is measured with the run's own instruments: a bf16 KL of a bf16
-policy says little about how far the weights went. So the FP32 masters of every run are measured
-alike: FP32 sampling from the same prompts with the same random numbers, the FP32 reward model, and
-the KL over the whole vocabulary in float64. The prompts are those of training, drawn in an order of
-their own: it is asked what was learned, not what generalises.
+The hazard. A run's own curve is measured with the run's own rounding. So the FP32 masters of every
+run are measured alike: FP32 sampling from the same prompts with the same random numbers, the FP32
+reward model, and the KL over the whole vocabulary in float64. The prompts are those of training,
+drawn in an order of their own: what was learned is measured, not what generalises.
 """
 
 from dataclasses import dataclass, replace

@@ -1,10 +1,10 @@
 """What FP32 makes of some of a rollout's sequences: the truth that a step's damage is measured by.
 
-The hazard. A training run shows its symptoms (zero log-ratios, ties, values that stand still) and
-hides its damage, because nothing in it knows what the numbers should have been. So a few sequences
-of every rollout are scored once more, by the FP32 masters of the same step and the FP32 originals
-of reference and reward model. Where the configuration is FP32 throughout, it is its own truth and
-all errors are 0 by definition; how far FP32 itself is off is measured by the main job, in float64.
+The hazard. A training run shows its symptoms (zero log-ratios, ties, values that do not change) and
+not its damage. So a few sequences of every rollout are scored once more, by the FP32 masters of the
+same step and the FP32 originals of reference and reward model. A configuration that is FP32
+throughout is its own truth, and its errors are 0 by definition; the error of FP32 itself is
+measured by the main job, in float64.
 
 D diagnostic sequences, the first of the rollout; T response tokens.
 """

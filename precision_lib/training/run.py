@@ -1,10 +1,8 @@
 """One run on disk, from its first step or from where it was stopped, to a summary.
 
-The hazards. What is only in memory is lost to a kill; a state without the lines of its steps, or
-half-way through a step, cannot be continued; a full disk in the middle of it all must not cost what
-is already there. So a state is written before the first step, every step's line is on disk before
-the next step starts, lines beyond the state are dropped on resuming and come again the same, and
-however a run ends it says so.
+A state is written before the first step. Every step's line is on disk before the next step starts.
+On resuming, lines behind the state are dropped and come again the same. However a run ends, its
+summary says so.
 """
 
 import os

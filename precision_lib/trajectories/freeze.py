@@ -1,10 +1,8 @@
 """Freeze trajectories to a directory: once, resumable, the same bytes however often it was killed.
 
-The hazards. An hour of sampling is lost to a kill, or worse, half kept: a resumed run that
-continues with another seed, another model or another torch release writes batches that do not
-belong to the first ones. And a run started by mistake into a directory with results overwrites
-them. So a directory says what it was made from, a resumed run has to agree with every word of it,
-and a new run refuses a directory that holds anything.
+The hazard. A resumed run with another seed, model or torch release writes batches that do not
+belong to the first ones. So a directory says what it was made from, a resumed run has to agree with
+every word of it, and a new run refuses a directory that holds anything.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """Run one shard under one configuration, and time it against a bare forward.
 
-The hazards. A working copy per model multiplies the memory; a timing that stops while the device
-still works flatters; and a format that was asked for is not always the one that was used. So the
-models take their turns, the clock waits for the device, and formats are read off the tensors.
+The hazard. A format that was asked for is not always the one that was used, and a timing that stops
+while the device still works is too short. So formats are read off the tensors, and the clock waits
+for the device. The models take their turns, so that one working copy is enough.
 """
 
 import time

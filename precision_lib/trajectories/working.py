@@ -1,9 +1,8 @@
 """One working copy at a time: a model's architecture, holding another one's parameters in a format.
 
-The hazard. Four models and a copy of each in another format do not fit where one of them barely
-does, and ``copy.deepcopy`` of an FP32 model asks for its whole size before a single parameter is
-cast. So the copy is made hollow, its parameters are placeholders without memory, and it is filled
-by the one cast that every configuration begins with.
+``copy.deepcopy`` of an FP32 model would need its whole size before a parameter is cast. So the copy
+is made hollow, its parameters are placeholders without memory, and the one cast that every
+configuration begins with fills it.
 """
 
 from dataclasses import dataclass

@@ -62,7 +62,8 @@ def plan(pytestconfig: pytest.Config, device: str) -> "SweepPlan":
 @pytest.fixture(scope="session")
 def resources(pytestconfig: pytest.Config) -> "Resources":
     """Who runs the cells, and how many at once."""
-    from precision_lib.sweep.executors import ExecutorError, Resources
+    from precision_lib.sweep.events import ExecutorError
+    from precision_lib.sweep.executors import Resources
 
     try:
         return Resources(pytestconfig.getoption("executor"), pytestconfig.getoption("jobs"))
@@ -76,7 +77,7 @@ def outcome(
 ) -> "Outcome":
     """The sweep's record, once every cell has been run; its progress goes to the terminal."""
     from precision_lib.models.loading import CheckpointError, NoDeviceError
-    from precision_lib.sweep.executors import ExecutorError
+    from precision_lib.sweep.events import ExecutorError
     from precision_lib.sweep.plan import PlanError
     from precision_lib.training.state import StateError
     from precision_lib.training.summary import SummaryError

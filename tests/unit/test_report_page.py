@@ -11,7 +11,7 @@ import pytest
 from precision_lib import cli
 from precision_lib.exit_codes import USAGE
 from precision_lib.phases.results import load_results
-from precision_lib.reporting.page import page, without_pictures
+from precision_lib.reporting.page import page
 from precision_lib.reporting.provenance import alarms, headline
 from precision_lib.reporting.results import Results
 from precision_lib.reporting.section import Section
@@ -281,6 +281,12 @@ def test_the_sweeps_command_writes_where_the_sweep_was_found(
     given.write_results(tmp_path / "results" / place, "sweep.json")
     command = sections(load_results(tmp_path / "results"))[7].command
     assert f"sweep --output_dir {shown} --seeds" in command
+
+
+def without_pictures(text: str) -> str:
+    """A page without the bytes of its pictures: what can be compared between machines."""
+    parts = text.split("data:image/")
+    return parts[0] + "".join("data:image/" + p[p.index('"') :] for p in parts[1:])
 
 
 def test_the_example_is_the_committed_records_page() -> None:

@@ -14,7 +14,8 @@ from precision_lib.jsonio import write_text
 from precision_lib.matrix import MATRIX, TWIN, get_configuration
 from precision_lib.sweep import budget
 from precision_lib.sweep.arguments import ppo_arguments
-from precision_lib.sweep.executors import ExecutorError, Resources, executor
+from precision_lib.sweep.events import ExecutorError
+from precision_lib.sweep.executors import Resources, executor
 from precision_lib.sweep.local import run_local
 from precision_lib.sweep.plan import (
     BASELINE,

@@ -1,8 +1,7 @@
 """H1 as cells and a verdict: the collapse curve, the null controls, the paired contrasts.
 
-The hazard. One number per configuration cannot tell "bf16 is harmless here" from "the probe saw
-nothing". So each cell carries its curve over the true KL, its value per response length, the
-formats that were really observed, and a control that must be exactly zero.
+Each cell carries its curve over the true KL, its value per response length, the formats that were
+observed, and a control that must be exactly zero.
 """
 
 from collections.abc import Callable, Iterable

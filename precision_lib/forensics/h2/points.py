@@ -1,8 +1,5 @@
 """Where a reward model stands, what the law says there, and the null controls of H2.
 
-The hazard. A damage figure without its operating point cannot be carried over to another model,
-and one without a control cannot be told from a forward that does not repeat.
-
 N sequences in G groups (prompts).
 """
 

@@ -1,7 +1,7 @@
 """What H3 shows beside its cells: values of every size, and the three causes one at a time.
 
-The hazard. One magnitude cannot tell "large" from "large compared with the spread", and one format
-for the whole head cannot tell rounded predictions from rounded weights.
+Sizes tell "large" from "large compared with the spread"; single causes tell rounded predictions
+from rounded weights.
 """
 
 from collections.abc import Sequence

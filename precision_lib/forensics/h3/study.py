@@ -1,9 +1,7 @@
 """H3 as cells and a verdict: values at their own magnitude, scaled, and offset; causes apart.
 
-The hazard. One magnitude cannot tell "large" from "large compared with the spread", and one format
-for the whole head cannot tell rounded predictions from rounded weights. So rewards are scaled, and
-rewards are offset, the head is fitted again each time, and the three places where a head rounds are
-tried alone.
+Rewards are scaled, and rewards are offset; the head is fitted again each time, and the three places
+where a head rounds are tried alone.
 """
 
 from collections.abc import Callable, Sequence

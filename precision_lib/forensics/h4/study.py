@@ -1,10 +1,9 @@
 """H4 as cells and a verdict: what a sum of log-ratio errors is, and which component makes it.
 
-The hazard. "Reference drift" is told as a story of the reference alone: keep it in FP32 and the
-drift is gone. But the policy's log-prob drifts by the same law and in the same direction, so two
-rounded models drift together, and it is the *difference* of formats that leaves a drift standing.
-Each cell therefore reports the two components alone beside their difference, on tokens that the
-policy wrote and on tokens that neither model wrote.
+The hazard. Policy and reference drift by the same law and in the same direction, so that the
+*difference* of their formats leaves a drift, and not the reference alone. Each cell reports the two
+components alone beside their difference, on tokens that the policy wrote and on tokens that neither
+model wrote.
 """
 
 from collections.abc import Callable, Iterable
