@@ -13,13 +13,14 @@ distribution, which forbidding the token would not leave true. Who wants respons
 N sequences, P prompt tokens at most, T response tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from precision_lib.models.kv_cache import forward_with_cache
 from precision_lib.models.loading import Checkpoint
 
 
@@ -68,6 +69,7 @@ def sample_responses(
     seed: int,
     pad: int = 0,
     rows: int = 32,
+    new_cache: Callable[[], Any] = lambda: None,
 ) -> Responses:
     """Sample ``length`` tokens after each prompt at temperature 1.
 
@@ -78,6 +80,7 @@ def sample_responses(
         seed: of the uniform numbers.
         pad: token that fills the right side.
         rows: sequences per forward; it does not change which numbers are used.
+        new_cache: makes the empty KV cache of a batch; None leaves its kind to the model.
 
     Raises:
         ValueError: for no prompt, an empty one, or a sequence beyond the model's positions.
@@ -100,7 +103,7 @@ def sample_responses(
     tokens = torch.full((len(prompts), longest), pad, dtype=torch.int64)
     for start in range(0, len(prompts), rows):
         batch = prompts[start : start + rows]
-        drawn = _sample_batch(model, batch, uniform[start : start + rows])
+        drawn = _sample_batch(model, batch, uniform[start : start + rows], new_cache())
         for row, (prompt, response) in enumerate(zip(batch, drawn, strict=True), start):
             tokens[row, : len(prompt)] = torch.tensor(prompt)
             tokens[row, len(prompt) : len(prompt) + length] = response
@@ -109,7 +112,7 @@ def sample_responses(
 
 
 @torch.no_grad()
-def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor) -> Tensor:
+def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor, cache: Any) -> Tensor:
     """[n, T] int64 on the CPU: left-padded prompts, one token per step from the KV cache."""
     width = max(map(len, prompts))
     ids = torch.zeros(len(prompts), width, dtype=torch.int64)
@@ -118,17 +121,16 @@ def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor) -> Tens
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
         attended[row, width - len(prompt) :] = 1
     positions = (attended.cumsum(1) - 1).clamp(min=0)
-    drawn, cache = [], None
+    drawn = []
     for step in range(uniform.shape[1]):
-        out = model(
+        logits, cache = forward_with_cache(
+            model,
+            cache,
             input_ids=ids.to(model.device),
             attention_mask=attended.to(model.device),
             position_ids=positions.to(model.device),
-            past_key_values=cache,
-            use_cache=True,
         )
-        cache = out.past_key_values
-        ids = _draw(out.logits[:, -1].cpu(), uniform[:, step]).unsqueeze(1)
+        ids = _draw(logits[:, -1].cpu(), uniform[:, step]).unsqueeze(1)
         drawn.append(ids)
         attended = torch.cat([attended, torch.ones_like(ids)], dim=1)
         positions = positions[:, -1:] + 1
