@@ -48,7 +48,7 @@ def bare_calls(run: "Run") -> Callable[[], None]:
     sampled = draw(models, run.weights, settings, run.step)
     given = sequences_of(sampled, run.weights.master.device)
     rows = minibatch_rows(given, settings, vocabulary_of(policy))
-    first = given.tokens[:, :1]
+    first, reward_tokens = given.tokens[:, :1], sampled.reward_tokens.to(given.tokens.device)
 
     def calls() -> None:
         with torch.no_grad():
@@ -61,7 +61,7 @@ def bare_calls(run: "Run") -> Callable[[], None]:
             for part in rows:
                 policy(input_ids=given.tokens[part], use_cache=False)
                 models.reference(input_ids=given.tokens[part], use_cache=False)
-            models.reward.base_model(input_ids=sampled.reward_tokens, use_cache=False)
+            models.reward.base_model(input_ids=reward_tokens, use_cache=False)
         for part in rows * settings.epochs:
             logits = policy(input_ids=given.tokens[part], use_cache=False).logits
             logits.backward(torch.full_like(logits, 1e-3))

@@ -18,6 +18,7 @@ from precision_lib.training.evaluation import evaluate
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import STATE, write_state
 from precision_lib.training.trainer import open_run, ppo_step
+from tests.benchmarks.test_training_benchmark import bare_calls
 from tests.unit.simulated_devices import FIRST, HOST, two_devices
 from tests.unit.small_pipelines import random_pipeline
 
@@ -49,6 +50,13 @@ def test_run_evaluation_and_state_stay_on_the_models_device(name: str, tmp_path:
         found = evaluate(run.weights.golden, run.models.pipeline, 4, 4)
     assert (tmp_path / STATE).is_file()
     assert found.kl_per_token > 0
+
+
+@pytest.mark.parametrize("name", ["bf16_pure", "fp32_baseline"])
+def test_the_benchmarks_model_calls_stay_on_the_models_device(name: str) -> None:
+    """What ``pytest -m benchmark --gpu`` compares a step with."""
+    with opened(name) as run:
+        bare_calls(run)()
 
 
 def test_head_that_was_left_on_the_host_is_noticed() -> None:
