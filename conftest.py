@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from precision_lib.threads import limit_threads
+from precision_lib.environment import set_environment
 
-limit_threads()
+set_environment()
 
 from precision_lib import faults, matrix  # noqa: E402
 from precision_lib.jsonio import check_writable  # noqa: E402

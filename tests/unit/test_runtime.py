@@ -1,5 +1,6 @@
 """The deterministic context sets every switch, repeats bit for bit, and restores what it found."""
 
+import os
 import random
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from precision_lib import runtime
 from precision_lib.runtime import Float64Casts, deterministic, numerical_state
 
 WANTED = {
@@ -50,6 +52,49 @@ def test_state_is_restored_after_an_exception_and_a_changed_switch() -> None:
     before = numerical_state()
     with pytest.raises(KeyError, match="inside"):
         meddle()
+    assert numerical_state() == before
+
+
+@pytest.mark.parametrize("value", [None, ":16:8"])
+def test_the_workspace_of_cublas_is_set_and_never_taken_away(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch looks for it once per process: without it every later product on CUDA would raise."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", value or "")
+    if value is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    for _ in range(2):
+        with deterministic():
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (value or ":4096:8")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (value or ":4096:8")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "Deterministic behavior was enabled, but this operation is not deterministic",
+            "restart with CUBLAS_WORKSPACE_CONFIG=:4096:8",
+        ),
+        ("out of memory", "^out of memory$"),
+    ],
+)
+def test_products_that_cuda_refuses_are_said_at_the_start(
+    message: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every time, not only the first; and the state is left as it was."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError(message)
+
+    before = numerical_state()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", list)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda _: None)
+    monkeypatch.setattr(runtime, "_product_on_cuda", refused)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=said), deterministic():
+            pytest.fail("entered")
     assert numerical_state() == before
 
 
