@@ -135,8 +135,10 @@ def _generator_states() -> list[tuple[Callable[[Any], None], Any]]:
         (np.random.set_state, np.random.get_state()),
         (torch.set_rng_state, torch.get_rng_state()),
     ]
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    else:  # a read would initialise CUDA, for seconds, and raise in a forked child
+        states.append((torch.cuda.manual_seed_all, torch.initial_seed()))
     return states
 
 

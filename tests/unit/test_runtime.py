@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from precision_lib import runtime
-from precision_lib.runtime import Float64Casts, deterministic, numerical_state
+from precision_lib.runtime import Float64Casts, deterministic, numerical_state, state_put_back
 
 WANTED = {
     "deterministic_algorithms": (True, False),
@@ -96,6 +96,37 @@ def test_products_that_cuda_refuses_are_said_at_the_start(
         with pytest.raises(RuntimeError, match=said), deterministic():
             pytest.fail("entered")
     assert numerical_state() == before
+
+
+def test_cuda_that_nobody_uses_is_not_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a forked child on a machine with a GPU. CUDA starts later with the caller's seed."""
+
+    def refused(*_: Any) -> None:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    for name in ("get_rng_state_all", "set_rng_state_all", "_lazy_init"):
+        monkeypatch.setattr(torch.cuda, name, refused)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    for context in (deterministic(5), state_put_back()):
+        seeds.clear()
+        with context:
+            torch.manual_seed(6)
+        assert seeds[-1] == torch.initial_seed() != 6
+
+
+def test_the_generators_of_cuda_in_use_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["as found"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.append)
+    monkeypatch.setattr(runtime, "_check_products", lambda: None)
+    for context in (deterministic(5), state_put_back()):
+        with context:
+            pass
+        assert restored.pop() == ["as found"]
 
 
 def test_the_same_seed_repeats_every_generator() -> None:
