@@ -92,6 +92,7 @@ def test_products_that_cuda_refuses_are_said_at_the_start(
     monkeypatch.setattr(torch.cuda, "get_rng_state_all", list)
     monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda _: None)
     monkeypatch.setattr(runtime, "_product_on_cuda", refused)
+    runtime._check_products.cache_clear()
     for _ in range(2):
         with pytest.raises(RuntimeError, match=said), deterministic():
             pytest.fail("entered")
