@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis.errors import Flaky, HypothesisWarning
 from torch import Tensor
 
+from precision_lib.conformance.calls import check_unchanged
 from precision_lib.conformance.checks import Check
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.profiles import CI
@@ -135,10 +136,22 @@ def _not_repeated(search: _Search) -> ConformanceFailure:
     return found
 
 
-def on_device(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function with its inputs moved to ``device``; differentiable."""
+def on_device(name: str, function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """The function with its inputs moved to ``device``; differentiable.
+
+    What it changes in place is a moved copy, which nobody else sees: it is compared here.
+
+    Args:
+        name: of the function.
+    """
     if device == "cpu":
         return function
-    return lambda **inputs: function(
-        **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    )
+
+    def moved_and_called(**inputs: Any) -> Any:
+        tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
+        moved = {k: v.to(device) for k, v in tensors.items()}
+        returned = function(**inputs | moved)
+        check_unchanged(name, moved, inputs | {k: v.detach() for k, v in tensors.items()})
+        return returned
+
+    return moved_and_called

@@ -78,7 +78,8 @@ def verify(
             pytest.skip(f"{check.function} is not offered by {target.name}")
         found: Outcome | ConformanceFailure
         try:
-            found = run(check, on_device(function, device), settings(), counts.seed, pinned)
+            moved = on_device(check.function, function, device)
+            found = run(check, moved, settings(), counts.seed, pinned)
         except ConformanceFailure as failure:
             found = failure
         counts.add(check, found)

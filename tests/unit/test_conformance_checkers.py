@@ -17,7 +17,7 @@ from torch import Tensor
 
 from precision_lib import ppo
 from precision_lib.conformance import profiles, runner
-from precision_lib.conformance.calls import call
+from precision_lib.conformance.calls import call, upstream
 from precision_lib.conformance.checks import Check, checks, find_check
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
@@ -26,6 +26,7 @@ from precision_lib.conformance.truth import Truth, truths
 from precision_lib.formats import FORMATS
 from precision_lib.runtime import numerical_state
 from precision_lib.targets import INTERFACE
+from tests.unit.simulated_devices import FIRST, two_devices
 
 LARGEST = FORMATS["fp32"].largest
 
@@ -151,6 +152,26 @@ def test_a_core_that_changes_its_input_is_named_and_does_not_change_the_case() -
     with pytest.raises(ConformanceFailure, match="masked_mean changed its input 'x' in place"):
         call("masked_mean", in_place, ORDINARY)
     assert ORDINARY["x"].tolist() == [[1.0, 2.0, 4.0]]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_on_a_device_too_a_core_that_changes_its_input_is_named(in_place: bool) -> None:
+    """It is given a moved copy there. A simulated device; the leaf has a gradient or not."""
+
+    def values(values: Tensor, mask: Tensor, **_: Any) -> Tensor:
+        assert values.device == mask.device == FIRST
+        return (values.mul_(2) if in_place else values * 2)[mask].sum()
+
+    inputs = {"values": torch.ones(1, 2), "mask": torch.tensor([[True, False]])}
+    with two_devices():
+        moved = runner.on_device("value_loss", values, "cpu:1")
+        if in_place:
+            with pytest.raises(ConformanceFailure, match="value_loss changed its input 'values'"):
+                call("value_loss", moved, inputs)
+        else:
+            gradient = call("value_loss", moved, inputs)["gradient"]
+            assert gradient.tolist() == [[2 * float(upstream(torch.Size())), 0.0]]
+    assert inputs["values"].tolist() == [[1.0, 1.0]]
 
 
 def test_warnings_of_a_core_are_not_errors_of_the_suite() -> None:
