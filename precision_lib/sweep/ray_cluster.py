@@ -21,6 +21,7 @@ from typing import Any
 
 from precision_lib import __version__
 from precision_lib.jsonio import check_writable
+from precision_lib.environment import VARIABLES
 from precision_lib.matrix import TWIN
 from precision_lib.models.loading import EMBEDDED
 from precision_lib.sweep.events import (
@@ -142,11 +143,12 @@ class Sweep:
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        threads = os.environ.get("OMP_NUM_THREADS") or "1"  # as many as a local run has
+        # As a local run has them; on a node torch may be imported before any code of ours.
+        variables = {name: os.environ.get(name) or value for name, value in VARIABLES.items()}
         self.actor = self.ray.remote(RemoteCell).options(
             num_cpus=self.needs["CPU"],
             num_gpus=self.needs.get("GPU", 0),
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+            runtime_env={"env_vars": variables},
             scheduling_strategy="SPREAD",
         )
 
