@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib import __version__
-from precision_lib.jsonio import check_writable
 from precision_lib.environment import VARIABLES
+from precision_lib.jsonio import check_writable
 from precision_lib.matrix import TWIN
 from precision_lib.models.loading import EMBEDDED
 from precision_lib.sweep.events import (
