@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Rows and columns: of drawing a token, and of a forward over sequences.
 SHAPES = ((8, 256), (160, 256))
+HINT = "unset NVIDIA_TF32_OVERRIDE and CUBLAS_EMULATE_SINGLE_PRECISION if they are set"
 MATRIX_FORMATS = ("fp64", "fp32", "fp16", "bf16")
 
 
@@ -54,7 +55,7 @@ def test_products_sum_in_fp32_and_round_once(name: str, fmt: str, device: str) -
             for shape in SHAPES
         ]
     wrong = [f"{name}: {outcome.message}" for outcome in outcomes if not outcome.passed]
-    assert not wrong, "\n".join(wrong)
+    assert not wrong, "\n".join([*wrong, HINT])
 
 
 @pytest.mark.parametrize("fmt", MATRIX_FORMATS)
