@@ -202,6 +202,7 @@ def _context(context: dict[str, Any], caption: str) -> Table:
         rows += [(f"{role}, SHA-256", f"{model['name']}, {model['sha256']}")] if model else []
     rows += [(name, str(version)) for name, version in context.get("versions", {}).items()]
     rows += [(name, str(value)) for name, value in context.get("settings", {}).items()]
+    rows += [(name, value) for name, value in context.get("overrides", {}).items() if value]
     return Table(("", "value"), tuple(rows), caption)
 
 

@@ -180,3 +180,14 @@ def test_context_is_read_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
     assert context["threads"] == torch.get_num_threads()
     assert context["settings"]["deterministic_algorithms"] == "(True, False)"
     assert context["cpu"]["cores"] == os.cpu_count()
+
+
+def test_context_names_what_overrides_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set or null, and torch's version with its build, which the metadata may lack."""
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.delenv("CUBLAS_EMULATE_SINGLE_PRECISION", raising=False)
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
+    context = run_context("cpu", seed=0)
+    assert context["overrides"]["NVIDIA_TF32_OVERRIDE"] == "1"
+    assert context["overrides"]["CUBLAS_EMULATE_SINGLE_PRECISION"] is None
+    assert context["versions"]["torch"] == "2.11.0+cu130"
