@@ -106,6 +106,20 @@ def test_importing_the_door_imports_nothing_and_the_suite_no_model_library() -> 
     assert done.stdout.split("\n") == ["precision_lib,precision_lib.plugin", "", ""]
 
 
+def test_a_run_on_a_core_imports_no_model_library(tmp_path: Path) -> None:
+    """In a process of its own; it takes half the time of one that does."""
+    (tmp_path / "mycore.py").write_text(CORE)
+    code = (
+        "import sys; from precision_lib.cli import main;"
+        f"code = main({['conformance', 'mycore', '-q', *FEW]!r});"
+        "print(code, sorted({'transformers', 'tokenizers', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
 def test_a_run_without_its_options_is_as_if_it_were_not_there(project: pytest.Pytester) -> None:
     """Every option name is the project's, and so is the file of pytest-json-report."""
     flags = "\n".join(
