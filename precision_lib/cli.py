@@ -27,6 +27,7 @@ from precision_lib.commands import (
     gate,
     print_lines,
     self_test,
+    suite,
     sweep,
     training,
     trajectories,
@@ -43,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     set_environment()
-    options = _parser().parse_args(arguments)
+    options = _parsed(sys.argv[1:] if arguments is None else list(arguments))
     try:
         return int(options.run(options))
     except UsageError as error:
@@ -68,6 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(INTERNAL, f"internal error: {error}")
 
 
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options; ``run`` and ``conformance`` leave to pytest what is not theirs."""
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and not getattr(options, "for_pytest", False):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    options.arguments = arguments[1:]  # behind the command
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="precision-forensics",
@@ -76,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    suite.add_run(commands)
+    suite.add_conformance(commands)
     _add_probe(commands)
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)

@@ -16,12 +16,13 @@ import pytest
 
 from precision_lib.matrix import MATRIX
 from precision_lib.phases.sweep import sweep_record
+from precision_lib.plugin import sweep_outcome as outcome
 from precision_lib.records.record import Recorder, load_record
 from precision_lib.sweep import budget
 from precision_lib.sweep.executors import Resources
 from precision_lib.sweep.plan import Models, SweepPlan, plan_sweep
 from precision_lib.training.failures import KL_EXPLOSION
-from tests.sweep import outcome, test_sweep
+from tests.sweep import test_sweep
 from tests.unit.sweep_runs import NAMES, leave, noisy_gains
 
 ROOT = Path(__file__).parents[2]
