@@ -73,6 +73,7 @@ def test_the_oldest_set_has_the_minimum_of_every_dependency(tmp_path: Path) -> N
         *PROJECT["dependencies"],
         *(r for name in extras if name != "peers" for r in extras[name]),
     ]
+    asked = [requirement for requirement in asked if not requirement.startswith(PROJECT["name"])]
     assert len(constraints) == len(asked)
     for line, requirement in zip(sorted(constraints), sorted(asked), strict=True):
         name, _, release = line.partition("==")
