@@ -34,7 +34,7 @@ from precision_lib.sweep.events import (
     ExecutorError,
 )
 from precision_lib.sweep.local import GRACE_SECONDS, LOG, POLL_SECONDS, RETRIES
-from precision_lib.sweep.plan import BASELINE, Models, SweepCell, SweepPlan, ended
+from precision_lib.sweep.plan import REFERENCE_RUN, ModelNames, SweepCell, SweepPlan, ended
 from precision_lib.sweep.ray_connection import connected, import_ray, slots
 from precision_lib.sweep.ray_worker import REFUSALS, RemoteCell, read_files, write_files
 from precision_lib.training.directory import alone
@@ -166,7 +166,7 @@ class Sweep:
             return
         # The twin is the baseline but for its perturbation, and called so by every executor.
         twin = cell.configuration.name == TWIN.name
-        configuration = BASELINE if twin else cell.configuration
+        configuration = REFERENCE_RUN if twin else cell.configuration
         models = found_anywhere(self.plan.models)
         actor = self.actor.remote()
         answer = actor.start.remote(__version__, configuration, cell.settings, models, files)
@@ -258,7 +258,7 @@ def _reason(error: Exception) -> str:
     return f"{type(raised).__name__}: {str(raised).strip().partition(chr(10))[0]}"
 
 
-def found_anywhere(models: Models) -> Models:
+def found_anywhere(models: ModelNames) -> ModelNames:
     """Directories by their full path: a worker is somewhere else."""
 
     def full(name: str) -> str:

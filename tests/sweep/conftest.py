@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def plan(pytestconfig: pytest.Config, device: str) -> "SweepPlan":
     """What is run: the matrix and the configurations of --matrix, in a directory of its own."""
     from precision_lib.sweep import budget
-    from precision_lib.sweep.plan import Models, plan_sweep
+    from precision_lib.sweep.plan import ModelNames, plan_sweep
 
     option = pytestconfig.getoption
     if option("plant_fault"):
@@ -54,7 +54,7 @@ def plan(pytestconfig: pytest.Config, device: str) -> "SweepPlan":
         configurations_of(pytestconfig),
         seeds_of(pytestconfig),
         budget.sweep_settings(quick=option("quick")),
-        Models(option("model"), option("reward_model"), None, device),
+        ModelNames(option("model"), option("reward_model"), None, device),
         option("matrix"),
     )
 
