@@ -153,8 +153,8 @@ def _thresholds(block: dict[str, Any], hypotheses: list[str]) -> list[Line]:
 #: What a batch variance is a multiple of, in words; ``{kl}`` is the true KL of the cell.
 _VARIANCE_OF = {
     "H1": "times the signal at a KL of {kl:.0e}",
-    "H2": "standard deviations of the advantages (bf16 rewards)",
-    "H3": "standard deviations of the advantages (bf16 values)",
+    "H2": "standard deviations of the advantages, by the rewards",
+    "H3": "standard deviations of the advantages, by the values",
     "H4": "nats RMS at the end of the sequence",
 }
 
@@ -162,22 +162,20 @@ _VARIANCE_OF = {
 def batch_variance_lines(block: dict[str, Any]) -> list[Line]:
     """How far two batch shapes of one ``bf16_pure`` model differ, a line per hypothesis."""
     cells = [
-        c
-        for c in block["cells"]
-        if c["configuration"] == "bf16_pure" and BATCH_VARIANCE in c["metrics"]
+        cell
+        for cell in block["cells"]
+        if cell["configuration"] == "bf16_pure" and BATCH_VARIANCE in cell["metrics"]
     ]
     if not cells:
         return []
-    variances = [(c, c["metrics"][BATCH_VARIANCE]["value"]) for c in cells]
-    if not any(value for _, value in variances):
+    if all(cell["metrics"][BATCH_VARIANCE]["value"] == 0 for cell in cells):
         return [("two batch shapes of one bf16 model give the same bits", "")]
-    words = ", ".join(
-        f"{c['hypothesis']} {two(value)} "
-        + _VARIANCE_OF[c["hypothesis"]].format(kl=c["evidence"].get("true_kl", 0.0))
-        for c, value in variances
-        if value
-    )
-    return [(f"two batch shapes of one bf16 model differ by: {words}", "")]
+    lines: list[Line] = [("two batch shapes of one bf16 model differ by", "")]
+    for cell in cells:
+        of = _VARIANCE_OF[cell["hypothesis"]].format(kl=cell["evidence"].get("true_kl", 0.0))
+        variance = two(cell["metrics"][BATCH_VARIANCE]["value"])
+        lines.append((f"{cell['hypothesis']}: {variance} {of}", ""))
+    return lines
 
 
 def hypothesis_lines(block: dict[str, Any]) -> list[Line]:

@@ -169,9 +169,11 @@ def test_on_a_cpu_the_batch_variance_is_zero(usual: Measured) -> None:
 def test_the_summary_says_how_far_two_batch_shapes_differ(usual: Measured, split: Measured) -> None:
     from precision_lib.reporting.table import batch_variance_lines
 
-    [(line, _)] = batch_variance_lines(split.block)
+    heading, of_h1, *others = [line for line, _ in batch_variance_lines(split.block)]
     variance = split.metric("H1", "bf16_pure", "batch_variance")
-    assert f"differ by: H1 {variance:#.2g} times the signal at a KL of 1e-04, H2 " in line
+    assert heading == "two batch shapes of one bf16 model differ by"
+    assert of_h1 == f"H1: {variance:#.2g} times the signal at a KL of 1e-04"
+    assert [line[:2] for line in others] == ["H2", "H3", "H4"]
     [(same, _)] = batch_variance_lines(usual.block)
     assert same == "two batch shapes of one bf16 model give the same bits"
 
