@@ -27,11 +27,12 @@ from precision_lib.commands import (
     gate,
     print_lines,
     self_test,
+    suite,
     sweep,
     training,
     trajectories,
 )
-from precision_lib.threads import limit_threads
+from precision_lib.environment import set_environment
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,8 +43,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    limit_threads()
-    options = _parser().parse_args(arguments)
+    set_environment()
+    options = _parsed(sys.argv[1:] if arguments is None else list(arguments))
     try:
         return int(options.run(options))
     except UsageError as error:
@@ -68,6 +69,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(INTERNAL, f"internal error: {error}")
 
 
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options; ``run`` and ``conformance`` leave to pytest what is not theirs."""
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and not getattr(options, "for_pytest", False):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    options.arguments = arguments[1:]  # behind the command
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="precision-forensics",
@@ -76,6 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    suite.add_run(commands)
+    suite.add_conformance(commands)
     _add_probe(commands)
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)

@@ -49,6 +49,11 @@ class Format:
         return 2.0**-self.significand_bits
 
     @property
+    def machine_epsilon(self) -> float:
+        """2u = 2**(1-p): the distance from 1 to the next larger value."""
+        return 2.0 ** (1 - self.significand_bits)
+
+    @property
     def smallest_normal(self) -> float:
         """2**emin."""
         return 2.0**self.emin

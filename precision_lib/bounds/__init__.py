@@ -21,6 +21,7 @@ from precision_lib.bounds.losses import (
     value_loss_gradient_bound,
 )
 from precision_lib.bounds.model import gamma, mean_bound, rounding_bound, sum_depth
+from precision_lib.bounds.products import product_bound
 from precision_lib.bounds.softmax import (
     entropy_bound,
     entropy_gradient_bound,
@@ -49,6 +50,7 @@ __all__ = [
     "mean_bound",
     "policy_loss_bound",
     "policy_loss_gradient_bound",
+    "product_bound",
     "rounding_bound",
     "sum_depth",
     "value_loss_bound",

@@ -133,7 +133,7 @@ def _plan(options: argparse.Namespace) -> Any:
         get_configuration,
     )
     from precision_lib.sweep import budget
-    from precision_lib.sweep.plan import Models, plan_sweep
+    from precision_lib.sweep.plan import ModelNames, plan_sweep
 
     known = all_configurations(options.matrix)  # refuses a name that is taken
     configurations = MATRIX + known[len(all_configurations()) :]
@@ -144,7 +144,9 @@ def _plan(options: argparse.Namespace) -> Any:
         configurations = tuple(dict.fromkeys((*configurations, *COUNTERFACTUALS)))
     defaults = (budget.QUICK_SEEDS, budget.QUICK) if options.quick else (budget.SEEDS, budget.WHOLE)
     settings = settings_of(options, make=partial(budget.sweep_settings, quick=options.quick))
-    models = Models(options.model, options.reward_model, options.reference_model, options.device)
+    models = ModelNames(
+        options.model, options.reward_model, options.reference_model, options.device
+    )
     directory = options.output_dir or defaults[1]
     seeds = options.seeds or defaults[0]
     return plan_sweep(directory, configurations, seeds, settings, models, options.matrix)

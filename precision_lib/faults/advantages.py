@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.ppo.advantages import group_advantages
-from precision_lib.ppo.rows import fp32_or_wider
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 
 Dtype = torch.dtype | None
 

@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.ppo.advantages import gae
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.masked import real_or_zero
-from precision_lib.ppo.rows import fp32_or_wider
 
 #: (advantages, returns), both [B, T].
 Pair = tuple[Tensor, Tensor]

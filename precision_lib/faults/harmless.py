@@ -16,10 +16,10 @@ from precision_lib.faults.losses import PolicyLoss, ValueLoss
 from precision_lib.models.reward_model import score_tokens
 from precision_lib.models.value_head import predict_values
 from precision_lib.ppo.advantages import group_advantages
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.logprobs import token_logprobs
 from precision_lib.ppo.masked import masked_mean, whiten
 from precision_lib.ppo.policy_entropy import entropy
-from precision_lib.ppo.rows import fp32_or_wider
 from precision_lib.trajectories.teacher_forcing import trunk
 
 

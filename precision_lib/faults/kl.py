@@ -12,7 +12,7 @@ from torch import Tensor
 
 from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.ppo.kl import kl_penalty
-from precision_lib.ppo.rows import fp32_or_wider
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from precision_lib.faults.arguments import Arguments, fault_of
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.losses import policy_loss, value_loss
-from precision_lib.ppo.rows import fp32_or_wider
 
 #: As in the core: exp of it is finite in float64.
 _LARGEST_LOG_RATIO = 700.0

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.logprobs import token_logprobs
 from precision_lib.ppo.policy_entropy import entropy
-from precision_lib.ppo.rows import fp32_or_wider
 
 Dtype = torch.dtype | None
 

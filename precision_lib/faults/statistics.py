@@ -6,8 +6,8 @@
 import torch
 from torch import Tensor
 
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.masked import masked_mean, real_or_zero, whiten
-from precision_lib.ppo.rows import fp32_or_wider
 
 
 def mean_by_product_with_mask(x: Tensor, mask: Tensor) -> Tensor:

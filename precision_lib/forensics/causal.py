@@ -37,7 +37,7 @@ from precision_lib.forensics.verdicts import (
 from precision_lib.matrix import PrecisionConfig, get_configuration
 
 Sums = dict[str, Array]
-PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 
 
 def per_sequence(quantities: dict[str, Tensor], sequence: NDArray[np.int64]) -> Sums:
@@ -195,7 +195,7 @@ def causal_verdict(
     contrasts = {
         "promotion_damage_healed": paired.healed(pure, sums(promoted, False), damage),
         "demotion_damage_added": paired.difference(
-            sums(demoted, False), sums(BASELINE, False), damage
+            sums(demoted, False), sums(REFERENCE_RUN, False), damage
         ),
         "irrelevant_promotion_damage_removed": again.difference(
             repeat(PURE, False), repeat(irrelevant, True), damage

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import ProbeInput
 from precision_lib.formats import format_of, get_format
 from precision_lib.matrix import PrecisionConfig
@@ -61,7 +61,7 @@ def batch_shapes_exchanged() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTokens:
     """What one forward over all responses gave.
 
     Attributes:
@@ -117,7 +117,7 @@ def score(
     kl_formats: tuple[str, ...],
     *,
     reverse: bool = False,
-) -> Scored:
+) -> ScoredTokens:
     """Log-probs of all responses under a model whose parameters are in ``fmt``.
 
     Args:
@@ -145,7 +145,7 @@ def score(
             kept[kl_format].append(torch.cat(parts[kl_format])[back])
     parameters = {format_of(p.dtype).name for p in model.parameters()}
     buffers = {observed_format(b) for b in model.buffers() if b.is_floating_point()}
-    return Scored(
+    return ScoredTokens(
         {f: torch.cat([t.flatten() for t in tensors]) for f, tensors in kept.items()},
         parameters="+".join(sorted(parameters)),
         logits="+".join(sorted(seen)),
@@ -212,13 +212,13 @@ class Forwards:
     given: ProbeInput
     kl_formats: tuple[str, ...]
     progress: Callable[[], Any] = lambda: None
-    _scored: dict[tuple[str, int, str, str], Scored] = field(default_factory=dict)
+    _scored: dict[tuple[str, int, str, str], ScoredTokens] = field(default_factory=dict)
     _kl: dict[int, Tensor] = field(default_factory=dict)
     _executed: dict[tuple[int, str, str], float] = field(default_factory=dict)
     _theory: dict[int, Theory] = field(default_factory=dict)
     _models: dict[str, Any] = field(default_factory=dict)
 
-    def scored(self, role: str, policy: int, fmt: str, run: str = FIRST) -> Scored:
+    def scored(self, role: str, policy: int, fmt: str, run: str = FIRST) -> ScoredTokens:
         """The forward of a role in a format.
 
         Each forward has a random seed of its own, so that a dropout left on shows as a difference.

@@ -21,7 +21,7 @@ from precision_lib.phases.main_job import run_main_job
 from precision_lib.records.baseline import load_baseline, summary_of, write_baseline
 from precision_lib.records.cell_changes import noise_floor
 from precision_lib.records.directions import direction
-from precision_lib.records.obstacles import foreign
+from precision_lib.records.inconclusive import foreign
 from precision_lib.records.power import POWER, smallest_regression
 
 SCHEMA = 1

@@ -12,9 +12,9 @@ from precision_lib.jsonio import load_object, write_bytes
 from precision_lib.phases.sweep import RECORD, load_sweep_record
 from precision_lib.records.record import load_record
 from precision_lib.reporting import benchmarks
-from precision_lib.reporting.again import plain
 from precision_lib.reporting.page import PAGE, page
 from precision_lib.reporting.plots.appearance import rendered
+from precision_lib.reporting.reproduction import plain
 from precision_lib.reporting.results import Results, ResultsError
 from precision_lib.reporting.sections import sections
 

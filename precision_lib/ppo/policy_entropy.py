@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from precision_lib.ppo.rows import as_sequences, fitted, fp32_or_wider, row_buffer, row_pieces
+from precision_lib.ppo.logit_pieces import (
+    as_sequences,
+    fitted,
+    fp32_or_wider,
+    row_buffer,
+    row_pieces,
+)
 
 #: z - max z is cut off here: exp of it is 0 in every format, and 0 times it is 0, unlike 0 * -inf.
 _ZERO_PROBABILITY = -1e4

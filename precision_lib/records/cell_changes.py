@@ -17,8 +17,8 @@ from precision_lib.records.changes import Change
 from precision_lib.records.directions import DIRECTIONS, Direction, direction, worst_possible
 from precision_lib.records.margins import FALSE_ALARMS, Margin, is_beyond, margin
 
-#: The configuration whose distance from float64 is the noise of FP32 arithmetic itself.
-GOLDEN = "fp32_baseline"
+#: Its distance from float64 is the noise of FP32 arithmetic itself.
+REFERENCE_RUN = "fp32_baseline"
 #: The value of a metric that a cell lacks because nothing was bad enough.
 _NEVER = "never reached"
 #: hypothesis, configuration, metric, elements before, elements after
@@ -179,7 +179,9 @@ def noise_floor(
 
 def golden_error(hypothesis: str, metric: str, baseline: Baseline) -> float:
     """Distance of ``fp32_baseline`` from the best value that a metric can have."""
-    golden = baseline["cells"].get(hypothesis, {}).get(GOLDEN, {}).get("metrics", {}).get(metric)
+    golden = (
+        baseline["cells"].get(hypothesis, {}).get(REFERENCE_RUN, {}).get("metrics", {}).get(metric)
+    )
     how = direction(hypothesis, metric)
     is_error = how.scale in ("ratio", "magnitude", "difference") and math.isfinite(how.best)
     return abs(abs(golden["value"]) - how.best) if golden is not None and is_error else 0.0

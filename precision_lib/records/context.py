@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,18 @@ _PACKAGES = (
     "pytest-benchmark",
     "pytest-json-report",
 )
+#: SHA, with ``+dirty`` behind it where files were changed: for code that was copied without git.
+COMMIT_VARIABLE = "PRECISION_FORENSICS_COMMIT"
+#: Environment variables that change what products mean, whatever the settings ask for: TF32 and
+#: cuBLAS's emulation of wider formats (cuBLAS documentation, "Floating Point Emulation").
+_OVERRIDES = (
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATE_DOUBLE_PRECISION",
+    "CUBLAS_EMULATION_STRATEGY",
+    "CUBLAS_EMULATION_SPECIAL_VALUES_SUPPORT_MASK",
+    "CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT",
+)
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16", "asimd", "bf16", "sve")
 
 
@@ -31,36 +44,42 @@ def run_context(device: str, seed: int) -> dict[str, Any]:
     with deterministic(seed):
         settings = numerical_state()
     settings.pop("generators")
+    build = str(torch.__version__)  # names the CUDA build (+cu130), which the metadata may lack
     return {
-        "commit": _commit(),
+        "commit": _commit(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES} | {"torch": build},
         "device": _device(device),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "seed": seed,
         "settings": {name: str(value) for name, value in settings.items()},
+        "overrides": {name: os.environ.get(name) for name in _OVERRIDES},
     }
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":  # its own version names the build, +cu130; its metadata may not
+        import torch
+
+        return str(torch.__version__)
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _commit() -> dict[str, Any]:
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return {"sha": None, "dirty": None}
-    try:
-        sha = _git(root, "rev-parse", "HEAD").strip()
-        return {"sha": sha, "dirty": bool(_git(root, "status", "--porcelain").strip())}
-    except (OSError, subprocess.SubprocessError):
-        return {"sha": None, "dirty": None}
+def _commit(root: Path) -> dict[str, Any]:
+    """The commit of the checkout in ``root``, or what ``COMMIT_VARIABLE`` says of a copy of it."""
+    if (root / ".git").exists():
+        with suppress(OSError, subprocess.SubprocessError):
+            sha = _git(root, "rev-parse", "HEAD").strip()
+            return {"sha": sha, "dirty": bool(_git(root, "status", "--porcelain").strip())}
+    given = os.environ.get(COMMIT_VARIABLE, "")
+    sha = given.removesuffix("+dirty")
+    return {"sha": sha, "dirty": given != sha} if sha else {"sha": None, "dirty": None}
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -15,7 +15,7 @@ from precision_lib.records.cell_changes import cell_changes
 from precision_lib.records.changes import Change
 from precision_lib.records.core_changes import core_changes
 from precision_lib.records.format_changes import format_changes
-from precision_lib.records.obstacles import (
+from precision_lib.records.inconclusive import (
     changed_matrix,
     elsewhere,
     fewer,

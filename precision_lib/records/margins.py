@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from precision_lib.forensics.student import student_quantile
+from precision_lib.forensics.t_quantile import student_quantile
 from precision_lib.records.directions import Direction
 
 #: Share of clean runs in which any metric may be called a regression, decided once for all of them.

@@ -12,7 +12,7 @@ from typing import Any
 from precision_lib.forensics.verdicts import BATCH_VARIANCE
 
 #: The configuration whose own noise is the noise of the FP32 truth.
-FP32_TRUTH = "fp32_baseline"
+REFERENCE_RUN = "fp32_baseline"
 
 
 def upgrade_block(block: dict[str, Any]) -> None:
@@ -26,7 +26,7 @@ def upgrade_block(block: dict[str, Any]) -> None:
         hypothesis = cell["hypothesis"]
         own = floors.get((hypothesis, cell["configuration"]))
         if own is not None:
-            truth = floors.get((hypothesis, FP32_TRUTH), own)
+            truth = floors.get((hypothesis, REFERENCE_RUN), own)
             cell["metrics"][BATCH_VARIANCE] = own
             cell["evidence"] |= {"golden_floor": truth, "batch_shift": own["value"]}
     block["noise_floors"] = _of_the_truth(block.get("noise_floors", {}))
@@ -48,6 +48,6 @@ def upgrade_baseline(baseline: dict[str, Any]) -> None:
 def _of_the_truth(floors: dict[str, Any]) -> dict[str, Any]:
     """Every cell's own floor replaced by that of ``fp32_baseline``, where it was measured."""
     return {
-        hypothesis: {name: own.get(FP32_TRUTH, floor) for name, floor in own.items()}
+        hypothesis: {name: own.get(REFERENCE_RUN, floor) for name, floor in own.items()}
         for hypothesis, own in floors.items()
     }

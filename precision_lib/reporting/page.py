@@ -6,8 +6,8 @@ Pictures, styles and tables are inside; nothing is fetched, no script runs, ever
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
-from precision_lib.reporting.again import drawing
 from precision_lib.reporting.provenance import alarms, headline
+from precision_lib.reporting.reproduction import drawing
 from precision_lib.reporting.results import Results
 from precision_lib.reporting.section import Section
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from precision_lib.reporting.again import measuring, plain
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
+from precision_lib.reporting.reproduction import measuring, plain
 from precision_lib.reporting.results import Results, ResultsError
 
 

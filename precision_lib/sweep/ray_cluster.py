@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib import __version__
+from precision_lib.environment import VARIABLES
 from precision_lib.jsonio import check_writable
 from precision_lib.matrix import TWIN
 from precision_lib.models.loading import EMBEDDED
@@ -33,7 +34,7 @@ from precision_lib.sweep.events import (
     ExecutorError,
 )
 from precision_lib.sweep.local import GRACE_SECONDS, LOG, POLL_SECONDS, RETRIES
-from precision_lib.sweep.plan import BASELINE, Models, SweepCell, SweepPlan, ended
+from precision_lib.sweep.plan import REFERENCE_RUN, ModelNames, SweepCell, SweepPlan, ended
 from precision_lib.sweep.ray_connection import connected, import_ray, slots
 from precision_lib.sweep.ray_worker import REFUSALS, RemoteCell, read_files, write_files
 from precision_lib.training.directory import alone
@@ -142,11 +143,12 @@ class Sweep:
     reason: str | None = None
 
     def __post_init__(self) -> None:
-        threads = os.environ.get("OMP_NUM_THREADS") or "1"  # as many as a local run has
+        # As a local run has them; on a node torch may be imported before any code of ours.
+        variables = {name: os.environ.get(name) or value for name, value in VARIABLES.items()}
         self.actor = self.ray.remote(RemoteCell).options(
             num_cpus=self.needs["CPU"],
             num_gpus=self.needs.get("GPU", 0),
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+            runtime_env={"env_vars": variables},
             scheduling_strategy="SPREAD",
         )
 
@@ -164,7 +166,7 @@ class Sweep:
             return
         # The twin is the baseline but for its perturbation, and called so by every executor.
         twin = cell.configuration.name == TWIN.name
-        configuration = BASELINE if twin else cell.configuration
+        configuration = REFERENCE_RUN if twin else cell.configuration
         models = found_anywhere(self.plan.models)
         actor = self.actor.remote()
         answer = actor.start.remote(__version__, configuration, cell.settings, models, files)
@@ -256,7 +258,7 @@ def _reason(error: Exception) -> str:
     return f"{type(raised).__name__}: {str(raised).strip().partition(chr(10))[0]}"
 
 
-def found_anywhere(models: Models) -> Models:
+def found_anywhere(models: ModelNames) -> ModelNames:
     """Directories by their full path: a worker is somewhere else."""
 
     def full(name: str) -> str:

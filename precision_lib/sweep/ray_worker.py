@@ -19,7 +19,7 @@ from precision_lib.jsonio import write_bytes
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import CheckpointError
 from precision_lib.models.pipeline import load_pipeline
-from precision_lib.sweep.plan import Models
+from precision_lib.sweep.plan import ModelNames
 from precision_lib.training.directory import FILES
 from precision_lib.training.invariants import InvariantError
 from precision_lib.training.run import run_events
@@ -62,7 +62,7 @@ class RemoteCell:
         version: str,
         configuration: PrecisionConfig,
         settings: PPOSettings,
-        models: Models,
+        models: ModelNames,
         files: dict[str, bytes],
     ) -> str:
         """Load the models and open the run that ``files`` hold, or a new one; who does it.

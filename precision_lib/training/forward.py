@@ -64,14 +64,14 @@ def sequences_of(sampled: Sampled, device: torch.device) -> Sequences:
 
 
 @dataclass(frozen=True)
-class Figures:
+class ForwardFigures:
     """What a forward gave for response tokens; masked slots hold anything.
 
     Attributes:
         logprobs: [n, T] in the KL format.
         values: [n, T] in the value format; None without a head.
         entropy: [n, T] FP32 nats; None unless it was asked for.
-        some_logits: [SOME] or fewer, for a look at their format (``forensics/observed.py``).
+        some_logits: [SOME] or fewer, for a look at their format (``forensics/observed_format.py``).
     """
 
     logprobs: Tensor
@@ -93,7 +93,7 @@ def forward(
     value_format: str = "fp32",
     *,
     with_entropy: bool = False,
-) -> Figures:
+) -> ForwardFigures:
     """Log-probs of response tokens, and values and entropies where they are asked for.
 
     Differentiable in the model's parameters and in the head.
@@ -119,4 +119,4 @@ def forward(
     if with_entropy:
         found = entropy(logits[:, predicting].detach()).gather(1, given.columns)
     some = logits.detach()[0, given.first, :SOME]
-    return Figures(logprobs, values, found, some)
+    return ForwardFigures(logprobs, values, found, some)

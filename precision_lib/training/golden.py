@@ -21,12 +21,18 @@ from precision_lib.forensics.h4 import reference_drift as h4
 from precision_lib.formats import FORMATS, format_of, ulp
 from precision_lib.matrix import get_configuration
 from precision_lib.ppo.advantages import gae
-from precision_lib.training.rollout import Experience, Models, Scored, learn_from, score
+from precision_lib.training.rollout import (
+    Experience,
+    ScoredRollout,
+    TrainingModels,
+    learn_from,
+    score,
+)
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.weights import Weights
 from precision_lib.trajectories.batches import Sampled
 
-BASELINE = get_configuration("fp32_baseline")
+REFERENCE_RUN = get_configuration("fp32_baseline")
 
 
 def first_rows(sampled: Sampled, count: int) -> Sampled:
@@ -35,7 +41,7 @@ def first_rows(sampled: Sampled, count: int) -> Sampled:
 
 
 def golden_experience(
-    models: Models,
+    models: TrainingModels,
     weights: Weights,
     experience: Experience,
     settings: PPOSettings,
@@ -48,12 +54,12 @@ def golden_experience(
     count = min(settings.diagnostic_sequences, len(experience.given.tokens))
     sampled, given = first_rows(experience.sampled, count), experience.given.rows(slice(count))
     own = _first(experience.scored, count)
-    if models.configuration.components == BASELINE.components:
+    if models.configuration.components == REFERENCE_RUN.components:
         exact = own
     else:
         originals = replace(
             models,
-            configuration=BASELINE,
+            configuration=REFERENCE_RUN,
             reference=models.pipeline.reference.model,
             reward=models.pipeline.reward.model,
         )
@@ -66,7 +72,7 @@ def golden_experience(
     )
 
 
-def _first(scored: Scored, count: int) -> Scored:
+def _first(scored: ScoredRollout, count: int) -> ScoredRollout:
     tensors: dict[str, Any] = {
         name: x[:count] for name, x in vars(scored).items() if isinstance(x, Tensor)
     }

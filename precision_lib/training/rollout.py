@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.formats import get_format
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import set_parameters
@@ -26,7 +26,7 @@ from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.masked import whiten
 from precision_lib.ppo.rewards import assemble_rewards
 from precision_lib.training.forward import (
-    Figures,
+    ForwardFigures,
     Sequences,
     forward,
     in_own_format,
@@ -38,11 +38,11 @@ from precision_lib.trajectories.batches import Sampled, micro_batches, sample_ba
 from precision_lib.trajectories.scoring import forced_rewards
 from precision_lib.trajectories.teacher_forcing import rows_per_forward
 from precision_lib.trajectories.transfer import HOST, moved
-from precision_lib.trajectories.working import hollow_copy
+from precision_lib.trajectories.working_copy import hollow_copy
 
 
 @dataclass(frozen=True)
-class Models:
+class TrainingModels:
     """What a run computes with besides the weights that it trains.
 
     Attributes:
@@ -57,9 +57,9 @@ class Models:
     reward: Any
 
 
-def open_models(pipeline: Pipeline, configuration: PrecisionConfig) -> Models:
+def open_models(pipeline: Pipeline, configuration: PrecisionConfig) -> TrainingModels:
     """Reference and reward model cast once to their formats."""
-    return Models(
+    return TrainingModels(
         pipeline,
         configuration,
         _in_format(pipeline.reference.model, configuration.reference),
@@ -76,7 +76,7 @@ def _in_format(original: Any, fmt: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredRollout:
     """What the four models say of a rollout, each in its format, on the host.
 
     Attributes:
@@ -111,14 +111,14 @@ class Experience:
 
     sampled: Sampled
     given: Sequences
-    scored: Scored
+    scored: ScoredRollout
     penalty: Tensor
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
 
 
-def draw(models: Models, weights: Weights, settings: PPOSettings, step: int) -> Sampled:
+def draw(models: TrainingModels, weights: Weights, settings: PPOSettings, step: int) -> Sampled:
     """Responses of step ``step``, drawn by the working policy; prompts and random numbers depend
     on the seed and the step alone."""
     policy = replace(models.pipeline.policy, model=weights.working)
@@ -136,9 +136,9 @@ def minibatch_rows(given: Sequences, settings: PPOSettings, model: Any) -> list[
 
 @torch.no_grad()
 def score(
-    models: Models, weights: Weights, sampled: Sampled, given: Sequences, rows: list[slice]
-) -> Scored:
-    """Figures of all four models on the sampled tokens, in the micro-batches ``rows``."""
+    models: TrainingModels, weights: Weights, sampled: Sampled, given: Sequences, rows: list[slice]
+) -> ScoredRollout:
+    """ForwardFigures of all four models on the sampled tokens, in the micro-batches ``rows``."""
     formats, given = models.configuration, given.to(weights.master.device)
     head = weights.head_weight.detach(), weights.head_bias.detach()
     policy = _joined(
@@ -159,21 +159,21 @@ def score(
     )
     seen = ("+".join(sorted({observed_format(x) for x in parts})) for parts in some_logits)
     logits_format = dict(zip(("policy", "reference"), seen, strict=True))
-    return Scored(logprobs, ref_logprobs, values, scores, entropy, logits_format)
+    return ScoredRollout(logprobs, ref_logprobs, values, scores, entropy, logits_format)
 
 
 def _reward_rows(model: Any, sampled: Sampled) -> int:
     return rows_per_forward(sampled.reward_tokens.shape[1], model)
 
 
-def _joined(parts: Iterator[Figures]) -> Figures:
+def _joined(parts: Iterator[ForwardFigures]) -> ForwardFigures:
     figures = list(parts)
 
     def joined(name: str) -> Any:
         tensors = [getattr(f, name) for f in figures]
         return None if tensors[0] is None else torch.cat(tensors)
 
-    return Figures(
+    return ForwardFigures(
         joined("logprobs"),
         joined("values"),
         joined("entropy"),
@@ -185,7 +185,7 @@ def _joined(parts: Iterator[Figures]) -> Figures:
 def learn_from(
     sampled: Sampled,
     given: Sequences,
-    scored: Scored,
+    scored: ScoredRollout,
     settings: PPOSettings,
     kl_format: str,
     kl_coefficient: float,
@@ -204,7 +204,11 @@ def learn_from(
 
 
 def rollout(
-    models: Models, weights: Weights, settings: PPOSettings, step: int, kl_coefficient: float
+    models: TrainingModels,
+    weights: Weights,
+    settings: PPOSettings,
+    step: int,
+    kl_coefficient: float,
 ) -> Experience:
     """Sample and score one batch. Call it inside :func:`runtime.deterministic`."""
     sampled = draw(models, weights, settings, step)

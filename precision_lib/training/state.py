@@ -1,6 +1,6 @@
 """The state of a run on disk: one file, whole or not there, that continues to the same bits.
 
-The hazard. A resumed run whose Adam moments, learning rate, model or torch release differ is
+The hazard. A resumed run whose Adam moments, learning rate, model, torch release or GPU differ is
 another run. So the state is one safetensors file, written under a temporary name and renamed, with
 the run's identity in its header and a SHA-256 of header and tensors. Random numbers need no state:
 they follow from (seed, step).
@@ -47,8 +47,15 @@ def identity(
             "value_head": pipeline.value_head.sha256 if pipeline.value_head else None,
         },
         "torch": str(torch.__version__),
-        "device": pipeline.policy.model.device.type,
+        **_place(pipeline.policy.model.device),
     }
+
+
+def _place(device: torch.device) -> dict[str, str]:
+    """Type of the device and, of a GPU, the card's name: another card rounds in another order."""
+    if device.type != "cuda":
+        return {"device": device.type}
+    return {"device": "cuda", "card": torch.cuda.get_device_name(device)}
 
 
 def asked_for(configuration: PrecisionConfig, settings: PPOSettings) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from precision_lib.ppo.losses import RatioReport, policy_loss, ratio_report, value_loss
 from precision_lib.training.failures import NAN_LOSS, RunEnded
-from precision_lib.training.forward import Figures, Sequences, forward
-from precision_lib.training.rollout import Experience, Models
+from precision_lib.training.forward import ForwardFigures, Sequences, forward
+from precision_lib.training.rollout import Experience, TrainingModels
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.weights import Weights
 from precision_lib.trajectories.teacher_forcing import rows_per_forward
@@ -69,7 +69,7 @@ def minibatch_order(settings: PPOSettings, step: int) -> Iterator[Tensor]:
 
 
 def update(
-    models: Models,
+    models: TrainingModels,
     weights: Weights,
     experience: Experience,
     settings: PPOSettings,
@@ -106,7 +106,7 @@ def update(
 
 
 def _backward(
-    models: Models,
+    models: TrainingModels,
     weights: Weights,
     experience: Experience,
     settings: PPOSettings,
@@ -170,7 +170,7 @@ def _targets(experience: Experience, rows: Tensor, device: torch.device) -> _Tar
     return _Targets(Sequences(tokens, given.first, columns, mask), *there)
 
 
-def _losses(figures: Figures, old: _Targets, settings: PPOSettings) -> tuple[Tensor, Tensor]:
+def _losses(figures: ForwardFigures, old: _Targets, settings: PPOSettings) -> tuple[Tensor, Tensor]:
     """Policy and value loss of some rows, each a mean over their tokens."""
     assert figures.values is not None
     mask, clip_ranges = old.given.mask, (settings.clip_range, settings.value_clip_range)

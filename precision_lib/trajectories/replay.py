@@ -29,7 +29,7 @@ from precision_lib.trajectories.batches import GOLDEN, micro_batches
 from precision_lib.trajectories.comparison import (
     QUANTITIES,
     Comparison,
-    Figures,
+    ReplayFigures,
     bitwise_equal,
     errors,
     golden_figures,
@@ -188,7 +188,7 @@ def noise_floor(
     micro = _micro(shard, batch_size)
     first = replayer.run(frozen, micro, timed=True)
     other = _other_micro(micro, shard.sequences)
-    runs: dict[str, tuple[Figures, Figures]] = {
+    runs: dict[str, tuple[ReplayFigures, ReplayFigures]] = {
         "repeated": (replayer.run(frozen, micro, timed=True), first),
         "reversed": (replayer.run(frozen, replace(micro, order=micro.order.flip(0))), first),
         "rebatched": (replayer.run(frozen, other), first),
@@ -212,7 +212,9 @@ def _other_micro(micro: Micro, sequences: int) -> Micro:
     return Micro(2, micro.order if sequences > 1 else torch.zeros(2, dtype=torch.int64))
 
 
-def _floor(got: Figures, want: Figures, frozen: Trajectories) -> dict[str, dict[str, Any]]:
+def _floor(
+    got: ReplayFigures, want: ReplayFigures, frozen: Trajectories
+) -> dict[str, dict[str, Any]]:
     comparison = Comparison()
     comparison.add(errors(got, want, frozen.mask), frozen)
     return comparison.summary()

@@ -3,7 +3,9 @@
 The hazard. Two configurations that sample for themselves differ in their tokens after a few
 steps, and then nothing about their log-probs can be compared. So tokens are drawn once, from the
 FP32 reference, by inverse transform from uniform numbers that depend on the seed alone: not on
-the batch, the device or the order of the draws.
+the batch, the device or the order of the draws. The probabilities do depend on them: on a GPU the
+logits of a row differ in the last bits with the batch's shape, and a uniform number that lies
+between the two sums draws another token there.
 
 An end-of-text token does not end a response while it is drawn: the next document begins. So every
 response has exactly the length asked for, and every token is a draw from the model's full
@@ -13,13 +15,14 @@ distribution, which forbidding the token would not leave true. Who wants respons
 N sequences, P prompt tokens at most, T response tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from precision_lib.models.kv_cache import forward_with_cache
 from precision_lib.models.loading import Checkpoint
 from precision_lib.trajectories.transfer import moved
 
@@ -74,6 +77,7 @@ def sample_responses(
     seed: int,
     pad: int = 0,
     rows: int = 32,
+    new_cache: Callable[[], Any] = lambda: None,
 ) -> Responses:
     """Sample ``length`` tokens after each prompt at temperature 1; the result is on the host.
 
@@ -84,6 +88,7 @@ def sample_responses(
         seed: of the uniform numbers.
         pad: token that fills the right side.
         rows: sequences per forward; it does not change which numbers are used.
+        new_cache: makes the empty KV cache of a batch; None leaves its kind to the model.
 
     Raises:
         ValueError: for no prompt, an empty one, or a sequence beyond the model's positions.
@@ -106,7 +111,7 @@ def sample_responses(
     tokens = torch.full((len(prompts), longest), pad, dtype=torch.int64)
     for start in range(0, len(prompts), rows):
         batch = prompts[start : start + rows]
-        drawn = _sample_batch(model, batch, uniform[start : start + rows])
+        drawn = _sample_batch(model, batch, uniform[start : start + rows], new_cache())
         for row, (prompt, response) in enumerate(zip(batch, drawn, strict=True), start):
             tokens[row, : len(prompt)] = torch.tensor(prompt)
             tokens[row, len(prompt) : len(prompt) + length] = response
@@ -114,7 +119,7 @@ def sample_responses(
 
 
 @torch.no_grad()
-def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor) -> Tensor:
+def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor, cache: Any) -> Tensor:
     """[n, T] int64 on the CPU: left-padded prompts, one token per step from the KV cache."""
     width, length = max(map(len, prompts)), uniform.shape[1]
     ids = torch.zeros(len(prompts), width, dtype=torch.int64)
@@ -124,18 +129,17 @@ def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor) -> Tens
         attended[row, : width - len(prompt)] = 0
     ids, attended = moved(model.device, ids, attended)
     positions = (attended.cumsum(1) - 1).clamp(min=0)
-    drawn, cache = [], None
+    drawn = []
     for step in range(length):  # the host waits twice: logits come down, drawn tokens go up
         seen = width + step
-        out = model(
+        logits, cache = forward_with_cache(
+            model,
+            cache,
             input_ids=ids.to(model.device),
             attention_mask=attended[:, :seen],
             position_ids=positions[:, seen - ids.shape[1] : seen],
-            past_key_values=cache,
-            use_cache=True,
         )
-        cache = out.past_key_values
-        ids = _draw(out.logits[:, -1].cpu(), uniform[:, step]).unsqueeze(1)
+        ids = _draw(logits[:, -1].cpu(), uniform[:, step]).unsqueeze(1)
         drawn.append(ids)
     return torch.cat(drawn, dim=1)
 

@@ -39,6 +39,7 @@ def bare_calls(run: "Run") -> Callable[[], None]:
     """The model calls of one step and nothing else: decoding, scoring, forward and backward."""
     import torch
 
+    from precision_lib.models.kv_cache import forward_with_cache
     from precision_lib.training.forward import sequences_of
     from precision_lib.training.rollout import draw, minibatch_rows
 
@@ -46,7 +47,7 @@ def bare_calls(run: "Run") -> Callable[[], None]:
     sampled = draw(models, run.weights, settings, run.step)
     given = sequences_of(sampled, run.weights.master.device)
     rows = minibatch_rows(given, settings, policy)
-    first = given.tokens[:, :1]
+    first, reward_tokens = given.tokens[:, :1], sampled.reward_tokens.to(given.tokens.device)
 
     def calls() -> None:
         with torch.no_grad():
@@ -54,12 +55,12 @@ def bare_calls(run: "Run") -> Callable[[], None]:
             width = given.tokens.shape[1] - settings.max_new_tokens
             ids = given.tokens[:, :width]
             for _ in range(settings.max_new_tokens):
-                out = policy(input_ids=ids, past_key_values=cache, use_cache=True)
-                cache, ids = out.past_key_values, first
+                _, cache = forward_with_cache(policy, cache, input_ids=ids)
+                ids = first
             for part in rows:
                 policy(input_ids=given.tokens[part], use_cache=False)
                 models.reference(input_ids=given.tokens[part], use_cache=False)
-            models.reward.base_model(input_ids=sampled.reward_tokens, use_cache=False)
+            models.reward.base_model(input_ids=reward_tokens, use_cache=False)
         for part in rows * settings.epochs:
             logits = policy(input_ids=given.tokens[part], use_cache=False).logits
             logits.backward(torch.full_like(logits, 1e-3))

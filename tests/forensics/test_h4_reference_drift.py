@@ -13,7 +13,7 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h4.study import H4Study
-    from tests.forensics.keeping import Keep
+    from precision_lib.plugin.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5

@@ -31,7 +31,7 @@ from precision_lib.trajectories.batches import FreezeSettings
 from precision_lib.trajectories.freeze import freeze
 from precision_lib.trajectories.replay import replay
 from precision_lib.trajectories.scoring import Forced, Micro, forced
-from precision_lib.trajectories.working import WorkingCopy
+from precision_lib.trajectories.working_copy import WorkingCopy
 from tests.unit.simulated_devices import (
     FIRST,
     HOST,

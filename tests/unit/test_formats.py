@@ -87,7 +87,7 @@ def test_e4m3_has_no_infinity() -> None:
 def test_facts_agree_with_torch(name: str) -> None:
     fmt = FORMATS[name]
     info = torch.finfo(fmt.dtype)
-    assert 2 * fmt.unit_roundoff == info.eps
+    assert fmt.machine_epsilon == 2 * fmt.unit_roundoff == info.eps
     assert fmt.smallest_normal == info.smallest_normal
     assert fmt.largest == info.max
     assert fmt.smallest_subnormal == float(ulp(torch.zeros(1), fmt))

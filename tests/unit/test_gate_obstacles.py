@@ -185,6 +185,14 @@ def test_the_seed_and_what_follows_from_it_may_differ() -> None:
     assert judge(whole(context=here), known(whole(context=there))).exit_code == 0
 
 
+def test_overrides_in_the_environment_are_unknown_to_an_older_baseline() -> None:
+    """They are recorded; what they do to products is a red test and no obstacle."""
+    block = whole()
+    block["context"]["overrides"] = {"NVIDIA_TF32_OVERRIDE": "0"}
+    judged = judge(block, known(whole()))
+    assert (judged.exit_code, judged.obstacles) == (0, ())
+
+
 @pytest.mark.parametrize("part", ["budget", "probe", "trajectories", "h3", "h4"])
 def test_every_part_of_the_settings_has_to_agree(part: str) -> None:
     here, there = whole(), whole()

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from precision_lib.forensics.student import student_quantile
+from precision_lib.forensics.t_quantile import student_quantile
 from precision_lib.records import margins
 from precision_lib.records.directions import DIRECTIONS, Direction, direction
 from precision_lib.records.margins import margin, quantile, widest

@@ -23,6 +23,7 @@ from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import STATE, write_state
 from precision_lib.training.trainer import open_run, ppo_step
+from tests.benchmarks.test_training_benchmark import bare_calls
 from tests.unit.simulated_devices import FIRST, HOST, two_devices
 from tests.unit.small_pipelines import random_pipeline
 
@@ -84,6 +85,13 @@ def test_what_makes_the_host_wait_is_counted_and_nothing_else() -> None:
         assert x.to(FIRST) is x
     assert seen == {"to": 1, "__float__": 1, "__getitem__": 2, "cpu": 1}
     assert devices.waits == seen
+
+
+@pytest.mark.parametrize("name", ["bf16_pure", "fp32_baseline"])
+def test_the_benchmarks_model_calls_stay_on_the_models_device(name: str) -> None:
+    """What ``pytest -m benchmark --gpu`` compares a step with."""
+    with opened(name) as (run, _):
+        bare_calls(run)()
 
 
 def test_head_that_was_left_on_the_host_is_noticed() -> None:

@@ -13,7 +13,7 @@ from torch.distributions import Categorical
 
 from precision_lib import bounds, oracle
 from precision_lib.formats import FORMATS
-from precision_lib.ppo import entropy, rows, token_logprobs
+from precision_lib.ppo import entropy, logit_pieces, token_logprobs
 from precision_lib.ppo.kl import full_kl
 from precision_lib.ppo.logprobs import shift
 from tests.benchmarks.measure import MIB, peak_mib
@@ -423,12 +423,12 @@ def test_the_size_of_a_piece_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> 
     """A row at a time, a sequence, two of three, all three: values and gradients."""
 
     def figures(fitting: int) -> list[Tensor]:
-        monkeypatch.setitem(rows._BUFFER_BYTES, "cpu", fitting * 515 * 4)
+        monkeypatch.setitem(logit_pieces._BUFFER_BYTES, "cpu", fitting * 515 * 4)
         generator = torch.Generator().manual_seed(0)
         whole, other = torch.randn(2, 3, 8, 515, generator=generator)
         logits = whole[:, :-1].requires_grad_(True)
         assert (
-            rows.row_buffer(rows.as_sequences(logits), torch.float32).shape[:2]
+            logit_pieces.row_buffer(logit_pieces.as_sequences(logits), torch.float32).shape[:2]
             == {
                 1: (1, 1),
                 7: (1, 7),

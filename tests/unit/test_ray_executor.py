@@ -27,7 +27,7 @@ from precision_lib.sweep.events import (
     ExecutorError,
 )
 from precision_lib.sweep.local import RETRIES
-from precision_lib.sweep.plan import Models, SweepCell, SweepPlan
+from precision_lib.sweep.plan import ModelNames, SweepCell, SweepPlan
 from precision_lib.sweep.ray_cluster import run_ray
 from precision_lib.training.directory import read_lines
 from precision_lib.training.run import run_events
@@ -50,14 +50,14 @@ def cell(name: str, **changes: Any) -> SweepCell:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+def models(tmp_path_factory: pytest.TempPathFactory) -> ModelNames:
     from tests.unit.saved_pipelines import saved_models
 
     return saved_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
-def local(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def local(models: ModelNames, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Digest of the final weights of a plain local run, by configuration."""
     from precision_lib.models.pipeline import load_pipeline
 
@@ -71,7 +71,7 @@ def local(models: Models, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.fixture
-def plan(models: Models, tmp_path: Path) -> Callable[..., SweepPlan]:
+def plan(models: ModelNames, tmp_path: Path) -> Callable[..., SweepPlan]:
     def make(*cells: SweepCell) -> SweepPlan:
         return SweepPlan(tmp_path, cells, models)
 
@@ -83,7 +83,7 @@ def test_ray_that_the_sweep_starts_ends_with_it(tmp_path: Path) -> None:
 
     ray = pytest.importorskip("ray", reason="the Ray executor needs the optional package ray")
     embedded = cell(NAMES[1], max_steps=3, checkpoint_every=2)
-    here = SweepPlan(tmp_path / "sweep", (embedded,), Models())
+    here = SweepPlan(tmp_path / "sweep", (embedded,), ModelNames())
     local = run_events(load_pipeline(), embedded.configuration, embedded.settings, tmp_path / "run")
     *_, end = local
     handler = signal.getsignal(signal.SIGTERM)
@@ -286,7 +286,7 @@ def test_impossible_arguments_are_refused_at_once(
     arguments: dict[str, Any], message: str, plan: Callable[..., SweepPlan]
 ) -> None:
     pytest.importorskip("ray", reason="the Ray executor needs the optional package ray")
-    here = replace(plan(), models=Models(device=arguments.pop("device", "cpu")))
+    here = replace(plan(), models=ModelNames(device=arguments.pop("device", "cpu")))
     with pytest.raises(ExecutorError, match=message):
         run_ray(here, [], **arguments)
 
@@ -299,5 +299,5 @@ def test_models_in_directories_are_given_by_their_full_path(
     monkeypatch.chdir(tmp_path)
     for name in ("policy", "embedded"):
         (tmp_path / name).mkdir()
-    found = found_anywhere(Models("policy", "embedded", "owner/name", "cuda"))
-    assert found == Models(str(tmp_path / "policy"), "embedded", "owner/name", "cuda")
+    found = found_anywhere(ModelNames("policy", "embedded", "owner/name", "cuda"))
+    assert found == ModelNames(str(tmp_path / "policy"), "embedded", "owner/name", "cuda")

@@ -14,14 +14,14 @@ from precision_lib.matrix import get_configuration
 from tests.unit.small_pipelines import files_of
 
 if TYPE_CHECKING:
-    from precision_lib.sweep.plan import Models
+    from precision_lib.sweep.plan import ModelNames
     from precision_lib.training.settings import PPOSettings
 
-BASELINE = get_configuration("fp32_baseline")
+REFERENCE_RUN = get_configuration("fp32_baseline")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> "Models":
+def models(tmp_path_factory: pytest.TempPathFactory) -> "ModelNames":
     from tests.unit.saved_pipelines import saved_models
 
     return saved_models(tmp_path_factory.mktemp("models"))
@@ -35,7 +35,7 @@ def settings(**changes: Any) -> "PPOSettings":
 
 
 def run_elsewhere(
-    models: "Models",
+    models: "ModelNames",
     wanted: "PPOSettings",
     here: Path,
     lost_at: tuple[str, int] | None = None,
@@ -45,7 +45,7 @@ def run_elsewhere(
     from precision_lib.sweep.ray_worker import RemoteCell, read_files, write_files
 
     cell, answers = RemoteCell(), [("", -1)]
-    cell.start(__version__, BASELINE, wanted, models, read_files(here))
+    cell.start(__version__, REFERENCE_RUN, wanted, models, read_files(here))
     while answers[-1][0] != "end" and (lost_at is None or answers[-1] != lost_at):
         reason = "a test" if answers[-1][1] == stopped_at else None
         kind, steps, files = cell.advance(reason)
@@ -65,19 +65,19 @@ def summary(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def whole(models: "Models", tmp_path_factory: pytest.TempPathFactory) -> str:
+def whole(models: "ModelNames", tmp_path_factory: pytest.TempPathFactory) -> str:
     """Digest of the final weights of an uninterrupted local run."""
     from precision_lib.models.pipeline import load_pipeline
     from precision_lib.training.run import run_events
 
     pipeline = load_pipeline(models.model, models.reward_model)
-    *_, end = run_events(pipeline, BASELINE, settings(), tmp_path_factory.mktemp("whole"))
+    *_, end = run_events(pipeline, REFERENCE_RUN, settings(), tmp_path_factory.mktemp("whole"))
     digest: str = end["summary"].weights_sha256
     return digest
 
 
 def test_lost_actor_is_continued_from_the_last_state(
-    models: "Models", whole: str, tmp_path: Path
+    models: "ModelNames", whole: str, tmp_path: Path
 ) -> None:
     run_elsewhere(models, settings(), tmp_path, lost_at=("step", 3))
     assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == 2
@@ -88,7 +88,7 @@ def test_lost_actor_is_continued_from_the_last_state(
 
 
 def test_run_that_is_asked_to_stop_keeps_its_last_step_and_goes_on_locally(
-    models: "Models", whole: str, tmp_path: Path
+    models: "ModelNames", whole: str, tmp_path: Path
 ) -> None:
     from precision_lib.models.pipeline import load_pipeline
     from precision_lib.training.run import run_events
@@ -97,13 +97,13 @@ def test_run_that_is_asked_to_stop_keeps_its_last_step_and_goes_on_locally(
     assert summary(tmp_path)["status"] == "interrupted"
     assert "stopped by a test" in summary(tmp_path)["reason"]
     pipeline = load_pipeline(models.model, models.reward_model)
-    events = list(run_events(pipeline, BASELINE, settings(), tmp_path, resume=True))
+    events = list(run_events(pipeline, REFERENCE_RUN, settings(), tmp_path, resume=True))
     assert events[0] == {"kind": "begin", "step": 3}
     assert events[-1]["summary"].weights_sha256 == whole
 
 
 def test_summary_of_a_shorter_run_goes_when_it_is_made_longer(
-    models: "Models", whole: str, tmp_path: Path
+    models: "ModelNames", whole: str, tmp_path: Path
 ) -> None:
     run_elsewhere(models, settings(max_steps=2), tmp_path)
     assert summary(tmp_path)["status"] == "completed"
@@ -113,8 +113,8 @@ def test_summary_of_a_shorter_run_goes_when_it_is_made_longer(
     assert summary(tmp_path)["weights_sha256"] == whole
 
 
-def test_another_release_is_refused(models: "Models") -> None:
+def test_another_release_is_refused(models: "ModelNames") -> None:
     from precision_lib.sweep.ray_worker import RemoteCell
 
     with pytest.raises(ValueError, match=r"driver has precision_lib 0\.0\.0, this node"):
-        RemoteCell().start("0.0.0", BASELINE, settings(), models, {})
+        RemoteCell().start("0.0.0", REFERENCE_RUN, settings(), models, {})

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from precision_lib import cli
+from precision_lib.commands import analysis
 from precision_lib.exit_codes import USAGE
 from precision_lib.phases.results import load_results
 from precision_lib.reporting.page import page
-from precision_lib.reporting.provenance import alarms, headline
+from precision_lib.reporting.provenance import alarms, headline, provenance
 from precision_lib.reporting.results import Results
 from precision_lib.reporting.section import Section
 from precision_lib.reporting.sections import sections
@@ -102,6 +103,14 @@ def test_every_picture_is_there_three_times_with_its_numbers_and_commands(
     assert "--seeds 0 1 2 3 4 5 --max_steps 150" in part(whole, "training")
     assert "--clean_runs 200" in part(whole, "faults")
     assert str(drawn_results.parent) not in whole
+
+
+def test_provenance_names_the_overrides_that_were_set() -> None:
+    block = given.block()
+    block["context"]["overrides"] = {"NVIDIA_TF32_OVERRIDE": "1", "CUBLAS_EMULATION_STRATEGY": None}
+    table = provenance(Results("results", report={"precision": block})).tables[0]
+    assert ("NVIDIA_TF32_OVERRIDE", "1") in table.rows
+    assert "CUBLAS_EMULATION_STRATEGY" not in {row[0] for row in table.rows}
 
 
 def test_page_holds_words_limits_and_provenance(whole: str) -> None:
@@ -304,3 +313,14 @@ def test_the_example_is_the_committed_records_page() -> None:
     assert without_pictures(example) == made
     assert without_pictures(example.replace("refuted", "supported")) != made
     assert len(example) > 10 * len("data:image/") + len(made)
+
+
+def test_without_the_packages_that_draw_the_extra_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(analysis, "find_spec", lambda name: None if name == "jinja2" else name)
+    assert cli.main(["analyze", "--results_dir", str(tmp_path)]) == USAGE
+    assert (
+        'analyze needs jinja2, not installed here: pip install "rlhf-precision-forensics[report]"'
+        in (capsys.readouterr().err)
+    )

@@ -21,7 +21,7 @@ from precision_lib.matrix import MATRIX
 from precision_lib.sweep import local
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.local import LOG, RETRIES, default_jobs, run_local, visible_gpus
-from precision_lib.sweep.plan import Models, SweepCell, SweepPlan
+from precision_lib.sweep.plan import ModelNames, SweepCell, SweepPlan
 from precision_lib.training.failures import KL_EXPLOSION
 from precision_lib.training.summary import SCHEMA
 from tests.unit import fake_trainer
@@ -245,7 +245,7 @@ def test_gpus_are_dealt_evenly(tell: Tell, tmp_path: Path, monkeypatch: pytest.M
     """Four at once on two GPUs, and each of those that come later takes the place of one."""
     monkeypatch.setattr(local, "visible_gpus", lambda _device: ["5", "GPU-a"])
     tell(company=4)
-    plan = small_plan(tmp_path, *MATRIX[:4], models=Models(device="cuda"))
+    plan = small_plan(tmp_path, *MATRIX[:4], models=ModelNames(device="cuda"))
     list(run_local(plan, list(plan.cells), jobs=4))
     gpus = [line[3] for line in diary(tmp_path) if line[0] == "+"]
     assert sorted(gpus[:4]) == ["5", "5", "GPU-a", "GPU-a"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import (
-    BASELINE,
     PURE,
+    REFERENCE_RUN,
     Paired,
     Rebatched,
     Sums,
@@ -121,7 +121,7 @@ class H1Study:
     @cached_property
     def golden_rebatched(self) -> Rebatched:
         """The FP32 path in another order and micro-batch: the noise of the truth."""
-        return self.rebatched(BASELINE)
+        return self.rebatched(REFERENCE_RUN)
 
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a configuration in another order and micro-batch."""
@@ -178,7 +178,7 @@ class H1Study:
         return per_sequence(quantities, self.sequence)
 
     def _control(self) -> dict[str, Any]:
-        identical = [self.identical_weights(c) for c in (PURE, PROMOTED, DEMOTED, BASELINE)]
+        identical = [self.identical_weights(c) for c in (PURE, PROMOTED, DEMOTED, REFERENCE_RUN)]
         nonzero = sum(i["nonzero"] for i in identical)
         return {
             "identical_weights_nonzero": nonzero,

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import (
-    BASELINE,
     PURE,
+    REFERENCE_RUN,
     Paired,
     Rebatched,
     Sums,
@@ -29,10 +29,10 @@ from precision_lib.forensics.causal import (
     cell_of,
 )
 from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
-from precision_lib.forensics.h2 import families, points
+from precision_lib.forensics.h2 import families, operating_point
 from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
@@ -169,13 +169,13 @@ class H2Study:
         }
 
     def storing(self, fmt: str) -> dict[str, Any]:
-        """The law on the real scores, see :func:`precision_lib.forensics.h2.points.storing`."""
-        return points.storing(self.measured_against(fmt), self.groups, fmt)
+        """The law on the real scores, see :func:`operating_point.storing`."""
+        return operating_point.storing(self.measured_against(fmt), self.groups, fmt)
 
     def verdict(self) -> HypothesisVerdict:
         """The hypothesis verdict from promotion, demotion and controls."""
-        replay = points.replay(self.forwards, self.golden)
-        immunity = points.immunity(self.seed)
+        replay = operating_point.replay(self.forwards, self.golden)
+        immunity = operating_point.immunity(self.seed)
         control = {
             "fp32_replay": replay,
             "exact_rewards": immunity,
@@ -184,11 +184,11 @@ class H2Study:
         return causal_verdict(H2, self.cell, self.sums, self.paired, control, self._explanation)
 
     def _explanation(self, contrasts: dict[str, Metric]) -> str:
-        native, fmt = points.native(self.golden, self.groups, PURE.reward), PURE.reward
+        native, fmt = operating_point.native(self.golden, self.groups, PURE.reward), PURE.reward
         causes = {name: found[DAMAGE]["value"] for name, found in self.causes(fmt).items()}
         low, high = self._family(fmt)["critical_offset_over_spread"]["predicted_range"]
         ties = self.cell(PURE).metrics[SYMPTOM].value
-        baseline = self.cell(BASELINE).metrics[DAMAGE].value
+        baseline = self.cell(REFERENCE_RUN).metrics[DAMAGE].value
         law = self.storing(fmt)
         predicted = "beyond the law" if law["predicted"] is None else f"law: {law['predicted']:.3f}"
         stored_share = (causes["stored_only"] / causes["both"]) ** 2 if causes["both"] else 0.0
@@ -213,10 +213,10 @@ class H2Study:
             "measured_against": EXACT if fmt == GOLDEN else GOLDEN,
             "observed_formats": self._observed(fmt),
             "golden_observed_format": observed_format(self.golden),
-            "native": points.native(self.golden, self.groups, fmt),
+            "native": operating_point.native(self.golden, self.groups, fmt),
             "causes": self.causes(fmt),
             "storing_law": self.storing(fmt),
-            "fp32_replay": points.replay(self.forwards, self.golden),
+            "fp32_replay": operating_point.replay(self.forwards, self.golden),
             "synthetic": self._family(fmt),
         }
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.forwards import EXACT, FIRST, takes_other_shape
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.formats import format_of
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
 from precision_lib.models.placement import computes_on_cpu

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import (
-    BASELINE,
     PURE,
+    REFERENCE_RUN,
     Paired,
     Rebatched,
     Sums,
@@ -26,10 +26,10 @@ from precision_lib.forensics.causal import (
 from precision_lib.forensics.forwards import AGAIN, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics
-from precision_lib.forensics.h3.sizes import Sizes
+from precision_lib.forensics.h3.magnitudes import Sizes
 from precision_lib.forensics.h3.states import States
 from precision_lib.forensics.h3.updates import UpdateSettings
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import (
     Array,
@@ -94,8 +94,12 @@ class H3Study:
         self.paired = Paired(metrics, resample(clusters, self.settings.seed))
 
     def context(self) -> dict[str, Any]:
-        """What the measurement was made on, for the record's context."""
-        return {"h3": asdict(self.settings)}
+        """What the measurement was made on, for the record's context.
+
+        The head and its updates run on the CPU; it is said where the trunk does not.
+        """
+        trunk = self.critics.states.checkpoint.model.device.type
+        return {"h3": asdict(self.settings) | ({} if trunk == "cpu" else {"head_device": "cpu"})}
 
     def cell(self, configuration: PrecisionConfig) -> Cell:
         """Metrics at the native magnitude, evidence, and the verdict.
@@ -143,7 +147,7 @@ class H3Study:
     @cached_property
     def golden_rebatched(self) -> Rebatched:
         """The FP32 path in another order and micro-batch: the noise of the truth."""
-        return self.rebatched(BASELINE)
+        return self.rebatched(REFERENCE_RUN)
 
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a configuration in another order and micro-batch."""
@@ -181,11 +185,11 @@ class H3Study:
 
     def _control(self) -> dict[str, Any]:
         native = self.critics.native()
-        golden = self.critics.values(BASELINE, native)
+        golden = self.critics.values(REFERENCE_RUN, native)
         beyond = golden.double() - self.critics.frozen_values.double()
         differing = int((beyond.abs() > self._reordering_bound()).sum())
-        again = self.critics.over_updates(BASELINE, native, AGAIN)
-        stagnant, _ = h3.moves(again, self.critics.over_updates(BASELINE, native))
+        again = self.critics.over_updates(REFERENCE_RUN, native, AGAIN)
+        stagnant, _ = h3.moves(again, self.critics.over_updates(REFERENCE_RUN, native))
         return {
             "golden_values_beyond_rounding": differing,
             "golden_values_n": golden.numel(),

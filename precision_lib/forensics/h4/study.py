@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from precision_lib.forensics.causal import (
-    BASELINE,
     PURE,
+    REFERENCE_RUN,
     Paired,
     Rebatched,
     Sums,
@@ -50,7 +50,7 @@ H4 = "H4"
 DAMAGE = DECISIONS[H4].metric
 PROMOTED, DEMOTED = map(get_configuration, (DECISIONS[H4].promoted, DECISIONS[H4].demoted))
 #: Configurations with one format for policy and reference, where identical weights must not drift.
-NULLS = (PURE, BASELINE, get_configuration("fp32_bf16_kl"))
+NULLS = (PURE, REFERENCE_RUN, get_configuration("fp32_bf16_kl"))
 
 
 @dataclass
@@ -150,7 +150,7 @@ class H4Study:
     @cached_property
     def golden_rebatched(self) -> Rebatched:
         """The FP32 path in another order and micro-batch: the noise of the truth."""
-        return self.rebatched(BASELINE)
+        return self.rebatched(REFERENCE_RUN)
 
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a configuration in another order and micro-batch.

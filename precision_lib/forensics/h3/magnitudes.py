@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_lib.forensics.causal import BASELINE, Paired, Sums, per_sequence
+from precision_lib.forensics.causal import REFERENCE_RUN, Paired, Sums, per_sequence
 from precision_lib.forensics.forwards import GOLDEN
 from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics, Task
@@ -105,7 +105,7 @@ class Sizes:
         ]
 
     def _cause(self, task: Task, formats: HeadFormats, fmt: str) -> dict[str, Any]:
-        twin = self.critics.over_updates(BASELINE, task)
+        twin = self.critics.over_updates(REFERENCE_RUN, task)
         predictions, mask = self.critics.predictions(GOLDEN, task, formats), self.critics.mask
         stagnant, moved = h3.moves(predictions, twin)
         quantities = h3.finite_quantities(predictions[0], twin[0], task.rewards, mask)

@@ -26,15 +26,6 @@ LIST = pytest.StashKey[KnownFailures]()
 NO_LIST = "none"
 
 
-def add_options(group: pytest.OptionGroup) -> None:
-    group.addoption(
-        "--known-failures",
-        metavar="FILE.toml",
-        help="with --target: checks that are known to fail (default: the list that is shipped "
-        "for a framework; 'none' for none)",
-    )
-
-
 def configure(config: pytest.Config, target: "Target") -> None:
     """Read the list of this target and refuse what matches no check."""
     from precision_lib.conformance.checks import checks

@@ -5,7 +5,6 @@ baseline must not end with 0, and a baseline must not be written by a run that w
 """
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -15,28 +14,9 @@ from precision_lib.records.gate import judge
 from precision_lib.records.record import Recorder
 from precision_lib.reporting.gate import pull_request
 
-#: With --baseline these tests run too, behind all others.
-REGRESSIONS = Path(__file__).parent / "forensics" / "test_regressions.py"
 BASELINE = pytest.StashKey[baselines.Baseline]()
 #: What became of --update-baseline and --markdown, as lines.
 NOTES = pytest.StashKey[list[str]]()
-
-
-def add_options(group: pytest.OptionGroup) -> None:
-    group.addoption(
-        "--baseline",
-        type=Path,
-        metavar="FILE",
-        help="fail on what is worse than this; exit code 2 when it cannot be compared",
-    )
-    group.addoption(
-        "--update-baseline",
-        action="store_true",
-        help="write what was measured to --baseline (default: baselines/<device-class>.json)",
-    )
-    group.addoption(
-        "--markdown", type=Path, metavar="FILE", help="one screen of it, for a pull request"
-    )
 
 
 def configure(config: pytest.Config) -> None:
