@@ -136,7 +136,7 @@ def readme_phrases(block: Block) -> list[str]:
     verdicts = {h["hypothesis"]: h["verdict"] for h in block["hypotheses"]}
     return [
         f"On the embedded model ({card['parameters'] / 1e6:.1f} million parameters)",
-        f"damage above {block['thresholds']['H1']['limit']:.2f} is `impaired`",
+        f"A damage above {block['thresholds']['H1']['limit']:.2f} is `impaired`",
         f"**KL collapse: {verdicts['H1']}.**",
         f"removes the zero log-ratios ({zeros}), not the noise (noise/signal {noise}).",
         f"**Reward quantization: {verdicts['H2']}.**",
