@@ -53,7 +53,7 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
         try:
             write_text(option("markdown"), pull_request(recorder.block()))
         except OSError as error:
-            _refuse(session, f"--markdown: {error}")
+            refuse(session, f"--markdown: {error}")
     if not option("update_baseline"):
         return
     try:
@@ -64,10 +64,10 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
         baselines.write_baseline(path, baselines.baseline_of(block))
         note(session, f"baseline: {path}")
     except (baselines.BaselineError, OSError) as error:
-        _refuse(session, f"--update-baseline: {error}")
+        refuse(session, f"--update-baseline: {error}")
 
 
-def _refuse(session: pytest.Session, why: str) -> None:
+def refuse(session: pytest.Session, why: str) -> None:
     """A run that was green ends as one that was asked wrongly; the measurement is kept."""
     session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
     note(session, why)

@@ -1,4 +1,4 @@
-"""Wiring between pytest and the lists of known failures: --known-failures.
+"""Wiring between pytest and the lists of known failures: --known-failures, --update-known-failures.
 
 The hazard. A known failure that is skipped is not known to fail any more. So each is run, its input
 first, and marked as a strict expected failure: one that passes turns the run red.
@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.jsonio import write_text
+from precision_lib.plugin import gating
+from precision_lib.records.record import Recorder
 from precision_lib.targets.known_failures import (
     Known,
     KnownFailures,
@@ -17,6 +20,7 @@ from precision_lib.targets.known_failures import (
     read_known_failures,
     shipped,
 )
+from precision_lib.targets.known_failures.refreshed import as_toml, refreshed
 
 if TYPE_CHECKING:
     from precision_lib.targets import Target
@@ -55,6 +59,26 @@ def _check_input(known: Known, function: str, path: Path) -> None:
             read_case_of(known.input, function)
     except ValueError as error:
         raise KnownFailuresError(f"{path}: the input of {known.test}: {error}") from None
+
+
+def write_list(session: pytest.Session, recorder: Recorder) -> None:
+    """Bring the list of ``--update-known-failures`` up to what this run has found."""
+    path: Path | None = session.config.getoption("update_known_failures")
+    if path is None or not recorder.conformance:
+        return
+    try:
+        old = read_known_failures(path) if path.exists() else KnownFailures()
+        new = refreshed(old, recorder.block()["conformance"])
+        write_text(path, as_toml(new))
+    except (KnownFailuresError, OSError) as error:
+        gating.refuse(session, f"--update-known-failures: {error}")
+        return
+    unexplained = sum(entry.kind == "unexplained" for entry in new.known)
+    gone = len(set(old.by_test()) - set(new.by_test()))
+    gating.note(
+        session,
+        f"{path}: {len(new.known)} known failures, {unexplained} unexplained, {gone} left the list",
+    )
 
 
 def header(config: pytest.Config, target: "Target") -> list[str]:

@@ -28,12 +28,18 @@ def add_all(add: Add) -> None:
 
 
 def add_for_a_core(add: Add) -> None:
-    """Options that need a ``--target``."""
+    """Options that need a target."""
     add(
         "--known-failures",
         metavar="FILE.toml",
         help="with --target: checks that are known to fail (default: the list that is shipped "
         "for a framework; 'none' for none)",
+    )
+    add(
+        "--update-known-failures",
+        type=Path,
+        metavar="FILE.toml",
+        help="with --target: write what fails to this list; reasons that stand there are kept",
     )
 
 

@@ -106,6 +106,10 @@ def _check_target_options(config: pytest.Config) -> None:
         raise pytest.UsageError(
             "--known-failures: needs the name of a file and a --target, whose failures it lists"
         )
+    if config.getoption("update_known_failures") and target is None:
+        raise pytest.UsageError(
+            "--update-known-failures: needs a --target, whose failures it lists"
+        )
 
 
 def _plant_fault(config: pytest.Config) -> None:
@@ -204,6 +208,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         report.pop("environment", None)  # always empty with pytest-metadata >= 3; see context
     recorder.write(report)
     gating.write_files(session, recorder)
+    known.write_list(session, recorder)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

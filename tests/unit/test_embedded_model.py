@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from precision_lib.models import embedded
-from precision_lib.models.embedded import artefacts, corpus, evaluation, recipe, tokenizer, trigram
+from tools.embedded import artefacts, corpus, evaluation, recipe, tokenizer, trigram
 
 pytestmark = pytest.mark.unit
 

@@ -59,6 +59,19 @@ def test_imports_run_one_way(path: Path) -> None:
         assert not ours & ({"ppo", "oracle"} - {here})
 
 
+@pytest.mark.parametrize("folder", ["forensics", "sweep"])
+def test_what_the_wheel_packs_imports_the_package_alone(folder: str) -> None:
+    paths = sorted((ROOT.parent / "tests" / folder).glob("*.py"))
+    assert len(paths) > 2
+    for path in paths:
+        assert not {name for name in imported(path) if name.split(".")[0] in ("tests", "tools")}
+
+
+def test_nothing_in_the_package_needs_the_workshop() -> None:
+    for path in MODULES:
+        assert not {name for name in imported(path) if name.split(".")[0] in ("tests", "tools")}
+
+
 def test_every_room_has_a_layer() -> None:
     rooms = {p.relative_to(ROOT).with_suffix("").parts[0] for p in MODULES}
     assert rooms == set(LEVEL)

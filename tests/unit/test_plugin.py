@@ -7,6 +7,7 @@ project's own settings would give another verdict than the same run elsewhere.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -221,6 +222,7 @@ def test_a_test_of_the_project_is_refused_beside_target(project: pytest.Pytester
         (["conformance", "no_such_core"], 4, "--target: target 'no_such_core'"),
         (["conformance", "mycore", "--known-failures="], 4, "--known-failures: needs the name"),
         (["conformance", "mycore", "--no-such-option"], 4, "unrecognized arguments"),
+        (["run", "--update-known-failures=x.toml"], 4, "--update-known-failures: needs a --target"),
         (["run", "--baseline=none.json"], 4, "baseline none.json does not exist"),
         (["run", "--seed=x"], 4, "invalid int value"),
         (["conformance"], 4, "the following arguments are required: MODULE"),
@@ -241,6 +243,26 @@ def test_usage_errors_end_with_4(
     assert returned == code
     assert said in capsys.readouterr().err
     assert not (project.path / "results" / "conformance.json").exists()
+
+
+def test_the_command_line_has_at_most_eleven_commands_in_three_groups(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert len(re.findall(r"^    [a-z]", shown, flags=re.MULTILINE)) <= 11
+    assert [heading in shown for heading in cli.HEADINGS.values()] == [True] * 3
+
+
+def test_a_list_that_cannot_be_read_is_named_and_left_as_it_was(
+    project: pytest.Pytester, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = project.path / "known.toml"
+    listed.write_text("not TOML")
+    assert cli.main(["conformance", "mycore", f"--update-known-failures={listed}", *FEW]) == 4
+    assert "--update-known-failures: " in capsys.readouterr().out
+    assert listed.read_text() == "not TOML"
 
 
 def test_the_threads_of_a_torch_that_is_there_are_one_and_then_as_before(

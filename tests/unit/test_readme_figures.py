@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from precision_lib.records.record import load_record
-from precision_lib.reporting.findings import findings
 from precision_lib.reporting.numbers import interval, percent, two
 from precision_lib.reporting.table import summary
+from tools.findings import findings
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "docs" / "records"

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_lib.models.embedded.corpus import Document
+from tools.embedded.corpus import Document
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 0

@@ -1,17 +1,23 @@
-"""What a record says, as the tables of a document.
+"""``python -m tools.findings``: what a record says, as the tables of a document.
 
 The hazard. A finding that was copied by hand is wrong from the next measurement on, and nobody
 notices. So the document's figures are made from a committed record by one command, and a test makes
 them again.
 """
 
+import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from precision_lib.exit_codes import OK, USAGE
+from precision_lib.records.record import RecordError, load_record
 from precision_lib.reporting.commits import commit_of
-from precision_lib.reporting.findings_tables import h1, h2, h3, h4
-from precision_lib.reporting.markdown import table
+from precision_lib.reporting.markdown import MarkerError, table, write_between
 from precision_lib.reporting.numbers import interval, two
+from precision_lib.reporting.table import summary
+from tools.findings_tables import h1, h2, h3, h4
 
 Block = dict[str, Any]
 
@@ -148,3 +154,47 @@ def _text_drift(blocks: Sequence[Block]) -> list[str]:
 
 def _verdicts(block: Block) -> dict[tuple[str, str], str]:
     return {(c["hypothesis"], c["configuration"]): c["verdict"] for c in block["cells"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables or put them between a document's markers."""
+    options = _parser().parse_args(arguments)
+    try:
+        blocks = [load_record(path)["precision"] for path in options.records]
+        text = findings(blocks)
+        if options.into is not None:
+            write_between(options.into, "findings", text)
+        if options.summary_into is not None:
+            lines = "\n".join(line.rstrip() for line, _ in summary(blocks[0]))
+            write_between(options.summary_into, "summary", f"```\n{lines}\n```")
+    except (RecordError, MarkerError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return USAGE
+    if options.into is None:
+        print(text)  # noqa: T201
+    return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.findings")
+    parser.add_argument(
+        "records",
+        type=Path,
+        nargs="+",
+        metavar="REPORT.json",
+        help="what pytest -m forensics wrote; more of them: the verdicts of other seeds",
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE.md", help="replace what stands between its markers"
+    )
+    parser.add_argument(
+        "--summary-into",
+        type=Path,
+        metavar="FILE.md",
+        help="put the summary of the first record between this file's markers",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,9 +31,11 @@ import torch
 from torch import Tensor
 
 from precision_lib.jsonio import write_json
-from precision_lib.models.embedded import artefacts, reward_evaluation
-from precision_lib.models.embedded.corpus import Corpus, read_corpus
-from precision_lib.models.embedded.preferences import (
+from precision_lib.models.loading import EMBEDDED, Checkpoint, load_checkpoint
+from precision_lib.models.value_head import save_value_head
+from tools.embedded import artefacts, reward_evaluation
+from tools.embedded.corpus import Corpus, read_corpus
+from tools.embedded.preferences import (
     Pair,
     batch_at,
     held_out_pairs,
@@ -44,9 +46,7 @@ from precision_lib.models.embedded.preferences import (
     unigram,
     write_pairs,
 )
-from precision_lib.models.embedded.tokenizer import PROMPT_TOKENS, as_transformers, opening_prompts
-from precision_lib.models.loading import EMBEDDED, Checkpoint, load_checkpoint
-from precision_lib.models.value_head import save_value_head
+from tools.embedded.tokenizer import PROMPT_TOKENS, as_transformers, opening_prompts
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What conformance records say of frameworks, as the tables of docs/frameworks.md.
+"""``python -m tools.frameworks``: conformance records as the tables of docs/frameworks.md.
 
 The hazard. A table that accuses somebody must be what was measured, of the release that was
 measured, and must not count another definition as an error. So counts come from the record, the
@@ -6,17 +6,21 @@ kind of every failure from the list of known failures, and a failure that the li
 is shown as unexplained.
 """
 
+import argparse
 import importlib
 import math
 import re
+import sys
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from precision_lib.exit_codes import OK, USAGE
+from precision_lib.records.record import RecordError, load_record
 from precision_lib.reporting.consequences import sentence
-from precision_lib.reporting.markdown import table
+from precision_lib.reporting.markdown import MarkerError, table, write_between
 from precision_lib.targets import INTERFACE
 from precision_lib.targets.known_failures import (
     KINDS,
@@ -153,3 +157,44 @@ def _causes(found: Mapping[str, Any], known: KnownFailures) -> str:
     rows += [["unexplained", "not on the list", "not known", str(news)]] if news else []
     heads = ("kind", "why checks fail", "what it means in training", "checks")
     return table(heads, rows, numbers=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables or put them between a document's markers."""
+    options = _parser().parse_args(arguments)
+    try:
+        blocks = [load_record(path)["precision"] for path in options.records]
+        text = frameworks(blocks, options.defects)
+        if options.into is not None:
+            write_between(options.into, "frameworks", text)
+    except (FrameworksError, MarkerError, RecordError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return USAGE
+    if options.into is None:
+        print(text)  # noqa: T201
+    return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.frameworks")
+    parser.add_argument(
+        "records",
+        type=Path,
+        nargs="+",
+        metavar="CONFORMANCE.json",
+        help="what pytest --target=trl and the like wrote",
+    )
+    parser.add_argument(
+        "--defects",
+        type=Path,
+        default=Path("docs/records/frameworks/defects.toml"),
+        help="the defects with their reproducers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE.md", help="replace what stands between its markers"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from precision_lib.jsonio import write_json
-from precision_lib.models.embedded import artefacts, evaluation, optimizer, tokenizer
-from precision_lib.models.embedded.corpus import Corpus, Document, read_corpus
-from precision_lib.models.embedded.recipe import (
+from tools.embedded import artefacts, evaluation, optimizer, tokenizer
+from tools.embedded.corpus import Corpus, Document, read_corpus
+from tools.embedded.recipe import (
     DEFAULT_RECIPE,
     Recipe,
     batch_at,
     context_at,
     learning_rate_at,
 )
-from precision_lib.models.embedded.trigram import fit_trigram, token_losses
+from tools.embedded.trigram import fit_trigram, token_losses
 
 logger = logging.getLogger(__name__)
 

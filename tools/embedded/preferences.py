@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from precision_lib.jsonio import write_json
-from precision_lib.models.embedded.corpus import UNIT_SEPARATOR, Document
-from precision_lib.models.embedded.tokenizer import END_OF_TEXT_ID, PROMPT_TOKENS
+from tools.embedded.corpus import UNIT_SEPARATOR, Document
+from tools.embedded.tokenizer import END_OF_TEXT_ID, PROMPT_TOKENS
 
 SHORTEST = 12  # tokens of a whole short document, so that ending early is not wrong by itself
 LENGTHS = (24, 160)  # tokens that a passage is cut to: a prompt's opening and a response

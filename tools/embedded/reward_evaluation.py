@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from precision_lib.models.embedded.preferences import LENGTHS, SHORTEST, Pair, continuations, padded
 from precision_lib.models.reward_model import score_tokens
 from precision_lib.models.value_head import (
     ValueHead,
@@ -28,6 +27,7 @@ from precision_lib.models.value_head import (
     fit_value_head,
     predict_values,
 )
+from tools.embedded.preferences import LENGTHS, SHORTEST, Pair, continuations, padded
 
 Floats = NDArray[np.float64]
 
