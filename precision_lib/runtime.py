@@ -102,7 +102,7 @@ def _set_flush_denormal(flush: bool) -> None:
 
 
 def set_default_device(device: torch.device) -> None:
-    """Make ``device`` torch's default, the CPU as a process has it that never set one."""
+    """Make ``device`` torch's default; for the CPU, as in a process that never set a default."""
     torch.set_default_device(None if device.type == "cpu" else device)
     # torch 2.6 keeps None here, and its get_default_device raises on it from then on.
     per_thread: Any = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
