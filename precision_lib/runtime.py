@@ -110,8 +110,13 @@ def _set_flush_denormal(flush: bool) -> None:
     torch.set_flush_denormal(flush)
 
 
-def _set_default_device(device: torch.device) -> None:
+def set_default_device(device: torch.device) -> None:
+    """Make ``device`` torch's default; for the CPU, as in a process that never set a default."""
     torch.set_default_device(None if device.type == "cpu" else device)
+    # torch 2.6 keeps None here, and its get_default_device raises on it from then on.
+    per_thread: Any = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
+    if getattr(per_thread, "device_context", device) is None:
+        del per_thread.device_context
 
 
 def _autocast(device: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
@@ -129,7 +134,7 @@ def _modes() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None]]]:
         "autocast_cpu": _autocast("cpu"),
         "autocast_cuda": _autocast("cuda"),
         "flush_denormal": (_flushes_denormals, _set_flush_denormal),
-        "default_device": (torch.get_default_device, _set_default_device),
+        "default_device": (torch.get_default_device, set_default_device),
     }
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.runtime import set_default_device
 
 #: The input that a function is differentiable in, if it is at all.
 DIFFERENTIABLE_IN = {
@@ -91,7 +92,7 @@ def _left_behind() -> str:
     device = torch.get_default_device()
     if device.type == "cpu":
         return ""
-    torch.set_default_device(None)
+    set_default_device(torch.device("cpu"))
     return f"changed default_device from cpu to {device}"
 
 
