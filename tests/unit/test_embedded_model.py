@@ -220,7 +220,8 @@ def test_a_missing_artefact_says_how_to_make_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "PROMPTS_FILE", tmp_path / "prompts.json")
-    with pytest.raises(FileNotFoundError, match=r"prompts\.json is missing .*tools\.embedded train"):
+    missing = r"prompts\.json is missing .*tools\.embedded train"
+    with pytest.raises(FileNotFoundError, match=missing):
         embedded.load_prompts()
     (tmp_path / "prompts.json").write_text("{}")
     with pytest.raises(ValueError, match="must hold a list of strings"):
