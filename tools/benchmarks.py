@@ -16,7 +16,7 @@ from typing import Any
 
 from precision_lib.exit_codes import OK, USAGE
 from precision_lib.reporting.benchmarks import ResultsError, Row, device_of, load_results, rows
-from precision_lib.reporting.markdown import MarkerError, write_between
+from tools.documents import MarkerError, write_between
 
 FORMATS = ("fp32", "bf16")
 PEER, ACCURATE, ANY = "the fastest peer", "the fastest of equal accuracy", "the fastest"

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from precision_lib.matrix import MATRIX, TWIN
-from precision_lib.reporting.findings_training import training_tables
 from precision_lib.sweep.budget import SEEDS
 from tests.unit.test_readme_figures import between
+from tools.training_tables import training_tables
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "records" / "sweep" / "sweep.json"
