@@ -1,7 +1,7 @@
 """What changed between two measurements of one metric: component, before, after, limit, reason."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 #: An error of so many times its limit stands for a result that is not finite.
@@ -45,6 +45,22 @@ class Change:
     def as_json(self) -> dict[str, Any]:
         """Everything under the attributes' names, and the message."""
         return {**asdict(self), "message": self.message}
+
+
+@dataclass
+class Changes:
+    """What changed in one part of a record.
+
+    Attributes:
+        worse, better: beyond the limit on either side.
+        obstacles: sentences, what could not be compared, or less than before.
+        compared: number of comparisons that could have turned red.
+    """
+
+    worse: list[Change] = field(default_factory=list)
+    better: list[Change] = field(default_factory=list)
+    obstacles: list[str] = field(default_factory=list)
+    compared: int = 0
 
 
 def times_the_limit(change: dict[str, Any]) -> float:
