@@ -27,13 +27,9 @@ FP32_OR_WIDER = (FORMATS["fp32"].dtype, FORMATS["fp64"].dtype)
 
 @dataclass(frozen=True)
 class Check:
-    """One conformance test.
+    """One conformance test, ``test[id]``; the id is ``function-variant-format``.
 
     Attributes:
-        test: name of the test function.
-        id: its parameter id, ``function-variant-format``.
-        function: the function of the interface that it calls.
-        cases: the strategy of its inputs.
         judge: (function under test, inputs) -> what was compared; raises ConformanceFailure.
         meaning: what is hard, in one sentence, with a link where it was reported.
         cost: share of the normal number of examples.

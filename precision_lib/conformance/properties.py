@@ -31,10 +31,7 @@ Holds = Callable[[str, Function, Mapping[str, Any]], int]
 class Property:
     """An exact statement about one function.
 
-    Attributes:
-        meaning: one sentence.
-        cases: the strategy of its inputs in a format.
-        holds: raises ConformanceFailure, or returns how many elements it compared.
+    ``holds`` raises ConformanceFailure, or returns how many elements it compared.
     """
 
     meaning: str

@@ -30,12 +30,7 @@ RIDGE = 2.0**-24
 
 @dataclass(frozen=True)
 class ValueHead:
-    """V = h . weight + bias, unbounded.
-
-    Attributes:
-        weight: [H] FP32.
-        bias: [] FP32.
-    """
+    """V = h . weight + bias, unbounded; weight [H] and bias [] are FP32."""
 
     weight: Tensor
     bias: Tensor

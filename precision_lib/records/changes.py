@@ -64,10 +64,9 @@ class Changes:
 
 
 def times_the_limit(change: dict[str, Any]) -> float:
-    """How many times the change is what was allowed; infinite where nothing was.
+    """How many times a change, as :meth:`Change.as_json` gives it, is what was allowed.
 
-    Args:
-        change: as :meth:`Change.as_json` gives it.
+    Infinite where nothing was.
     """
     before, after, limit = (change[name] for name in ("before", "after", "limit"))
     if not all(isinstance(x, int | float) for x in (before, after, limit)) or limit == before:
@@ -78,8 +77,7 @@ def times_the_limit(change: dict[str, Any]) -> float:
 def grouped(changes: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
     """Changes of one metric in several configurations as one: (the largest of them, how many).
 
-    Args:
-        changes: as :meth:`Change.as_json` gives them.
+    They are as :meth:`Change.as_json` gives them.
     """
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for change in changes:

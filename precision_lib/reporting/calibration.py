@@ -8,11 +8,7 @@ from precision_lib.reporting.styles import Line
 
 
 def calibration_lines(result: dict[str, Any]) -> list[Line]:
-    """Lines of a terminal table, the damage metric of each cell.
-
-    Args:
-        result: as ``calibration.json`` holds it.
-    """
+    """Lines of a terminal table of ``calibration.json``, the damage metric of each cell."""
     names = max(
         [len(c) for cells in result["values"].values() for c in cells]
         + [3 + len(t["metric"]) for t in result["thresholds"].values()]

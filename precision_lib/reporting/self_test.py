@@ -14,11 +14,7 @@ _STYLE = {
 
 
 def self_test_lines(faults: list[dict[str, Any]], clean: dict[str, Any] | None) -> list[Line]:
-    """Lines of a terminal table.
-
-    Args:
-        faults, clean: as ``self_test.json`` holds them.
-    """
+    """Lines of a terminal table of what ``self_test.json`` holds."""
     names = max((len(fault["name"]) for fault in faults), default=0)
     lines: list[Line] = []
     for fault in faults:

@@ -84,8 +84,7 @@ def freeze(
 def software(*devices: torch.device) -> dict[str, Any]:
     """What the last bits of a forward depend on besides the models: versions, devices, threads.
 
-    Args:
-        devices: of the policy, at least one; each of several is named.
+    Each of the policy's ``devices``, at least one, is named.
     """
     import transformers
 
