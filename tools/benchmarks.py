@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.exit_codes import OK, USAGE
-from precision_lib.reporting.benchmarks import ResultsError, Row, device_of, load_results, rows
-from precision_lib.reporting.markdown import MarkerError, write_between
+from precision_lib.reporting.benchmarks import ResultsError, Row, load_results, rows
+from tools.documents import MarkerError, write_between
 
 FORMATS = ("fp32", "bf16")
 PEER, ACCURATE, ANY = "the fastest peer", "the fastest of equal accuracy", "the fastest"
@@ -189,6 +189,18 @@ def _memory_verdict(goal: Goal, own: Row) -> str:
         f"- Target, {own.fmt}: at most {what or f'{allowed:g} MiB'} of memory: "
         f"{own.peak_mib:.1f} MiB, {_met(own.peak_mib <= allowed, own)}."
     )
+
+
+def device_of(results: dict[str, Any]) -> str:
+    """``cpu`` or ``cuda``: where the core was measured.
+
+    Raises:
+        ResultsError: when nothing of the core was measured.
+    """
+    for entry in results["benchmarks"]:
+        if "contender" in entry["extra_info"]:
+            return str(entry["extra_info"]["device"])
+    raise ResultsError("the file holds no benchmark of the PPO core; run pytest -m benchmark")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

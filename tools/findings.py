@@ -14,9 +14,10 @@ from typing import Any
 from precision_lib.exit_codes import OK, USAGE
 from precision_lib.records.record import RecordError, load_record
 from precision_lib.reporting.commits import commit_of
-from precision_lib.reporting.markdown import MarkerError, table, write_between
+from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.table import summary
+from tools.documents import MarkerError, write_between
 from tools.findings_tables import h1, h2, h3, h4
 
 Block = dict[str, Any]

@@ -20,7 +20,7 @@ from typing import Any
 from precision_lib.exit_codes import OK, USAGE
 from precision_lib.records.record import RecordError, load_record
 from precision_lib.reporting.consequences import sentence
-from precision_lib.reporting.markdown import MarkerError, table, write_between
+from precision_lib.reporting.markdown import table
 from precision_lib.targets import INTERFACE
 from precision_lib.targets.known_failures import (
     KINDS,
@@ -29,6 +29,7 @@ from precision_lib.targets.known_failures import (
     read_known_failures,
     shipped,
 )
+from tools.documents import MarkerError, write_between
 
 FORMATS = ("fp32", "bf16", "fp16")
 

@@ -23,12 +23,6 @@ def add_analyze(commands: Any) -> None:
         "self_test.json; whatever is there is shown (default: %(default)s)",
     )
     analyze.add_argument("--output_dir", type=Path, help="default: plots in --results_dir")
-    analyze.add_argument(
-        "--into",
-        type=Path,
-        metavar="FILE.md",
-        help="put the sweep's tables between this file's 'training' markers",
-    )
     analyze.set_defaults(run=_analyze, kept="pictures that were drawn are kept")
 
 
@@ -45,18 +39,11 @@ def _check_extra() -> None:
 def _analyze(options: argparse.Namespace) -> int:
     _check_extra()
     from precision_lib.phases.results import analyse, load_results
-    from precision_lib.reporting.findings_training import training_tables
-    from precision_lib.reporting.markdown import MarkerError, write_between
 
     try:
         results = load_results(options.results_dir)
-        if options.into is not None and results.sweep is None:
-            raise ValueError(f"{options.results_dir} holds no sweep for {options.into}")
-        tables = training_tables(results.sweep) if options.into and results.sweep else ""
         files = analyse(results, options.output_dir or options.results_dir / "plots")
-        if options.into is not None:
-            write_between(options.into, "training", tables)
-    except (MarkerError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     for file in files:
         print(file)  # noqa: T201

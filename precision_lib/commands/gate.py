@@ -77,12 +77,6 @@ def add_calibrate(commands: Any) -> None:
     calibrate.add_argument(
         "--output_dir", type=Path, default=Path("results"), help="default: %(default)s"
     )
-    calibrate.add_argument(
-        "--into",
-        type=Path,
-        metavar="FILE.md",
-        help="put a table between this file's 'calibration' markers",
-    )
     add_models(calibrate, pipeline=True)
     calibrate.add_argument("--seed", type=int, default=0)
     calibrate.set_defaults(run=_calibrate, kept="nothing was written")
@@ -95,8 +89,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     from precision_lib.matrix import all_configurations
     from precision_lib.phases import calibrate as phase
     from precision_lib.records.baseline import load_baseline
-    from precision_lib.reporting.calibration import calibration_lines, calibration_table
-    from precision_lib.reporting.markdown import MarkerError, write_between
+    from precision_lib.reporting.calibration import calibration_lines
 
     try:
         check_writable(options.output_dir)
@@ -110,9 +103,7 @@ def _calibrate(options: argparse.Namespace) -> int:
                 pipeline, quick=options.quick, seed=options.seed, progress=bar.update
             )
         path = phase.write_calibration(result, options.output_dir, options.baseline)
-        if options.into is not None:
-            write_between(options.into, "calibration", calibration_table(result))
-    except (MarkerError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     print_lines([*calibration_lines(result), (f"record: {path}", "")])
     return OK

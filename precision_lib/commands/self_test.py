@@ -29,12 +29,6 @@ def add_self_test(commands: Any) -> None:
     test.add_argument(
         "--output_dir", type=Path, default=Path("results"), help="default: %(default)s"
     )
-    test.add_argument(
-        "--into",
-        type=Path,
-        metavar="FILE.md",
-        help="put the table between this file's 'self-test' markers",
-    )
     test.set_defaults(run=_self_test, kept="clean runs that were finished are kept")
 
 
@@ -44,8 +38,7 @@ def _self_test(options: argparse.Namespace) -> int:
     from precision_lib.faults import FAULTS
     from precision_lib.phases import clean_runs
     from precision_lib.phases import self_test as phase
-    from precision_lib.reporting.markdown import MarkerError, write_between
-    from precision_lib.reporting.self_test import self_test_lines, self_test_tables
+    from precision_lib.reporting.self_test import self_test_lines
 
     everything = phase.QUICK if options.quick else FAULTS
     names = list(everything) if options.faults is None else options.faults
@@ -63,12 +56,6 @@ def _self_test(options: argparse.Namespace) -> int:
             clean_runs.measure(seeds, directory, options.jobs, lambda _: bar.update(1))
         clean = clean_runs.false_alarms(seeds, directory)
     path = phase.write_self_test(options.output_dir, faults, clean)
-    if options.into is not None:
-        try:
-            result = {"faults": faults, "clean_runs": clean}
-            write_between(options.into, "self-test", self_test_tables(result))
-        except (MarkerError, OSError) as error:
-            raise UsageError(str(error)) from None
     print_lines([*self_test_lines(faults, clean), (f"record: {path}", "")])
     wrong = any(fault["outcome"] in (phase.MISSED, phase.FALSE_ALARM) for fault in faults)
     return REGRESSION if wrong or (clean and clean["false_alarms"]) else OK

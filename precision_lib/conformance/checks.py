@@ -5,7 +5,7 @@ The list is a constant, the same for every target. Each check has an id that say
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import hypothesis.strategies as st
@@ -15,7 +15,7 @@ from precision_lib.conformance.calls import call
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.pinned import PINNED
-from precision_lib.conformance.properties import PROPERTIES
+from precision_lib.conformance.properties import PROPERTIES, Function, Holds
 from precision_lib.conformance.strategies import INPUT_FORMATS, REGIONS, Case
 from precision_lib.conformance.truth import truths
 from precision_lib.formats import FORMATS, get_format
@@ -27,13 +27,9 @@ FP32_OR_WIDER = (FORMATS["fp32"].dtype, FORMATS["fp64"].dtype)
 
 @dataclass(frozen=True)
 class Check:
-    """One conformance test.
+    """One conformance test, ``test[id]``; the id is ``function-variant-format``.
 
     Attributes:
-        test: name of the test function.
-        id: its parameter id, ``function-variant-format``.
-        function: the function of the interface that it calls.
-        cases: the strategy of its inputs.
         judge: (function under test, inputs) -> what was compared; raises ConformanceFailure.
         meaning: what is hard, in one sentence, with a link where it was reported.
         cost: share of the normal number of examples.
@@ -43,7 +39,7 @@ class Check:
     id: str
     function: str
     cases: SearchStrategy[Case]
-    judge: Callable[[Callable[..., Any], dict[str, Any]], Compared]
+    judge: Callable[[Function, dict[str, Any]], Compared]
     meaning: str
     cost: float = 1.0
 
@@ -80,7 +76,7 @@ def _value_checks() -> Iterator[Check]:
                     f"{function}-{region}-{fmt}",
                     function,
                     about.cases(get_format(fmt)),
-                    _values(function),
+                    partial(_values, function),
                     about.meaning,
                     about.cost,
                 )
@@ -94,7 +90,7 @@ def _format_checks() -> Iterator[Check]:
                 f"{function}-{fmt}",
                 function,
                 regions["ordinary"].cases(get_format(fmt)),
-                _fp32_or_wider(function),
+                partial(_fp32_or_wider, function),
                 "a result in the input's format loses what the arithmetic gained",
                 cost=0.1,
             )
@@ -109,7 +105,7 @@ def _property_checks() -> Iterator[Check]:
                     f"{function}-{name}-{fmt}",
                     function,
                     about.cases(get_format(fmt)),
-                    _property(function, name),
+                    partial(_property, about.holds, function),
                     about.meaning,
                 )
 
@@ -121,45 +117,36 @@ def _pinned_checks() -> Iterator[Check]:
             f"{pinned.function}-{pinned.name}",
             pinned.function,
             st.just(Case(dict(pinned.inputs))),
-            _values(pinned.function),
+            partial(_values, pinned.function),
             f"{pinned.meaning}; see {pinned.link}",
         )
 
 
-def _values(name: str) -> Callable[[Callable[..., Any], dict[str, Any]], Compared]:
-    def judge(function: Callable[..., Any], inputs: dict[str, Any]) -> Compared:
-        got = call(name, function, inputs)
-        count, worst = 0, 0.0
-        for part, truth in truths(name, inputs).items():
-            if part in got:
-                compared, share = compare(name, got[part], truth, inputs)
-                count += compared
-                # A 16-bit gradient is half a step of its own format off, whatever the core does.
-                if got[part].dtype in FP32_OR_WIDER:
-                    worst = max(worst, share)
-        return count, worst
-
-    return judge
+def _values(name: str, function: Function, inputs: dict[str, Any]) -> Compared:
+    got = call(name, function, inputs)
+    count, worst = 0, 0.0
+    for part, truth in truths(name, inputs).items():
+        if part in got:
+            compared, share = compare(name, got[part], truth, inputs)
+            count += compared
+            # A 16-bit gradient is half a step of its own format off, whatever the core does.
+            if got[part].dtype in FP32_OR_WIDER:
+                worst = max(worst, share)
+    return count, worst
 
 
-def _fp32_or_wider(name: str) -> Callable[[Callable[..., Any], dict[str, Any]], Compared]:
-    def judge(function: Callable[..., Any], inputs: dict[str, Any]) -> Compared:
-        parts = call(name, function, inputs)
-        results = {k: v for k, v in parts.items() if k != "gradient"}
-        for part, x in results.items():
-            if x.dtype not in FP32_OR_WIDER:
-                raise ConformanceFailure(
-                    f"{name}: the {part} is {x.dtype}; the interface asks for float32 or wider, "
-                    "whatever the input format",
-                    inputs,
-                )
-        return len(results), 0.0
-
-    return judge
+def _fp32_or_wider(name: str, function: Function, inputs: dict[str, Any]) -> Compared:
+    parts = call(name, function, inputs)
+    results = {k: v for k, v in parts.items() if k != "gradient"}
+    for part, x in results.items():
+        if x.dtype not in FP32_OR_WIDER:
+            raise ConformanceFailure(
+                f"{name}: the {part} is {x.dtype}; the interface asks for float32 or wider, "
+                "whatever the input format",
+                inputs,
+            )
+    return len(results), 0.0
 
 
-def _property(name: str, which: str) -> Callable[[Callable[..., Any], dict[str, Any]], Compared]:
-    def judge(function: Callable[..., Any], inputs: dict[str, Any]) -> Compared:
-        return PROPERTIES[name][which].holds(name, function, inputs), 0.0
-
-    return judge
+def _property(holds: Holds, name: str, function: Function, inputs: dict[str, Any]) -> Compared:
+    return holds(name, function, inputs), 0.0

@@ -38,11 +38,7 @@ def signs_flipped(got: Tensor, want: Tensor) -> float:
 
 
 def rank_inversions(got: Tensor, want: Tensor) -> float:
-    """Share of the pairs of a group that are ordered in ``want`` and tied or turned in ``got``.
-
-    Args:
-        got, want: [G, K].
-    """
+    """Share of pairs of a group ordered in ``want``, tied or turned in ``got``; both [G, K]."""
     _same_shape(got, want)
     above = want[:, :, None] > want[:, None, :]
     if not above.any():

@@ -13,12 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class Pinned:
-    """One input.
-
-    Attributes:
-        name: part of the test's id. function: what it is an input of. inputs: its arguments.
-        meaning: what went wrong with it. link: where that was reported.
-    """
+    """One input: what went wrong with it (``meaning``) and where that was reported (``link``)."""
 
     name: str
     function: str

@@ -31,12 +31,7 @@ _SHRINK_CALLS = 100
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check that passed has seen.
-
-    Attributes:
-        examples: number of inputs. compared: number of elements.
-        worst: largest error as a share of its limit.
-    """
+    """What a check that passed has seen; ``worst`` is the largest error as a share of its limit."""
 
     examples: int = 0
     compared: int = 0
@@ -95,9 +90,6 @@ def run(
         profile: how many examples, see ``profiles.py``.
         seed: which examples: the same seed draws the same ones, each check its own.
         first: cases that are tried before any is drawn.
-
-    Returns:
-        What was compared.
 
     Raises:
         ConformanceFailure: with a small failing input; also when nothing was compared, when the
@@ -162,12 +154,9 @@ def _not_repeated(search: _Search) -> ConformanceFailure:
 
 
 def on_device(name: str, function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function with its inputs moved to ``device``; differentiable.
+    """The function called ``name`` with its inputs moved to ``device``; differentiable.
 
     What it changes in place is a moved copy, which nobody else sees: it is compared here.
-
-    Args:
-        name: of the function.
     """
     if device == "cpu":
         return function

@@ -6,6 +6,7 @@ agrees with its errors. Values come from ``oracle``, limits from ``bounds``.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -115,40 +116,25 @@ def _kl_penalty(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Trut
 
 
 def _scalar(
-    name: str, want: Any, limit: Tensor, gradient: Any, gradient_limit: Tensor, source: Tensor
+    name: str, source: str, exact: Mapping[str, Any], given: Mapping[str, Any]
 ) -> list[Truth]:
-    """Truths of a scalar and of its gradient under the one upstream weight.
+    """Truths of a scalar and of its gradient in ``source`` under the one upstream weight.
 
     Where the exact scalar exceeds FP32, nobody can use its gradient and it is not compared.
     """
-    weight = float(upstream(torch.Size()))
-    result = _result(want, limit, f"{name}_bound")
+    result = _array(name, exact, given)[0]
     if not abs(float(result.want)) + float(result.limit) <= FORMATS["fp32"].largest:
         return [result]
-    gradient, gradient_limit = weight * gradient, abs(weight) * gradient_limit
-    return [result, _gradient(gradient, gradient_limit, f"{name}_gradient_bound", source)]
+    weight, bound = float(upstream(torch.Size())), f"{name}_gradient_bound"
+    gradient = weight * getattr(oracle, f"{name}_gradient")(**_numpy(exact))
+    limit = abs(weight) * getattr(bounds, bound)(**exact)
+    return [result, _gradient(gradient, limit, bound, given[source])]
 
 
-def _masked_mean(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
-    return _scalar(
-        "masked_mean",
-        oracle.masked_mean(**_numpy(exact)),
-        bounds.masked_mean_bound(**exact),
-        oracle.masked_mean_gradient(**_numpy(exact)),
-        bounds.masked_mean_gradient_bound(**exact),
-        given["x"],
-    )
-
-
-def _whiten(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
-    want = oracle.whiten(**_numpy(exact))
-    return [_result(want, bounds.whiten_bound(**exact), "whiten_bound")]
-
-
-def _group_advantages(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
-    want = oracle.group_advantages(**_numpy(exact))
-    limit = bounds.group_advantages_bound(**exact)
-    return [_result(want, limit, "group_advantages_bound")]
+def _array(name: str, exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
+    """Truth of the one result of a function; its gradient is not compared."""
+    want, bound = getattr(oracle, name)(**_numpy(exact)), f"{name}_bound"
+    return [_result(want, getattr(bounds, bound)(**exact), bound)]
 
 
 def _gae(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
@@ -160,36 +146,14 @@ def _gae(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
     ]
 
 
-def _policy_loss(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
-    return _scalar(
-        "policy_loss",
-        oracle.policy_loss(**_numpy(exact)),
-        bounds.policy_loss_bound(**exact),
-        oracle.policy_loss_gradient(**_numpy(exact)),
-        bounds.policy_loss_gradient_bound(**exact),
-        given["logprobs"],
-    )
-
-
-def _value_loss(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
-    return _scalar(
-        "value_loss",
-        oracle.value_loss(**_numpy(exact)),
-        bounds.value_loss_bound(**exact),
-        oracle.value_loss_gradient(**_numpy(exact)),
-        bounds.value_loss_gradient_bound(**exact),
-        given["values"],
-    )
-
-
 _TRUTHS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[Truth]]] = {
     "token_logprobs": _token_logprobs,
     "entropy": _entropy,
     "kl_penalty": _kl_penalty,
-    "masked_mean": _masked_mean,
-    "whiten": _whiten,
+    "masked_mean": partial(_scalar, "masked_mean", "x"),
+    "whiten": partial(_array, "whiten"),
     "gae": _gae,
-    "group_advantages": _group_advantages,
-    "policy_loss": _policy_loss,
-    "value_loss": _value_loss,
+    "group_advantages": partial(_array, "group_advantages"),
+    "policy_loss": partial(_scalar, "policy_loss", "logprobs"),
+    "value_loss": partial(_scalar, "value_loss", "values"),
 }

@@ -108,12 +108,6 @@ def log_ratio_of_probabilities(x: Kl) -> Tensor:
 
 
 @fault_of(Kl)
-def reference_in_bf16(x: Kl) -> Tensor:
-    """The reference's log-probs pass through bf16, the policy's do not: they never agree."""
-    return x.right(ref_logprobs=x.ref_logprobs.bfloat16(), dtype=x.wanted)
-
-
-@fault_of(Kl)
 def kl_left_in_input_dtype(x: Kl) -> Tensor:
     """The result keeps the format of the log-probs, rounded to it once."""
     return x.right(dtype=None).to(x.dtype or x.policy_logprobs.dtype)

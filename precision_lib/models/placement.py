@@ -59,9 +59,7 @@ def left_behind(model: Any) -> list[str]:
 def copy_in_place(model: Any, memo: dict[int, Any] | None = None) -> Any:
     """A copy of ``model`` that runs weights of its own, each on the device of the original's.
 
-    Args:
-        model: any module; one without hooks is copied by ``copy.deepcopy`` and nothing else.
-        memo: as ``copy.deepcopy`` takes it: id of an object to what stands for it in the copy.
+    A model without hooks is copied by ``copy.deepcopy`` and nothing else, which ``memo`` is for.
     """
     if not is_dispatched(model):
         return copy.deepcopy(model, memo)

@@ -30,14 +30,7 @@ from precision_lib.models.placement import DeviceMap
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A sequence classifier with one label, and its tokenizer.
-
-    Attributes:
-        model: transformers model, FP32 parameters, eager attention, eval mode, on its device(s).
-        tokenizer: its tokenizer.
-        name: what the user asked for.
-        sha256: digest of names, shapes and bytes of all FP32 parameters.
-    """
+    """A sequence classifier with one label, and its tokenizer; fields as in :class:`Checkpoint`."""
 
     model: Any
     tokenizer: Any

@@ -11,7 +11,6 @@ final norm) at the token before the one that is chosen.
 
 import hashlib
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.formats import get_format
+from precision_lib.jsonio import write_bytes
 
 #: Ridge relative to the mean variance of a hidden feature, u of FP32. Along a direction of relative
 #: deviation s the ridge lets a weight of at most (deviation of returns) / (2 sqrt(RIDGE)) through,
@@ -30,12 +30,7 @@ RIDGE = 2.0**-24
 
 @dataclass(frozen=True)
 class ValueHead:
-    """V = h . weight + bias, unbounded.
-
-    Attributes:
-        weight: [H] FP32.
-        bias: [] FP32.
-    """
+    """V = h . weight + bias, unbounded; weight [H] and bias [] are FP32."""
 
     weight: Tensor
     bias: Tensor
@@ -179,17 +174,10 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
 
 def save_value_head(head: ValueHead, path: Path | str) -> None:
     """Write ``weight`` [H] and ``bias`` [] as safetensors, whole or not at all."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as directory:
-        temporary = Path(directory) / path.name
-        save_file(
-            {"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, temporary
-        )
-        temporary.chmod(0o644)
-        temporary.replace(path)
+    tensors = {"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}
+    write_bytes(Path(path), save(tensors))
 
 
 def load_value_head(path: Path | str) -> ValueHead:

@@ -13,7 +13,7 @@ from typing import Any
 
 from precision_lib.forensics.verdicts import BATCH_VARIANCE
 from precision_lib.records.baseline import Baseline
-from precision_lib.records.changes import Change
+from precision_lib.records.changes import Change, Changes
 from precision_lib.records.directions import DIRECTIONS, Direction, direction, worst_possible
 from precision_lib.records.margins import FALSE_ALARMS, Margin, is_beyond, margin
 
@@ -26,20 +26,16 @@ Count = tuple[str, str, str, int, int]
 
 
 @dataclass
-class CellChanges:
+class CellChanges(Changes):
     """What changed in the cells.
 
     Attributes:
-        worse, better: beyond the limit on either side.
-        compared: number of comparisons that could have turned red; blind: those that could not.
+        blind: comparisons that could not have turned red.
         counts: of elements, for :func:`obstacles.fewer`.
         worst: largest worsening as a share of what was allowed, and of which metric; moved: the
             same of the largest change either way.
     """
 
-    worse: list[Change] = field(default_factory=list)
-    better: list[Change] = field(default_factory=list)
-    compared: int = 0
     blind: list[str] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     worst: tuple[float, str] = (0.0, "")
@@ -70,7 +66,9 @@ def cell_changes(block: dict[str, Any], baseline: Baseline) -> CellChanges:
     same_seed = is_same_seed(block, baseline)
     for pair in pairs:
         if not is_finite(pair.after):
-            found.worse.append(_not_finite(block, pair))
+            figures = pair.before["value"], "not finite", "finite"
+            why = "a value or its interval is not a number"
+            found.worse.append(_change(block, pair, *figures, why))
             found.compared += 1
             continue
         limits = margin(
@@ -97,10 +95,11 @@ def _judge_pair(block: dict[str, Any], pair: _Pair, limits: Margin, found: CellC
     share = _share(pair, limits)
     found.worst = max(found.worst, (share, pair.name))
     found.moved = max(found.moved, (abs(share), pair.name))
+    figures = limits.before, limits.after
     if is_beyond(limits.after, limits.limit, worse):
-        found.worse.append(_change(block, pair, limits, limits.limit))
+        found.worse.append(_change(block, pair, *figures, limits.limit, _reason(pair)))
     elif is_beyond(limits.after, limits.improved, -worse):
-        found.better.append(_change(block, pair, limits, limits.improved))
+        found.better.append(_change(block, pair, *figures, limits.improved, _reason(pair)))
 
 
 def is_same_seed(block: dict[str, Any], baseline: Baseline) -> bool:
@@ -194,36 +193,29 @@ def _share(pair: _Pair, limits: Margin) -> float:
     return worse / allowed if allowed > 0 else 0.0
 
 
-def _change(block: dict[str, Any], pair: _Pair, limits: Margin, limit: float) -> Change:
+def _change(
+    block: dict[str, Any],
+    pair: _Pair,
+    before: float,
+    after: float | str,
+    limit: float | str,
+    reason: str,
+) -> Change:
     return Change(
         where=pair.hypothesis,
         configuration=pair.configuration,
         component=_components(block, pair.hypothesis),
         metric=pair.metric,
-        before=limits.before,
-        after=limits.after,
+        before=before,
+        after=after,
         limit=limit,
-        unit=pair.after["unit"],
-        reason=_reason(pair),
+        unit=pair.after.get("unit", ""),
+        reason=reason,
     )
 
 
 def _components(block: dict[str, Any], hypothesis: str) -> str:
     return ", ".join(block["thresholds"][hypothesis]["components"])
-
-
-def _not_finite(block: dict[str, Any], pair: _Pair) -> Change:
-    return Change(
-        where=pair.hypothesis,
-        configuration=pair.configuration,
-        component=_components(block, pair.hypothesis),
-        metric=pair.metric,
-        before=pair.before["value"],
-        after="not finite",
-        limit="finite",
-        unit=pair.after.get("unit", ""),
-        reason="a value or its interval is not a number",
-    )
 
 
 def _reason(pair: _Pair) -> str:

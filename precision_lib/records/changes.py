@@ -1,7 +1,7 @@
 """What changed between two measurements of one metric: component, before, after, limit, reason."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 #: An error of so many times its limit stands for a result that is not finite.
@@ -47,11 +47,26 @@ class Change:
         return {**asdict(self), "message": self.message}
 
 
-def times_the_limit(change: dict[str, Any]) -> float:
-    """How many times the change is what was allowed; infinite where nothing was.
+@dataclass
+class Changes:
+    """What changed in one part of a record.
 
-    Args:
-        change: as :meth:`Change.as_json` gives it.
+    Attributes:
+        worse, better: beyond the limit on either side.
+        obstacles: sentences, what could not be compared, or less than before.
+        compared: number of comparisons that could have turned red.
+    """
+
+    worse: list[Change] = field(default_factory=list)
+    better: list[Change] = field(default_factory=list)
+    obstacles: list[str] = field(default_factory=list)
+    compared: int = 0
+
+
+def times_the_limit(change: dict[str, Any]) -> float:
+    """How many times a change, as :meth:`Change.as_json` gives it, is what was allowed.
+
+    Infinite where nothing was.
     """
     before, after, limit = (change[name] for name in ("before", "after", "limit"))
     if not all(isinstance(x, int | float) for x in (before, after, limit)) or limit == before:
@@ -62,8 +77,7 @@ def times_the_limit(change: dict[str, Any]) -> float:
 def grouped(changes: Iterable[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
     """Changes of one metric in several configurations as one: (the largest of them, how many).
 
-    Args:
-        changes: as :meth:`Change.as_json` gives them.
+    They are as :meth:`Change.as_json` gives them.
     """
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for change in changes:

@@ -4,44 +4,27 @@ A check that fails now and passed before is a regression; one that failed before
 that is missing makes the comparison inconclusive.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from precision_lib.records.baseline import Baseline
-from precision_lib.records.changes import Change
+from precision_lib.records.changes import Change, Changes
 
 
-@dataclass
-class CoreChanges:
-    """What changed in the core.
-
-    Attributes:
-        worse, better: functions with checks that fail now and did not before, and the reverse.
-        obstacles: what compared less than before.
-        compared: number of functions.
-    """
-
-    worse: list[Change] = field(default_factory=list)
-    better: list[Change] = field(default_factory=list)
-    obstacles: list[str] = field(default_factory=list)
-    compared: int = 0
-
-
-def core_changes(block: dict[str, Any], baseline: Baseline) -> CoreChanges:
+def core_changes(block: dict[str, Any], baseline: Baseline) -> Changes:
     """Compare what the conformance checks of both found, function by function."""
     here, there = (b.get("conformance") or {} for b in (block, baseline))
     if not here or not there:
-        return CoreChanges()
+        return Changes()
     if here["target"] != there["target"]:
         other = f"other core: the baseline is of {there['target']}, this run of {here['target']}"
-        return CoreChanges(obstacles=[other])
+        return Changes(obstacles=[other])
     if here["profile"] != there["profile"]:
         other = (
             f"other examples: the baseline's profile is {there['profile']}, here {here['profile']}"
         )
-        return CoreChanges(obstacles=[other])
+        return Changes(obstacles=[other])
     both = [name for name in here["functions"] if name in there["functions"]]
-    found = CoreChanges(compared=len(both))
+    found = Changes(compared=len(both))
     for name in both:
         before, after = there["functions"][name], here["functions"][name]
         new = sorted(set(after["failed"]) - set(before["failed"]))

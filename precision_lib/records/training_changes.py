@@ -3,26 +3,15 @@
 A run that no longer completes is a regression. A lost gain is one beyond both intervals.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
-from precision_lib.records.changes import Change
+from precision_lib.records.changes import Change, Changes
 from precision_lib.records.directions import Direction
 from precision_lib.records.margins import FALSE_ALARMS, is_beyond, margin
 
 DAMAGE = "objective_gain_lost"
 _LOST = Direction("difference")
 COMPLETED = "completed"
-
-
-@dataclass
-class TrainingChanges:
-    """What changed in a sweep: worse and better, what could not be compared, how much was."""
-
-    worse: list[Change] = field(default_factory=list)
-    better: list[Change] = field(default_factory=list)
-    obstacles: list[str] = field(default_factory=list)
-    compared: int = 0
 
 
 def training_summary(training: dict[str, Any]) -> dict[str, Any]:
@@ -49,19 +38,19 @@ def training_summary(training: dict[str, Any]) -> dict[str, Any]:
     return {"settings": settings, "max_steps": training["max_steps"], "cells": kept}
 
 
-def training_changes(training: dict[str, Any], baseline: dict[str, Any]) -> TrainingChanges:
+def training_changes(training: dict[str, Any], baseline: dict[str, Any]) -> Changes:
     """Compare a sweep's record with the ``training`` of a baseline."""
     here, there = training_summary(training), baseline.get("training") or {}
     if not here and not there:
-        return TrainingChanges()
+        return Changes()
     missing = [name for name, part in (("run", here), ("baseline", there)) if not part]
     if missing:
-        return TrainingChanges(obstacles=[f"the {missing[0]} holds no sweep, the other does"])
+        return Changes(obstacles=[f"the {missing[0]} holds no sweep, the other does"])
     for name in ("settings", "max_steps"):
         if here[name] != there[name]:
             other = f"other sweep: its {name} are {here[name]}, the baseline's {there[name]}"
-            return TrainingChanges(obstacles=[other])
-    found = TrainingChanges()
+            return Changes(obstacles=[other])
+    found = Changes()
     if not training["complete"]:
         found.obstacles.append("incomplete: runs of the sweep did not end")
     if here["cells"].keys() != there["cells"].keys():
@@ -73,7 +62,7 @@ def training_changes(training: dict[str, Any], baseline: dict[str, Any]) -> Trai
 
 
 def _compare(
-    name: str, before: dict[str, Any], after: dict[str, Any], found: TrainingChanges, cells: int
+    name: str, before: dict[str, Any], after: dict[str, Any], found: Changes, cells: int
 ) -> None:
     """Put what changed in one configuration into ``found``."""
     found.compared += 1

@@ -75,15 +75,3 @@ def rows(results: dict[str, Any]) -> list[Row]:
             )
         )
     return found
-
-
-def device_of(results: dict[str, Any]) -> str:
-    """``cpu`` or ``cuda``: where the core was measured.
-
-    Raises:
-        ResultsError: when nothing of the core was measured.
-    """
-    for entry in results["benchmarks"]:
-        if "contender" in entry["extra_info"]:
-            return str(entry["extra_info"]["device"])
-    raise ResultsError("the file holds no benchmark of the PPO core; run pytest -m benchmark")

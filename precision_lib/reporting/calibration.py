@@ -3,17 +3,12 @@
 from typing import Any
 
 from precision_lib.records.directions import direction
-from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import two
 from precision_lib.reporting.styles import Line
 
 
 def calibration_lines(result: dict[str, Any]) -> list[Line]:
-    """Lines of a terminal table, the damage metric of each cell.
-
-    Args:
-        result: as ``calibration.json`` holds it.
-    """
+    """Lines of a terminal table of ``calibration.json``, the damage metric of each cell."""
     names = max(
         [len(c) for cells in result["values"].values() for c in cells]
         + [3 + len(t["metric"]) for t in result["thresholds"].values()]
@@ -51,25 +46,3 @@ def _sharpest(hypothesis: str, values: dict[str, float], found: dict[str, float]
         return ""
     name = min(factors, key=lambda n: factors[n])
     return f"{name}, from {two(factors[name])} times on"
-
-
-def calibration_table(result: dict[str, Any]) -> str:
-    """Markdown: the gated errors of ``bf16_pure`` and ``fp32_baseline``, floor and reach."""
-    rows = [
-        (
-            f"{hypothesis} `{name}`",
-            configuration,
-            two(value),
-            two(result["floors"][hypothesis][configuration][name]),
-            two(result["smallest"][hypothesis][configuration][name]),
-        )
-        for hypothesis, cells in result["values"].items()
-        for configuration in ("bf16_pure", "fp32_baseline")
-        for name, value in cells[configuration].items()
-        if direction(hypothesis, name).scale == "ratio"
-    ]
-    headings = ("metric", "configuration", "now", "noise floor", "found from")
-    varied = ", ".join(result["variations"])
-    device, budget = result["context"]["device"]["name"], result["context"]["budget"]
-    text = f"Measured on {device} ({budget} budget): {varied}."
-    return f"{text}\n\n{table(headings, rows)}"

@@ -1,9 +1,8 @@
-"""What the self-test found, as a table: fault, who caught it, with what margin."""
+"""What the self-test found, as lines: fault, who caught it, with what margin."""
 
 from typing import Any
 
 from precision_lib.records.changes import LARGEST
-from precision_lib.reporting.markdown import table
 from precision_lib.reporting.styles import Line
 
 _STYLE = {
@@ -15,11 +14,7 @@ _STYLE = {
 
 
 def self_test_lines(faults: list[dict[str, Any]], clean: dict[str, Any] | None) -> list[Line]:
-    """Lines of a terminal table.
-
-    Args:
-        faults, clean: as ``self_test.json`` holds them.
-    """
+    """Lines of a terminal table of what ``self_test.json`` holds."""
     names = max((len(fault["name"]) for fault in faults), default=0)
     lines: list[Line] = []
     for fault in faults:
@@ -29,7 +24,7 @@ def self_test_lines(faults: list[dict[str, Any]], clean: dict[str, Any] | None) 
         counts = {outcome: sum(f["outcome"] == outcome for f in faults) for outcome in _STYLE}
         text = ", ".join(f"{n} {outcome}" for outcome, n in counts.items())
         lines += [("", ""), (f"{len(faults)} faults: {text}", "bold")]
-    return lines + ([] if clean is None else [("", ""), *_clean_lines(clean)])
+    return lines + ([] if clean is None else [("", ""), *clean_lines(clean)])
 
 
 def caught_by(fault: dict[str, Any]) -> str:
@@ -46,7 +41,8 @@ def caught_by(fault: dict[str, Any]) -> str:
     return f"{text}, {size}"
 
 
-def _clean_lines(clean: dict[str, Any]) -> list[Line]:
+def clean_lines(clean: dict[str, Any]) -> list[Line]:
+    """What the clean runs found, red where there was a false alarm."""
     before = clean["against_the_run_before"]
     lines = [
         f"{clean['runs']} clean runs, seeds {seed_ranges(clean['seeds'])}, against "
@@ -66,23 +62,3 @@ def seed_ranges(seeds: list[int]) -> str:
     starts = [s for s in seeds if s - 1 not in seeds]
     ends = [s for s in seeds if s + 1 not in seeds]
     return " and ".join(f"{a} to {b}" for a, b in zip(starts, ends, strict=True))
-
-
-def self_test_tables(result: dict[str, Any]) -> str:
-    """Markdown of a whole ``self_test.json``: counts, clean runs, a row per fault."""
-    faults, clean = result["faults"], result["clean_runs"]
-    harmful = [f for f in faults if f["outcome"] in ("caught", "missed")]
-    harmless = [f for f in faults if f not in harmful]
-    caught = sum(f["outcome"] == "caught" for f in harmful)
-    quiet = sum(f["outcome"] != "false alarm" for f in harmless)
-    counts = f"{caught} of {len(harmful)} faults caught"
-    parts = [f"{counts}; {quiet} of {len(harmless)} harmless changes left alone."]
-    if clean is not None:
-        parts += [f"- {text}." for text, _ in _clean_lines(clean)]
-    rows = [
-        (f"`{f['name']}`", f["meaning"], f["source"], f"{f['outcome']}: {caught_by(f)}")
-        for f in (*harmful, *harmless)
-    ]
-    headings = ("fault", "what goes wrong", "seen in", "outcome")
-    cells = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
-    return "\n\n".join(["\n".join(parts), table(headings, cells, numbers=False)])

@@ -225,10 +225,9 @@ def _in_rl_terms(consequences: dict[str, dict[str, Any]]) -> list[Line]:
 
 
 def summary(block: dict[str, Any], *, details: bool = False) -> list[Line]:
-    """The whole summary of a run; empty when it measured nothing.
+    """The whole summary of a run, with ``details`` the tables of each hypothesis too.
 
-    Args:
-        details: with the tables of each hypothesis.
+    Empty when it measured nothing.
     """
     blank: Line = ("", "")
     parts = [conformance_table(block)]

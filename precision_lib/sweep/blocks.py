@@ -35,12 +35,7 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class Blocks:
-    """A table of one figure, configurations by seeds.
-
-    Attributes:
-        table: [C, S], finite.
-        names: C configurations.
-    """
+    """A table [C, S] of one figure, finite: C configurations, called ``names``, by S seeds."""
 
     table: Array
     names: tuple[str, ...]
@@ -133,8 +128,7 @@ class Blocks:
 def seeds_needed(decides: Callable[[int], bool]) -> int | None:
     """The fewest seeds, two or more, that decide; None where :data:`MOST_SEEDS` do not.
 
-    Args:
-        decides: whether so many seeds do; more of them must decide as well.
+    ``decides`` says whether so many seeds do; more of them must decide as well.
     """
     counts = range(2, MOST_SEEDS + 1)
     place = bisect_left(counts, True, key=decides)

@@ -11,11 +11,7 @@ QUICK_SEEDS = (0, 1)
 
 
 def sweep_settings(*, quick: bool = False, **changes: Any) -> PPOSettings:
-    """Settings of each run but for its seed; a first look is three tiny steps.
-
-    Args:
-        changes: fields of :class:`PPOSettings` that are given.
-    """
+    """Settings of each run but for its seed, with ``changes``; a first look is three tiny steps."""
     if not quick:
         return PPOSettings(**changes)
     tiny: dict[str, Any] = {

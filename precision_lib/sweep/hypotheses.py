@@ -71,8 +71,7 @@ def training_verdict(
 ) -> TrainingVerdict:
     """Verdict on H1 to H4 from the cells of its decision.
 
-    Args:
-        objective: gains of the configurations that completed every run.
+    ``objective``: gains of the configurations that completed every run.
     """
     decision, control = DECISIONS[hypothesis], control_of(objective)
     pure, promoted, demoted = (

@@ -25,11 +25,7 @@ ORIGIN = ("models", "torch", "device")
 
 @dataclass(frozen=True)
 class SweepCell:
-    """One run of a sweep.
-
-    Attributes:
-        configuration: its formats. settings: with its seed.
-    """
+    """One run of a sweep: its formats, and its settings with its seed."""
 
     configuration: PrecisionConfig
     settings: PPOSettings
@@ -52,13 +48,9 @@ class ModelNames:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """Everything that a sweep runs.
+    """Everything that a sweep runs; the runs of one seed stand next to each other.
 
-    Attributes:
-        directory: of the sweep; each run has one of its own below ``runs``.
-        cells: the runs, those of one seed next to each other.
-        models: what they train.
-        matrix_file: with configurations of the user's own, if any.
+    Each has a directory of its own below ``runs``. ``matrix_file``: with the user's configurations.
     """
 
     directory: Path

@@ -38,9 +38,8 @@ def import_ray() -> Any:
 def connected(ray: Any, address: str | None, needs: dict[str, float]) -> Iterator[None]:
     """A connection; what is made here is closed again, and nothing else.
 
-    Args:
-        address: None starts Ray on this machine, which must have what one cell ``needs``. A
-            connection that is there already is used, whatever the address.
+    An address of None starts Ray on this machine, which must have what one cell ``needs``. A
+    connection that is there already is used, whatever the address.
 
     Raises:
         ExecutorError: no cluster at ``address``, or too small a machine.

@@ -1,18 +1,21 @@
 """Frameworks whose numeric core can be tested: what is imported of them, and which releases.
 
-The hazard. An adapter that was written for one release may call something else in the next. So each
-names the releases that it was checked against and refuses others. Functions are taken from the
-installed package when they are asked for, and never changed or copied.
+The hazard. An adapter that was written for one release may call something else in the next. So
+``adapters/frameworks.toml`` names the releases that each was checked against, and others are
+refused. Functions are taken from the installed package when they are asked for, and never changed
+or copied.
 """
 
 import importlib
 import importlib.util
 import re
+import tomllib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from precision_lib.targets.errors import TargetError
@@ -67,6 +70,15 @@ class Framework:
             raise FrameworkMissingError(
                 f"{self.name} is not installed; {self.install} (see docs/frameworks.md)"
             ) from None
+
+
+@cache
+def framework(name: str) -> Framework:
+    """The framework that has an adapter of this name, as ``adapters/frameworks.toml`` says."""
+    text = (Path(__file__).parent / "adapters" / "frameworks.toml").read_text(encoding="utf-8")
+    stored: dict[str, Any] = tomllib.loads(text)[name]
+    lists = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}
+    return Framework(name=name, **stored | lists)
 
 
 def release(version: str) -> tuple[int, ...]:

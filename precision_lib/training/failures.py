@@ -34,12 +34,7 @@ STATUSES = FINAL + RESUMABLE
 
 @dataclass(frozen=True)
 class Limit:
-    """One row of the failure table.
-
-    Attributes:
-        value: the limit. patience: consecutive steps beyond it that end the run.
-        meaning: what the number says in words.
-    """
+    """One row of the failure table: ``patience`` consecutive steps beyond ``value`` end the run."""
 
     value: float
     patience: int

@@ -45,10 +45,8 @@ from precision_lib.trajectories.working_copy import hollow_copy
 class TrainingModels:
     """What a run computes with besides the weights that it trains.
 
-    Attributes:
-        pipeline: the four FP32 models; the originals.
-        configuration: the formats.
-        reference, reward: in their formats; the originals where that is FP32.
+    The pipeline has the FP32 originals; reference and reward are in their formats, the originals
+    where that is FP32.
     """
 
     pipeline: Pipeline

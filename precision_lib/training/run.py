@@ -83,9 +83,7 @@ FINAL_FIGURES = (
 class Session:
     """A run and its directory, from opening it to its summary.
 
-    Attributes:
-        pipeline, configuration, settings, directory: what was asked for.
-        run: None until it is open. lines: of the steps done, as they are on disk.
+    ``run`` is None until it is open; ``lines`` are those of the steps done, as they are on disk.
     """
 
     pipeline: Pipeline
@@ -287,8 +285,7 @@ def _summarise(session: Session, ended: RunEnded) -> RunSummary:
 def _evaluation(session: Session, ended: RunEnded) -> tuple[dict[str, Any], RunEnded]:
     """FP32 figures before and after, of a run that came to its end with finite weights.
 
-    Returns:
-        (them, how the run ended): a run is not completed where its evaluation fails.
+    The second result says how it ended: it is not completed where its evaluation fails.
     """
     run = session.run
     if run is None or ended.status not in FINAL:

@@ -129,8 +129,7 @@ def digest(tensors: dict[str, Tensor], text: str = "") -> str:
 def read_state(directory: Path, wanted: dict[str, Any]) -> State | None:
     """The state in ``directory``, None if there is none.
 
-    Args:
-        wanted: :func:`identity` of the run that is to go on from it.
+    ``wanted``: :func:`identity` of the run that is to go on from it.
 
     Raises:
         StateError: cut, altered, of another schema, or of another run.

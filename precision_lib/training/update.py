@@ -145,8 +145,7 @@ def _backward(
 class _Targets:
     """What some rows learn from, on the device of the weights; each [n, T].
 
-    Attributes:
-        given: the tokens. logprobs, values: the old ones. advantages, returns: FP32.
+    Log-probs and values are the old ones; advantages and returns are FP32.
     """
 
     given: Sequences

@@ -79,14 +79,9 @@ def open_weights(
     perturbation: float = 0.0,
     seed: int = 0,
 ) -> Weights:
-    """Masters from an FP32 policy and head, and the working copy in ``fmt``.
+    """Masters from an FP32 policy, which is left alone, and head; the working copy in ``fmt``.
 
-    Args:
-        policy: FP32 model, which is left alone.
-        head: FP32 value head.
-        fmt: format name of the working policy.
-        learning_rate: of AdamW.
-        perturbation: see :func:`perturbed`; ``seed`` is its seed.
+    ``perturbation`` and ``seed`` are those of :func:`perturbed`, the learning rate is AdamW's.
     """
     golden = working_copy(policy)
     master = _masters(golden, head)

@@ -40,7 +40,6 @@ class FreezeSettings:
         max_new_tokens: response tokens at most.
         samples_per_prompt: responses to each prompt, a group; divides ``batch_size``.
         ignore_eos: let an end-of-text token not end a response.
-        seed: of prompts and responses.
     """
 
     num_batches: int = 100

@@ -31,10 +31,7 @@ QUANTITIES: dict[str, tuple[str, bool]] = {
 class ReplayFigures:
     """What one configuration makes of one shard, each in the format that it was computed in.
 
-    Attributes:
-        policy_logprob, reference_logprob, log_ratio: [N, L-1], nats, 0 where masked.
-        value: [N, L-1], 0 where masked.
-        reward: [N].
+    [N, L-1] each, 0 where masked, log-probs and log-ratio in nats; the reward is [N].
     """
 
     policy_logprob: Tensor

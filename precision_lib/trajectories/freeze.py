@@ -68,7 +68,6 @@ def freeze(
         remove_leftovers(output_dir)
         progress(len(manifest.shards))
         head = frozen_head(output_dir, manifest) if manifest.shards else pipeline.value_head
-        head = head and _in_memory(head)
         for index in range(len(manifest.shards), settings.num_batches):
             sampled = sample_batch(pipeline, settings, index)
             if head is None:
@@ -85,8 +84,7 @@ def freeze(
 def software(*devices: torch.device) -> dict[str, Any]:
     """What the last bits of a forward depend on besides the models: versions, devices, threads.
 
-    Args:
-        devices: of the policy, at least one; each of several is named.
+    Each of the policy's ``devices``, at least one, is named.
     """
     import transformers
 
@@ -206,11 +204,6 @@ def _keep_head(directory: Path, manifest: Manifest, head: ValueHead) -> Manifest
     return manifest
 
 
-def _in_memory(head: ValueHead) -> ValueHead:
-    """A copy that is no longer a map of its file, which somebody may write anew meanwhile."""
-    return ValueHead(head.weight.clone(), head.bias.clone())
-
-
 def frozen_head(directory: Path, manifest: Manifest) -> ValueHead:
     """The value head that the golden values were made with.
 
@@ -220,7 +213,7 @@ def frozen_head(directory: Path, manifest: Manifest) -> ValueHead:
     path = directory / VALUE_HEAD
     advice = "copy the directory again, or freeze again into another one"
     try:
-        head = _in_memory(load_value_head(path))
+        head = load_value_head(path)
     except Exception as error:  # file system, safetensors and its own checks differ in kind
         raise TrajectoryError(f"{path} cannot be read ({error}); {advice}") from error
     wanted = manifest.models["value_head"]["sha256"]

@@ -65,7 +65,7 @@ def replay(
     seed: int = 0,
     progress: Callable[[int], Any] = lambda _done: None,
 ) -> dict[str, Any]:
-    """Score every shard under ``configuration`` and write what differs from the golden figures.
+    """Score every shard under ``configuration``, write what differs from frozen FP32; the record.
 
     Writes ``replay.json`` and, per shard, ``differences-NNNNN.safetensors``: quantity to errors
     [N, L-1] in FP32 (the reward's [N]), replayed minus frozen, and the shard's mask.
@@ -74,9 +74,6 @@ def replay(
         batch_size: sequences per forward; None for those of the frozen run.
         seed: of the global generators, which a model in eval mode does not draw from.
         progress: called with 1 after each shard.
-
-    Returns:
-        The record, as written.
 
     Raises:
         TrajectoryError: broken or missing trajectories, or made with other models.

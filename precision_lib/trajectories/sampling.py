@@ -84,7 +84,6 @@ def sample_responses(
     Args:
         model: causal LM; its forward is called with a KV cache.
         prompts: N token lists, none empty.
-        length: T >= 1.
         seed: of the uniform numbers.
         pad: token that fills the right side.
         rows: sequences per forward; it does not change which numbers are used.

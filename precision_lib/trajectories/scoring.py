@@ -105,9 +105,7 @@ def forced_rewards(
 ) -> tuple[Tensor, dict[str, str]]:
     """Scores [N] in the reward model's own format, on the CPU; and the formats as observed.
 
-    Args:
-        model: the reward model.
-        tokens: [N, R] int64, right-padded. lengths: [N] int64.
+    ``tokens`` [N, R] int64 are right-padded, ``lengths`` [N] int64.
     """
     parameters = {format_of(p.dtype).name for p in model.parameters()}
     parts = []

@@ -14,10 +14,8 @@ def moved(device: torch.device, *tensors: Tensor) -> tuple[Tensor, ...]:
     """``tensors`` on ``device``, without a gradient; the same tensors where they are there already.
 
     They travel as one float64 vector, which holds every floating-point format, bool, and integers
-    up to 2**53. Meant for token numbers and figures per token, not for logits.
-
-    Args:
-        tensors: at least one, any shapes and formats, all on one device.
+    up to 2**53. Meant for token numbers and figures per token, not for logits. There is at least
+    one tensor, and all are on one device.
     """
     if tensors[0].device == device:
         return tuple(x.detach() for x in tensors)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from precision_lib import exit_codes
-from precision_lib.reporting.markdown import MarkerError, write_between
 from tools import benchmarks
 from tools.benchmarks import tables
+from tools.documents import MarkerError, write_between
 
 ROOT = Path(__file__).parents[2]
 STEP = "policy_loss, forward and backward"  # target: 1.2 times the fastest of equal accuracy

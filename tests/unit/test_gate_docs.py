@@ -7,10 +7,12 @@ import json
 import re
 from pathlib import Path
 
+from precision_lib.exit_codes import OK
 from precision_lib.faults import FAULTS
 from precision_lib.records.baseline import load_baseline
 from precision_lib.reporting.gate import gate_lines
-from precision_lib.reporting.self_test import self_test_tables
+from tools import tables
+from tools.gate_tables import self_test_tables
 
 ROOT = Path(__file__).parents[2]
 RECORD = json.loads((ROOT / "docs" / "records" / "self_test.json").read_text(encoding="utf-8"))
@@ -20,6 +22,14 @@ def test_the_table_is_the_records() -> None:
     text = (ROOT / "docs" / "gate.md").read_text(encoding="utf-8")
     inside = text.split("<!-- self-test: begin -->")[1].split("<!-- self-test: end -->")[0]
     assert inside.strip() == self_test_tables(RECORD).strip()
+
+
+def test_the_tool_writes_what_stands_there(tmp_path: Path) -> None:
+    page, copy = ROOT / "docs" / "gate.md", tmp_path / "gate.md"
+    copy.write_bytes(page.read_bytes().replace(b"faults caught", b"mistakes"))
+    record = str(ROOT / "docs" / "records" / "self_test.json")
+    assert tables.main(["self-test", record, "--into", str(copy)]) == OK
+    assert copy.read_bytes() == page.read_bytes()
 
 
 def test_the_record_is_of_every_fault_and_a_clean_commit() -> None:

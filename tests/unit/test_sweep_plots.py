@@ -13,6 +13,7 @@ from precision_lib.exit_codes import OK, USAGE
 from precision_lib.reporting.plots.appearance import BASELINE, appearance, rendered
 from precision_lib.reporting.plots.picture import NothingToDrawError
 from precision_lib.reporting.plots.training import CURVES, SMOOTH, band, pictures
+from tools import tables
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "records" / "sweep" / "sweep.json"
@@ -75,13 +76,14 @@ def test_a_sweep_without_evidence_has_curves_and_one_without_runs_has_nothing(
         pictures(nothing)
 
 
-def test_analyze_draws_and_fills_a_document(
+def test_analyze_draws_and_a_tool_fills_a_document(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = tmp_path / "a.md"
     document.write_text("<!-- training: begin -->\n<!-- training: end -->\n", encoding="utf-8")
     given = ["analyze", "--results_dir", str(RECORD.parent), "--output_dir", str(tmp_path / "p")]
-    assert cli.main([*given, "--into", str(document)]) == OK
+    assert cli.main(given) == OK
+    assert tables.main(["training", str(RECORD), "--into", str(document)]) == OK
     files = capsys.readouterr().out.split()
     names = [f"{s}.{k}" for s in ("ppo_curves", "ppo_gain_lost") for k in ("png", "svg")]
     assert [Path(f).name for f in files] == [*names, "index.html"]

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from precision_lib.matrix import MATRIX, TWIN
-from precision_lib.reporting.findings_training import training_tables
 from precision_lib.reporting.numbers import two
 from precision_lib.reporting.training import sweep_lines
 from precision_lib.sweep.budget import SEEDS
 from tests.unit.test_readme_figures import between, check_phrases, output_below
+from tools.training_tables import training_tables
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "records" / "sweep" / "sweep.json"

@@ -15,6 +15,7 @@ from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.runner import run
 from precision_lib.faults import FAULTS, plant, wrong_core
+from precision_lib.faults.catalogue import CATALOGUE
 from precision_lib.targets import INTERFACE
 from tests.unit.cores import naive_torch_fp64, numpy_float64
 
@@ -61,6 +62,7 @@ def test_there_are_wrong_cores_of_every_function() -> None:
 
 
 def test_no_two_faults_are_one() -> None:
+    assert len(CATALOGUE) == len(FAULTS)
     assert len({fault.broken for fault in FAULTS.values()}) == len(FAULTS)
     assert len({(fault.function, fault.meaning) for fault in FAULTS.values()}) == len(FAULTS)
 

@@ -46,10 +46,7 @@ def margins(fault: Fault) -> dict[str, float | None]:
 
 
 def matrix(self_test: dict[str, Any]) -> Picture:
-    """Faults by who caught them, coloured by the margin.
-
-    Args:
-        self_test: as ``self_test.json`` holds it.
+    """Faults of a ``self_test.json`` by who caught them, coloured by the margin.
 
     Raises:
         NothingToDrawError: it holds no fault.

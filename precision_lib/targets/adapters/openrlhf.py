@@ -14,37 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.targets.frameworks import Framework, load
+from precision_lib.targets.frameworks import framework, load
 
-FRAMEWORK = Framework(
-    "openrlhf",
-    "0.11.2",
-    "0.12",
-    modules=(
-        "openrlhf.models.utils",
-        "openrlhf.models.loss",
-        "openrlhf.trainer.ppo_utils.experience_maker",
-    ),
-    offered={
-        "token_logprobs": "openrlhf.models.utils.log_probs_from_logits",
-        "entropy": "openrlhf.models.utils.compute_entropy, uncompiled",
-        "kl_penalty": "openrlhf.models.utils.compute_approx_kl",
-        "masked_mean": "openrlhf.models.utils.masked_mean",
-        "gae": "RemoteExperienceMaker.get_advantages_and_returns",
-        "group_advantages": "RemoteExperienceMaker.compute_advantages_and_returns, group_norm",
-        "policy_loss": "openrlhf.models.loss.PolicyLoss",
-        "value_loss": "openrlhf.models.loss.ValueLoss",
-    },
-    not_offered={"whiten": "written out in compute_advantages_and_returns, dividing by n"},
-    stubs=("deepspeed", "peft", "ray", "ring_flash_attn", "vllm", "pylatexenc"),
-    forced=(
-        "openrlhf.models.actor",
-        "openrlhf.models.model",
-        "openrlhf.trainer.ray",
-        "openrlhf.utils.utils",
-    ),
-    needs=("datasets", "pyarrow", "pandas", "dill", "multiprocess", "xxhash"),
-)
+FRAMEWORK = framework("openrlhf")
 #: The default of --reward.clip_range.
 REWARD_CLIP = (-10.0, 10.0)
 

@@ -12,29 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from precision_lib.targets.adapters import real_only
-from precision_lib.targets.frameworks import Framework, load
+from precision_lib.targets.frameworks import framework, load
 
-FRAMEWORK = Framework(
-    "torchtune",
-    "0.6.1",
-    "0.7",
-    modules=("torchtune.rlhf", "torchtune.rlhf.loss"),
-    offered={
-        "token_logprobs": "torchtune.rlhf.logits_to_logprobs",
-        "masked_mean": "torchtune.rlhf.masked_mean",
-        "whiten": "torchtune.rlhf.whiten, shift_mean=False",
-        "gae": "torchtune.rlhf.estimate_advantages, its returns",
-        "policy_loss": "torchtune.rlhf.loss.PPOLoss, value_coeff=0",
-        "value_loss": "torchtune.rlhf.loss.PPOLoss, value_coeff=1 and no advantages",
-    },
-    not_offered={
-        "entropy": "none",
-        "kl_penalty": "k1 alone, inside get_rewards_ppo",
-        "group_advantages": "inside a development recipe",
-    },
-    stubs=("torchao", "sentencepiece", "tiktoken", "torchvision", "kagglehub", "blobfile", "PIL"),
-    needs=("datasets", "pyarrow", "pandas", "dill", "multiprocess", "xxhash", "omegaconf"),
-)
+FRAMEWORK = framework("torchtune")
 
 
 def _torchtune(name: str) -> Any:

@@ -14,28 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.targets.frameworks import Framework, load
+from precision_lib.targets.frameworks import framework, load
 
-FRAMEWORK = Framework(
-    "trl",
-    "1.16.0",
-    "1.17",
-    modules=("trl.trainer.grpo_trainer", "trl.trainer.utils"),
-    offered={
-        "token_logprobs": "trl.trainer.utils.selective_log_softmax",
-        "entropy": "trl.trainer.utils.entropy_from_logits",
-        "policy_loss": 'trl.GRPOTrainer._compute_loss, loss_type="bnpo"',
-    },
-    not_offered={
-        "kl_penalty": "k3 alone, inside GRPOTrainer._compute_loss",
-        "masked_mean": "written out where it is used",
-        "whiten": "none since PPO left in 1.13",
-        "gae": "none since PPO left in 1.13",
-        "group_advantages": "inside GRPOTrainer._generate_and_score_completions",
-        "value_loss": "none since PPO left in 1.13",
-    },
-    needs=("accelerate", "datasets", "pyarrow", "pandas", "dill", "multiprocess", "xxhash"),
-)
+FRAMEWORK = framework("trl")
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Any:

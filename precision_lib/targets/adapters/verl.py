@@ -14,27 +14,9 @@ import torch
 from torch import Tensor
 
 from precision_lib.targets.adapters import real_only
-from precision_lib.targets.frameworks import Framework, load
+from precision_lib.targets.frameworks import framework, load
 
-FRAMEWORK = Framework(
-    "verl",
-    "0.9.1",
-    "0.10",
-    modules=("verl.utils.torch_functional", "verl.trainer.ppo.core_algos"),
-    offered={
-        "token_logprobs": "verl.utils.torch_functional.logprobs_from_logits",
-        "entropy": "verl.utils.torch_functional.entropy_from_logits",
-        "kl_penalty": "verl.trainer.ppo.core_algos.kl_penalty",
-        "masked_mean": "verl.utils.torch_functional.masked_mean",
-        "whiten": "verl.utils.torch_functional.masked_whiten",
-        "gae": "verl.trainer.ppo.core_algos.compute_gae_advantage_return, its returns",
-        "group_advantages": "verl.trainer.ppo.core_algos.compute_grpo_outcome_advantage",
-        "policy_loss": "verl.trainer.ppo.core_algos.compute_policy_loss_vanilla",
-        "value_loss": "verl.trainer.ppo.core_algos.compute_value_loss",
-    },
-    stubs=("ray",),
-    needs=("tensordict", "pyvers", "orjson", "cloudpickle", "codetiming", "omegaconf", "pandas"),
-)
+FRAMEWORK = framework("verl")
 #: A bound of dual clipping that no ratio reaches: exp(20) is its largest.
 NO_DUAL_CLIP = 1e30
 

@@ -140,11 +140,9 @@ def _entries(cause: Mapping[str, Any]) -> list[Known]:
 def check_against(
     found: KnownFailures, functions: Mapping[str, str], offered: Iterable[str], path: Path
 ) -> None:
-    """Refuse entries that match no check of this core.
+    """Refuse entries that match no check of this core, which has the functions ``offered``.
 
-    Args:
-        functions: check to the function that it is of.
-        offered: the functions that the core has.
+    ``functions``: check to the function that it is of.
 
     Raises:
         KnownFailuresError: naming them.

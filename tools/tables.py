@@ -1,0 +1,46 @@
+"""``python -m tools.tables``: the tables of a sweep, a calibration or a self-test in a document."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from precision_lib.exit_codes import OK, USAGE
+from precision_lib.jsonio import parse_json
+from precision_lib.phases.sweep import load_sweep_record
+from tools.documents import MarkerError, write_between
+from tools.gate_tables import calibration_table, self_test_tables
+from tools.training_tables import training_tables
+
+
+def _plain(path: Path) -> Any:
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+#: Name of the markers to (how the record is read, its tables).
+KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], str]]] = {
+    "training": (load_sweep_record, training_tables),
+    "calibration": (_plain, calibration_table),
+    "self-test": (_plain, self_test_tables),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Put the tables of one record between a document's markers."""
+    parser = argparse.ArgumentParser(prog="python -m tools.tables")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("record", type=Path, metavar="RECORD.json")
+    parser.add_argument("--into", type=Path, metavar="FILE.md", required=True)
+    options = parser.parse_args(arguments)
+    read, tables = KINDS[options.kind]
+    try:
+        write_between(options.into, options.kind, tables(read(options.record)))
+    except (MarkerError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return USAGE
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
