@@ -116,6 +116,7 @@ def test_a_metric_that_is_not_finite_is_an_error() -> None:
         (0.31, 0.4, 0.0, IMPAIRED),
         (0.31, 0.4, 0.3, INCONCLUSIVE),
         (0.1, 0.2, 0.5, INCONCLUSIVE),
+        (0.1, 0.2, float("nan"), INCONCLUSIVE),
     ],
 )
 def test_cell_verdict_at_its_limit(low: float, high: float, floor: float, verdict: str) -> None:
