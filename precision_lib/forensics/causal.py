@@ -214,7 +214,7 @@ def causal_verdict(
         added=contrasts["demotion_damage_added"],
         control_is_null=is_null,
     )
-    reasons = map(_why_inconclusive, judged)
+    reasons = map(why_inconclusive, judged)
     return HypothesisVerdict(
         hypothesis=hypothesis,
         verdict=verdict,
@@ -230,7 +230,7 @@ def causal_verdict(
     )
 
 
-def _why_inconclusive(cell: Cell) -> str:
+def why_inconclusive(cell: Cell) -> str:
     """Why a cell has no verdict, as a sentence with its figures; "" where it has one."""
     if cell.verdict != INCONCLUSIVE:
         return ""
@@ -240,10 +240,12 @@ def _why_inconclusive(cell: Cell) -> str:
     if floor >= decision.limit:
         return (
             f"{where}: FP32 in another batch shape is off by {floor:.2g} itself, which is at or "
-            f"above {limit}. Look for TF32, or measure on more tokens."
+            f"above {limit}. Look for TF32."
         )
     variance = cell.metrics[BATCH_VARIANCE].value
-    straddles = f"{where}: its interval [{damage.low:.2g}, {damage.high:.2g}]"
+    interval = f"{where}: its interval [{damage.low:.2g}, {damage.high:.2g}]"
     if damage.high <= decision.limit:
-        return f"{straddles} and its batch variance of {variance:.2g} together reach {limit}."
-    return f"{straddles} straddles {limit}. Measure on more tokens."
+        return f"{interval} and its batch variance of {variance:.2g} together pass {limit}."
+    if damage.low > decision.limit:
+        return f"{interval} less the {floor:.2g} by which FP32 is off itself reaches {limit}."
+    return f"{interval} straddles {limit}. Measure on more tokens."

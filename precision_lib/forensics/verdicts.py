@@ -197,7 +197,7 @@ def cell_verdict(
         so a large batch variance cannot excuse a damage; it can only keep a cell from being
         healthy.
     """
-    if golden_floor >= limit:
+    if not golden_floor < limit:  # NaN too
         return INCONCLUSIVE
     if metric.low - golden_floor > limit:
         return IMPAIRED

@@ -161,14 +161,15 @@ def _threads(count: int) -> Iterator[None]:
 def _floors(first: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
     """Largest difference of each metric between the first run and any other.
 
-    Of a damage metric also what its cell saw between two batch shapes.
+    Of a damage metric also what its cell saw between two batch shapes. A critical magnitude that
+    another run does not reach is not there, and has no difference.
     """
     floors: dict[str, Any] = {}
     for index, cell in enumerate(first["cells"]):
         here = floors.setdefault(cell["hypothesis"], {}).setdefault(cell["configuration"], {})
         for name, metric in cell["metrics"].items():
-            found = [other["cells"][index]["metrics"][name]["value"] for other in others]
-            here[name] = max(abs(value - metric["value"]) for value in found)
+            found = [other["cells"][index]["metrics"].get(name, metric) for other in others]
+            here[name] = max(abs(same["value"] - metric["value"]) for same in found)
         damage = first["thresholds"][cell["hypothesis"]]["metric"]
         here[damage] = max(here[damage], cell["evidence"]["batch_shift"])
     return floors

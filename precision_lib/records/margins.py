@@ -99,13 +99,18 @@ def allowance(
     degrees = 2 * (clusters - 1) if clusters else None
     t = quantile(comparisons, degrees)
     if s0 == 0:
-        return t**2 / float(before["n"]) if str(before["unit"]).startswith(_COUNTS) else 0.0
+        return t**2 / float(before["n"]) if counts_elements(before) else 0.0
     cap = 1.0 if same_seed else widest(comparisons, clusters)
     return t * math.hypot(s0, min(s1, cap * s0))
 
 
 #: Units of metrics that count elements.
 _COUNTS = ("share of", "(concordant")
+
+
+def counts_elements(metric: MetricJson) -> bool:
+    """Whether a metric is made of counts: new events then scatter by the root of their number."""
+    return str(metric["unit"]).startswith(_COUNTS)
 
 
 def quantile(comparisons: int, degrees: int | None) -> float:

@@ -21,7 +21,12 @@ import math
 from statistics import NormalDist
 
 from precision_lib.records.directions import Direction
-from precision_lib.records.margins import MetricJson, quantile, standard_error
+from precision_lib.records.margins import (
+    MetricJson,
+    counts_elements,
+    quantile,
+    standard_error,
+)
 
 POWER = 0.9
 
@@ -46,12 +51,17 @@ def smallest_regression(
         worse = factor if how.worse > 0 else 1 / factor
         return value * worse + how.worse * floor
     if standard_error(metric) == 0:
-        return value + how.worse * _rare(metric, comparisons)
+        return value + how.worse * (_rare(metric, comparisons) + floor)
     return value + how.worse * (_reach(metric, comparisons) + floor)
 
 
 def _rare(metric: MetricJson, comparisons: int) -> float:
-    """Share from which on new events are found: k of them scatter by the root of k."""
+    """Share from which on new events are found: k of them scatter by the root of k.
+
+    0 for a metric that counts nothing: whatever is above the floor is found.
+    """
+    if not counts_elements(metric):
+        return 0.0
     clusters = metric.get("clusters")
     t = quantile(comparisons, 2 * (clusters - 1) if clusters else None)
     return float(t + NormalDist().inv_cdf(POWER)) ** 2 / float(metric["n"])

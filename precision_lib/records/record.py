@@ -182,8 +182,11 @@ def load_record(path: Path | str) -> dict[str, Any]:
             "that `pytest -m forensics` wrote"
         )
     _check_schema(path, block)
-    if block["schema"] < SCHEMA:
-        upgrade_block(block)
+    try:
+        if block["schema"] < SCHEMA:
+            upgrade_block(block)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise RecordError(f"record {path} is damaged ({error!r}); measure again") from None
     return record  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a replay: the noise floor first, then the errors above it."""
+"""What a person sees of a replay: the noise floor first, then the errors."""
 
 from typing import Any
 

@@ -151,7 +151,13 @@ def test_a_run_in_which_everything_was_skipped_is_not_green(tmp_path: Path) -> N
 
 def calibrated(monkeypatch: pytest.MonkeyPatch, *values: float) -> dict[str, Any]:
     """A calibration whose runs measured these noise-to-signal ratios, the first with one thread."""
-    runs = [moved(whole(), "H1", "log_ratio_nsr", metric(v, 0.05)) for v in values]
+    return of_runs(
+        monkeypatch, [moved(whole(), "H1", "log_ratio_nsr", metric(v, 0.05)) for v in values]
+    )
+
+
+def of_runs(monkeypatch: pytest.MonkeyPatch, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A calibration of these runs."""
     for run in runs:
         run["context"]["threads"] = 1
         for cell in run["cells"]:
@@ -168,6 +174,18 @@ def test_the_noise_floor_is_the_largest_difference_between_runs(
     floors = calibrated(monkeypatch, 0.5, 0.5, 0.53, 0.49, 0.5)["floors"]["H1"]
     assert floors["bf16_pure"]["log_ratio_nsr"] == pytest.approx(0.03, rel=2**-48)
     assert floors["fp32_bf16_kl"]["log_ratio_nsr"] == 0
+
+
+def test_a_metric_that_another_run_does_not_reach_has_no_difference_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Near one half, another batch shape decides whether there is a critical magnitude."""
+    name = "value_critical_magnitude"
+    runs = [moved(whole(), "H3", name, metric(v)) for v in (0.5, 0.5, 0.5, 0.75, 0.5)]
+    [cell] = [c for c in runs[2]["cells"] if c["metrics"].get(name) == metric(0.5)]
+    del cell["metrics"][name]
+    floors = of_runs(monkeypatch, runs)["floors"]["H3"]["bf16_pure"]
+    assert floors[name] == 0.25
 
 
 def test_a_floor_that_was_measured_widens_the_limit_and_no_other_budgets(

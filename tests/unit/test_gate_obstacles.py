@@ -120,7 +120,7 @@ OBSTACLES: dict[str, tuple[Change, str]] = {
     "noise": (
         into("noise_floors", to=NOISE),
         "noise above the margin: H1 in FP32 differs by 0.4 between two batch shapes on this "
-        "device, the limit is 0.32: look for TF32, or measure on more tokens",
+        "device, the limit is 0.32: look for TF32",
     ),
     "killed after some cells": (
         dropped(1),

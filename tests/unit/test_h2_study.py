@@ -383,6 +383,21 @@ def test_batch_variance_sees_a_score_that_depends_on_its_batch(
     assert loud > 0
 
 
+def test_scores_that_all_tie_in_one_batch_shape_have_a_batch_variance(
+    reward: "RewardModel", shards: list["Trajectories"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their own advantages are 0: over those, the variance grew with the number of sequences."""
+    study = opened(reward, shards)
+    tied = torch.full_like(study.golden, 256.0).bfloat16()
+    other = tied.clone()
+    other[:: SAMPLES + 1] += 2
+    monkeypatch.setattr(
+        study, "scores", lambda _, run="first": other if run == "rebatched" else tied
+    )
+    got = study.rebatched("bf16")
+    assert 0 < got.shift <= got.variance.value <= 1
+
+
 # Planted faults
 
 

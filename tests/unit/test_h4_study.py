@@ -1,6 +1,7 @@
 """The H4 study on a tiny model: it sees what is planted, and nothing where nothing is."""
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -113,3 +114,31 @@ def test_settings_that_cannot_give_an_interval_are_refused() -> None:
         H4Settings(length=16)
     with pytest.raises(ValueError, match="checked = 1 must be at least 2"):
         H4Settings(checked=1)
+
+
+def test_log_ratios_that_are_infinite_in_both_batch_shapes_impair_the_cell(
+    tiny_llama: "Checkpoint",
+) -> None:
+    """inf - inf is NaN, a warning of numpy, which pytest.ini makes an error."""
+    from precision_lib.forensics.forwards import POLICY, ScoredTokens
+
+    study = small_study(tiny_llama)
+
+    def overflowing(scored: Any) -> Any:
+        def changed(role: str, policy: int, fmt: str, *run: str) -> ScoredTokens:
+            given: ScoredTokens = scored(role, policy, fmt, *run)
+            if (role, fmt) != (POLICY, "bf16"):
+                return given
+            logprobs = {name: x.clone() for name, x in given.logprobs.items()}
+            for x in logprobs.values():
+                x[::7] = -float("inf")
+            return replace(given, logprobs=logprobs)
+
+        return changed
+
+    for forwards in (study.sampled, study.checked):
+        forwards.scored = overflowing(forwards.scored)  # type: ignore[method-assign]
+    cell = study.cell(PURE)
+    assert cell.verdict == "impaired"
+    assert cell.metrics["log_ratio_nonfinite_frac"].value > 0
+    assert cell.metrics["batch_variance"].value == cell.evidence["batch_shift"] == 0

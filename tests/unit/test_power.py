@@ -94,3 +94,20 @@ def test_a_step_has_to_double_twice() -> None:
 def test_of_a_share_that_is_zero_by_construction_one_element_is_enough() -> None:
     nothing = METRIC | {"value": 0.0, "low": 0.0, "high": 0.0}
     assert smallest_regression(nothing, direction("H1", "k3_negative_frac"), 278) == 1 / 100
+
+
+@pytest.mark.parametrize("how", [direction("H1", "batch_variance"), RATIO])
+def test_where_nothing_varied_and_nothing_is_counted_the_floor_alone_is_allowed(
+    how: Direction,
+) -> None:
+    """A batch variance of 0 is that of a CPU, and has no interval."""
+    nothing = METRIC | {"value": 0.0, "low": 0.0, "high": 0.0, "unit": "RMS error / RMS signal"}
+    limit = margin(nothing, nothing, how, 278, floor=2**-4).limit
+    assert smallest_regression(nothing, how, 278, floor=2**-4) == limit == 2**-4
+
+
+def test_the_floor_of_a_share_comes_on_top_of_what_is_rare() -> None:
+    nothing = METRIC | {"value": 0.0, "low": 0.0, "high": 0.0, "unit": "share of pairs"}
+    how = direction("H2", "reward_tie_frac")
+    limit = margin(nothing, nothing, how, 278, floor=2.0).limit
+    assert smallest_regression(nothing, how, 278, floor=2.0) > limit > 2.0

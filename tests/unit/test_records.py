@@ -118,6 +118,13 @@ def test_a_whole_line_that_is_no_cell_is_an_error(tmp_path: Path, line: str) -> 
         load_cells(path)
 
 
+#: A record of schema 1 with one cell.
+OLD = (
+    '{"precision": {"schema": 1, "run": "a", "context": {}, "matrix": {}, "hypotheses": [], '
+    '"cells": [%s]}}'
+)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -127,6 +134,7 @@ def test_a_whole_line_that_is_no_cell_is_an_error(tmp_path: Path, line: str) -> 
         ("[1, 2]", r"is not a record of this suite"),
         (f'{{"precision": {{"schema": {SCHEMA + 1}}}}}', r"this version reads up to 2; upgrade"),
         ('{"precision": {"schema": 1}}', r"is damaged: its precision block lacks 'run'"),
+        (OLD % '{"configuration": "bf16_pure"}', r"is damaged \(KeyError\('hypothesis'\)\)"),
     ],
 )
 def test_what_is_not_a_record_is_refused(tmp_path: Path, text: str, message: str) -> None:

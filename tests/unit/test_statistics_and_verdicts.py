@@ -116,6 +116,7 @@ def test_a_metric_that_is_not_finite_is_an_error() -> None:
         (0.31, 0.4, 0.0, IMPAIRED),
         (0.31, 0.4, 0.3, INCONCLUSIVE),
         (0.1, 0.2, 0.5, INCONCLUSIVE),
+        (0.1, 0.2, float("nan"), INCONCLUSIVE),
     ],
 )
 def test_cell_verdict_at_its_limit(low: float, high: float, floor: float, verdict: str) -> None:
@@ -189,3 +190,28 @@ def test_a_verdict_is_never_finer_than_the_noise_of_the_truth(
 ) -> None:
     damage = Metric((low + high) / 2, low, high, 10, "x")
     assert cell_verdict(damage, 0.25, golden_floor=golden, batch_variance=own) == wanted
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "golden", "own", "reason"),
+    [
+        (0.25, 0.75, 0.5, 0.5, "FP32 in another batch shape is off by 0.5 itself, which is at or"),
+        (0.25, 0.75, 0.0, 0.0, "its interval [0.25, 0.75] straddles the limit of 0.32. Measure on"),
+        (0.0, 0.25, 0.0, 0.5, "interval [0, 0.25] and its batch variance of 0.5 together pass the"),
+        (0.5, 0.75, 0.25, 0.0, "interval [0.5, 0.75] less the 0.25 by which FP32 is off itself"),
+        (0.5, 0.75, 0.0, 0.0, ""),
+    ],
+)
+def test_an_inconclusive_cell_says_which_rule_left_it_open(
+    low: float, high: float, golden: float, own: float, reason: str
+) -> None:
+    from precision_lib.forensics.causal import PURE, Rebatched, cell_of, why_inconclusive
+
+    def point(x: float) -> Rebatched:
+        return Rebatched(Metric(x, x, x, 10, "x"), 0.0)
+
+    damage = {"log_ratio_nsr": Metric((low + high) / 2, low, high, 10, "x")}
+    cell = cell_of("H1", PURE, damage, point(own), point(golden), {})
+    assert (cell.verdict == INCONCLUSIVE) == bool(reason)
+    assert reason in why_inconclusive(cell)
+    assert bool(why_inconclusive(cell)) == bool(reason)

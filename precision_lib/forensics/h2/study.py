@@ -134,16 +134,16 @@ class H2Study:
             share = replace(self.paired, counted="scored").estimate(sums, h2.NONFINITE)
             return Rebatched(share, 0.0)
         truth = self.measured_against(fmt)
-        variance, damage, other = (
-            self.paired.estimate(
-                h2.group_sums(
-                    torch.where(finite, scores, torch.nan), torch.where(finite, of, 0), self.groups
-                ),
-                DAMAGE,
+        moved, usual, other = (
+            h2.group_sums(
+                torch.where(finite, scores, torch.nan), torch.where(finite, of, 0), self.groups
             )
             for scores, of in ((second, first), (first, truth), (second, truth))
         )
-        return Rebatched(variance, abs(other.value - damage.value))
+        # Over the truth's signal, as the damage is: scores that tie have none of their own.
+        moved["signal2"] = usual["signal2"]
+        variance, before, after = (self.paired.estimate(x, DAMAGE) for x in (moved, usual, other))
+        return Rebatched(variance, abs(after.value - before.value))
 
     def causes(self, fmt: str) -> dict[str, dict[str, Any]]:
         """Damage and symptom of the stored score, of the forward before it, and of both.

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from precision_lib.forensics.causal import (
     PURE,
     REFERENCE_RUN,
@@ -160,11 +162,13 @@ class H4Study:
         policy, count = self.given.policy, self.given.settings.checked
         usual = _rows(self.sampled, h1.log_ratio(self.sampled, configuration, policy).double())
         again = h1.log_ratio(self.checked, configuration, policy, REBATCHED).double()
-        moved = _rows(self.checked, again) - usual[:count]
         error = self.error(self.sampled, configuration)[:count]
+        with np.errstate(invalid="ignore"):  # inf - inf of an overflow, which counts as 0 below
+            moved = _rows(self.checked, again) - usual[:count]
+            elsewhere = error + moved
         variance, damage, other = (
             self._paired(self.checked).estimate(h4.sequence_sums(x), DAMAGE)
-            for x in (moved, error, error + moved)
+            for x in (moved, error, elsewhere)
         )
         return Rebatched(variance, abs(other.value - damage.value))
 
