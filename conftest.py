@@ -4,6 +4,7 @@ Nothing here computes a number. torch is imported only where --gpu asks for it, 
 the tests stays cheap.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from precision_lib.threads import limit_threads
+from precision_lib.environment import set_environment
 
-limit_threads()
+set_environment()
 
 from precision_lib import faults, matrix  # noqa: E402
 from precision_lib.jsonio import check_writable  # noqa: E402
@@ -81,6 +82,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    _let_children_find_the_package()
     if config.getoption("gpu"):
         from precision_lib.models.loading import NoDeviceError, resolve_device
 
@@ -127,6 +129,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.reportchars = (
             config.option.reportchars.replace("a", "").replace("f", "") + "s"
         )
+
+
+def _let_children_find_the_package() -> None:
+    """``python -m precision_lib.cli`` runs in any directory, also where nothing is installed."""
+    paths = [str(TESTS.parent), os.environ.get("PYTHONPATH")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 def _load_target(name: str) -> "Target":

@@ -31,7 +31,7 @@ from precision_lib.commands import (
     training,
     trajectories,
 )
-from precision_lib.threads import limit_threads
+from precision_lib.environment import set_environment
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    limit_threads()
+    set_environment()
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))

@@ -10,6 +10,7 @@ Attention: models are loaded with ``attn_implementation="eager"`` (``models/load
 the context a direct call of ``scaled_dot_product_attention`` gets the plain kernel as well.
 """
 
+import functools
 import hashlib
 import os
 import random
@@ -22,7 +23,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from precision_lib.environment import VARIABLES
 from precision_lib.matmul import FP32AccumulatedMatmul
+
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
@@ -136,8 +140,10 @@ def _generator_states() -> list[tuple[Callable[[Any], None], Any]]:
         (np.random.set_state, np.random.get_state()),
         (torch.set_rng_state, torch.get_rng_state()),
     ]
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    else:  # a read would initialise CUDA, for seconds, and raise in a forked child
+        states.append((torch.cuda.manual_seed_all, torch.initial_seed()))
     return states
 
 
@@ -189,23 +195,27 @@ def deterministic(seed: int = 0, *, only_fp32: bool = False) -> Iterator[None]:
     """Run reproducibly: seeds, deterministic kernels, no TF32, no autocast, full reductions.
 
     On the CPU 16-bit products accumulate in FP32 (:mod:`precision_lib.matmul`); backward passes
-    must run inside. Everything found is restored on leaving, also after an exception.
+    must run inside. Everything found is restored on leaving, also after an exception, but for
+    ``CUBLAS_WORKSPACE_CONFIG``, which torch would miss at a later product.
 
     Args:
         seed: for python's, numpy's and torch's global generators.
         only_fp32: nothing inside multiplies 16-bit matrices. The same bits, without the cost of
             looking at every operation: sampling with a KV cache takes 1.85 times as long with it.
+
+    Raises:
+        RuntimeError: CUDA multiplied in this process before ``CUBLAS_WORKSPACE_CONFIG`` was set.
     """
     switches = _switches()
     found = {name: read() for name, (read, _, _) in switches.items()}
     generators = _generator_states()
-    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    os.environ.setdefault(WORKSPACE, VARIABLES[WORKSPACE])  # in time before the first product
     try:
-        # cuBLAS reads this when its handle is made; without it torch refuses deterministic GEMMs.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         for name, (_, write, wanted) in switches.items():
             if found[name] != wanted:
                 write(wanted)
+        if torch.cuda.is_initialized():
+            _check_products()
         seed_everything(seed)
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -220,8 +230,30 @@ def deterministic(seed: int = 0, *, only_fp32: bool = False) -> Iterator[None]:
                 write(found[name])
         for restore, state in generators:
             restore(state)
-        if workspace is None:
-            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@functools.cache
+def _check_products() -> None:
+    """Multiply on CUDA once per process: whether torch saw the workspace variable in time.
+
+    Raises:
+        RuntimeError: torch refuses deterministic products, and will in this whole process.
+    """
+    try:
+        _product_on_cuda()
+    except RuntimeError as error:
+        if "Deterministic behavior" not in str(error):
+            raise
+        raise RuntimeError(
+            "products on CUDA cannot be made deterministic in this process: torch looked for "
+            f"{WORKSPACE} at its first product, before it was set (its value now: "
+            f"{os.environ[WORKSPACE]}); restart with {WORKSPACE}={VARIABLES[WORKSPACE]}"
+        ) from error
+
+
+def _product_on_cuda() -> None:
+    one = torch.ones(1, 1, device="cuda")
+    torch.mm(one, one)
 
 
 class Float64Casts(TorchFunctionMode):

@@ -79,9 +79,7 @@ def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> 
                 lambda: _gradient(parts["result"], copies[source]),
                 inputs,
             )
-    for key, value in copies.items():
-        if isinstance(value, Tensor) and not _same_values(value.detach(), inputs[key]):
-            raise ConformanceFailure(f"{name} changed its input {key!r} in place", inputs)
+    check_unchanged(name, copies, inputs)
     if "gradient" not in parts and name in GRADIENT_IS_REQUIRED:
         raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
     return {part: x.detach().cpu() for part, x in parts.items()}
@@ -120,6 +118,17 @@ def _raised_at(error: BaseException) -> str:
     if not frames or frames[-1].filename == __file__:
         return ""
     return f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})"
+
+
+def check_unchanged(name: str, given: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    """Compare what a function was given, on any device, with what its inputs were, on the CPU.
+
+    Raises:
+        ConformanceFailure: it changed one of them in place.
+    """
+    for key, value in given.items():
+        if isinstance(value, Tensor) and not _same_values(value.detach().cpu(), inputs[key]):
+            raise ConformanceFailure(f"{name} changed its input {key!r} in place", inputs)
 
 
 def _same_values(a: Tensor, b: Tensor) -> bool:

@@ -5,6 +5,15 @@ from typing import Any
 
 from precision_lib.conformance.strategies.cases import Case
 
+#: What CUDA says of errors after which a process can do nothing more on the device.
+FATAL = (
+    "device-side assert",
+    "illegal memory access",
+    "illegal instruction",
+    "misaligned address",
+    "unspecified launch failure",
+)
+
 
 class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core, not an error)
     """A core does not do what the interface asks for.
@@ -35,3 +44,24 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         if self.inputs:
             lines.append(f"  input: {Case(self.inputs, self.recipe)!r}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+class DeviceLostError(BaseException):
+    """A function ended the device for this process: whatever runs there next fails too.
+
+    No ``Exception``, so that Hypothesis does not look for a smaller input.
+
+    Attributes:
+        failure: of the function, with the input that was last given to it.
+    """
+
+    def __init__(self, function: str, failure: ConformanceFailure) -> None:
+        what = str(failure.args[0]).splitlines()[0]
+        super().__init__(f"{function} ended the device for this process: {what}")
+        self.failure = failure
+
+
+def is_fatal(error: BaseException) -> bool:
+    """True where ``error``, or the failure that says of it, is one of ``FATAL``."""
+    text = str(error.args[0]) if error.args else ""
+    return any(words in text for words in FATAL)

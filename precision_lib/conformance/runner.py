@@ -3,12 +3,14 @@
 The hazards. Hypothesis goes on shrinking a failure for minutes: a core that is wrong everywhere
 would hold up a run of hundreds of checks. A check whose every example was filtered away, or whose
 limits were all infinite, has compared nothing and must not be green. A core that changes a global
-switch of torch would be tested, from then on, in a world of its own making.
+switch of torch would be tested, from then on, in a world of its own making. After an assertion on
+a GPU every later call fails, whoever makes it.
 """
 
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +19,9 @@ from hypothesis import example, given, settings
 from hypothesis.errors import Flaky, HypothesisWarning
 from torch import Tensor
 
-from precision_lib.conformance.checks import Check
-from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.calls import check_unchanged
+from precision_lib.conformance.checks import Check, Compared
+from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError, is_fatal
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.strategies import Case
 from precision_lib.runtime import state_put_back
@@ -58,14 +61,26 @@ class _Search:
             if self.budget < 0 and repr(case) not in self.failures:
                 return
         try:
-            compared, worst = self.check.judge(self.function, dict(case.inputs))
+            compared, worst = self._judged(case)
         except ConformanceFailure as failure:
             failure.recipe, failure.drawn = case.recipe, case
+            if is_fatal(failure):
+                raise DeviceLostError(self.check.function, failure) from failure
             self.failures[repr(case)] = failure
             raise
         seen = self.seen
         self.seen = Outcome(seen.examples + 1, seen.compared + compared, max(seen.worst, worst))
         hypothesis.target(min(worst, 1e9))
+
+    def _judged(self, case: Case) -> Compared:
+        """An error of the device can come up when the result is fetched: it is the function's."""
+        try:
+            return self.check.judge(self.function, dict(case.inputs))
+        except RuntimeError as error:
+            if not is_fatal(error):
+                raise
+            message = f"{self.check.function} raised {type(error).__name__}: {error}"
+            raise ConformanceFailure(message, case.inputs) from error
 
 
 def run(
@@ -89,6 +104,7 @@ def run(
         ConformanceFailure: with a small failing input; also when nothing was compared, when the
             function does not repeat itself, and when it changed a global switch of torch (which is
             put back).
+        DeviceLostError: the function ended the device, so that no other check can follow.
     """
     search = _Search(check, function)
     examples = max(3, round(check.cost * profile.max_examples))
@@ -102,7 +118,7 @@ def run(
     tried: Callable[[], None] = drawn
     for case in first:
         tried = example(case)(tried)
-    with state_put_back() as changed, warnings.catch_warnings():
+    with _lost_device_first(), state_put_back() as changed, warnings.catch_warnings():
         warnings.simplefilter("ignore", HypothesisWarning)  # a long repr is no error of the core
         try:
             tried()
@@ -124,6 +140,17 @@ def run(
     return search.seen
 
 
+@contextmanager
+def _lost_device_first() -> Iterator[None]:
+    """On a lost device its generators cannot be put back either: the first error is what counts."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, DeviceLostError):
+            raise error.__context__ from None
+        raise
+
+
 def _not_repeated(search: _Search) -> ConformanceFailure:
     """What to say of a function that failed on an input and then did not, or otherwise."""
     what = f"{search.check.function} gives another result when it is called again on the same input"
@@ -135,10 +162,22 @@ def _not_repeated(search: _Search) -> ConformanceFailure:
     return found
 
 
-def on_device(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function with its inputs moved to ``device``; differentiable."""
+def on_device(name: str, function: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """The function with its inputs moved to ``device``; differentiable.
+
+    What it changes in place is a moved copy, which nobody else sees: it is compared here.
+
+    Args:
+        name: of the function.
+    """
     if device == "cpu":
         return function
-    return lambda **inputs: function(
-        **{k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    )
+
+    def moved_and_called(**inputs: Any) -> Any:
+        tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
+        moved = {k: v.to(device) for k, v in tensors.items()}
+        returned = function(**inputs | moved)
+        check_unchanged(name, moved, inputs | {k: v.detach() for k, v in tensors.items()})
+        return returned
+
+    return moved_and_called

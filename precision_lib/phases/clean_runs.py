@@ -11,11 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from precision_lib.environment import set_environment
 from precision_lib.jsonio import write_json
 from precision_lib.records.baseline import summary_of
 from precision_lib.records.gate import judge
 from precision_lib.records.record import load_record
-from precision_lib.threads import limit_threads
 
 #: Examples per conformance check of a clean run; a whole run draws 25.
 EXAMPLES = 3
@@ -43,7 +43,7 @@ def measure(
     if not missing:
         return
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(jobs, len(missing)), limit_threads) as pool:
+    with context.Pool(min(jobs, len(missing)), set_environment) as pool:
         for seed in pool.imap_unordered(_Measure(directory), missing):
             say(seed)
 

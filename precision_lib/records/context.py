@@ -7,6 +7,7 @@ driver, a thread count or a checkpoint look like a regression.
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ _PACKAGES = (
     "pytest-benchmark",
     "pytest-json-report",
 )
+#: SHA, with ``+dirty`` behind it where files were changed: for code that was copied without git.
+COMMIT_VARIABLE = "PRECISION_FORENSICS_COMMIT"
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16", "asimd", "bf16", "sve")
 
 
@@ -35,11 +38,12 @@ def run_context(device: str, seed: int) -> dict[str, Any]:
     with deterministic(seed):
         settings = numerical_state()
     settings.pop("generators")
+    build = str(torch.__version__)  # names the CUDA build (+cu130), which the metadata may lack
     return {
-        "commit": _commit(),
+        "commit": _commit(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES} | {"torch": build},
         "device": _device(device),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
@@ -56,15 +60,15 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> dict[str, Any]:
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
-        return {"sha": None, "dirty": None}
-    try:
-        sha = _git(root, "rev-parse", "HEAD").strip()
-        return {"sha": sha, "dirty": bool(_git(root, "status", "--porcelain").strip())}
-    except (OSError, subprocess.SubprocessError):
-        return {"sha": None, "dirty": None}
+def _commit(root: Path) -> dict[str, Any]:
+    """The commit of the checkout in ``root``, or what ``COMMIT_VARIABLE`` says of a copy of it."""
+    if (root / ".git").exists():
+        with suppress(OSError, subprocess.SubprocessError):
+            sha = _git(root, "rev-parse", "HEAD").strip()
+            return {"sha": sha, "dirty": bool(_git(root, "status", "--porcelain").strip())}
+    given = os.environ.get(COMMIT_VARIABLE, "")
+    sha = given.removesuffix("+dirty")
+    return {"sha": sha, "dirty": given != sha} if sha else {"sha": None, "dirty": None}
 
 
 def _git(root: Path, *arguments: str) -> str:

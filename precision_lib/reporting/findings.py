@@ -8,6 +8,7 @@ them again.
 from collections.abc import Sequence
 from typing import Any
 
+from precision_lib.reporting.commits import commit_of
 from precision_lib.reporting.findings_tables import h1, h2, h3, h4
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, two
@@ -63,7 +64,7 @@ def _made_from(block: Block) -> str:
     return (
         f"Model `{checkpoint['name']}`, {context['device']['name']}, seed "
         f"{context['seed']}{quick}, torch {versions['torch']}, transformers "
-        f"{versions['transformers']}, commit {context['commit']['sha'][:12]}."
+        f"{versions['transformers']}, commit {commit_of(context, 12)}."
     )
 
 

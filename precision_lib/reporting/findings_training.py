@@ -6,6 +6,7 @@ finding: they stand in one row, and the twin in the table.
 
 from typing import Any
 
+from precision_lib.reporting.commits import commit_of
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import two
 
@@ -51,9 +52,8 @@ def _made_from(record: Record) -> str:
     context, settings = record["context"], record["settings"]
     seeds = sorted({run["seed"] for run in record["runs"]})
     seconds = sum(run.get("seconds", 0.0) for run in record["runs"])
-    commit = str(context["commit"]["sha"])[:10]
     return (
-        f"Sweep of commit {commit} on {context['device']['name']}, torch "
+        f"Sweep of commit {commit_of(context, 10)} on {context['device']['name']}, torch "
         f"{context['versions']['torch']}: {len(record['runs'])} runs of {record['max_steps']} "
         f"steps, seeds {', '.join(map(str, seeds))}; {settings['batch_size']} responses of up to "
         f"{settings['max_new_tokens']} tokens a step, learning rate "

@@ -8,6 +8,7 @@ regression stand at the end, and in one screen of Markdown.
 from typing import Any
 
 from precision_lib.records.changes import grouped
+from precision_lib.reporting.commits import commit_of
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.styles import Line
 from precision_lib.reporting.table import matrix_table
@@ -82,8 +83,7 @@ def _counts(block: dict[str, Any], gate: dict[str, Any]) -> str:
     text = f"{len(block['cells'])} of {len(block.get('expected', []))} cells measured"
     if gate:
         text += f", {gate['compared']} comparisons with `{gate['baseline']}`"
-    commit = block["context"].get("commit", {}).get("sha")
-    return text + (f", commit {commit[:10]}." if commit else ".")
+    return f"{text}, commit {commit_of(block['context'], 10)}."
 
 
 def _changes(changes: list[dict[str, Any]]) -> str:

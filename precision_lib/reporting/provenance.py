@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from precision_lib.reporting.commits import commit_of
 from precision_lib.reporting.plots.cells import number, shown
 from precision_lib.reporting.plots.faults import BAD
 from precision_lib.reporting.plots.picture import Table
@@ -106,7 +107,7 @@ def _where(context: dict[str, Any]) -> list[tuple[str, str]]:
 def _commit(context: dict[str, Any]) -> str:
     commit = context.get("commit") or {}
     changed = " with uncommitted changes" if commit.get("dirty") else ""
-    return str(commit.get("sha") or "unknown")[:12] + changed
+    return commit_of(context, 12) + changed
 
 
 def method(results: Results) -> Section:
@@ -177,7 +178,7 @@ def _machine(machine: dict[str, Any]) -> Table:
 
 
 def _context(context: dict[str, Any], caption: str) -> Table:
-    rows = [("commit", str((context.get("commit") or {}).get("sha"))), *_where(context)[::2]]
+    rows = [("commit", commit_of(context)), *_where(context)[::2]]
     rows += [("python", str(context.get("python"))), ("platform", str(context.get("platform")))]
     for role in ("checkpoint", "reward_model"):
         model = context.get(role)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from precision_lib.environment import VARIABLES
 from precision_lib.matrix import TWIN
 from precision_lib.models.loading import EMBEDDED
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
@@ -67,13 +68,14 @@ class Sweep:
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
         )
         self.flag = actor.remote()
-        threads = os.environ.get("OMP_NUM_THREADS") or "1"  # as many as a local run has
+        # As a local run has them; on a node torch may be imported before any code of ours.
+        variables = {name: os.environ.get(name) or value for name, value in VARIABLES.items()}
         # Ray's own retry would begin at step 0; max_calls keeps the process, and its models.
         self.train = self.ray.remote(max_calls=0, max_retries=0)(train).options(
             num_returns="streaming",
             num_cpus=self.needs["CPU"],
             num_gpus=self.needs.get("GPU", 0),
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": threads}},
+            runtime_env={"env_vars": variables},
             scheduling_strategy="SPREAD",
         )
 

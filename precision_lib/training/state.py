@@ -1,11 +1,11 @@
 """The state of a run on disk: one file, whole or not there, that continues to the same bits.
 
 The hazards. A state that is saved in place is half a state after a kill; Adam's moments left out
-resume with another step size; a resumed run with another learning rate, model or torch release is
-not the run that was begun; and a file that was cut or altered must not be trained on. So the state
-is one safetensors file under a temporary name, synced and renamed, with the run's identity in its
-header and a SHA-256 of header and tensors; random numbers need no state, they follow from (seed,
-step).
+resume with another step size; a resumed run with another learning rate, model, torch release or GPU
+is not the run that was begun; and a file that was cut or altered must not be trained on. So the
+state is one safetensors file under a temporary name, synced and renamed, with the run's identity in
+its header and a SHA-256 of header and tensors; random numbers need no state, they follow from
+(seed, step).
 """
 
 import hashlib
@@ -49,8 +49,15 @@ def identity(
             "value_head": pipeline.value_head.sha256 if pipeline.value_head else None,
         },
         "torch": str(torch.__version__),
-        "device": pipeline.policy.model.device.type,
+        **_place(pipeline.policy.model.device),
     }
+
+
+def _place(device: torch.device) -> dict[str, str]:
+    """Type of the device and, of a GPU, the card's name: another card rounds in another order."""
+    if device.type != "cuda":
+        return {"device": device.type}
+    return {"device": "cuda", "card": torch.cuda.get_device_name(device)}
 
 
 def asked_for(configuration: PrecisionConfig, settings: PPOSettings) -> dict[str, Any]:

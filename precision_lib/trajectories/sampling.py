@@ -3,7 +3,9 @@
 The hazard. Two configurations that sample for themselves differ in their tokens after a few
 steps, and then nothing about their log-probs can be compared. So tokens are drawn once, from the
 FP32 reference, by inverse transform from uniform numbers that depend on the seed alone: not on
-the batch, the device or the order of the draws.
+the batch, the device or the order of the draws. The probabilities do depend on them: on a GPU the
+logits of a row differ in the last bits with the batch's shape, and a uniform number that lies
+between the two sums draws another token there.
 
 An end-of-text token does not end a response while it is drawn: the next document begins. So every
 response has exactly the length asked for, and every token is a draw from the model's full

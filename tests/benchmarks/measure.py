@@ -64,7 +64,9 @@ def peak_mib(call: Call, device: str) -> float:
 
 def _torch_peak(call: Call) -> int:
     kept: list[Any] = []  # freed after the profile, so that every free seen is of the call
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    activities = [ProfilerActivity.CPU]
+    # Without acc_events torch 2.11 warns that a later cycle would drop events.
+    with profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
         kept.append(call())
     results: Any = profiler.profiler
     events = [e for e in results.kineto_results.events() if e.name() == "[memory]"]

@@ -55,6 +55,7 @@ def counts(
 
 @pytest.fixture
 def verify(
+    request: pytest.FixtureRequest,
     pytestconfig: pytest.Config,
     check: "Check",
     target: Target,
@@ -62,10 +63,13 @@ def verify(
     device: str,
     record_property: Callable[[str, object], None],
 ) -> Callable[[], None]:
-    """Run the check; its counts go into the record, its failure is shown without a traceback."""
+    """Run the check; its counts go into the record, its failure is shown without a traceback.
+
+    A function that ends the device ends the run, so that no other is blamed for it.
+    """
     from hypothesis import settings
 
-    from precision_lib.conformance.failure import ConformanceFailure
+    from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError
     from precision_lib.conformance.runner import Outcome, on_device, run
     from precision_lib.conformance.written_case import read_case
 
@@ -78,9 +82,12 @@ def verify(
             pytest.skip(f"{check.function} is not offered by {target.name}")
         found: Outcome | ConformanceFailure
         try:
-            found = run(check, on_device(function, device), settings(), counts.seed, pinned)
+            moved = on_device(check.function, function, device)
+            found = run(check, moved, settings(), counts.seed, pinned)
         except ConformanceFailure as failure:
             found = failure
+        except DeviceLostError as lost:
+            found, request.session.shouldfail = lost.failure, str(lost)
         counts.add(check, found)
         if isinstance(found, ConformanceFailure):
             counts.known += [check.name] if expected is not None else []

@@ -1,12 +1,13 @@
 """The benchmarks' own instruments: memory and error. A wrong one would flatter somebody."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.benchmarks import timed
+from tests.benchmarks import measure, timed
 from tests.benchmarks.accuracy import error_over_limit, share
 from tests.benchmarks.contenders import CONTENDERS
 from tests.benchmarks.measure import MIB, peak_mib
@@ -33,6 +34,19 @@ def test_peak_memory_is_the_largest_sum_and_not_the_total() -> None:
     assert 4 <= peak_mib(two_after_another, "cpu") <= 4 + slack
     assert 8 <= peak_mib(two_at_once, "cpu") <= 8 + slack
     assert 4 <= peak_mib(lambda: np.zeros(4 * MIB, dtype=np.uint8), "cpu") <= 4 + slack
+
+
+def test_peak_memory_is_taken_without_the_warning_of_torch_2_11(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Warning211(torch.profiler.profile):
+        def __init__(self, *, acc_events: bool = False, **options: Any) -> None:
+            if not acc_events:
+                raise UserWarning("Profiler clears events at the end of each cycle")
+            super().__init__(acc_events=acc_events, **options)
+
+    monkeypatch.setattr(measure, "profile", Warning211)
+    assert peak_mib(lambda: torch.zeros(4 * MIB // 4), "cpu") >= 4
 
 
 @pytest.mark.parametrize(

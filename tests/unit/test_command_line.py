@@ -181,6 +181,14 @@ def test_bad_usage_is_exit_code_4_with_the_reason(
     assert "Traceback" not in done.stderr
 
 
+def test_a_child_finds_the_package_where_it_is_not_installed(tmp_path: Path) -> None:
+    """-S leaves out the installed packages, and the directory holds none."""
+    code = "import precision_lib; print(precision_lib.__file__)"
+    command = [sys.executable, "-S", "-c", code]
+    out = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(out.stdout.strip()) == ROOT / "precision_lib" / "__init__.py"
+
+
 def test_the_command_line_starts_without_torch() -> None:
     code = "import sys, precision_lib.cli; print({'torch', 'transformers'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

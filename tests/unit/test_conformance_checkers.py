@@ -17,15 +17,16 @@ from torch import Tensor
 
 from precision_lib import ppo
 from precision_lib.conformance import profiles, runner
-from precision_lib.conformance.calls import call
+from precision_lib.conformance.calls import call, upstream
 from precision_lib.conformance.checks import Check, checks, find_check
 from precision_lib.conformance.compare import compare
-from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError
 from precision_lib.conformance.strategies import REGIONS, Case
 from precision_lib.conformance.truth import Truth, truths
 from precision_lib.formats import FORMATS
 from precision_lib.runtime import numerical_state
 from precision_lib.targets import INTERFACE
+from tests.unit.simulated_devices import FIRST, two_devices
 
 LARGEST = FORMATS["fp32"].largest
 
@@ -153,6 +154,26 @@ def test_a_core_that_changes_its_input_is_named_and_does_not_change_the_case() -
     assert ORDINARY["x"].tolist() == [[1.0, 2.0, 4.0]]
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_on_a_device_too_a_core_that_changes_its_input_is_named(in_place: bool) -> None:
+    """It is given a moved copy there. A simulated device; the leaf has a gradient or not."""
+
+    def values(values: Tensor, mask: Tensor, **_: Any) -> Tensor:
+        assert values.device == mask.device == FIRST
+        return (values.mul_(2) if in_place else values * 2)[mask].sum()
+
+    inputs = {"values": torch.ones(1, 2), "mask": torch.tensor([[True, False]])}
+    with two_devices():
+        moved = runner.on_device("value_loss", values, "cpu:1")
+        if in_place:
+            with pytest.raises(ConformanceFailure, match="value_loss changed its input 'values'"):
+                call("value_loss", moved, inputs)
+        else:
+            gradient = call("value_loss", moved, inputs)["gradient"]
+            assert gradient.tolist() == [[2 * float(upstream(torch.Size())), 0.0]]
+    assert inputs["values"].tolist() == [[1.0, 1.0]]
+
+
 def test_warnings_of_a_core_are_not_errors_of_the_suite() -> None:
     def warning(x: Tensor, mask: Tensor) -> Tensor:
         warnings.warn("deprecated", DeprecationWarning, stacklevel=1)
@@ -164,6 +185,55 @@ def test_warnings_of_a_core_are_not_errors_of_the_suite() -> None:
 def test_a_loss_needs_a_gradient() -> None:
     with pytest.raises(ConformanceFailure, match="value_loss returned a loss without a gradient"):
         call("value_loss", returning(torch.zeros(())), LOSS)
+
+
+ASSERTION = "CUDA error: device-side assert triggered\nCUDA kernel errors might be asynchronous"
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, getattr(torch, "AcceleratorError", RuntimeError)])
+@pytest.mark.parametrize("when", ["called", "fetched", "put back"])
+def test_a_function_that_ends_the_device_is_named_at_once(
+    kind: type[RuntimeError], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one call, whether the error comes up in it or where its result is fetched."""
+    calls = 0
+
+    def asserting(x: Tensor, mask: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if when == "fetched":
+            return x
+        raise kind(ASSERTION)
+
+    def raising(*_: Any) -> None:
+        raise kind(ASSERTION)
+
+    if when == "fetched":
+        monkeypatch.setattr(Tensor, "cpu", raising)
+    if when == "put back":
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_rng_state_all", list)
+        monkeypatch.setattr(torch.cuda, "set_rng_state_all", raising)
+    check = find_check("test_values_are_within_their_bound[whiten-ordinary-fp32]")
+    said = f"whiten ended the device for this process: whiten raised {kind.__name__}: CUDA error"
+    with pytest.raises(DeviceLostError, match=said) as lost:
+        runner.run(check, asserting)
+    assert calls == 1
+    assert lost.value.failure.drawn is not None
+    assert "\n" not in str(lost.value)
+
+
+def test_another_error_of_a_core_does_not_end_the_device() -> None:
+    check = find_check("test_values_are_within_their_bound[whiten-ordinary-fp32]")
+    with pytest.raises(ConformanceFailure, match="whiten raised RuntimeError: CUDA out of memory"):
+        runner.run(check, raising(RuntimeError("CUDA out of memory")))
+
+
+def raising(error: Exception) -> Any:
+    def core(**_: Any) -> None:
+        raise error
+
+    return core
 
 
 def test_a_check_that_compared_nothing_fails() -> None:

@@ -1,6 +1,7 @@
 """The H3 study on a tiny model: it sees what is planted, and nothing where nothing is."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,6 +50,16 @@ def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H3Study":
         values = predict_values(states, head.weight, head.bias, "fp32")
     shard = replace(shard, values=blank.masked_scatter(mask, values))
     return open_h3_study(checkpoint, head, [shard], replace(QUICK, seed=seed))
+
+
+def test_the_context_says_that_the_head_is_on_the_cpu_where_the_trunk_is_not(
+    tiny_llama: "Checkpoint",
+) -> None:
+    study = small_study(tiny_llama)
+    assert "head_device" not in study.context()["h3"], "the committed records are as they were"
+    on_a_gpu = SimpleNamespace(device=torch.device("cuda"))
+    study.critics.states.checkpoint = replace(tiny_llama, model=on_a_gpu)
+    assert study.context()["h3"]["head_device"] == "cpu"
 
 
 def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: "Checkpoint") -> None:

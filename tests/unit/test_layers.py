@@ -10,7 +10,7 @@ import precision_lib
 ROOT = Path(precision_lib.__file__).parent
 #: A module may import from its own layer and from those above it in this list.
 LAYERS = (
-    {"threads", "jsonio", "exit_codes"},
+    {"environment", "jsonio", "exit_codes"},
     {"formats", "matrix"},
     {"bounds", "matmul", "oracle"},
     {"runtime"},

@@ -130,13 +130,15 @@ def test_a_checkpoint_without_a_tokenizer_is_named(
         load_checkpoint(str(tmp_path))
 
 
-def test_devices() -> None:
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("cpu").type == "cpu"
     with pytest.raises(ValueError, match="unknown device 'gpu'; use 'cpu' or 'cuda'"):
         resolve_device("gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="no CUDA device"):
-            resolve_device("cuda")
+    with pytest.raises(RuntimeError, match="no CUDA device"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("cuda").type == "cuda"
 
 
 def test_a_loaded_model_does_not_change_with_its_file(

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from precision_lib.models.value_head import ValueHead
+from precision_lib.training import state
 from precision_lib.training.directory import alone, read_lines
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import SCHEMA, StateError, identity, read_state
@@ -123,6 +124,29 @@ def test_another_torch_is_refused_where_there_is_something_to_do(
     monkeypatch.setattr(torch, "__version__", "9.9.9")
     check_refused(stopped, r"torch was '.*' and is '9\.9\.9'")
     assert train(completed, resume=True, max_steps=1).status == "completed"
+
+
+@pytest.mark.parametrize("begun_on", ["NVIDIA A100-SXM4-80GB", None])
+def test_another_card_is_refused(
+    begun_on: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the state does not say on which card it was made."""
+    begun = {"device": "cuda"} | ({"card": begun_on} if begun_on else {})
+    monkeypatch.setattr(state, "_place", lambda _: begun)
+    train(tmp_path, stop_before=1)
+    monkeypatch.setattr(state, "_place", lambda _: {"device": "cuda", "card": "NVIDIA H200"})
+    check_refused(tmp_path, rf"card was {begun_on!r} and is 'NVIDIA H200'")
+    monkeypatch.setattr(state, "_place", lambda _: begun)
+    assert train(tmp_path, resume=True, max_steps=1).status == "completed"
+
+
+def test_the_place_of_a_run_names_the_card_of_its_own_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"card of {device}")
+    second = torch.device("cuda:1")
+    assert state._place(second) == {"device": "cuda", "card": "card of cuda:1"}
+    assert state._place(torch.device("cpu")) == {"device": "cpu"}, "as before: states go on"
 
 
 def test_a_directory_that_holds_a_run_is_left_alone_without_resume(stopped: Path) -> None:

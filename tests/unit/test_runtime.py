@@ -1,5 +1,6 @@
 """The deterministic context sets every switch, repeats bit for bit, and restores what it found."""
 
+import os
 import random
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from precision_lib.runtime import Float64Casts, deterministic, numerical_state
+from precision_lib import runtime
+from precision_lib.runtime import Float64Casts, deterministic, numerical_state, state_put_back
 
 WANTED = {
     "deterministic_algorithms": (True, False),
@@ -51,6 +53,81 @@ def test_state_is_restored_after_an_exception_and_a_changed_switch() -> None:
     with pytest.raises(KeyError, match="inside"):
         meddle()
     assert numerical_state() == before
+
+
+@pytest.mark.parametrize("value", [None, ":16:8"])
+def test_the_workspace_of_cublas_is_set_and_never_taken_away(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch looks for it once per process: without it every later product on CUDA would raise."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", value or "")
+    if value is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    for _ in range(2):
+        with deterministic():
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (value or ":4096:8")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (value or ":4096:8")
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "Deterministic behavior was enabled, but this operation is not deterministic",
+            "restart with CUBLAS_WORKSPACE_CONFIG=:4096:8",
+        ),
+        ("out of memory", "^out of memory$"),
+    ],
+)
+def test_products_that_cuda_refuses_are_said_at_the_start(
+    message: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every time, not only the first; and the state is left as it was."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError(message)
+
+    before = numerical_state()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", list)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda _: None)
+    monkeypatch.setattr(runtime, "_product_on_cuda", refused)
+    runtime._check_products.cache_clear()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=said), deterministic():
+            pytest.fail("entered")
+    assert numerical_state() == before
+
+
+def test_cuda_that_nobody_uses_is_not_initialised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a forked child on a machine with a GPU. CUDA starts later with the caller's seed."""
+
+    def refused(*_: Any) -> None:
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    for name in ("get_rng_state_all", "set_rng_state_all", "_lazy_init"):
+        monkeypatch.setattr(torch.cuda, name, refused)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    for context in (deterministic(5), state_put_back()):
+        seeds.clear()
+        with context:
+            torch.manual_seed(6)
+        assert seeds[-1] == torch.initial_seed() != 6
+
+
+def test_the_generators_of_cuda_in_use_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: ["as found"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", restored.append)
+    monkeypatch.setattr(runtime, "_check_products", lambda: None)
+    for context in (deterministic(5), state_put_back()):
+        with context:
+            pass
+        assert restored.pop() == ["as found"]
 
 
 def test_the_same_seed_repeats_every_generator() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from precision_lib import cli
 from precision_lib.commands import INCONCLUSIVE, INTERNAL, OK, USAGE
@@ -141,8 +142,13 @@ def test_by_default_the_matrix_and_the_users_own_configurations_are_trained(
     ],
 )
 def test_what_no_cell_could_load_is_refused_before_the_first(
-    arguments: tuple[str, ...], message: str, plan: SweepPlan, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...],
+    message: str,
+    plan: SweepPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(plan, *arguments) == USAGE
     assert message in capsys.readouterr().err
     assert not (plan.directory / "runs").exists()

@@ -104,6 +104,24 @@ def run_on(tmp_path: Path, source: str, *arguments: str) -> subprocess.Completed
     )
 
 
+ASSERTING = """
+from precision_lib.ppo import whiten
+
+def masked_mean(x, mask):
+    raise RuntimeError("CUDA error: device-side assert triggered")
+"""
+
+
+def test_a_core_that_ends_the_device_ends_the_run(tmp_path: Path) -> None:
+    """The function that did it is named and counted; no other is blamed for it."""
+    done = run_on(tmp_path, ASSERTING, "-k", "ordinary and (masked_mean or whiten)")
+    assert done.returncode == 1
+    assert "! masked_mean ended the device for this process" in done.stdout
+    functions = json.loads((tmp_path / "record.json").read_text())["precision"]["conformance"]
+    assert functions["functions"]["masked_mean"]["tests"] == 1
+    assert "whiten" not in functions["functions"]
+
+
 PARTLY_WRONG = """
 from precision_lib.ppo import masked_mean
 

@@ -95,8 +95,12 @@ class H3Study:
         self.paired = Paired(metrics, resample(clusters, self.settings.seed))
 
     def context(self) -> dict[str, Any]:
-        """What the measurement was made on, for the record's context."""
-        return {"h3": asdict(self.settings)}
+        """What the measurement was made on, for the record's context.
+
+        The head and its updates run on the CPU; it is said where the trunk does not.
+        """
+        trunk = self.critics.states.checkpoint.model.device.type
+        return {"h3": asdict(self.settings) | ({} if trunk == "cpu" else {"head_device": "cpu"})}
 
     def cell(self, configuration: PrecisionConfig) -> Cell:
         """Metrics at the native magnitude, evidence, and the verdict.
