@@ -1,7 +1,7 @@
-"""Where floating-point precision matters in an RLHF pipeline, as numbers that hold.
+"""Measures where low floating-point precision damages RLHF training.
 
-The package never imports pytest and does no work at import: tests and commands are thin
-callers of its functions. Imports run one way, see ``docs/specification.md``.
+Only ``plugin`` imports pytest, and nothing does any work at import: tests and commands are thin
+callers of the package's functions. Imports run one way, see ``docs/specification.md``.
 """
 
 __version__ = "0.1.0"

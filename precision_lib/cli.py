@@ -4,7 +4,6 @@ Exit codes: 0 fine, 1 precision regression, 2 inconclusive, 3 internal error, 4 
 """
 
 import argparse
-import logging
 import os
 import sys
 import traceback
@@ -23,10 +22,10 @@ from precision_lib.commands import (
     analysis,
     check_devices,
     fail,
-    frameworks,
     gate,
     print_lines,
     self_test,
+    suite,
     sweep,
     training,
     trajectories,
@@ -40,10 +39,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: error: {message}\n")
 
 
+#: A heading of ``--help`` stands above the first command of its group.
+HEADINGS = {
+    "run": "measure and test:",
+    "probe": "one phase of it:",
+    "analyze": "read what was measured:",
+}
+
+
+class _Grouped(argparse.HelpFormatter):
+    def _format_action(self, action: argparse.Action) -> str:
+        text = super()._format_action(action)
+        return f"\n  {HEADINGS[action.dest]}\n{text}" if action.dest in HEADINGS else text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     set_environment()
-    options = _parser().parse_args(arguments)
+    options = _parsed(sys.argv[1:] if arguments is None else list(arguments))
     try:
         return int(options.run(options))
     except UsageError as error:
@@ -68,29 +81,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return fail(INTERNAL, f"internal error: {error}")
 
 
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options; ``run`` and ``conformance`` leave to pytest what is not theirs."""
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and not getattr(options, "for_pytest", False):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    options.arguments = arguments[1:]  # behind the command
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="precision-forensics",
+        formatter_class=_Grouped,
         description="Where floating-point precision matters in an RLHF pipeline.",
         epilog="exit codes: 0 fine, 1 regression, 2 inconclusive, 3 internal error, 4 usage",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    suite.add_run(commands)
+    suite.add_conformance(commands)
+    sweep.add_sweep(commands)
     _add_probe(commands)
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)
     training.add_ppo(commands)
-    sweep.add_sweep(commands)
     analysis.add_analyze(commands)
     gate.add_gate(commands)
-    gate.add_compare(commands)
     gate.add_calibrate(commands)
     self_test.add_self_test(commands)
-    frameworks.add_known_failures(commands)
-    frameworks.add_frameworks(commands)
-    _add_benchmarks(commands)
-    _add_findings(commands)
-    _add_embedded(commands)
     return parser
 
 
@@ -144,122 +164,6 @@ def _probe(options: argparse.Namespace) -> int:
     recorder = run_probe(checkpoint, settings, configurations, options.output_dir)
     print_lines(summary(recorder.block(), details=True))
     print(f"record: {recorder.path}")  # noqa: T201
-    return OK
-
-
-def _add_benchmarks(commands: Any) -> None:
-    benchmarks = commands.add_parser(
-        "benchmarks", help="tables and targets from the results of pytest -m benchmark"
-    )
-    benchmarks.add_argument(
-        "results", type=Path, metavar="RESULTS.json", help="what --benchmark-json wrote"
-    )
-    benchmarks.add_argument(
-        "--into",
-        type=Path,
-        metavar="FILE.md",
-        help="replace all text between the file's markers, so measure everything (default: print)",
-    )
-    benchmarks.set_defaults(run=_benchmarks)
-
-
-def _benchmarks(options: argparse.Namespace) -> int:
-    from precision_lib.reporting import benchmarks
-    from precision_lib.reporting.markdown import MarkerError, write_between
-
-    try:
-        results = benchmarks.load_results(options.results)
-        text = benchmarks.tables(results)
-        if options.into is not None:
-            name = f"benchmarks {benchmarks.device_of(results)}"
-            write_between(options.into, name, text)
-    except (benchmarks.ResultsError, MarkerError, OSError) as error:
-        raise UsageError(str(error)) from None
-    if options.into is None:
-        print(text, end="")  # noqa: T201
-    return OK
-
-
-def _add_findings(commands: Any) -> None:
-    findings = commands.add_parser("findings", help="what records say, as tables of a document")
-    findings.add_argument(
-        "records",
-        type=Path,
-        nargs="+",
-        metavar="REPORT.json",
-        help="what pytest -m forensics wrote; more of them: the verdicts of other seeds",
-    )
-    findings.add_argument(
-        "--into", type=Path, metavar="FILE.md", help="replace what stands between its markers"
-    )
-    findings.add_argument(
-        "--summary-into",
-        type=Path,
-        metavar="FILE.md",
-        help="put the summary of the first record between this file's markers",
-    )
-    findings.set_defaults(run=_findings)
-
-
-def _findings(options: argparse.Namespace) -> int:
-    from precision_lib.records.record import RecordError, load_record
-    from precision_lib.reporting.findings import findings
-    from precision_lib.reporting.markdown import MarkerError, write_between
-    from precision_lib.reporting.table import summary
-
-    try:
-        blocks = [load_record(path)["precision"] for path in options.records]
-        text = findings(blocks)
-        if options.into is not None:
-            write_between(options.into, "findings", text)
-        if options.summary_into is not None:
-            lines = "\n".join(line.rstrip() for line, _ in summary(blocks[0]))
-            write_between(options.summary_into, "summary", f"```\n{lines}\n```")
-    except (RecordError, MarkerError, OSError, ValueError) as error:
-        raise UsageError(str(error)) from None
-    if options.into is None:
-        print(text)  # noqa: T201
-    return OK
-
-
-def _add_embedded(commands: Any) -> None:
-    embedded = commands.add_parser("embedded", help="the language model that ships with the suite")
-    actions = embedded.add_subparsers(dest="action", required=True, metavar="ACTION")
-    train = actions.add_parser("train", help="make it again from the standard library's texts")
-    train.add_argument("--output_dir", type=Path, required=True)
-    train.add_argument("--seed", type=int, default=0)
-    train.set_defaults(run=_train_embedded)
-    reward = actions.add_parser(
-        "train-reward", help="make its reward model and value head again from the same texts"
-    )
-    reward.add_argument("--output_dir", type=Path, required=True)
-    reward.add_argument("--seed", type=int, default=0)
-    reward.set_defaults(run=_train_reward)
-
-
-def _train_embedded(options: argparse.Namespace) -> int:
-    from precision_lib.models.embedded.train import train_embedded
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    card = train_embedded(options.output_dir, seed=options.seed)
-    figures = card["held_out"]
-    print(  # noqa: T201
-        f"{options.output_dir}: held-out cross-entropy {figures['cross_entropy']:.3f}, trigram "
-        f"{figures['trigram_cross_entropy']:.3f}, entropy {figures['entropy']:.2f} nats/token"
-    )
-    return OK
-
-
-def _train_reward(options: argparse.Namespace) -> int:
-    from precision_lib.models.embedded.train_reward import train_reward
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    card = train_reward(options.output_dir, seed=options.seed)
-    explained = card["value_head"]["held_out"]["explained_variance"]
-    print(  # noqa: T201
-        f"{options.output_dir}: {card['held_out']['accuracy']:.1%} of held-out pairs right, value "
-        f"head explains {explained:.0%} of the variance of held-out returns"
-    )
     return OK
 
 

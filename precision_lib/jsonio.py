@@ -1,7 +1,6 @@
 """Strict JSON and text files, written whole or not at all.
 
-The hazard. ``json.dump`` into the final name leaves half a file when the process dies, writes
-``NaN`` (which is not JSON) without a word, and fails on a numpy scalar after an hour of work.
+A file is written under a temporary name and renamed. NaN is refused, numpy scalars are accepted.
 """
 
 import json

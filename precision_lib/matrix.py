@@ -1,8 +1,8 @@
 """The precision matrix: which number format each component of the pipeline computes in.
 
-The hazard. "We train in bf16" says nothing: an RLHF step has at least five places where the
-format can be chosen, each framework chooses differently, and two of them disagreeing is often
-worse than both being low. So a configuration names all five, and a run records what it observed.
+The hazard. An RLHF step has at least five places where the format can be chosen, and two that
+disagree are often worse than both being low. So a configuration names all five, and a run records
+what it observed.
 
 Meaning of the columns, the same on every device:
 

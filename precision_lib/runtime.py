@@ -56,6 +56,11 @@ def _switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any
         ),
         "cudnn_deterministic": (*_attribute(cudnn, "deterministic"), True),
         "cudnn_benchmark": (*_attribute(cudnn, "benchmark"), False),
+        # No number changes, and on a GPU every new tensor would cost one launch more.
+        "fill_uninitialized_memory": (
+            *_attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
+            False,
+        ),
     }
     switches |= _fp32_switches()
     for name in (
@@ -191,7 +196,7 @@ def state_put_back() -> Iterator[dict[str, tuple[Any, Any]]]:
 
 
 @contextmanager
-def deterministic(seed: int = 0, *, only_fp32: bool = False) -> Iterator[None]:
+def deterministic(seed: int = 0, *, native_products: bool = False) -> Iterator[None]:
     """Run reproducibly: seeds, deterministic kernels, no TF32, no autocast, full reductions.
 
     On the CPU 16-bit products accumulate in FP32 (:mod:`precision_lib.matmul`); backward passes
@@ -200,8 +205,9 @@ def deterministic(seed: int = 0, *, only_fp32: bool = False) -> Iterator[None]:
 
     Args:
         seed: for python's, numpy's and torch's global generators.
-        only_fp32: nothing inside multiplies 16-bit matrices. The same bits, without the cost of
-            looking at every operation: sampling with a KV cache takes 1.85 times as long with it.
+        native_products: nothing inside multiplies 16-bit matrices on the CPU, because all
+            products are FP32 or on a GPU. The same bits, without the cost of looking at every
+            operation: without it, sampling with a KV cache takes 1.85 times as long on the CPU.
 
     Raises:
         RuntimeError: CUDA multiplied in this process before ``CUBLAS_WORKSPACE_CONFIG`` was set.
@@ -221,7 +227,7 @@ def deterministic(seed: int = 0, *, only_fp32: bool = False) -> Iterator[None]:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             for device in ("cpu", "cuda"):
                 stack.enter_context(torch.autocast(device, enabled=False))
-            if not only_fp32:
+            if not native_products:
                 stack.enter_context(FP32AccumulatedMatmul())
             yield
     finally:

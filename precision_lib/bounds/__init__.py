@@ -1,9 +1,8 @@
 """Error bounds of FP32 (or lower) arithmetic, from format, length and conditioning.
 
-The hazard. A typed tolerance is either too tight for a harder input or, more often, so loose that
-a wrong result passes. Each bound here is the rounding-error argument written down, in the standard
-model fl(a op b) = (a op b)(1 + e), |e| <= u, with gamma_n = n u / (1 - n u)
-(Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+The hazard. A typed tolerance is too tight for a harder input or so loose that a wrong result
+passes. Each bound here is the rounding-error argument written down, in the standard model
+fl(a op b) = (a op b)(1 + e), |e| <= u, with gamma_n = n u / (1 - n u) (see ``model.py``).
 
 A bound holds for any reasonable evaluation of the textbook formula in the format with blocked or
 pairwise sums, not for one implementation, and for the value before it is stored in a narrower
@@ -22,6 +21,7 @@ from precision_lib.bounds.losses import (
     value_loss_gradient_bound,
 )
 from precision_lib.bounds.model import gamma, mean_bound, rounding_bound, sum_depth
+from precision_lib.bounds.products import product_bound
 from precision_lib.bounds.softmax import (
     entropy_bound,
     entropy_gradient_bound,
@@ -50,6 +50,7 @@ __all__ = [
     "mean_bound",
     "policy_loss_bound",
     "policy_loss_gradient_bound",
+    "product_bound",
     "rounding_bound",
     "sum_depth",
     "value_loss_bound",

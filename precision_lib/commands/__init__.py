@@ -1,9 +1,7 @@
 """What the subcommands share: exit codes, the usage error, the options that name models.
 
-The hazard is a traceback where a sentence was due. A user's mistake is a :class:`UsageError`, one
-line and exit code 4; everything else that is raised counts as an error of the program.
-
-Importing this loads neither torch nor transformers, so that ``--help`` is quick.
+A user's mistake is a :class:`UsageError`: one line and exit code 4. Everything else that is raised
+counts as an error of the program. Importing this loads neither torch nor transformers.
 """
 
 import argparse

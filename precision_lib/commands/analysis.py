@@ -1,10 +1,10 @@
 """``analyze``: pictures of what was measured, and one page with all of it.
 
-The hazard is a picture of an older run: the file names are fixed, so each call replaces what it
-draws, and the command prints what it drew.
+File names are fixed: a call replaces the pictures of an earlier one and prints what it drew.
 """
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,18 @@ def add_analyze(commands: Any) -> None:
     analyze.set_defaults(run=_analyze, kept="pictures that were drawn are kept")
 
 
+def _check_extra() -> None:
+    """Refuse before anything is read when the packages that draw are not installed."""
+    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"analyze needs {' and '.join(missing)}, not installed here: "
+            'pip install "rlhf-precision-forensics[report]"'
+        )
+
+
 def _analyze(options: argparse.Namespace) -> int:
+    _check_extra()
     from precision_lib.phases.results import analyse, load_results
     from precision_lib.reporting.findings_training import training_tables
     from precision_lib.reporting.markdown import MarkerError, write_between

@@ -1,8 +1,6 @@
-"""``gate``, ``compare``, ``calibrate``: records against a baseline, each other and themselves.
+"""``gate`` and ``calibrate``: records against a baseline, each other and themselves.
 
-The hazard. A script that asks for a verdict gets a number back, so that every way in which there
-is none must have one of its own: 0 no regression, 1 regression, 2 not comparable, 4 asked
-wrongly.
+Exit codes: 0 no regression, 1 regression, 2 not comparable, 4 wrong usage.
 """
 
 import argparse
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.commands import OK, UsageError, add_models, load_models, print_lines
+from precision_lib.reporting.styles import Line
 
 
 def add_gate(commands: Any) -> None:
@@ -26,14 +25,13 @@ def add_gate(commands: Any) -> None:
     gate.add_argument(
         "--markdown", type=Path, metavar="FILE", help="one screen of it, for a pull request"
     )
+    gate.add_argument(
+        "--compare",
+        type=Path,
+        metavar="EARLIER.json",
+        help="what changed since this record instead, without a verdict",
+    )
     gate.set_defaults(run=_gate, kept="the record and the baseline are as they were")
-
-
-def add_compare(commands: Any) -> None:
-    compare = commands.add_parser("compare", help="what changed between two records")
-    compare.add_argument("before", type=Path, metavar="A.json")
-    compare.add_argument("after", type=Path, metavar="B.json")
-    compare.set_defaults(run=_compare, kept="both records are as they were")
 
 
 def _gate(options: argparse.Namespace) -> int:
@@ -43,12 +41,15 @@ def _gate(options: argparse.Namespace) -> int:
     from precision_lib.reporting.gate import gate_lines
 
     try:
+        if options.compare is not None:
+            print_lines(_compared(options.report, options.compare))
+            return OK
         if options.update_baseline:
             path = phase.update_baseline(options.report, options.baseline)
             print_lines([(f"baseline: {path}", "")])
             return OK
         if options.baseline is None:
-            raise UsageError("give --baseline FILE, or --update-baseline to make one")
+            raise UsageError("give --baseline FILE, --update-baseline or --compare EARLIER.json")
         block, code = phase.run_gate(options.report, options.baseline, options.markdown)
     except (BaselineError, RecordError, OSError) as error:
         raise UsageError(str(error)) from None
@@ -56,18 +57,13 @@ def _gate(options: argparse.Namespace) -> int:
     return code
 
 
-def _compare(options: argparse.Namespace) -> int:
-    from precision_lib.records.baseline import BaselineError
-    from precision_lib.records.record import RecordError, load_record
+def _compared(report: Path, earlier: Path) -> list[Line]:
+    """Lines about what changed from one record to a later one."""
+    from precision_lib.records.record import load_record
     from precision_lib.reporting.comparison import comparison_lines
 
-    try:
-        blocks = [load_record(path)["precision"] for path in (options.before, options.after)]
-        lines = comparison_lines(*blocks)
-    except (BaselineError, RecordError) as error:
-        raise UsageError(str(error)) from None
-    print_lines(lines)
-    return OK
+    blocks = [load_record(path)["precision"] for path in (earlier, report)]
+    return comparison_lines(*blocks)
 
 
 def add_calibrate(commands: Any) -> None:
@@ -106,8 +102,9 @@ def _calibrate(options: argparse.Namespace) -> int:
         check_writable(options.output_dir)
         if options.baseline is not None:
             load_baseline(options.baseline)
-        total = phase.variation_cells(len(all_configurations(None)))
         pipeline = load_models(options)
+        device = pipeline.policy.model.device.type
+        total = phase.variation_cells(len(all_configurations(None)), device)
         with tqdm(total=total, disable=None, unit="cell", desc="calibrating") as bar:
             result = phase.calibrate(
                 pipeline, quick=options.quick, seed=options.seed, progress=bar.update

@@ -1,7 +1,7 @@
-"""``sweep``: configurations x seeds, run to the end and weighed.
+"""``sweep``: train configurations x seeds to the end and compare them.
 
-The hazard. A sweep takes hours, so everything that can be refused is refused before the first cell,
-and a directory with runs in it is neither written over nor continued unless that was said.
+What can be refused is refused before the first cell. A directory that holds runs is neither
+overwritten nor continued unless ``--fresh`` or ``--resume`` says so.
 """
 
 import argparse
@@ -47,7 +47,8 @@ def add_sweep(commands: Any) -> None:
 def _sweep(options: argparse.Namespace) -> int:
     from precision_lib.phases.sweep import check_models, record_path, run_sweep
     from precision_lib.reporting.training import sweep_lines
-    from precision_lib.sweep.executors import LOCAL, ExecutorError, executor
+    from precision_lib.sweep.events import ExecutorError
+    from precision_lib.sweep.executors import LOCAL, executor
     from precision_lib.sweep.plan import PlanError
     from precision_lib.training.signals import stop_requests
     from precision_lib.training.state import StateError
@@ -132,7 +133,7 @@ def _plan(options: argparse.Namespace) -> Any:
         get_configuration,
     )
     from precision_lib.sweep import budget
-    from precision_lib.sweep.plan import Models, plan_sweep
+    from precision_lib.sweep.plan import ModelNames, plan_sweep
 
     known = all_configurations(options.matrix)  # refuses a name that is taken
     configurations = MATRIX + known[len(all_configurations()) :]
@@ -143,7 +144,9 @@ def _plan(options: argparse.Namespace) -> Any:
         configurations = tuple(dict.fromkeys((*configurations, *COUNTERFACTUALS)))
     defaults = (budget.QUICK_SEEDS, budget.QUICK) if options.quick else (budget.SEEDS, budget.WHOLE)
     settings = settings_of(options, make=partial(budget.sweep_settings, quick=options.quick))
-    models = Models(options.model, options.reward_model, options.reference_model, options.device)
+    models = ModelNames(
+        options.model, options.reward_model, options.reference_model, options.device
+    )
     directory = options.output_dir or defaults[1]
     seeds = options.seeds or defaults[0]
     return plan_sweep(directory, configurations, seeds, settings, models, options.matrix)

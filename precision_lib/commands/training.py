@@ -1,7 +1,6 @@
 """``ppo``: train one configuration, or continue where it was stopped.
 
-The hazard. A wrong option that is noticed after the models are loaded costs minutes, one that is
-noticed after a night costs the night: whatever can be refused is refused first, with exit code 4.
+Wrong options are refused with exit code 4 before a model is loaded.
 """
 
 import argparse

@@ -1,7 +1,6 @@
 """``freeze`` and ``replay``: frozen trajectories, and the same tokens under a configuration.
 
-The hazard. A wrong option that is noticed after an hour of sampling has cost that hour: whatever
-can be refused is refused before a model is loaded, with exit code 4.
+Wrong options are refused with exit code 4 before a model is loaded.
 """
 
 import argparse

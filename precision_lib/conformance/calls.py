@@ -1,8 +1,8 @@
-"""Calling somebody else's function, and looking at what comes back.
+"""Calls somebody else's function and checks what comes back.
 
-The hazards. A core may change its input in place, raise, leave the process, skip the test, warn,
-return another shape, a tuple, a numpy array or nothing, on another device, or lose the gradient.
-Each of these is a result about that core, said with its name, and never an error of the suite.
+A core may change its input in place, raise, leave the process, skip the test, warn, return another
+shape or type, on another device, or lose the gradient. Each is a failure of that core, with the
+name of what it did, and never an error of the suite.
 """
 
 import traceback

@@ -1,7 +1,6 @@
 """The list of conformance checks: every function, in every region and format, and every property.
 
-The hazard. A list that is made while the tests run can be short without anybody noticing. This one
-is a constant: the same checks for every target, each with an id that says what is tested.
+The list is a constant, the same for every target. Each check has an id that says what it tests.
 """
 
 from collections.abc import Callable, Iterator

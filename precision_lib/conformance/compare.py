@@ -1,8 +1,8 @@
-"""Comparing a result with the truth: class first, distance second.
+"""Compares a result with the truth: class first, distance second.
 
-The hazard. A distance between NaN and a number is NaN, and NaN > limit is False: a checker that
-asks for the distance alone passes a NaN; one that counts units in the last place sees 1 between
-the largest number and inf. And a limit that does not say where it comes from cannot be argued with.
+The hazard. NaN > limit is False, so that a checker that asks for the distance alone passes a NaN.
+One that counts units in the last place sees 1 between the largest number and inf. Every limit here
+says where it comes from.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,7 @@
-"""What a numeric error does to training: four numbers that mean something to who trains.
+"""What a numeric error does to training: four numbers in RL terms.
 
-The hazard. An error of 3e-4 in a log-prob says nothing until it moves a token over the clip edge,
-turns an advantage around or tilts the gradient; and a measure that leaves NaN out reports a lost
-step as harmless. Here a NaN counts as flipped, inverted, and as no cosine at all.
+The hazard. A measure that leaves NaN out reports a lost step as harmless. Here a NaN counts as
+flipped, inverted, and as no cosine at all.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """Consequences of a core's errors, function by function, on one synthetic batch of a usual kind.
 
-The hazard. Conformance looks for the worst input; what a user loses is another question, answered
-on ordinary input: a policy near its reference, confident tokens, rewards with an offset. All that
-varies is the function under test: whatever surrounds it is float64, and the truth is the oracle's
-on the same rounded input. Seeded; the figures are those of this batch.
+Conformance looks for the worst input; a user's loss is measured here on ordinary input: a policy
+near its reference, confident tokens, rewards with an offset. Only the function under test varies:
+everything around it is float64, and the truth is the oracle's on the same rounded input. The batch
+is seeded, and the figures are those of this batch.
 """
 
 from collections.abc import Callable, Mapping

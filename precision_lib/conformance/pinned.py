@@ -1,8 +1,6 @@
-"""Inputs that broke somebody's core, kept for good.
+"""Inputs that broke a real framework, or a core of this project while it was written.
 
-The hazard. An input that was found once by chance is not found again by chance. Each of these was
-a failure in a real framework, or of a core of this project while it was written, and is run against
-every target.
+They are run against every target, because random draws do not find them again.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""What a core has to keep exactly, with no tolerance to argue about.
+"""What a core has to keep exactly, with no tolerance.
 
-The hazard. A limit, however derived, can hide a mistake of its own size. Some statements need none:
-identical policies have a ratio of 1, a constant has no advantage, what stands in a masked slot does
-not matter. Inputs are chosen so that every healthy evaluation is exact.
+The hazard. A limit can hide a mistake of its own size. Some statements need none: identical
+policies have a ratio of 1, a constant has no advantage, what stands in a masked slot does not
+matter. Inputs are chosen so that every healthy evaluation is exact.
 
 A property is a function ``(function, case)`` that raises :class:`ConformanceFailure` or returns the
 number of elements that it compared.

@@ -1,10 +1,9 @@
-"""Running one check against one function.
+"""Runs one check against one function.
 
-The hazards. Hypothesis goes on shrinking a failure for minutes: a core that is wrong everywhere
-would hold up a run of hundreds of checks. A check whose every example was filtered away, or whose
-limits were all infinite, has compared nothing and must not be green. A core that changes a global
-switch of torch would be tested, from then on, in a world of its own making. After an assertion on
-a GPU every later call fails, whoever makes it.
+The hazard. A check whose every example was filtered away, or whose limits were all infinite, has
+compared nothing and must not be green. A core that changes a global switch of torch would change
+the tests that follow. After an assertion on a GPU every later call fails, whoever makes it.
+Shrinking is limited: a core that is wrong everywhere must not take minutes for each check.
 """
 
 import warnings

@@ -1,8 +1,7 @@
 """What a function has to return: the exact value and how far FP32 may be from it.
 
 The hazard. An expected value from the code under test, or from a library routine that it uses,
-agrees with its errors. Values come from ``oracle``, limits from ``bounds``; this module brings the
-two together and adds what the limit of every part has in common.
+agrees with its errors. Values come from ``oracle``, limits from ``bounds``.
 """
 
 from collections.abc import Callable, Mapping

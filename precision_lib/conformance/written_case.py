@@ -1,8 +1,7 @@
-"""Reading a case back from the text that a failure printed.
+"""Reads a case back from the text that a failure printed.
 
-The hazard. ``eval`` on a line of somebody's file runs whatever stands there. So the text is parsed
-and only what a case prints is understood: literals, ``hex_tensor``, ``right_padded``,
-``torch.tensor``.
+The text is parsed and never evaluated: literals, ``hex_tensor``, ``right_padded`` and
+``torch.tensor`` are understood, everything else is refused.
 """
 
 import ast

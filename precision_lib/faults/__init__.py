@@ -1,9 +1,7 @@
 """Planted faults and wrong cores: one realistic mutation each, to show that a test can fail.
 
-The hazard. A suite that has never turned red may be unable to, and nobody can tell from its green.
-So the mistakes that frameworks really made are kept here, each with the test that has to notice it.
-``plant`` breaks the pipeline itself; ``wrong_core`` is a core with one wrong function, to be tested
-as anybody's core is.
+Each is a mistake that a framework really made, with the test that has to notice it. ``plant``
+breaks the pipeline itself; ``wrong_core`` is a core with one wrong function, tested as any core is.
 """
 
 import importlib

@@ -1,17 +1,48 @@
 """Wrong GAE: one mutation each, the rest as it should be.
 
-The hazard. The recursion runs from the end to the front, and the end is where the padding is: a
-mistake there reaches every token. ``catalogue`` says where each was seen. rewards, values and mask
-are [B, T], True for a real token.
+``catalogue`` says where each was seen. rewards, values and mask are [B, T], True for a real token.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.ppo.advantages import gae
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.masked import real_or_zero
-from precision_lib.ppo.rows import fp32_or_wider
+
+#: (advantages, returns), both [B, T].
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Gae(Arguments[Pair]):
+    """The arguments of :func:`gae`, and the steps of a recursion in float64."""
+
+    rewards: Tensor
+    values: Tensor
+    mask: Tensor
+    gamma: float
+    lam: float
+    dtype: torch.dtype | None = None
+    original = staticmethod(gae)
+
+    @property
+    def wanted(self) -> torch.dtype:
+        """The format of the result."""
+        return self.dtype or fp32_or_wider(self.rewards, self.values)
+
+    def real(self) -> Pair:
+        """(rewards, values) in float64, 0 in masked slots."""
+        r, v = real_or_zero(self.rewards, self.mask), real_or_zero(self.values, self.mask)
+        return r.double(), v.double()
+
+    def both(self, advantages: Tensor, values: Tensor) -> Pair:
+        """(advantages, returns) from float64 advantages and values."""
+        return advantages.to(self.wanted), (advantages + values).to(self.wanted)
 
 
 def _following(x: Tensor) -> Tensor:
@@ -29,190 +60,107 @@ def _backwards(delta: Tensor, factor: float) -> Tensor:
     return advantages
 
 
-def _both(advantages: Tensor, values: Tensor, wanted: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(advantages, returns) from float64 advantages and values."""
-    return advantages.to(wanted), (advantages + values).to(wanted)
-
-
+@fault_of(Gae)
 @torch.no_grad()
-def gae_in_input_dtype(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+def gae_in_input_dtype(x: Gae) -> Pair:
     """The recursion runs in the format of rewards and values."""
-    r, v = real_or_zero(rewards, mask), real_or_zero(values, mask)
-    advantages = _backwards(r + gamma * _following(v) - v, gamma * lam)
-    wanted = dtype or fp32_or_wider(rewards, values)
-    return advantages.to(wanted), (advantages + v).to(wanted)
+    r, v = real_or_zero(x.rewards, x.mask), real_or_zero(x.values, x.mask)
+    advantages = _backwards(r + x.gamma * _following(v) - v, x.gamma * x.lam)
+    return x.both(advantages, v)
 
 
-def gamma_in_values_dtype(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+@fault_of(Gae)
+def gamma_in_values_dtype(x: Gae) -> Pair:
     """gamma becomes a tensor of the values' format: in bf16 0.999 is 1."""
-    rounded = float(torch.tensor(gamma, dtype=values.dtype))
-    return gae(rewards, values, mask, rounded, lam, dtype)
+    return x.right(gamma=float(torch.tensor(x.gamma, dtype=x.values.dtype)))
 
 
+@fault_of(Gae)
 @torch.no_grad()
-def bootstrap_from_padding(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+def bootstrap_from_padding(x: Gae) -> Pair:
     """The last real token takes the critic's value of the padding behind it for its future."""
-    r, v = real_or_zero(rewards, mask).double(), real_or_zero(values, mask).double()
-    delta = r + gamma * _following(values.double()) - v
-    advantages = _backwards(torch.where(mask, delta, 0), gamma * lam)
-    return _both(advantages, v, dtype or fp32_or_wider(rewards, values))
+    r, v = x.real()
+    delta = r + x.gamma * _following(x.values.double()) - v
+    return x.both(_backwards(torch.where(x.mask, delta, 0), x.gamma * x.lam), v)
 
 
+@fault_of(Gae)
 @torch.no_grad()
-def recursion_through_padding(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+def recursion_through_padding(x: Gae) -> Pair:
     """The recursion knows no mask; padding is zeroed only in the result."""
-    v = values.double()
-    advantages = _backwards(rewards.double() + gamma * _following(v) - v, gamma * lam)
-    wanted = dtype or fp32_or_wider(rewards, values)
-    return _both(torch.where(mask, advantages, 0), torch.where(mask, v, 0), wanted)
+    v = x.values.double()
+    advantages = _backwards(x.rewards.double() + x.gamma * _following(v) - v, x.gamma * x.lam)
+    return x.both(torch.where(x.mask, advantages, 0), torch.where(x.mask, v, 0))
 
 
-def gae_by_product_with_mask(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+@fault_of(Gae)
+def gae_by_product_with_mask(x: Gae) -> Pair:
     """Padding is multiplied by 0, which a NaN survives on its way to the front."""
-    everywhere = torch.ones_like(mask)
-    return gae(rewards * mask, values * mask, everywhere, gamma, lam, dtype)
+    rewards, values = x.rewards * x.mask, x.values * x.mask
+    return x.right(rewards=rewards, values=values, mask=torch.ones_like(x.mask))
 
 
-def gamma_and_lam_swapped(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+@fault_of(Gae)
+def gamma_and_lam_swapped(x: Gae) -> Pair:
     """The bootstrap is discounted by lam; the product of the two stays right."""
-    return gae(rewards, values, mask, lam, gamma, dtype)
+    return x.right(gamma=x.lam, lam=x.gamma)
 
 
+@fault_of(Gae)
 @torch.no_grad()
-def decay_without_gamma(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+def decay_without_gamma(x: Gae) -> Pair:
     """The recursion decays by lam instead of gamma lam."""
-    r, v = real_or_zero(rewards, mask).double(), real_or_zero(values, mask).double()
-    advantages = _backwards(r + gamma * _following(v) - v, lam)
-    return _both(advantages, v, dtype or fp32_or_wider(rewards, values))
+    r, v = x.real()
+    return x.both(_backwards(r + x.gamma * _following(v) - v, x.lam), v)
 
 
-def returns_from_the_next_value(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+@fault_of(Gae)
+def returns_from_the_next_value(x: Gae) -> Pair:
     """The return is the advantage plus the value of the following token."""
-    advantages, _ = gae(rewards, values, mask, gamma, lam, dtype)
-    following = _following(real_or_zero(values, mask))
-    return advantages, torch.where(mask, advantages + following.to(advantages.dtype), 0)
+    advantages, _ = x.right()
+    following = _following(real_or_zero(x.values, x.mask))
+    return advantages, torch.where(x.mask, advantages + following.to(advantages.dtype), 0)
 
 
-def returns_left_in_padding(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+@fault_of(Gae)
+def returns_left_in_padding(x: Gae) -> Pair:
     """The return of a padded slot is the critic's value of the padding."""
-    advantages, returns = gae(rewards, values, mask, gamma, lam, dtype)
-    return advantages, torch.where(mask, returns, values.to(returns.dtype))
+    advantages, returns = x.right()
+    return advantages, torch.where(x.mask, returns, x.values.to(returns.dtype))
 
 
+@fault_of(Gae)
 @torch.no_grad()
-def last_token_bootstraps_from_itself(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+def last_token_bootstraps_from_itself(x: Gae) -> Pair:
     """The value after the last real token is that token's own, not 0."""
-    r, v = real_or_zero(rewards, mask).double(), real_or_zero(values, mask).double()
-    last = mask & ~pad(mask[:, 1:], (0, 1))
-    advantages = _backwards(r + gamma * torch.where(last, v, _following(v)) - v, gamma * lam)
-    return _both(advantages, v, dtype or fp32_or_wider(rewards, values))
+    r, v = x.real()
+    last = x.mask & ~pad(x.mask[:, 1:], (0, 1))
+    delta = r + x.gamma * torch.where(last, v, _following(v)) - v
+    return x.both(_backwards(delta, x.gamma * x.lam), v)
 
 
+@fault_of(Gae)
 @torch.no_grad()
-def recursion_across_sequences(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+def recursion_across_sequences(x: Gae) -> Pair:
     """The sequences are packed into one, and nothing marks where one ends."""
-    r, v = real_or_zero(rewards, mask).double(), real_or_zero(values, mask).double()
-    packed_r, packed_v = r[mask].unsqueeze(0), v[mask].unsqueeze(0)
-    delta = packed_r + gamma * _following(packed_v) - packed_v
+    r, v = x.real()
+    packed_r, packed_v = r[x.mask].unsqueeze(0), v[x.mask].unsqueeze(0)
+    delta = packed_r + x.gamma * _following(packed_v) - packed_v
     advantages = torch.zeros_like(r)
-    advantages[mask] = _backwards(delta, gamma * lam).squeeze(0)
-    return _both(advantages, v, dtype or fp32_or_wider(rewards, values))
+    advantages[x.mask] = _backwards(delta, x.gamma * x.lam).squeeze(0)
+    return x.both(advantages, v)
 
 
-def gae_left_in_input_dtype(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:
+@fault_of(Gae)
+def gae_left_in_input_dtype(x: Gae) -> Pair:
     """Both results keep the values' format, rounded to it once."""
-    advantages, returns = gae(rewards, values, mask, gamma, lam)
-    return advantages.to(dtype or values.dtype), returns.to(dtype or values.dtype)
+    advantages, returns = x.right(dtype=None)
+    return advantages.to(x.dtype or x.values.dtype), returns.to(x.dtype or x.values.dtype)
 
 
-def gae_changes_its_rewards(
-    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
+@fault_of(Gae)
+def gae_changes_its_rewards(x: Gae) -> Pair:
     """The bootstrap is added to the caller's rewards."""
-    result = gae(rewards, values, mask, gamma, lam)
-    rewards[:, :-1] += gamma * values[:, 1:]
+    result = x.right()
+    x.rewards[:, :-1] += x.gamma * x.values[:, 1:]
     return result

@@ -1,163 +1,126 @@
 """Wrong KL estimates: one mutation each, the rest as it should be.
 
-The hazard. The estimators are one line each, and that line has been written with the wrong sign,
-without its half, in bf16, and behind a clamp. ``catalogue`` says where each was seen.
-d = policy - ref, both [B, T].
+``catalogue`` says where each was seen. d = policy - ref, both [B, T].
 """
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.ppo.kl import kl_penalty
-from precision_lib.ppo.rows import fp32_or_wider
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 
 
-def _log_ratio(policy: Tensor, ref: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """d in ``dtype``, by default FP32 or wider."""
-    wanted = dtype or fp32_or_wider(policy, ref)
-    return policy.to(wanted) - ref.to(wanted)
+@dataclass(frozen=True)
+class Kl(Arguments[Tensor]):
+    """The arguments of :func:`kl_penalty`."""
+
+    policy_logprobs: Tensor
+    ref_logprobs: Tensor
+    estimator: str
+    dtype: torch.dtype | None = None
+    original = staticmethod(kl_penalty)
+
+    @property
+    def wanted(self) -> torch.dtype:
+        """The format of the result."""
+        return self.dtype or fp32_or_wider(self.policy_logprobs, self.ref_logprobs)
+
+    def log_ratio(self) -> Tensor:
+        """d in the format of the result."""
+        return self.policy_logprobs.to(self.wanted) - self.ref_logprobs.to(self.wanted)
+
+    def of_log_ratio(self, d: Tensor) -> Tensor:
+        """The right estimate for another log-ratio d."""
+        return self.right(policy_logprobs=d, ref_logprobs=torch.zeros_like(d), dtype=self.wanted)
 
 
-def k3_as_textbook(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+def _fault_of_k3(wrong: Callable[[Kl], Tensor]) -> Callable[..., Tensor]:
+    """A fault of k3; the other estimators are right."""
+
+    @functools.wraps(wrong)
+    def k3_alone(x: Kl) -> Tensor:
+        return wrong(x) if x.estimator == "k3" else x.right()
+
+    return fault_of(Kl)(k3_alone)
+
+
+@_fault_of_k3
+def k3_as_textbook(x: Kl) -> Tensor:
     """exp(-d) - 1 + d as it is written: two numbers of size 1 for one of size d^2."""
-    if estimator != "k3":
-        return kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
-    d = _log_ratio(policy_logprobs, ref_logprobs, dtype)
+    d = x.log_ratio()
     return torch.exp(-d) - 1 + d
 
 
-def k3_in_input_dtype(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@_fault_of_k3
+def k3_in_input_dtype(x: Kl) -> Tensor:
     """exp(-d) - 1 + d with every operation in the format of the log-probs, then made FP32."""
-    if estimator != "k3":
-        return kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
-    d = policy_logprobs - ref_logprobs
-    wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
-    return (torch.exp(-d) - 1 + d).to(wanted)
+    d = x.policy_logprobs - x.ref_logprobs
+    return (torch.exp(-d) - 1 + d).to(x.wanted)
 
 
-def k3_with_the_other_sign(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@_fault_of_k3
+def k3_with_the_other_sign(x: Kl) -> Tensor:
     """exp(d) - 1 - d: the formula for ref - policy, given policy - ref."""
-    if estimator == "k3":
-        policy_logprobs, ref_logprobs = ref_logprobs, policy_logprobs
-    return kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
+    return x.right(policy_logprobs=x.ref_logprobs, ref_logprobs=x.policy_logprobs)
 
 
-def k3_clamped(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@_fault_of_k3
+def k3_clamped(x: Kl) -> Tensor:
     """d is clamped to +-20 before the exp and the result to 10 behind it."""
-    if estimator != "k3":
-        return kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
-    d = _log_ratio(policy_logprobs, ref_logprobs, dtype).clamp(-20, 20)
-    return kl_penalty(d, torch.zeros_like(d), "k3", dtype).clamp(max=10)
+    return x.of_log_ratio(x.log_ratio().clamp(-20, 20)).clamp(max=10)
 
 
-def k3_clamped_after_exp(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@_fault_of_k3
+def k3_clamped_after_exp(x: Kl) -> Tensor:
     """The ratio is clamped behind the exp that overflowed: the gradient is 0 * inf."""
-    if estimator != "k3":
-        return kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
-    d = _log_ratio(policy_logprobs, ref_logprobs, dtype)
-    ratio = torch.exp(-d).clamp(max=torch.finfo(d.dtype).max)
-    return ratio - 1 + d
+    d = x.log_ratio()
+    return torch.exp(-d).clamp(max=torch.finfo(d.dtype).max) - 1 + d
 
 
-def k2_without_its_half(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@fault_of(Kl)
+def k2_without_its_half(x: Kl) -> Tensor:
     """d^2 instead of d^2 / 2."""
-    result = kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
-    return 2 * result if estimator == "k2" else result
+    return 2 * x.right() if x.estimator == "k2" else x.right()
 
 
-def every_estimator_is_k3(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@fault_of(Kl)
+def every_estimator_is_k3(x: Kl) -> Tensor:
     """A chain of ifs without elif: whatever was asked for, the last one is computed."""
-    return kl_penalty(policy_logprobs, ref_logprobs, "k3", dtype)
+    return x.right(estimator="k3")
 
 
-def log_ratio_in_input_dtype(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@fault_of(Kl)
+def log_ratio_in_input_dtype(x: Kl) -> Tensor:
     """d is subtracted in the format of the log-probs; the rest is FP32."""
-    d = policy_logprobs - ref_logprobs
-    wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
-    return kl_penalty(d, torch.zeros_like(d), estimator, wanted)
+    return x.of_log_ratio(x.policy_logprobs - x.ref_logprobs)
 
 
-def log_ratio_of_probabilities(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@fault_of(Kl)
+def log_ratio_of_probabilities(x: Kl) -> Tensor:
     """d = log(p / q) from probabilities, which underflow to 0 / 0."""
-    wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
-    p, q = policy_logprobs.to(wanted).exp(), ref_logprobs.to(wanted).exp()
-    d = torch.log(p / q)
-    return kl_penalty(d, torch.zeros_like(d), estimator, wanted)
+    p, q = x.policy_logprobs.to(x.wanted).exp(), x.ref_logprobs.to(x.wanted).exp()
+    return x.of_log_ratio(torch.log(p / q))
 
 
-def reference_in_bf16(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@fault_of(Kl)
+def reference_in_bf16(x: Kl) -> Tensor:
     """The reference's log-probs pass through bf16, the policy's do not: they never agree."""
-    wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
-    return kl_penalty(policy_logprobs, ref_logprobs.bfloat16(), estimator, wanted)
+    return x.right(ref_logprobs=x.ref_logprobs.bfloat16(), dtype=x.wanted)
 
 
-def kl_left_in_input_dtype(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@fault_of(Kl)
+def kl_left_in_input_dtype(x: Kl) -> Tensor:
     """The result keeps the format of the log-probs, rounded to it once."""
-    result = kl_penalty(policy_logprobs, ref_logprobs, estimator)
-    return result.to(dtype or policy_logprobs.dtype)
+    return x.right(dtype=None).to(x.dtype or x.policy_logprobs.dtype)
 
 
-def kl_given_up_for_a_nan(
-    policy_logprobs: Tensor,
-    ref_logprobs: Tensor,
-    estimator: str,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
+@fault_of(Kl)
+def kl_given_up_for_a_nan(x: Kl) -> Tensor:
     """A NaN anywhere, be it in padding, makes the whole batch's KL 0."""
-    result = kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
+    result = x.right()
     return torch.zeros_like(result) if result.isnan().any() else result

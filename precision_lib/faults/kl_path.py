@@ -1,7 +1,6 @@
-"""Faults of the pipeline's KL path: log-softmax, shift, mean.
+"""Faults of the pipeline's KL path: log-softmax, shift, mean. All give finite, plausible numbers.
 
-The hazard. Between the logits and a KL stand three steps that nobody looks at twice, and each gives
-finite, plausible numbers when it is wrong. B sequences, L or T tokens, V vocabulary entries.
+B sequences, L or T tokens, V vocabulary entries.
 """
 
 import torch

@@ -1,15 +1,13 @@
 """Wrong means and wrong whitening: one mutation each, the rest as it should be.
 
-The hazard. A masked mean has five parts, the mask, the sum, the count, the division and the empty
-case, and each has been wrong somewhere; whitening has all of them twice. ``catalogue`` says
-where each was seen. x and mask are [B, T], True for a real token.
+``catalogue`` says where each was seen. x and mask are [B, T], True for a real token.
 """
 
 import torch
 from torch import Tensor
 
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.masked import masked_mean, real_or_zero, whiten
-from precision_lib.ppo.rows import fp32_or_wider
 
 
 def mean_by_product_with_mask(x: Tensor, mask: Tensor) -> Tensor:

@@ -1,8 +1,6 @@
 """How much the main job measures: the whole of it, or a first look.
 
-The hazard. A budget that is typed where it is used drifts apart between the tests and the commands,
-and then two records of "the main job" cannot be compared. So every hypothesis takes its settings
-from here, and the record says which they were.
+Tests and commands take the settings of every hypothesis from here, and the record names them.
 """
 
 from dataclasses import dataclass, replace

@@ -1,9 +1,9 @@
 """From cells to a causal claim: paired contrasts, the null controls, one way for every hypothesis.
 
-The hazard. That ``bf16_pure`` is impaired says nothing about which component did it. So each
-hypothesis is asked twice: does promoting its component heal, does demoting it harm. Both are paired
-on the same sequences, and a promotion that must change nothing, run again, shows what the
-comparison itself adds.
+The hazard. That ``bf16_pure`` is impaired does not say which component did it. So each hypothesis
+is asked twice: does promoting its component heal, does demoting it harm. Both are paired on the
+same sequences. A promotion that must change nothing, run again, shows what the comparison itself
+adds.
 
 N sequences, R resamples; sums are name to [N] totals per sequence.
 """
@@ -25,8 +25,10 @@ from precision_lib.forensics.statistics import (
     estimate,
 )
 from precision_lib.forensics.verdicts import (
+    BATCH_VARIANCE,
     DECISIONS,
     IMPAIRED,
+    INCONCLUSIVE,
     Cell,
     HypothesisVerdict,
     cell_verdict,
@@ -35,7 +37,7 @@ from precision_lib.forensics.verdicts import (
 from precision_lib.matrix import PrecisionConfig, get_configuration
 
 Sums = dict[str, Array]
-PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 
 
 def per_sequence(quantities: dict[str, Tensor], sequence: NDArray[np.int64]) -> Sums:
@@ -113,32 +115,54 @@ class Paired:
         return int(sums[self.counted].sum())
 
 
+@dataclass(frozen=True)
+class Rebatched:
+    """The damage metric of one configuration in two batch shapes.
+
+    The second time the sequences come in reversed order and in other micro-batches.
+
+    Attributes:
+        variance: the damage metric of the second run, measured against the first.
+        shift: absolute difference of the damage metric between the two runs, both measured against
+            the same truth; in the metric's unit. At most ``variance.value`` for an RMS.
+    """
+
+    variance: Metric
+    shift: float
+
+
 def cell_of(
     hypothesis: str,
     configuration: PrecisionConfig,
     metrics: dict[str, Metric],
-    floor: Metric,
+    own: Rebatched,
+    golden: Rebatched,
     evidence: dict[str, Any],
     nonfinite: bool = False,
 ) -> Cell:
-    """A cell with the verdict that its damage metric, the limit and the noise floor give.
+    """A cell with the verdict that its damage metric, the limit and both floors give.
 
     Args:
-        floor: the damage metric of the configuration against itself in another batch order.
+        own: of the configuration. golden: of ``fp32_baseline``, which it is measured against.
         nonfinite: something came out inf or NaN; the cell is impaired whatever the rest says.
     """
     decision = DECISIONS[hypothesis]
     verdict = (
         IMPAIRED
         if nonfinite
-        else cell_verdict(metrics[decision.metric], decision.limit, floor.value)
+        else cell_verdict(
+            metrics[decision.metric],
+            decision.limit,
+            golden_floor=golden.variance.value,
+            batch_variance=own.variance.value,
+        )
     )
     return Cell(
         hypothesis,
         configuration.name,
         verdict,
-        metrics,
-        evidence | {"noise_floor": floor.as_json()},
+        metrics | {BATCH_VARIANCE: own.variance},
+        evidence | {"golden_floor": golden.variance.as_json(), "batch_shift": own.shift},
     )
 
 
@@ -171,7 +195,7 @@ def causal_verdict(
     contrasts = {
         "promotion_damage_healed": paired.healed(pure, sums(promoted, False), damage),
         "demotion_damage_added": paired.difference(
-            sums(demoted, False), sums(BASELINE, False), damage
+            sums(demoted, False), sums(REFERENCE_RUN, False), damage
         ),
         "irrelevant_promotion_damage_removed": again.difference(
             repeat(PURE, False), repeat(irrelevant, True), damage
@@ -183,12 +207,14 @@ def causal_verdict(
         )
     unrelated = contrasts["irrelevant_promotion_damage_removed"]
     is_null = bool(control["is_null"]) and unrelated.low == unrelated.high == 0
+    judged = [cell(c) for c in (PURE, promoted, demoted)]
     verdict = hypothesis_verdict(
-        *(cell(c).verdict for c in (PURE, promoted, demoted)),
+        *(c.verdict for c in judged),
         healed=contrasts["promotion_damage_healed"],
         added=contrasts["demotion_damage_added"],
         control_is_null=is_null,
     )
+    reasons = map(_why_inconclusive, judged)
     return HypothesisVerdict(
         hypothesis=hypothesis,
         verdict=verdict,
@@ -199,6 +225,25 @@ def causal_verdict(
             "irrelevant_promotion_damage_removed": unrelated.value,
             "is_null": is_null,
         },
-        explanation=explanation(contrasts),
+        explanation=" ".join(filter(None, (*reasons, explanation(contrasts)))),
         contrasts=contrasts,
     )
+
+
+def _why_inconclusive(cell: Cell) -> str:
+    """Why a cell has no verdict, as a sentence with its figures; "" where it has one."""
+    if cell.verdict != INCONCLUSIVE:
+        return ""
+    decision = DECISIONS[cell.hypothesis]
+    damage, floor = cell.metrics[decision.metric], cell.evidence["golden_floor"]["value"]
+    where, limit = f"{cell.configuration} is inconclusive", f"the limit of {decision.limit:.2g}"
+    if floor >= decision.limit:
+        return (
+            f"{where}: FP32 in another batch shape is off by {floor:.2g} itself, which is at or "
+            f"above {limit}. Look for TF32, or measure on more tokens."
+        )
+    variance = cell.metrics[BATCH_VARIANCE].value
+    straddles = f"{where}: its interval [{damage.low:.2g}, {damage.high:.2g}]"
+    if damage.high <= decision.limit:
+        return f"{straddles} and its batch variance of {variance:.2g} together reach {limit}."
+    return f"{straddles} straddles {limit}. Measure on more tokens."

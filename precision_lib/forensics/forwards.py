@@ -2,30 +2,31 @@
 
 The hazard. Two forwards that differ in batch shape, padding or order differ in their last bits,
 and near the reference those bits are as large as the signal. So policy and reference go through
-the same function in the same micro-batches, and the policy at scale 0 is a separate forward of
-equal weights: the null control, a difference of exactly zero, is then a measurement and not a
-tautology.
+the same function in the same micro-batches. The policy at scale 0 is a separate forward of equal
+weights, so that its difference of exactly zero is measured.
 
-A configuration needs no forward of its own: it is put together from log-probs that are kept here.
+A configuration is put together from log-probs that are kept here; it needs no forward of its own.
 
 N sequences, T response tokens of each, L prompt and response tokens, V vocabulary, M all response
 tokens of all sequences, one sequence after the other, one length after the other.
 """
 
 import zlib
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import ProbeInput
 from precision_lib.formats import format_of, get_format
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.models.placement import computes_on_cpu
 from precision_lib.ppo import kl, logprobs
 from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.sampling import Responses
@@ -33,16 +34,34 @@ from precision_lib.trajectories.teacher_forcing import (
     next_token_logits,
     other_rows,
     rows_per_forward,
-    vocabulary_of,
 )
 
 POLICY, REFERENCE = "policy", "reference"
 FIRST, AGAIN, REBATCHED = "first", "again", "rebatched"
 GOLDEN, EXACT = "fp32", "fp64"
+_EXCHANGED = ContextVar("exchanged", default=False)
+
+
+def takes_other_shape(run: str) -> bool:
+    """Whether a run takes the sequences in reversed order and in other micro-batches.
+
+    Only ``REBATCHED`` does; inside :func:`batch_shapes_exchanged` every other run does.
+    """
+    return (run == REBATCHED) != _EXCHANGED.get()
+
+
+@contextmanager
+def batch_shapes_exchanged() -> Iterator[None]:
+    """Measure in the other batch shape, so that its noise is seen in every metric."""
+    token = _EXCHANGED.set(True)
+    try:
+        yield
+    finally:
+        _EXCHANGED.reset(token)
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTokens:
     """What one forward over all responses gave.
 
     Attributes:
@@ -98,18 +117,17 @@ def score(
     kl_formats: tuple[str, ...],
     *,
     reverse: bool = False,
-) -> Scored:
+) -> ScoredTokens:
     """Log-probs of all responses under a model whose parameters are in ``fmt``.
 
     Args:
         reverse: take the sequences in the opposite order and in micro-batches of a third;
             the result is put back in order. What changes is the noise of batching.
     """
-    vocabulary = vocabulary_of(model)
     kept: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
     seen: set[str] = set()
     for group in responses:
-        rows = rows_per_forward(group.tokens.shape[1], vocabulary)
+        rows = rows_per_forward(group.tokens.shape[1], model)
         order = torch.arange(len(group.tokens))
         if reverse:
             rows = other_rows(rows, len(order))
@@ -127,7 +145,7 @@ def score(
             kept[kl_format].append(torch.cat(parts[kl_format])[back])
     parameters = {format_of(p.dtype).name for p in model.parameters()}
     buffers = {observed_format(b) for b in model.buffers() if b.is_floating_point()}
-    return Scored(
+    return ScoredTokens(
         {f: torch.cat([t.flatten() for t in tensors]) for f, tensors in kept.items()},
         parameters="+".join(sorted(parameters)),
         logits="+".join(sorted(seen)),
@@ -144,10 +162,9 @@ def score_pair(
     policy: Any, reference: Any, responses: tuple[Responses, ...], function: PairFunction
 ) -> dict[str, Tensor]:
     """``function`` of both models' response logits, each result [M] on the CPU."""
-    vocabulary = vocabulary_of(reference)
     parts: dict[str, list[Tensor]] = {}
     for group in responses:
-        rows = rows_per_forward(group.tokens.shape[1], vocabulary)
+        rows = rows_per_forward(group.tokens.shape[1], reference)
         for _, batch in group.micro_batches(rows):
             policy_logits, tokens = response_logits(policy, batch)
             reference_logits, _ = response_logits(reference, batch)
@@ -195,13 +212,13 @@ class Forwards:
     given: ProbeInput
     kl_formats: tuple[str, ...]
     progress: Callable[[], Any] = lambda: None
-    _scored: dict[tuple[str, int, str, str], Scored] = field(default_factory=dict)
+    _scored: dict[tuple[str, int, str, str], ScoredTokens] = field(default_factory=dict)
     _kl: dict[int, Tensor] = field(default_factory=dict)
     _executed: dict[tuple[int, str, str], float] = field(default_factory=dict)
     _theory: dict[int, Theory] = field(default_factory=dict)
     _models: dict[str, Any] = field(default_factory=dict)
 
-    def scored(self, role: str, policy: int, fmt: str, run: str = FIRST) -> Scored:
+    def scored(self, role: str, policy: int, fmt: str, run: str = FIRST) -> ScoredTokens:
         """The forward of a role in a format.
 
         Each forward has a random seed of its own, so that a dropout left on shows as a difference.
@@ -214,9 +231,14 @@ class Forwards:
         key = (role, policy if role == POLICY else 0, fmt, run)
         if key not in self._scored:
             model = self._model(role, policy, fmt)
-            with deterministic(seed=zlib.crc32(repr(key).encode())):
+            native = not computes_on_cpu(model)
+            with deterministic(zlib.crc32(repr(key).encode()), native_products=native):
                 self._scored[key] = score(
-                    model, self.given.responses, fmt, self.kl_formats, reverse=run == REBATCHED
+                    model,
+                    self.given.responses,
+                    fmt,
+                    self.kl_formats,
+                    reverse=takes_other_shape(run),
                 )
             self.progress()
         return self._scored[key]
@@ -254,7 +276,7 @@ class Forwards:
     ) -> dict[str, Tensor]:
         moved = self._model(POLICY, policy, policy_fmt)
         reference = self._model(REFERENCE, 0, reference_fmt)
-        with deterministic():
+        with deterministic(native_products=not computes_on_cpu(moved, reference)):
             result = score_pair(moved, reference, self.given.responses, function)
         self.progress()
         return result

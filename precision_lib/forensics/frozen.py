@@ -1,7 +1,7 @@
 """The frozen trajectories that H2 and H3 are measured on.
 
-The hazard. Trajectories that are kept in memory are never checked; so a study reads them back from
-disk, through the same verification that a replay goes through, and its record names their hashes.
+They are read back from disk, through the verification that a replay goes through, and the record
+names their hashes.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """A policy at a known small distance from the reference, in a direction that training takes.
 
-The hazard. Random noise on the weights moves log-probs in a way that no optimizer does, and a
-"small" policy change of unknown size makes every error figure relative to nothing. Here the
-direction is what a few FP32 AdamW steps on text change, and the scale along it is solved for, so
-that the true KL per token, measured over the whole vocabulary in float64, is the one asked for.
+The hazard. Random noise on the weights moves log-probs as no optimizer does, and an error relative
+to a change of unknown size means nothing. Here the direction is what a few FP32 AdamW steps on text
+change. The scale along it is solved for, so that the true KL per token, measured over the whole
+vocabulary in float64, is the one asked for.
 """
 
 from typing import Any

@@ -1,8 +1,7 @@
 """Static KL probe (phase -1): every configuration's log-ratio on the same tokens, no training.
 
-The hazard. In a training run a precision error shows itself, if at all, mixed with sampling noise
-and with its own consequences. Here tokens are fixed, the policy's distance from the reference is
-known, and the one thing that varies is the format of a component; so a difference is its cause.
+Tokens are fixed, the policy's distance from the reference is known, and the format of a component
+is all that varies; so a difference is its effect.
 
 This module fixes what is measured on; ``forwards.py`` scores it, ``h1/`` judges it.
 """
@@ -112,7 +111,7 @@ def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
         ValueError: when prompt and response do not fit the model's positions.
     """
     check_fits(checkpoint, settings)
-    with deterministic(settings.seed, only_fp32=True):
+    with deterministic(settings.seed, native_products=True):
         return _prepare(checkpoint, settings)
 
 
@@ -121,7 +120,7 @@ def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
     prompts = encoded_prompts(checkpoint, prompt_order(settings.num_prompts, seed))
     pad = checkpoint.tokenizer.pad_token_id or 0
     responses = tuple(
-        sample_responses(model, prompts, length, seed=seed * 1000 + i, pad=pad)
+        sample_responses(model, prompts, length, seed=seed * 1000 + i, pad=pad).to(model.device)
         for i, length in enumerate(settings.seq_lengths)
     )
     texts = [encode(checkpoint, text) for text in load_held_out_sample()]

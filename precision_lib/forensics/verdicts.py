@@ -1,10 +1,11 @@
 """The decision table and the rules that turn an interval into a verdict.
 
-The hazard. A threshold picked by hand passes whatever the hand had in mind: the gates in use today
-let a 10 to 50 times regression through. Here a *decision* threshold stands once, with what the
-number means, and was written down before the measurement; error bounds are computed elsewhere. A
-verdict is three-valued, because "not enough data" is neither healthy nor impaired, and it is never
-finer than the noise floor measured on the device.
+The hazard. A threshold picked after the measurement passes whatever one likes. Here each decision
+threshold stands once, with its meaning, and was written down before the measurement; error bounds
+are computed elsewhere. A verdict is three-valued, because "not enough data" is neither healthy nor
+impaired. What makes a measurement uncertain is the noise of the FP32 truth that it is measured
+against. That a bf16 model does not repeat itself in another batch shape is a finding with a number
+of its own.
 """
 
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ class Decision:
 #: True KL per token, nats, at which H1 and H4 are decided: a log-ratio of 1.4 % RMS, the first
 #: updates away from the reference, where H1 says that the signal is lost.
 H1_OPERATING_KL = 1e-4
+
+#: Damage metric of a configuration against itself in another order and in other micro-batches.
+BATCH_VARIANCE = "batch_variance"
 
 #: One rule for all four: impaired is where the power of the error is 10 % of the signal's.
 TENTH_OF_THE_POWER = 0.1**0.5
@@ -174,18 +178,30 @@ class HypothesisVerdict:
         }
 
 
-def cell_verdict(metric: Metric, limit: float, noise_floor: float) -> str:
+def cell_verdict(
+    metric: Metric, limit: float, *, golden_floor: float, batch_variance: float
+) -> str:
     """Verdict of one damage metric against its limit.
 
-    The interval is widened by the device's noise floor on both sides, so that a verdict is never
-    finer than it; ``inconclusive`` when it straddles the limit then, or when the floor is at or
-    above the limit.
+    Args:
+        metric: the damage, with its 95 % interval.
+        limit: in the metric's unit; a cell is impaired above it.
+        golden_floor: the damage metric of the FP32 path against itself in another batch shape, in
+            the metric's unit: how uncertain the truth is that ``metric`` is measured against.
+        batch_variance: the same of the cell's own configuration.
+
+    Returns:
+        ``inconclusive`` where the golden floor is at or above the limit, ``impaired`` where
+        low - golden_floor > limit, ``healthy`` where high + batch_variance <= limit, else
+        ``inconclusive``. Another batch shape draws another realisation of the same rounding errors,
+        so a large batch variance cannot excuse a damage; it can only keep a cell from being
+        healthy.
     """
-    if noise_floor >= limit:
+    if golden_floor >= limit:
         return INCONCLUSIVE
-    if metric.low - noise_floor > limit:
+    if metric.low - golden_floor > limit:
         return IMPAIRED
-    return HEALTHY if metric.high + noise_floor <= limit else INCONCLUSIVE
+    return HEALTHY if metric.high + batch_variance <= limit else INCONCLUSIVE
 
 
 def hypothesis_verdict(

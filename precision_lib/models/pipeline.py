@@ -1,11 +1,11 @@
 """The four FP32 models that every precision configuration starts from.
 
-The hazard is two starting points. Whatever a configuration changes is a cast of these parameters;
-when policy and reference are the same checkpoint they are the same object here, so that a distance
+Where policy and reference are the same checkpoint they are the same object here, so that a distance
 between them can only come from formats and training.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from precision_lib.models.embedded import VALUE_HEAD_FILE
 from precision_lib.models.loading import EMBEDDED, Checkpoint, CheckpointError, load_checkpoint
@@ -30,6 +30,11 @@ class Pipeline:
     reference: Checkpoint
     reward: RewardModel
     value_head: ValueHead | None
+
+    @property
+    def models(self) -> tuple[Any, Any, Any]:
+        """The transformers models of policy, reference and reward."""
+        return self.policy.model, self.reference.model, self.reward.model
 
 
 def load_pipeline(

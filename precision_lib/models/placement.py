@@ -1,14 +1,9 @@
 """A model over several devices, as accelerate spreads it: where it is, and how to copy it.
 
-The hazards. accelerate puts hooks into a spread model that move each layer's input to the layer's
-device, and replaces methods of the instance. ``copy.deepcopy`` takes over what it finds there:
-``copy.to(torch.bfloat16)`` then rounds the *original*, in silence, because that method is a closure
-over it, and a forward that anybody else had replaced would run the original's weights. And where
-the devices are too small, accelerate leaves weights in CPU memory or on disk and fetches them at
-every forward: their parameters read as empty ones on the ``meta`` device.
-
-So a copy is made without any of that and spread anew over the same devices, a model whose own
-forward was replaced is not copied at all, and one with weights left behind is refused on loading.
+The hazard. accelerate replaces methods of a spread model's instance. ``copy.deepcopy`` takes them
+over: ``copy.to(torch.bfloat16)`` then rounds the *original*, because that method is a closure over
+it. So a copy is made without them and spread anew over the same devices. Where the devices are too
+small, accelerate leaves weights on the ``meta`` device: such a model is refused on loading.
 """
 
 import copy
@@ -33,6 +28,11 @@ _OF_THE_INSTANCE = (
 def devices_of(model: Any) -> tuple[torch.device, ...]:
     """Devices that hold parameters, each once; first the one that takes the model's input."""
     return tuple(dict.fromkeys(parameter.device for parameter in model.parameters()))
+
+
+def computes_on_cpu(*models: Any) -> bool:
+    """Whether any parameter of any of ``models`` is on the CPU, and so the products with it."""
+    return any(device.type == "cpu" for model in models for device in devices_of(model))
 
 
 def is_dispatched(model: Any) -> bool:
@@ -62,14 +62,11 @@ def copy_in_place(model: Any, memo: dict[int, Any] | None = None) -> Any:
     Args:
         model: any module; one without hooks is copied by ``copy.deepcopy`` and nothing else.
         memo: as ``copy.deepcopy`` takes it: id of an object to what stands for it in the copy.
-
-    Raises:
-        RuntimeError: for a spread model in which a forward was replaced by other code than
-            accelerate's.
     """
     if not is_dispatched(model):
         return copy.deepcopy(model, memo)
-    _check_forwards(model)
+    from accelerate import dispatch_model
+
     memo = {} if memo is None else memo
     for module in model.modules():
         held = (vars(module).get(name) for name in _OF_THE_INSTANCE)
@@ -78,26 +75,6 @@ def copy_in_place(model: Any, memo: dict[int, Any] | None = None) -> Any:
     for module in twin.modules():
         for name in _OF_THE_INSTANCE:
             vars(module).pop(name, None)
-    return _spread_like(twin, model)
-
-
-def _check_forwards(model: Any) -> None:
-    """Refuse a forward that is neither the class's own nor accelerate's way to that."""
-    for name, module in model.named_modules():
-        own = vars(module)
-        forward = own.get("_old_forward", own.get("forward"))
-        if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
-            raise RuntimeError(
-                f"the forward of {name or 'the model'} ({type(module).__name__}) was replaced, and "
-                "a copy of the model could run the original's weights; load the model without "
-                "other hooks than accelerate's"
-            )
-
-
-def _spread_like(twin: Any, model: Any) -> Any:
-    """Put accelerate's hooks into ``twin`` as they are in ``model``; no parameter moves."""
-    from accelerate import dispatch_model
-
     return dispatch_model(
         twin,
         device_map=model.hf_device_map,

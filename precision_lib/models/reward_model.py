@@ -105,7 +105,7 @@ def score_tokens(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
         model: the transformers model of a :class:`RewardModel`, or a working copy of it whose
             parameters were cast.
         tokens: [N, R] int64, right-padded with any token.
-        lengths: [N] int64, real tokens of each row, 1 to R.
+        lengths: [N] int64, real tokens of each row, 1 to R; on the host, or a GPU is waited for.
 
     Returns:
         [N] in the model's own format, on the score head's device; neither normalised nor bounded.

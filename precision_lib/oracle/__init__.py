@@ -1,10 +1,10 @@
 """The truth for the kernels, in float64 and mpmath; imports nothing from ``ppo``, nor torch.
 
 The hazard. An oracle that shares code, or a library routine, with the code under test shares its
-errors. So this package is written differently on purpose: numpy and mpmath instead of torch, sums
-by ``math.fsum``, loops instead of vectors. Inputs are taken as exact; results are float64, and
-their own error is below a thousandth of any FP32 bound. Overflow beyond float64 gives an
-infinity, silently, and NaN appears only where no limit exists.
+errors. So this package uses numpy and mpmath instead of torch, ``math.fsum`` for sums, loops
+instead of vectors. Inputs are taken as exact. Results are float64 with an error below a thousandth
+of any FP32 bound. Overflow beyond float64 gives an infinity, and NaN appears only where no limit
+exists.
 
 B sequences, T response tokens, V vocabulary entries, G groups, K samples. ``mask[b, t]`` is True
 for a real token; masked slots may hold NaN or inf.

@@ -1,18 +1,19 @@
 """How noisy this device is, and what the gate can therefore see.
 
-The hazard. A limit that is finer than the device repeats itself turns red at random; one that was
-set on another machine is too wide or too narrow on this one. So the main job is run again as it
-was and with other numbers of threads, and each metric's largest difference is its noise floor;
-the order of a batch and its micro-batches are varied inside each cell already.
+The main job is run again as it was, in other batch shapes and, on the CPU, with other numbers of
+threads. The largest difference of a metric between the first run and any other is its noise floor.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from precision_lib.forensics.budget import budget
+from precision_lib.forensics.forwards import batch_shapes_exchanged
+from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.jsonio import write_json
 from precision_lib.matrix import all_configurations
 from precision_lib.models.pipeline import Pipeline
@@ -20,12 +21,35 @@ from precision_lib.phases.main_job import run_main_job
 from precision_lib.records.baseline import load_baseline, summary_of, write_baseline
 from precision_lib.records.cell_changes import noise_floor
 from precision_lib.records.directions import direction
-from precision_lib.records.obstacles import foreign
+from precision_lib.records.inconclusive import foreign
 from precision_lib.records.power import POWER, smallest_regression
 
 SCHEMA = 1
-#: Numbers of threads of the runs that must not differ from the first, which has one.
-THREADS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How a run of the main job differs from the first, which has one thread.
+
+    Attributes:
+        name: for the record.
+        threads: of the CPU.
+        other_shapes: sequences in reversed order and in other micro-batches.
+    """
+
+    name: str
+    threads: int = 1
+    other_shapes: bool = False
+
+
+_AGAIN = Variation("the same again")
+_SHAPES = Variation("batch order and micro-batches", other_shapes=True)
+_THREADS = tuple(Variation(f"{n} threads", threads=n) for n in (2, 4))
+
+
+def variations(device: str) -> tuple[Variation, ...]:
+    """What is varied on a device of type ``cpu`` or ``cuda``: threads do nothing to a GPU."""
+    return (_AGAIN, _SHAPES, *(_THREADS if device == "cpu" else ()))
 
 
 def calibrate(
@@ -44,8 +68,9 @@ def calibrate(
         ``floors`` and ``smallest`` by hypothesis, configuration and metric; ``values``; the
         ``variations``, ``comparisons`` and the ``power``; ``context`` of the first run.
     """
-    first = _run(pipeline, quick, seed, 1, progress)
-    others = [_run(pipeline, quick, seed, threads, progress) for threads in THREADS]
+    varied = variations(pipeline.policy.model.device.type)
+    first = _run(pipeline, quick, seed, _AGAIN, progress)
+    others = [_run(pipeline, quick, seed, variation, progress) for variation in varied]
     floors = _floors(first, others)
     baseline = summary_of(first) | {"calibration": {"floors": floors}}
     gated = [
@@ -64,10 +89,7 @@ def calibrate(
     return {
         "schema": SCHEMA,
         "context": first["context"],
-        "variations": [
-            *("batch order", "micro-batch size"),
-            *(f"{other['context']['threads']} threads" for other in others),
-        ],
+        "variations": [variation.name for variation in varied],
         "power": POWER,
         "comparisons": len(gated),
         "thresholds": first["thresholds"],
@@ -77,9 +99,9 @@ def calibrate(
     }
 
 
-def variation_cells(configurations: int) -> int:
-    """Cells that :func:`calibrate` measures in all."""
-    return 4 * configurations * (1 + len(THREADS))
+def variation_cells(configurations: int, device: str) -> int:
+    """Cells that :func:`calibrate` measures in all on a device of type ``cpu`` or ``cuda``."""
+    return len(DECISIONS) * configurations * (1 + len(variations(device)))
 
 
 def write_calibration(
@@ -103,10 +125,15 @@ def write_calibration(
 
 
 def _run(
-    pipeline: Pipeline, quick: bool, seed: int, threads: int, progress: Callable[[int], object]
+    pipeline: Pipeline,
+    quick: bool,
+    seed: int,
+    variation: Variation,
+    progress: Callable[[int], object],
 ) -> dict[str, Any]:
     """The ``precision`` block of one run of the main job."""
-    with TemporaryDirectory() as scratch, _threads(threads):
+    shapes = batch_shapes_exchanged() if variation.other_shapes else nullcontext()
+    with TemporaryDirectory() as scratch, _threads(variation.threads), shapes:
         recorder = run_main_job(
             pipeline,
             budget(quick=quick, seed=seed),
@@ -134,7 +161,7 @@ def _threads(count: int) -> Iterator[None]:
 def _floors(first: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
     """Largest difference of each metric between the first run and any other.
 
-    Of a damage metric also what its cell found for other orders and sizes of a batch.
+    Of a damage metric also what its cell saw between two batch shapes.
     """
     floors: dict[str, Any] = {}
     for index, cell in enumerate(first["cells"]):
@@ -143,5 +170,5 @@ def _floors(first: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, An
             found = [other["cells"][index]["metrics"][name]["value"] for other in others]
             here[name] = max(abs(value - metric["value"]) for value in found)
         damage = first["thresholds"][cell["hypothesis"]]["metric"]
-        here[damage] = max(here[damage], cell["evidence"]["noise_floor"]["value"])
+        here[damage] = max(here[damage], cell["evidence"]["batch_shift"])
     return floors

@@ -1,8 +1,7 @@
-"""The gate on runs in which nothing is wrong: how often it cries wolf.
+"""The gate on runs in which nothing is wrong: how often it is red without a reason.
 
-The hazard. A gate that is red once a week without a reason is switched off in the second. Whether
-this one is can be counted: the same code, other seeds, so other prompts, responses, policies and
-examples, and each run judged against the baseline of the first seed.
+The same code runs with other seeds, so with other prompts, responses, policies and examples. Each
+run is judged against the baseline of the first seed.
 """
 
 import multiprocessing
@@ -20,7 +19,7 @@ from precision_lib.records.record import load_record
 #: Examples per conformance check of a clean run; a whole run draws 25.
 EXAMPLES = 3
 #: Of a cell's evidence, what the gate reads.
-_KEPT = ("noise_floor", "true_kl", "observed_formats")
+_KEPT = ("golden_floor", "batch_shift", "true_kl", "observed_formats")
 #: The models of a worker process, loaded once.
 _MODELS: list[Any] = []
 

@@ -1,8 +1,4 @@
-"""Freeze trajectories from end to end, with a progress bar where somebody watches.
-
-The hazard. A long run that says nothing is killed by whoever waits for it; one that draws a bar
-into a log file fills the log. The bar is for terminals only, and starts where a resumed run does.
-"""
+"""Freeze trajectories from end to end, with a progress bar on a terminal."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Judge a record that lies on disk.
 
-The hazard. A run that was killed leaves the record of an earlier one behind, which is whole,
-green and about other code. So the cells that were measured since are looked at first.
+The hazard. A run that was killed leaves the record of an earlier one behind, which is whole, green
+and about other code. So the cells that were measured since are looked at first.
 """
 
 from pathlib import Path

@@ -1,8 +1,6 @@
 """The main job without pytest: every hypothesis in every configuration, on one set of models.
 
-The hazard. A gate is tested by running the job hundreds of times, and loading the models and
-collecting the tests each time costs more than measuring. So the cells are to be had from Python
-too, through the same studies and the same budget as ``pytest -m forensics``.
+It uses the studies and the budget of ``pytest -m forensics``, and loads the models once.
 """
 
 import tempfile
@@ -10,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from precision_lib.forensics.budget import Budget
-from precision_lib.forensics.frozen import freeze_and_read
+from precision_lib.forensics.causal import Study
+from precision_lib.forensics.frozen import Frozen, freeze_and_read
 from precision_lib.forensics.h1.study import open_study
 from precision_lib.forensics.h2.study import open_h2_study
 from precision_lib.forensics.h3.study import open_h3_study
@@ -19,6 +18,24 @@ from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
+
+
+def open_studies(
+    pipeline: Pipeline, budget: Budget, configurations: Sequence[PrecisionConfig]
+) -> tuple[Frozen, tuple[Study, ...]]:
+    """The frozen trajectories, and the studies of H1 to H4, which measure when they are asked.
+
+    Raises:
+        ValueError: a budget that the models cannot hold.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        frozen = freeze_and_read(pipeline, budget.freeze, Path(directory))
+    return frozen, (
+        open_study(pipeline.policy, budget.probe, configurations),
+        open_h2_study(pipeline.reward, frozen.shards, budget.freeze.seed),
+        open_h3_study(pipeline.policy, frozen.head, frozen.shards, budget.h3),
+        open_h4_study(pipeline.policy, budget.h4, configurations),
+    )
 
 
 def run_main_job(
@@ -47,14 +64,7 @@ def run_main_job(
         "checkpoint": {"name": pipeline.policy.name, "sha256": pipeline.policy.sha256},
         "budget": budget_name,
     }
-    with tempfile.TemporaryDirectory() as directory:
-        frozen = freeze_and_read(pipeline, budget.freeze, Path(directory))
-    studies = (
-        open_study(pipeline.policy, budget.probe, configurations),
-        open_h2_study(pipeline.reward, frozen.shards, budget.freeze.seed),
-        open_h3_study(pipeline.policy, frozen.head, frozen.shards, budget.h3),
-        open_h4_study(pipeline.policy, budget.h4, configurations),
-    )
+    frozen, studies = open_studies(pipeline, budget, configurations)
     recorder.context |= frozen.context()
     for study in studies:
         recorder.context |= study.context()

@@ -1,8 +1,4 @@
-"""Train one configuration from end to end, with a progress bar where somebody watches.
-
-The hazard. A run of a thousand steps is stopped by whoever waits for it, by a scheduler, or by a
-full disk; each has to leave a state that can be continued and a summary that says what happened.
-"""
+"""Train one configuration from end to end, with a progress bar on a terminal."""
 
 from contextlib import closing
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Read a results directory, and make its pictures and its page.
 
-The hazard. A page half of which is of an older run looks whole. So everything is read and drawn
-before the first file is written, a damaged file ends it with its name, and what is absent is said.
+Everything is read and drawn before the first file is written. A damaged file ends it with that
+file's name.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from precision_lib.jsonio import load_object, write_bytes
 from precision_lib.phases.sweep import RECORD, load_sweep_record
 from precision_lib.records.record import load_record
 from precision_lib.reporting import benchmarks
-from precision_lib.reporting.again import plain
 from precision_lib.reporting.page import PAGE, page
 from precision_lib.reporting.plots.appearance import rendered
+from precision_lib.reporting.reproduction import plain
 from precision_lib.reporting.results import Results, ResultsError
 from precision_lib.reporting.sections import sections
 

@@ -1,8 +1,7 @@
 """Run the static KL probe from end to end and leave its record behind.
 
-The hazard. An hour of forwards that ends in a full disk or a Ctrl-C should not have been for
-nothing: each cell is on disk before the next one is measured, and once there is a cell the record
-is written whatever happens, marked as incomplete where cells are missing.
+Each cell is on disk before the next one is measured. The record is written whatever happens, and
+marked as incomplete where cells are missing.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,7 @@
-"""The full sweep from end to end: run what is missing, then weigh what there is.
+"""The full sweep from end to end: run what is missing, then compare what there is.
 
-The hazards. A sweep of a night that is looked at in the morning must say which cells failed, why,
-and must have kept everything else; one that is begun again must not do what is done. So the cells'
-own directories are the only state, a finished cell is never run again unless it is asked for, and
-the evidence is made from the directories, whoever filled them.
+The cells' own directories are the only state. A finished cell is not run again unless it is asked
+for, and the evidence is made from the directories, whoever filled them.
 """
 
 import shutil

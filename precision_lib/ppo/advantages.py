@@ -13,8 +13,8 @@ and returns are constants of the losses.
 import torch
 from torch import Tensor
 
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.masked import check_mask, check_right_padded, real_or_zero
-from precision_lib.ppo.rows import fp32_or_wider
 
 
 @torch.no_grad()

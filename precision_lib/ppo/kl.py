@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.ppo.gradients import with_slope
-from precision_lib.ppo.rows import as_sequences, fp32_or_wider, row_pieces
+from precision_lib.ppo.logit_pieces import as_sequences, fp32_or_wider, row_pieces
 
 #: |d| up to which k3 is a power series. Beyond, it is the series at the border plus the rest.
 _BORDER = 0.25

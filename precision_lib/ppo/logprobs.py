@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from precision_lib.ppo.rows import as_sequences, fp32_or_wider, row_pieces
+from precision_lib.ppo.logit_pieces import as_sequences, fp32_or_wider, row_pieces
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from precision_lib.ppo.gradients import with_slope
 from precision_lib.ppo.kl import kl_penalty
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.masked import check_mask, real_or_zero
-from precision_lib.ppo.rows import fp32_or_wider
 
 #: exp of it is nearly the largest float64: beyond, no FP32 advantage but 0 brings the product back
 #: to FP32, and 0 times it is 0, unlike 0 * inf. A float64 loss saturates here.

@@ -12,7 +12,7 @@ values are exact there, squares neither overflow nor vanish, and it costs micros
 import torch
 from torch import Tensor
 
-from precision_lib.ppo.rows import fp32_or_wider
+from precision_lib.ppo.logit_pieces import fp32_or_wider
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from precision_lib.ppo.rows import as_sequences, fp32_or_wider, row_buffer, row_pieces
+from precision_lib.ppo.logit_pieces import (
+    as_sequences,
+    fitted,
+    fp32_or_wider,
+    row_buffer,
+    row_pieces,
+)
 
 #: z - max z is cut off here: exp of it is 0 in every format, and 0 times it is 0, unlike 0 * -inf.
 _ZERO_PROBABILITY = -1e4
@@ -57,7 +63,7 @@ class _Entropy(torch.autograd.Function):
         for rows, z in row_pieces(sequences, inside):
             torch.amax(z, -1, keepdim=True, out=largest[rows])
             z.sub_(largest[rows]).clamp_(min=_ZERO_PROBABILITY)
-            weights = torch.exp(z, out=spare[: len(z)])
+            weights = torch.exp(z, out=fitted(spare, z))
             torch.sum(weights, -1, keepdim=True, out=log_sum[rows])
             torch.sum(weights.mul_(z), -1, keepdim=True, out=mean_depth[rows])
         mean_depth.div_(log_sum)
@@ -75,7 +81,7 @@ class _Entropy(torch.autograd.Function):
         spare = row_buffer(sequences, largest.dtype)
         for rows, z in row_pieces(sequences, largest.dtype):
             z.sub_(largest[rows]).clamp_(min=_ZERO_PROBABILITY)
-            p = torch.sub(z, log_sum[rows], out=spare[: len(z)]).exp_()
+            p = torch.sub(z, log_sum[rows], out=fitted(spare, z)).exp_()
             p.mul_(z.sub_(mean_depth[rows])).mul_(-g[rows])
             gradient[rows] = p.masked_fill_(g[rows] == 0, 0)
         return gradient.view(logits.shape)

@@ -1,9 +1,7 @@
-"""Baselines: what a device class measured when somebody looked at it and said "so be it".
+"""Baselines: the reviewed metrics of one device class.
 
-The hazard. A baseline that is a dump of a run cannot be reviewed, and one without its context is
-compared with whatever comes. So a baseline is sorted text with a metric to a line, shortest
-digits that give the same float64 back, changed by a commit that a person reads, and it says on
-which device, with which models, matrix and budget it was made, and how noisy that device was.
+A baseline is sorted text with a metric to a line, in the shortest digits that give the same float64
+back. It names device, models, matrix and budget, and how noisy the device was.
 """
 
 import json
@@ -12,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.jsonio import parse_json, to_plain, write_text
-from precision_lib.records.known_errors import measured_errors
 from precision_lib.records.training_changes import training_summary
+from precision_lib.records.upgrade import upgrade_baseline
 
-SCHEMA = 1
+SCHEMA = 2
 DIRECTORY = Path("baselines")
 #: Of a record's context, what a baseline keeps.
 _CONTEXT = (
@@ -84,8 +82,9 @@ def summary_of(block: dict[str, Any]) -> Baseline:
     for cell in block["cells"]:
         of_hypothesis = cells.setdefault(cell["hypothesis"], {})
         kept = {k: cell[k] for k in ("verdict", "metrics")}
-        if "true_kl" in cell["evidence"]:
-            kept["true_kl"] = cell["evidence"]["true_kl"]
+        for name in ("true_kl", "batch_shift"):
+            if name in cell["evidence"]:
+                kept[name] = cell["evidence"][name]
         of_hypothesis[cell["configuration"]] = kept
     context = {k: block["context"][k] for k in _CONTEXT if k in block["context"]}
     return {
@@ -101,7 +100,7 @@ def summary_of(block: dict[str, Any]) -> Baseline:
 
 
 def _core(conformance: dict[str, Any]) -> dict[str, Any]:
-    """What a baseline keeps of the checks of a core: the counts, which failed, by how much."""
+    """What a baseline keeps of the checks of a core: the counts and which failed."""
     if not conformance:
         return {}
     kept = ("tests", "failed", "inputs", "compared", "worst_over_limit")
@@ -109,14 +108,6 @@ def _core(conformance: dict[str, Any]) -> dict[str, Any]:
         name: {key: counts[key] for key in kept if key in counts}
         for name, counts in conformance["functions"].items()
     }
-    for name, counts in conformance["functions"].items():
-        errors = measured_errors(counts, conformance.get("failures", {}))
-        if with_number := {
-            check: {"input": digest, "times": times}
-            for check, (digest, times) in errors.items()
-            if digest and times > 0
-        }:
-            functions[name]["errors"] = with_number
     about = {key: conformance[key] for key in ("target", "profile", "seed") if key in conformance}
     return about | {"functions": functions}
 
@@ -174,6 +165,8 @@ def load_baseline(path: Path | str) -> Baseline:
             f"{SCHEMA}; upgrade rlhf-precision-forensics"
         )
     try:
+        if baseline["schema"] < SCHEMA:
+            upgrade_baseline(baseline)
         _check_figures(baseline)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BaselineError(f"baseline {path} is damaged ({error}); make it again") from None
@@ -200,7 +193,3 @@ def _check_figures(baseline: Baseline) -> None:
         lacking = [name for name, counts in core["functions"].items() if not wanted <= set(counts)]
         if lacking or not {"target", "profile"} <= set(core):
             raise ValueError(f"the core's part lacks something: {lacking or sorted(core)}")
-        for counts in core["functions"].values():
-            for check, entry in counts.get("errors", {}).items():
-                if not isinstance(entry["input"], str) or not 0 < entry["times"] < math.inf:
-                    raise ValueError(f"the error of {check} is {entry}")

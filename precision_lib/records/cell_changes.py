@@ -1,10 +1,9 @@
 """The metrics of all cells against a baseline.
 
-The hazard. A metric that is not a number compares as no worse than anything; a run that raises
-its own noise floor, or whose limit lies beyond what the metric can reach, is never worse than
-anything either. So the first is a regression by itself, floors come from the baseline and a floor
-that rose is a regression of its own, and metrics that could not turn red are named and not
-counted.
+The hazard. A metric that is not a number, whose noise floor the run raises itself, or whose limit
+lies beyond what it can reach is never worse than anything. So the first is a regression by itself,
+floors come from the baseline, a batch variance that rose is a regression, and metrics that could
+not turn red are named and not counted.
 """
 
 import math
@@ -12,16 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from precision_lib.forensics.verdicts import BATCH_VARIANCE
 from precision_lib.records.baseline import Baseline
 from precision_lib.records.changes import Change
 from precision_lib.records.directions import DIRECTIONS, Direction, direction, worst_possible
 from precision_lib.records.margins import FALSE_ALARMS, Margin, is_beyond, margin
 
-#: The configuration whose distance from float64 is the noise of FP32 arithmetic itself.
-GOLDEN = "fp32_baseline"
+#: Its distance from float64 is the noise of FP32 arithmetic itself.
+REFERENCE_RUN = "fp32_baseline"
 #: The value of a metric that a cell lacks because nothing was bad enough.
 _NEVER = "never reached"
-_FLOOR = "noise_floor"
 #: hypothesis, configuration, metric, elements before, elements after
 Count = tuple[str, str, str, int, int]
 
@@ -131,7 +130,7 @@ def same_cells(
 
 
 def _pairs(block: dict[str, Any], baseline: Baseline) -> Iterator[_Pair]:
-    """Every gated metric that both have, then the noise floor of each cell."""
+    """Every gated metric that both have."""
     move = not is_same_seed(block, baseline)
     for cell, known in same_cells(block, baseline):
         hypothesis, configuration = cell["hypothesis"], cell["configuration"]
@@ -144,15 +143,6 @@ def _pairs(block: dict[str, Any], baseline: Baseline) -> Iterator[_Pair]:
                     before = _moved(before, how, *kls)
                 floor = noise_floor(hypothesis, configuration, metric, block, baseline)
                 yield _Pair(hypothesis, configuration, metric, before, after, how, floor)
-        floors = [
-            record.get("noise_floors", {}).get(hypothesis, {}).get(configuration)
-            for record in (baseline, block)
-        ]
-        if all(floors):
-            damage = block["thresholds"][hypothesis]["metric"]
-            golden = golden_error(hypothesis, damage, baseline)
-            rise = Direction("difference")
-            yield _Pair(hypothesis, configuration, _FLOOR, floors[0], floors[1], rise, golden)
 
 
 def _moved(
@@ -170,14 +160,18 @@ def noise_floor(
 ) -> float:
     """What a metric may differ by without anything having become worse; of the baseline alone.
 
-    The largest of: what the device differed by between two runs of the same (of the damage metric;
-    of every metric where ``calibrate`` measured it), and how far FP32 itself was from float64:
-    another order of the same FP32 operations is as far off, and no worse.
+    The largest of: what the *metric* differed by between two batch shapes (the damage metric; every
+    metric where ``calibrate`` measured it), and how far FP32 itself was from float64: another order
+    of the same FP32 operations is as far off, and no worse. A batch variance is made of damage, so
+    the distance of the damage metric counts for it too.
     """
     floors = [golden_error(hypothesis, metric, baseline)]
-    if metric == block["thresholds"][hypothesis]["metric"]:
-        floor = baseline.get("noise_floors", {}).get(hypothesis, {}).get(configuration)
-        floors += [floor["value"]] if floor else []
+    damage = block["thresholds"][hypothesis]["metric"]
+    known = baseline["cells"].get(hypothesis, {}).get(configuration, {})
+    if metric == damage:
+        floors.append(known.get("batch_shift", 0.0))
+    if metric == BATCH_VARIANCE:
+        floors.append(golden_error(hypothesis, damage, baseline))
     calibrated = baseline.get("calibration", {}).get("floors", {}).get(hypothesis, {})
     floors.append(calibrated.get(configuration, {}).get(metric, 0.0))
     return max(floors)
@@ -185,7 +179,9 @@ def noise_floor(
 
 def golden_error(hypothesis: str, metric: str, baseline: Baseline) -> float:
     """Distance of ``fp32_baseline`` from the best value that a metric can have."""
-    golden = baseline["cells"].get(hypothesis, {}).get(GOLDEN, {}).get("metrics", {}).get(metric)
+    golden = (
+        baseline["cells"].get(hypothesis, {}).get(REFERENCE_RUN, {}).get("metrics", {}).get(metric)
+    )
     how = direction(hypothesis, metric)
     is_error = how.scale in ("ratio", "magnitude", "difference") and math.isfinite(how.best)
     return abs(abs(golden["value"]) - how.best) if golden is not None and is_error else 0.0

@@ -1,9 +1,4 @@
-"""What changed between two measurements of one metric, in words that name everything.
-
-The hazard is a red build that says "assertion failed": whoever reads it has to find out which
-part of the pipeline, which metric, how bad it was before, how bad it is now, and where the line
-was.
-"""
+"""What changed between two measurements of one metric: component, before, after, limit, reason."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

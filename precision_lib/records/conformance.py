@@ -1,8 +1,7 @@
 """How many conformance checks a core passed, by function, for the record.
 
-The hazard. "All passed" is also what a run says that compared nothing or skipped everything. So
-the record counts tests, inputs and compared elements for each function, and how near the worst
-came, or how far beyond it went.
+Tests, inputs and compared elements are counted, so that a run that compared nothing is seen, and
+how near to its limit the worst error came.
 """
 
 from dataclasses import asdict, dataclass, field

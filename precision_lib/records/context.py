@@ -1,8 +1,4 @@
-"""Where and with what a record was made: code, versions, device, settings.
-
-The hazard. A number without its machine cannot be compared, and two records that differ in a
-driver, a thread count or a checkpoint look like a regression.
-"""
+"""Where and with what a record was made: code, versions, device, settings."""
 
 import os
 import platform
@@ -26,6 +22,16 @@ _PACKAGES = (
 )
 #: SHA, with ``+dirty`` behind it where files were changed: for code that was copied without git.
 COMMIT_VARIABLE = "PRECISION_FORENSICS_COMMIT"
+#: Environment variables that change what products mean, whatever the settings ask for: TF32 and
+#: cuBLAS's emulation of wider formats (cuBLAS documentation, "Floating Point Emulation").
+_OVERRIDES = (
+    "NVIDIA_TF32_OVERRIDE",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATE_DOUBLE_PRECISION",
+    "CUBLAS_EMULATION_STRATEGY",
+    "CUBLAS_EMULATION_SPECIAL_VALUES_SUPPORT_MASK",
+    "CUBLAS_FIXEDPOINT_EMULATION_MANTISSA_BIT_COUNT",
+)
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_fp16", "asimd", "bf16", "sve")
 
 
@@ -50,10 +56,15 @@ def run_context(device: str, seed: int) -> dict[str, Any]:
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "seed": seed,
         "settings": {name: str(value) for name, value in settings.items()},
+        "overrides": {name: os.environ.get(name) for name in _OVERRIDES},
     }
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":  # its own version names the build, +cu130; its metadata may not
+        import torch
+
+        return str(torch.__version__)
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,8 +1,7 @@
 """The core under test against a baseline, function by function.
 
-The hazard. A check that was red before is no regression, and a core that is not perfect could
-never have a gate if it were: what counts is a check that failed now and passed then, and an error
-that grew. And a check that is not there any more passes for good.
+A check that fails now and passed before is a regression; one that failed before is not. A check
+that is missing makes the comparison inconclusive.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from typing import Any
 
 from precision_lib.records.baseline import Baseline
 from precision_lib.records.changes import Change
-from precision_lib.records.known_errors import error_growth, measured_errors, paired
 
 
 @dataclass
@@ -18,10 +16,9 @@ class CoreChanges:
     """What changed in the core.
 
     Attributes:
-        worse, better: functions with checks that fail now and did not before, and the reverse;
-            functions whose known errors grew or shrank.
+        worse, better: functions with checks that fail now and did not before, and the reverse.
         obstacles: what compared less than before.
-        compared: number of functions and of known errors.
+        compared: number of functions.
     """
 
     worse: list[Change] = field(default_factory=list)
@@ -61,37 +58,7 @@ def core_changes(block: dict[str, Any], baseline: Baseline) -> CoreChanges:
                 f"compared {after['compared']} elements, the baseline {before['tests']} on "
                 f"{before['inputs']}"
             )
-    _known_errors(found, here, there, both)
     return found
-
-
-def _known_errors(
-    found: CoreChanges, here: dict[str, Any], there: dict[str, Any], both: list[str]
-) -> None:
-    """Add what became of the errors of checks that fail in both runs."""
-    failures = here.get("failures", {})
-    errors = {
-        name: paired(
-            {
-                check: (entry["input"], entry["times"])
-                for check, entry in there["functions"][name].get("errors", {}).items()
-            },
-            measured_errors(here["functions"][name], failures),
-        )
-        for name in both
-    }
-    families = sum(len(pairs.families) for pairs in errors.values())
-    for name, pairs in errors.items():
-        found.compared += pairs.compared
-        for family in pairs.families.values():
-            found.worse += error_growth(name, family, families)
-            found.better += error_growth(name, family, families, shrunk=True)
-        lost, known = len(pairs.elsewhere), len(pairs.elsewhere) + pairs.compared
-        if lost > pairs.compared:
-            found.obstacles.append(
-                f"other inputs: core {name} fails {lost} of {known} known checks on another input "
-                "than in the baseline; make the list of known failures and the baseline again"
-            )
 
 
 def _core_change(

@@ -17,6 +17,8 @@ Scales:
 import math
 from dataclasses import dataclass
 
+from precision_lib.forensics.verdicts import BATCH_VARIANCE
+
 
 @dataclass(frozen=True)
 class Direction:
@@ -48,6 +50,7 @@ _RATIO, _SHARE, _EXACT, _STEP = (
     Direction(scale) for scale in ("ratio", "difference", "exact", "step")
 )
 _AGREEMENT = Direction("difference", worse=-1, best=1.0)
+_VARIANCE = Direction("difference")
 _TEXTBOOK = _not_gated("of a formula that the core does not use")
 
 DIRECTIONS: dict[str, dict[str, Direction]] = {
@@ -60,6 +63,7 @@ DIRECTIONS: dict[str, dict[str, Direction]] = {
         "k3_textbook_rel_error": _TEXTBOOK,
         "k3_textbook_negative_frac": _TEXTBOOK,
         "log_ratio_nonfinite_frac": _EXACT,
+        BATCH_VARIANCE: Direction("difference", kl_exponent=-0.5),
     },
     "H2": {
         "reward_resolution_median": _STEP,
@@ -69,6 +73,7 @@ DIRECTIONS: dict[str, dict[str, Direction]] = {
         "advantage_sign_flip_frac": _SHARE,
         "batch_advantage_rms_error": _RATIO,
         "reward_nonfinite_frac": _EXACT,
+        BATCH_VARIANCE: _VARIANCE,
     },
     "H3": {
         "value_stagnation_rate": _SHARE,
@@ -79,6 +84,7 @@ DIRECTIONS: dict[str, dict[str, Direction]] = {
         "value_critical_magnitude": Direction(
             "ratio", worse=-1, best=math.inf, absent=math.inf
         ),  # absent: stagnation never reached one half
+        BATCH_VARIANCE: _VARIANCE,
     },
     "H4": {
         "accum_err_final": _RATIO,
@@ -90,6 +96,7 @@ DIRECTIONS: dict[str, dict[str, Direction]] = {
             "accum_err_final"
         ),
         "log_ratio_nonfinite_frac": _EXACT,
+        BATCH_VARIANCE: _VARIANCE,
     },
 }
 

@@ -1,9 +1,8 @@
 """The gate: a run against a baseline, metric by metric.
 
-The hazard. A gate fails silently in three ways: it compares nothing and is green, it turns red
-for what is no regression until somebody loosens it, or it says "failed" and no more. So the
-verdict has three values, nothing compared is never the good one, improvements are reported and
-not punished, and every regression says component, metric, before, after and limit.
+The hazard. A gate that compared nothing must not be green. The verdict has three values,
+regression, no regression and inconclusive; nothing compared is inconclusive; improvements are
+reported. Every regression says component, metric, before, after and limit.
 """
 
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from precision_lib.records.cell_changes import cell_changes
 from precision_lib.records.changes import Change
 from precision_lib.records.core_changes import core_changes
 from precision_lib.records.format_changes import format_changes
-from precision_lib.records.obstacles import (
+from precision_lib.records.inconclusive import (
     changed_matrix,
     elsewhere,
     fewer,

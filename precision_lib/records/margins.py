@@ -1,10 +1,9 @@
 """How much worse a metric may come out before it is a regression.
 
-The hazard. A threshold by hand lets a regression of 10 to 50 times pass, and one at two standard
-errors cries wolf: a run compares hundreds of metrics, and at 95 % each some are always out. So the
-limit is computed from both intervals, at a probability that is shared by all comparisons of the
-run, and widened by the noise floor. And a run may not hide behind an interval of its own making:
-one prompt that went wrong by a thousand widens it by a thousand.
+The hazard. A run compares hundreds of metrics, so that a limit at 95 % each is always passed
+somewhere, and a limit by hand lets a regression of 10 to 50 times pass. So the limit is computed
+from both intervals, at a probability that all comparisons of the run share, and widened by the
+noise floor. A run may not hide behind an interval of its own: c below limits it.
 
 With standard errors s0 of the baseline and s1 of the run, on the metric's scale, and nu = nu0 + nu1
 degrees of freedom,
@@ -18,8 +17,8 @@ both variances are one. For the same reason c is what chance allows two standard
 variance to differ by, the root of the F quantile at p; on the baseline's own seed, where both runs
 see the same tokens, it is 1.
 
-A share that was 0 (or 1) on every element has no interval to speak of. New events are then a count,
-which scatters by its root: t^2 of n elements are allowed.
+A share that was 0 (or 1) on every element has no interval. New events are then a count, which
+scatters by its root: t^2 of n elements are allowed.
 Source: Student's two-sample t, Fisher's F; Bonferroni for the number of comparisons.
 """
 
@@ -28,7 +27,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from precision_lib.forensics.student import student_quantile
+from precision_lib.forensics.t_quantile import student_quantile
 from precision_lib.records.directions import Direction
 
 #: Share of clean runs in which any metric may be called a regression, decided once for all of them.

@@ -1,10 +1,7 @@
 """Build, write and read the experiment record.
 
-The hazard. pytest-json-report writes its file once, at the end, in place, and not at all when the
-run is killed; it can hold ``NaN``; and a file that stayed from an earlier run looks like the
-result of this one. So finished cells are appended to ``cells.jsonl`` at once, each with the run it
-belongs to; the record is written under a temporary name and renamed; and reading checks what it
-reads.
+Finished cells are appended to ``cells.jsonl`` at once, each with the run that it belongs to. The
+record is strict JSON, written under a temporary name and renamed. Reading checks what it reads.
 
 The record is pytest-json-report's object with one more key, ``precision``:
 
@@ -14,7 +11,7 @@ The record is pytest-json-report's object with one more key, ``precision``:
 ``complete``       True when every expected cell was measured
 ``context``        see ``context.py``, with the checkpoint's SHA-256 and the seeds
 ``matrix``         configurations by name
-``thresholds``     the decision table; ``noise_floors`` as measured on this device
+``thresholds``     the decision table; ``noise_floors``: the golden floor of each cell
 ``expected``       [hypothesis, configuration] of every cell that the run set out to measure
 ``cells``          see ``forensics/verdicts.py``
 ``hypotheses``     likewise
@@ -37,11 +34,12 @@ from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
 from precision_lib.jsonio import append_line, parse_json, to_plain, write_json
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.records.conformance import ConformanceCounts
+from precision_lib.records.upgrade import upgrade_block
 
 if TYPE_CHECKING:
     from precision_lib.records.gate import Judgement
 
-SCHEMA = 1
+SCHEMA = 2
 CELLS_NAME = "cells.jsonl"
 
 
@@ -129,12 +127,12 @@ class Recorder:
         return {"baseline": file, **judgement.as_json()}
 
     def _noise_floors(self) -> dict[str, Any]:
-        """Hypothesis to configuration to the floor that its cell was judged by."""
+        """Hypothesis to configuration to the golden floor that its cell was judged by."""
         floors: dict[str, Any] = {}
         for cell in self.cells:
-            if "noise_floor" in cell["evidence"]:
-                here = floors.setdefault(cell["hypothesis"], {})
-                here[cell["configuration"]] = cell["evidence"]["noise_floor"]
+            if "golden_floor" in cell["evidence"]:
+                of_hypothesis = floors.setdefault(cell["hypothesis"], {})
+                of_hypothesis[cell["configuration"]] = cell["evidence"]["golden_floor"]
         return floors
 
     def _observed_formats(self) -> dict[str, Any]:
@@ -184,6 +182,8 @@ def load_record(path: Path | str) -> dict[str, Any]:
             "that `pytest -m forensics` wrote"
         )
     _check_schema(path, block)
+    if block["schema"] < SCHEMA:
+        upgrade_block(block)
     return record  # type: ignore[no-any-return]
 
 

@@ -1,8 +1,6 @@
 """A PPO sweep against a baseline: runs that fail now, and gains that are lost now.
 
-The hazard. A few seeds scatter widely, so that a loss of a third is chance; and a run that no
-longer ends is a regression whatever the others say. So both are looked at, the loss within both
-intervals.
+A run that no longer completes is a regression. A lost gain is one beyond both intervals.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,4 @@
-"""What a calibration says, as lines: per cell the noise floor and the smallest regression found.
-
-The hazard. A floor without the value that it belongs to says nothing, so each stands beside its
-metric.
-"""
+"""What a calibration says, as lines: per cell the noise floor and the smallest regression found."""
 
 from typing import Any
 

@@ -1,8 +1,6 @@
 """What changed between two records: context, verdicts, metrics beyond noise.
 
-The hazard. Two records differ in thousands of digits, and nearly all of that is the seed or the
-last bit. So a metric is named only where it passes the limit that the gate would draw, and what
-was different about the two runs stands above it.
+A metric is named where it passes the limit that the gate would draw.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """What the gate says, for a terminal and for a pull request.
 
-The hazard. A red build whose reason stands a thousand lines further up is read by nobody, and a
-green one that compared nothing reads like any other. So verdict, number of comparisons and every
-regression stand at the end, and in one screen of Markdown.
+Verdict, number of comparisons and every regression stand at the end, and in one screen of Markdown.
 """
 
 from typing import Any

@@ -1,7 +1,6 @@
 """Markdown tables, and documents whose figures a command writes.
 
-The hazard. A figure that was typed into a document outlives the measurement it came from. So a
-document marks the places that a command fills, and nothing else is ever touched.
+A document marks the places that a command fills; nothing else is touched.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,15 +1,13 @@
 """One self-contained HTML page of everything in a results directory.
 
-The hazard. A page that fetches a script or a font from somewhere is blank on a plane, in a mail and
-in ten years; and text of a record that is taken for markup can be anything. So pictures, styles and
-tables are inside, nothing is fetched, no script is needed, and every text is escaped.
+Pictures, styles and tables are inside; nothing is fetched, no script runs, every text is escaped.
 """
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
-from precision_lib.reporting.again import drawing
 from precision_lib.reporting.provenance import alarms, headline
+from precision_lib.reporting.reproduction import drawing
 from precision_lib.reporting.results import Results
 from precision_lib.reporting.section import Section
 
@@ -53,9 +51,3 @@ def data_uri(files: Mapping[str, bytes]) -> str:
     """A picture inside the page: its SVG, or its PNG where the SVG is large."""
     kind, name = ("svg+xml", "svg") if len(files["svg"]) <= LARGEST_SVG else ("png", "png")
     return f"data:image/{kind};base64,{b64encode(files[name]).decode()}"
-
-
-def without_pictures(text: str) -> str:
-    """A page without the bytes of its pictures: what can be compared between machines."""
-    parts = text.split("data:image/")
-    return parts[0] + "".join("data:image/" + p[p.index('"') :] for p in parts[1:])

@@ -1,7 +1,6 @@
-"""Where the figures come from, by what rules they were judged, and what must not be overlooked.
+"""Where the figures come from, by what rules they were judged, and what is wrong with a record.
 
-The hazard. A page of green cells from half a run, or from one that was broken on purpose, looks
-like a result: what is wrong with a record stands above everything that it says.
+What is wrong (half a run, a planted fault) stands above everything that the record says.
 """
 
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from precision_lib.forensics.verdicts import BATCH_VARIANCE
 from precision_lib.reporting.commits import commit_of
 from precision_lib.reporting.plots.cells import number, shown
 from precision_lib.reporting.plots.faults import BAD
@@ -117,14 +117,25 @@ def method(results: Results) -> Section:
         command = command_of(results, "report")
         return Section("method", title, missing="not measured", command=command)
     rows = checked(results, "report", lambda: _limits(block))
-    headings = ("hypothesis", "damage metric", "limit", "largest noise floor", "its meaning")
+    headings = (
+        "hypothesis",
+        "damage metric",
+        "limit",
+        "noise of FP32",
+        "largest batch variance",
+        "its meaning",
+    )
     return Section(
         "method",
         title,
         (
-            "A cell is impaired when the whole 95 % interval of its damage metric, widened by the "
-            "noise floor measured on this device, lies above the limit, healthy when it lies at or "
-            "below, inconclusive in between. Intervals are bootstraps over prompts or sequences.",
+            "A cell is impaired when the whole 95 % interval of its damage metric, less the noise "
+            "of FP32 in another batch shape, lies above the limit. It is healthy when the interval "
+            "and the cell's own batch variance lie at or below, and inconclusive in between. "
+            "Intervals are bootstraps over prompts or sequences.",
+            "Batch variance: the damage metric of a configuration against itself, in reversed "
+            "order and in other micro-batches. On a GPU a row depends on the rows beside it, so "
+            "bf16 draws other rounding errors there; the size of the errors hardly changes.",
             "A hypothesis is supported when promoting its component heals bf16_pure and demoting "
             "it harms fp32_baseline, partly supported when one of the two is so, refuted when "
             "neither is, also because nothing was impaired. Promoted: bf16_pure with the component "
@@ -141,9 +152,15 @@ def _limits(block: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
     for name, row in block["thresholds"].items():
         floors = block.get("noise_floors", {}).get(name, {}).values()
         largest = max((number(f["value"]) for f in floors), default=None)
+        variances = [
+            number(cell["metrics"][BATCH_VARIANCE]["value"])
+            for cell in block["cells"]
+            if cell["hypothesis"] == name and BATCH_VARIANCE in cell["metrics"]
+        ]
+        variance = shown(max(variances, default=None))
         limit = f"{row['limit']:.3g}"
         title = f"{name} {row['title']}"
-        rows.append((title, row["metric"], limit, shown(largest), row["meaning"]))
+        rows.append((title, row["metric"], limit, shown(largest), variance, row["meaning"]))
     return tuple(rows)
 
 
@@ -185,6 +202,7 @@ def _context(context: dict[str, Any], caption: str) -> Table:
         rows += [(f"{role}, SHA-256", f"{model['name']}, {model['sha256']}")] if model else []
     rows += [(name, str(version)) for name, version in context.get("versions", {}).items()]
     rows += [(name, str(value)) for name, value in context.get("settings", {}).items()]
+    rows += [(name, value) for name, value in context.get("overrides", {}).items() if value]
     return Table(("", "value"), tuple(rows), caption)
 
 

@@ -1,8 +1,4 @@
-"""What a person sees of a replay: the noise floor first, then the errors above it.
-
-The hazard. An error of 2e-2 nats reads like a finding and one of 1e-7 like nothing; next to a noise
-floor of 1e-2 or of 0 they mean the opposite. So no figure is shown before the floor.
-"""
+"""What a person sees of a replay: the noise floor first, then the errors above it."""
 
 from typing import Any
 
@@ -10,6 +6,7 @@ _FLOORS = {
     "repeated": "the same again",
     "reversed": "sequences in reversed order",
     "rebatched": "other micro-batches",
+    "fp32_rebatched": "FP32, other micro-batches",
     "fp32_against_frozen": "FP32 here against frozen FP32",
 }
 

@@ -1,8 +1,4 @@
-"""What one results directory holds.
-
-The hazard. A page that is silent about what was not measured is read as "all is well": so an absent
-file is None here, and every reader has to say what it makes of that.
-"""
+"""What one results directory holds; an absent file is None, and every reader says so."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,14 +1,11 @@
-"""One section of the page, and what becomes of a file that cannot be shown.
-
-The hazard. A file of another version ends in a traceback that names a key and no file.
-"""
+"""One section of the page, and what becomes of a file that cannot be shown."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from precision_lib.reporting.again import measuring, plain
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
+from precision_lib.reporting.reproduction import measuring, plain
 from precision_lib.reporting.results import Results, ResultsError
 
 

@@ -1,7 +1,6 @@
 """What the page says, section by section, from verdict to evidence.
 
-The hazard. A section that is left out when its file is absent is never missed: every section is
-always there, and one that has nothing to show says so and how to measure it.
+Every section is always there; one that has nothing to show says so and how to measure it.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""What the self-test found, as a table: fault, who caught it, with what margin.
-
-The hazard. "All caught" hides a fault that was caught by a hair, so the margin stands beside each.
-"""
+"""What the self-test found, as a table: fault, who caught it, with what margin."""
 
 from typing import Any
 

@@ -1,7 +1,4 @@
-"""Lines of a terminal table, and how a verdict is coloured.
-
-The hazard is colour that carries meaning alone: the verdict is always a word, colour only helps.
-"""
+"""Lines of a terminal table, and how a verdict is coloured. The verdict is always a word, too."""
 
 #: A line of a table: text and the style of its verdict ("" for none).
 Line = tuple[str, str]

@@ -1,12 +1,12 @@
 """The summary table of a run, as plain lines with a style each.
 
-The hazard. A table of symptoms alone misleads: the configuration that looks cured may be as wrong
-as before. So symptom and damage stand side by side, each with the unit in its heading.
+Symptom and damage stand side by side, each with the unit in its heading.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+from precision_lib.forensics.verdicts import BATCH_VARIANCE
 from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.styles import STYLES, Line
@@ -84,8 +84,7 @@ def _notes(block: dict[str, Any]) -> list[Line]:
     ]
     if "H1" in block["noise_floors"]:
         floor = max(f["value"] for f in block["noise_floors"]["H1"].values())
-        text = f"largest noise floor, the same in another batch order and size: {floor:.1g}"
-        lines.append((text, ""))
+        lines.append((f"FP32 against itself in another batch order and size: {floor:.1g}", ""))
     return lines
 
 
@@ -112,7 +111,7 @@ def matrix_table(block: dict[str, Any]) -> list[Line]:
         text = row.ljust(names)
         text += "".join(f"  {x:<{w}}" for x, w in zip(shown, widths, strict=True))
         lines.append((text.rstrip(), STYLES[_worst(cells)]))
-    return [*lines, ("", ""), *_thresholds(block, hypotheses)]
+    return [*lines, ("", ""), *_thresholds(block, hypotheses), *batch_variance_lines(block)]
 
 
 def _measured_on(context: dict[str, Any]) -> str:
@@ -148,6 +147,34 @@ def _thresholds(block: dict[str, Any], hypotheses: list[str]) -> list[Line]:
         metric = cell["metrics"][row["metric"]]
         text = f"{h}: {row['metric']} ({metric['unit']}), impaired above {row['limit']:.2g}"
         lines.append((text, ""))
+    return lines
+
+
+#: What a batch variance is a multiple of, in words; ``{kl}`` is the true KL of the cell.
+_VARIANCE_OF = {
+    "H1": "times the signal at a KL of {kl:.0e}",
+    "H2": "standard deviations of the advantages, by the rewards",
+    "H3": "standard deviations of the advantages, by the values",
+    "H4": "nats RMS at the end of the sequence",
+}
+
+
+def batch_variance_lines(block: dict[str, Any]) -> list[Line]:
+    """How far two batch shapes of one ``bf16_pure`` model differ, a line per hypothesis."""
+    cells = [
+        cell
+        for cell in block["cells"]
+        if cell["configuration"] == "bf16_pure" and BATCH_VARIANCE in cell["metrics"]
+    ]
+    if not cells:
+        return []
+    if all(cell["metrics"][BATCH_VARIANCE]["value"] == 0 for cell in cells):
+        return [("two batch shapes of one bf16 model give the same bits", "")]
+    lines: list[Line] = [("two batch shapes of one bf16 model differ by", "")]
+    for cell in cells:
+        of = _VARIANCE_OF[cell["hypothesis"]].format(kl=cell["evidence"].get("true_kl", 0.0))
+        variance = two(cell["metrics"][BATCH_VARIANCE]["value"])
+        lines.append((f"{cell['hypothesis']}: {variance} {of}", ""))
     return lines
 
 

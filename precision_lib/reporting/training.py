@@ -1,8 +1,4 @@
-"""What a person sees of a PPO run.
-
-The hazard. A last line that says "done" hides that the run ended early, and a reward without the KL
-that it cost is half a figure.
-"""
+"""What a person sees of a PPO run: how it ended, its reward and the KL that the reward cost."""
 
 import math
 from typing import Any

@@ -1,15 +1,11 @@
-"""A cell as the arguments of ``precision-forensics ppo``: what a worker is told, and all of it.
-
-The hazard. A worker that gets its settings by another way than a user would give them trains
-something that nobody can repeat by hand. So a cell's process is the command that its log shows.
-"""
+"""A cell as the arguments of ``precision-forensics ppo``: what a worker is told, and all of it."""
 
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from precision_lib.matrix import TWIN
-from precision_lib.sweep.plan import BASELINE, SweepCell, SweepPlan
+from precision_lib.sweep.plan import REFERENCE_RUN, SweepCell, SweepPlan
 
 
 def command(plan: SweepPlan, cell: SweepCell, directory: Path) -> list[str]:
@@ -21,7 +17,7 @@ def ppo_arguments(plan: SweepPlan, cell: SweepCell, directory: Path) -> list[str
     """The command line behind ``precision-forensics`` that runs ``cell`` in ``directory``."""
     models = plan.models
     twin = cell.configuration.name == TWIN.name  # the baseline but for its perturbation
-    name = BASELINE.name if twin else cell.configuration.name
+    name = REFERENCE_RUN.name if twin else cell.configuration.name
     arguments = ["ppo", "--precision_config", name, "--resume"]
     for setting, value in asdict(cell.settings).items():
         if value is not None:

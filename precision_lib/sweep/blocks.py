@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precision_lib.forensics.statistics import CONFIDENCE
-from precision_lib.forensics.student import student_quantile
+from precision_lib.forensics.t_quantile import student_quantile
 
 Array = NDArray[np.float64]
 #: Nobody trains more; a number beyond it is called unknown.

@@ -1,8 +1,4 @@
-"""How much a sweep trains: the whole of it, or a first look.
-
-The hazard. A first look whose runs lie among those of the whole sweep would be taken for them, or
-refused by them; it has a directory of its own.
-"""
+"""How much a sweep trains: the whole of it, or a first look in a directory of its own."""
 
 from pathlib import Path
 from typing import Any

@@ -30,7 +30,7 @@ from precision_lib.sweep.curves import (
     path_distance,
     steps_to_level,
 )
-from precision_lib.sweep.plan import BASELINE
+from precision_lib.sweep.plan import REFERENCE_RUN
 
 #: Impaired: a tenth of what training gains is lost. Chosen before anything was measured.
 LIMIT = 0.1
@@ -85,10 +85,11 @@ def tables(runs: Runs, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict[s
     found = {}
     for metric in list(UNITS)[1:]:
         figures = {
-            n: [_figure(metric, runs[n, s], runs[BASELINE.name, s]) for s in seeds] for n in names
+            n: [_figure(metric, runs[n, s], runs[REFERENCE_RUN.name, s]) for s in seeds]
+            for n in names
         }
         if metric == KL_PATH:
-            del figures[BASELINE.name]  # 0 by its definition, and no sign of any spread
+            del figures[REFERENCE_RUN.name]  # 0 by its definition, and no sign of any spread
         rows = {name: row for name, row in figures.items() if np.isfinite(row).all()}
         if _compared_with(metric) in rows:
             found[metric] = Blocks(np.array(list(rows.values()), dtype=np.float64), tuple(rows))
@@ -96,7 +97,7 @@ def tables(runs: Runs, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict[s
 
 
 def _compared_with(metric: str) -> str:
-    return TWIN.name if metric == KL_PATH else BASELINE.name
+    return TWIN.name if metric == KL_PATH else REFERENCE_RUN.name
 
 
 def _figure(metric: str, run: RunCurves, baseline: RunCurves) -> float:
@@ -117,9 +118,9 @@ def _figure(metric: str, run: RunCurves, baseline: RunCurves) -> float:
 
 def gain_share(objective: Blocks, first: str, second: str) -> Metric | None:
     """(first - second) as a share of the baseline's gain; None where that is not above 0."""
-    if not objective.mean(BASELINE.name) > 0:
+    if not objective.mean(REFERENCE_RUN.name) > 0:
         return None
-    found = objective.share(first, second, BASELINE.name)
+    found = objective.share(first, second, REFERENCE_RUN.name)
     return Metric(*found, objective.seeds, UNITS[DAMAGE])
 
 
@@ -131,7 +132,7 @@ def resolution(objective: Blocks) -> dict[str, Any]:
         found impaired with that probability by these seeds; ``seeds_for_no_loss``, how many find
         one healthy that loses nothing. None where the spread or the gain is not known.
     """
-    gain = objective.mean(BASELINE.name)
+    gain = objective.mean(REFERENCE_RUN.name)
     if not gain > 0 or not math.isfinite(objective.reach(POWER)):
         return {"power": POWER, "smallest_loss": None, "seeds_for_no_loss": None}
     return {
@@ -149,7 +150,7 @@ def training_cell(
     objective = figures[OBJECTIVE]
     if name not in objective.names:
         return TrainingCell(name, IMPAIRED, {}, statuses, None)
-    damage = gain_share(objective, BASELINE.name, name)
+    damage = gain_share(objective, REFERENCE_RUN.name, name)
     metrics = {} if damage is None else {DAMAGE: damage}
     for metric, blocks in figures.items():
         other = _compared_with(metric)
@@ -171,7 +172,7 @@ def _verdict(low: float, high: float) -> str:
 
 def _seeds_needed(objective: Blocks, name: str) -> int | None:
     def decides(seeds: int) -> bool:
-        _, low, high = objective.share(BASELINE.name, name, BASELINE.name, seeds)
+        _, low, high = objective.share(REFERENCE_RUN.name, name, REFERENCE_RUN.name, seeds)
         return _verdict(low, high) != INCONCLUSIVE
 
     return seeds_needed(decides)

@@ -1,8 +1,8 @@
 """Figures of one run that are compared between runs: what it reached, how fast, and its path.
 
 The hazard. The last step of a run is one noisy batch, and its KL is measured with the run's own
-rounding. What was reached is therefore measured afterwards, in FP32 and alike for all runs; curves
-are compared over all steps; "how fast" is a level that the baseline of the same seed reached.
+rounding. So what was reached is measured afterwards, in FP32 and alike for all runs; curves are
+compared over all steps; "how fast" is a level that the baseline of the same seed reached.
 """
 
 import math

@@ -1,8 +1,7 @@
 """What an executor says while the cells of a sweep run.
 
-The hazard. A sweep that is silent until its end cannot be watched, and one that reports through the
-files of its cells cannot run where those files are not. So every executor, local or on a cluster,
-is a generator of these events, and whoever shows progress or waits knows nothing else.
+Every executor, local or on a cluster, is a generator of these events. Whoever shows progress or
+waits knows nothing else.
 """
 
 from dataclasses import dataclass
@@ -10,6 +9,10 @@ from dataclasses import dataclass
 from precision_lib.sweep.plan import SweepCell
 
 STARTED, STEPPED, FINISHED, FAILED, RETRIED = "started", "stepped", "finished", "failed", "retried"
+
+
+class ExecutorError(ValueError):
+    """An option does not go with the executor, or the executor cannot run; the message says why."""
 
 
 @dataclass(frozen=True)

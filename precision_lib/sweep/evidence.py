@@ -1,10 +1,9 @@
 """Training-level evidence: does the precision of a component change what PPO learns?
 
-The hazard. Two runs of different precision end at different rewards, and so do two runs of the same
-precision: PPO amplifies a difference in the last digit into another run. A sweep that shows one
-curve below another has shown that there are two curves. So every figure is paired by seed with the
-FP32 baseline, has an interval over seeds, and stands beside the *twin*: the baseline again, started
-one FP32 rounding away. What cannot be told from the twin is not precision.
+The hazard. Two runs of one precision end at different rewards, too: PPO amplifies a difference in
+the last digit into another run. So every figure is paired by seed with the FP32 baseline, has an
+interval over seeds, and stands beside the *twin*: the baseline again, started one FP32 rounding
+away. What cannot be told from the twin is not precision.
 
 The damage that decides is ``objective_gain_lost``: the share of the baseline's gain in what PPO
 maximises, FP32 reward less kl_coefficient x FP32 KL to the reference, that a configuration misses.
@@ -30,7 +29,7 @@ from precision_lib.sweep.cells import (
     training_cell,
 )
 from precision_lib.sweep.hypotheses import TrainingVerdict, training_verdict
-from precision_lib.sweep.plan import BASELINE
+from precision_lib.sweep.plan import REFERENCE_RUN
 
 PURE = "bf16_pure"
 
@@ -96,17 +95,17 @@ def weigh(runs: Runs) -> Evidence:
     names = tuple(dict.fromkeys(name for name, _ in runs))
     all_seeds = sorted({seed for _, seed in runs})
     seeds = tuple(s for s in all_seeds if all((name, s) in runs for name in names))
-    for needed in (BASELINE.name, TWIN.name):
+    for needed in (REFERENCE_RUN.name, TWIN.name):
         _check(needed, runs, names, seeds)
     whole = tuple(n for n in names if all(runs[n, s].is_whole for s in seeds))
     figures = tables(runs, whole, seeds)
-    cells = {n: training_cell(n, runs, seeds, figures) for n in names if n != BASELINE.name}
+    cells = {n: training_cell(n, runs, seeds, figures) for n in names if n != REFERENCE_RUN.name}
     return Evidence(
         seeds=seeds,
         cells=cells,
         verdicts=tuple(training_verdict(h, cells, figures[OBJECTIVE]) for h in DECISIONS),
         chaos={metric: _chaos(metric, b) for metric, b in figures.items() if TWIN.name in b.names},
-        baseline_gain=figures[OBJECTIVE].mean(BASELINE.name),
+        baseline_gain=figures[OBJECTIVE].mean(REFERENCE_RUN.name),
         deviations={m: b.residual_deviation if b.degrees else None for m, b in figures.items()},
         resolution=resolution(figures[OBJECTIVE]),
         exercised={h: _exercised(h, runs, seeds) for h in DECISIONS},
@@ -140,5 +139,5 @@ def _check(needed: str, runs: Runs, names: tuple[str, ...], seeds: tuple[int, ..
 def _chaos(metric: str, blocks: Blocks) -> float:
     apart = blocks.table[blocks.names.index(TWIN.name)]
     if metric != KL_PATH:  # a distance from the baseline already
-        apart = apart - blocks.table[blocks.names.index(BASELINE.name)]
+        apart = apart - blocks.table[blocks.names.index(REFERENCE_RUN.name)]
     return float(np.sqrt((apart**2).mean()))

@@ -1,23 +1,15 @@
-"""Who runs the cells of a sweep, by name.
-
-The hazard. An option that only one executor understands, and the other ignores without a word,
-makes a cluster run that is not the one that was asked for.
-"""
+"""Who runs the cells of a sweep, by name; an option that the executor does not know is refused."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from precision_lib.sweep.events import Event
+from precision_lib.sweep.events import Event, ExecutorError
 from precision_lib.sweep.local import run_local
 from precision_lib.sweep.plan import SweepCell, SweepPlan
 
 LOCAL, RAY = "local", "ray"
 NAMES = (LOCAL, RAY)
-
-
-class ExecutorError(ValueError):
-    """An option does not go with the executor; the message says which."""
 
 
 @dataclass(frozen=True)

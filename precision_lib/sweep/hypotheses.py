@@ -1,8 +1,8 @@
 """What training says of each hypothesis: promotion heals, demotion harms, the twin does neither.
 
-The hazard. Of seven configurations one is always the worst. A hypothesis names beforehand which
-promotion has to heal and which demotion has to harm; all that more seeds could still turn round is
-inconclusive, and everything is when the twin, which has the baseline's formats, differs from it.
+The hazard. Of seven configurations one is always the worst. So a hypothesis names beforehand which
+promotion has to heal and which demotion has to harm. What more seeds could still turn round is
+inconclusive, and so is everything when the twin differs from the baseline.
 """
 
 import math
@@ -22,7 +22,7 @@ from precision_lib.forensics.verdicts import (
 from precision_lib.matrix import TWIN
 from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import DAMAGE, TrainingCell, gain_share
-from precision_lib.sweep.plan import BASELINE
+from precision_lib.sweep.plan import REFERENCE_RUN
 from precision_lib.training.failures import COMPLETED
 
 #: Of the interval that has to hold 0 for the twin: one false alarm in ten thousand sweeps.
@@ -58,7 +58,7 @@ def control_of(objective: Blocks) -> dict[str, Any]:
 
     At :data:`CONTROL_CONFIDENCE`, because this one must not raise a false alarm.
     """
-    value, low, high = objective.difference(TWIN.name, BASELINE.name, CONTROL_CONFIDENCE)
+    value, low, high = objective.difference(TWIN.name, REFERENCE_RUN.name, CONTROL_CONFIDENCE)
     return {
         "twin": TWIN.name,
         "twin_objective_difference": {"value": value, "low": low, "high": high},

@@ -1,9 +1,7 @@
 """Run the cells as processes of this machine, several at once, sharing cores and GPUs.
 
-The hazards. A cell that dies (out of memory, a kill, a crash in a kernel) must not take the others
-with it: each is a process with its own log. Two processes that both think the machine is theirs are
-slower than one after the other: each gets its threads, and one GPU. A sweep that is stopped must
-not leave children that write on: they are asked to stop, finish their step and keep their state.
+Each cell is a process with its own log, threads and GPU, so that one that dies leaves the others
+alone. When the sweep is stopped, children are asked to finish their step and keep their state.
 """
 
 import os
@@ -44,11 +42,11 @@ class Child:
 
 
 def default_jobs(device: str, gpus: int) -> int:
-    """Cells at once: a core each, or four on each GPU, which a small model does not fill."""
+    """Cells at once: a core each, or eight on each GPU, which a small model does not fill."""
     threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = max(1, (usable or 1) // threads)
-    return cores if device == "cpu" else min(cores, 4 * max(gpus, 1))
+    return cores if device == "cpu" else min(cores, 8 * max(gpus, 1))
 
 
 def visible_gpus(device: str) -> list[str]:

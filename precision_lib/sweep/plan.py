@@ -1,10 +1,9 @@
 """Which runs a sweep is made of, where each of them lives, and which have ended.
 
-The hazards. A sweep that keeps its own list of what is done disagrees with the disk after the first
-kill. Two configurations compared at one seed differ by more than precision: PPO amplifies any
-difference, and after a hundred steps a change of one ulp has become another run. So what has ended
-is read from each run's own summary, and each seed gets a *twin* of the baseline, FP32 throughout
-and started one rounding error away: what twin and baseline differ by is chaos, not precision.
+The hazard. Two configurations compared at one seed differ by more than precision: PPO amplifies a
+change of one ulp into another run. So each seed gets a *twin* of the baseline, FP32 throughout and
+started one rounding error away: what twin and baseline differ by is chaos, not precision. What has
+ended is read from each run's own summary.
 """
 
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from precision_lib.training.failures import COMPLETED, FINAL
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.summary import RunSummary, read_summary
 
-BASELINE = get_configuration("fp32_baseline")
+REFERENCE_RUN = get_configuration("fp32_baseline")
 #: Unit roundoff of FP32: a relative change that moves about every second weight by one ulp.
 ONE_ROUNDING = 2.0**-24
 #: Of a run's identity, what all runs of a sweep share besides their settings.
@@ -42,7 +41,7 @@ class SweepCell:
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelNames:
     """What to load in each worker, by name; as the commands take them."""
 
     model: str = "embedded"
@@ -64,7 +63,7 @@ class SweepPlan:
 
     directory: Path
     cells: tuple[SweepCell, ...]
-    models: Models
+    models: ModelNames
     matrix_file: Path | None = None
 
     def run_directory(self, cell: SweepCell) -> Path:
@@ -82,7 +81,7 @@ def plan_sweep(
     configurations: Sequence[PrecisionConfig],
     seeds: Sequence[int],
     settings: PPOSettings,
-    models: Models,
+    models: ModelNames,
     matrix_file: Path | None = None,
 ) -> SweepPlan:
     """Cells of ``configurations`` x ``seeds``; baseline and twin are added where they lack.
@@ -92,7 +91,7 @@ def plan_sweep(
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds {list(seeds)} must be at least one, and distinct")
-    wanted = tuple(dict.fromkeys((BASELINE, TWIN, *configurations)))
+    wanted = tuple(dict.fromkeys((REFERENCE_RUN, TWIN, *configurations)))
     names = [c.name for c in wanted]
     for name in names:
         if names.count(name) > 1:

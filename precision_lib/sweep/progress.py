@@ -1,8 +1,4 @@
-"""How far a sweep is, for whoever waits: a bar over all PPO steps, a line when something happens.
-
-The hazard. A bar that counts cells stands still for an hour; one that only ever goes forward lies
-when a cell is started again from its last state. So it counts the steps that are on disk.
-"""
+"""How far a sweep is: a bar over the PPO steps that are on disk, a line when something happens."""
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field

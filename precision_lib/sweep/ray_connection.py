@@ -1,8 +1,7 @@
 """Ray itself: whether it is there, a connection to a cluster, and how many cells that holds.
 
-The hazards. A program that ends a Ray which it did not start ends other people's work; one that
-leaves its own behind leaves nine processes. And ``ray.init`` takes over what belongs to the caller:
-its SIGTERM, which is how a sweep is asked to stop, and the state of ``random``.
+A Ray that was not started here is not ended here. ``ray.init`` takes over what belongs to the
+caller: its SIGTERM, which is how a sweep is asked to stop, and the state of ``random``.
 """
 
 import logging
@@ -13,44 +12,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from precision_lib.sweep.executors import ExecutorError
+from precision_lib.sweep.events import ExecutorError
 
 #: Of a Ray that is started here; it holds states on their way, and spills to the disk beyond.
 STORE_BYTES = 200 * 2**20
-CLIENT = "ray://"
-
-
-class RayMissingError(ExecutorError):
-    """Ray is not installed."""
 
 
 def import_ray() -> Any:
     """The ``ray`` module.
 
     Raises:
-        RayMissingError: it is not installed; the message says how to.
+        ExecutorError: it is not installed; the message says how to.
     """
     try:
         import ray
     except ImportError:
-        raise RayMissingError(
+        raise ExecutorError(
             "the Ray executor needs the optional package ray, which is not installed: "
             "pip install 'rlhf-precision-forensics[ray]', or use --executor local"
         ) from None
     return ray
-
-
-def check_address(address: str | None) -> None:
-    """Refuse an address that the executor cannot work with.
-
-    Raises:
-        ExecutorError: it is one of Ray's client.
-    """
-    if address is not None and address.startswith(CLIENT):
-        raise ExecutorError(
-            f"{address}: Ray's client has no streams; start the sweep on a node of the cluster "
-            "with the address auto ('ray job submit' does that from elsewhere)"
-        )
 
 
 @contextmanager
@@ -90,7 +71,7 @@ def connected(ray: Any, address: str | None, needs: dict[str, float]) -> Iterato
 
 @contextmanager
 def _as_found() -> Iterator[None]:
-    """Put the handler of SIGTERM and the state of ``random`` back."""
+    """Put back what ``ray.init`` takes over: the handler of SIGTERM and the state of ``random``."""
     state, handler = random.getstate(), signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,8 +1,6 @@
-"""Whose PPO core is under test: loading it, and what it offers.
+"""The PPO core under test: loading it, and which of nine functions it offers by name.
 
-The hazard. A suite that can only test its own kernels says nothing about the code that trains the
-model. Anybody's core can be tested if it offers some of nine functions by fixed names, and a name
-that is missing must be said once, not counted as a pass.
+A name that is missing is reported once and not counted as a pass.
 """
 
 import difflib

@@ -1,9 +1,8 @@
 """Frameworks whose numeric core can be tested: what is imported of them, and which releases.
 
-The hazards. An adapter that was written for one release calls something else in the next, and the
-result would be blamed on the framework; so each names the releases that it was checked against and
-refuses others. And a test against a copy of somebody's function tests the copy: the functions are
-taken from the installed package, at the moment when they are asked for, and never changed.
+The hazard. An adapter that was written for one release may call something else in the next. So each
+names the releases that it was checked against and refuses others. Functions are taken from the
+installed package when they are asked for, and never changed or copied.
 """
 
 import importlib

@@ -1,10 +1,9 @@
 """Stand-ins for packages that are absent, while somebody's module is imported.
 
-The hazard. Importing the module that holds a framework's arithmetic pulls in whatever its trainers
-need (ray, deepspeed, vllm), gigabytes that the arithmetic does not use. A stand-in that stayed in
-``sys.modules`` would make other code believe that the package is there, so it is gone from there,
-and from the package that it is a part of, when the import is done. Who asks decides what is
-replaced: packages that are absent, and parts of a framework that hold nothing that is called.
+The module that holds a framework's arithmetic imports packages that the arithmetic does not use
+(ray, deepspeed, vllm). A stand-in is removed from ``sys.modules``, and from the package that it is
+a part of, when the import is done. The caller names what is replaced: packages that are absent, and
+parts of a framework that hold nothing that is called.
 """
 
 import sys

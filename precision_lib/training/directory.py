@@ -1,8 +1,7 @@
 """The directory of a run: what is in it, who may write there, which of its lines count.
 
-The hazards. Two processes that train in one directory destroy both runs; a line written for a step
-that the state does not hold is written twice after a resume; and a kill leaves half a line, or a
-temporary file of the size of a state.
+A lock keeps a second process out. Lines behind the state are dropped on resuming, and half a line
+or a temporary file that a kill left is removed.
 
 Files of a run: ``steps.jsonl`` (a line per step), ``state.safetensors``, ``summary.json``.
 """

@@ -1,10 +1,9 @@
 """What a trained policy is worth, measured in FP32 for every configuration: reward and KL.
 
-The hazard. A run's own curve is measured with the run's own instruments: a bf16 KL of a bf16
-policy says little about how far the weights went. So the FP32 masters of every run are measured
-alike: FP32 sampling from the same prompts with the same random numbers, the FP32 reward model, and
-the KL over the whole vocabulary in float64. The prompts are those of training, drawn in an order of
-their own: it is asked what was learned, not what generalises.
+The hazard. A run's own curve is measured with the run's own rounding. So the FP32 masters of every
+run are measured alike: FP32 sampling from the same prompts with the same random numbers, the FP32
+reward model, and the KL over the whole vocabulary in float64. The prompts are those of training,
+drawn in an order of their own: what was learned is measured, not what generalises.
 """
 
 from dataclasses import dataclass, replace
@@ -18,11 +17,7 @@ from precision_lib.ppo.policy_entropy import entropy
 from precision_lib.training.forward import sequences_of
 from precision_lib.trajectories.batches import FreezeSettings, micro_batches, sample_batch
 from precision_lib.trajectories.scoring import forced_rewards
-from precision_lib.trajectories.teacher_forcing import (
-    rows_per_forward,
-    trunk_and_logits,
-    vocabulary_of,
-)
+from precision_lib.trajectories.teacher_forcing import rows_per_forward, trunk_and_logits
 
 #: Prompts of the evaluation are drawn with it: the same for every run of a sweep.
 SEED = 20_000
@@ -68,7 +63,7 @@ def evaluate(policy: Any, pipeline: Pipeline, max_new_tokens: int, sequences: in
     drawing = replace(pipeline, policy=replace(pipeline.policy, model=policy))
     sampled = sample_batch(drawing, settings, 0)
     given = sequences_of(sampled, policy.device)
-    rows = rows_per_forward(given.tokens.shape[1], vocabulary_of(policy))
+    rows = rows_per_forward(given.tokens.shape[1], policy)
     kl, entropies = torch.zeros(2, *given.mask.shape, dtype=torch.float64)
     for part in torch.arange(sequences).split(rows):
         here = given.rows(part)

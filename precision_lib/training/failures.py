@@ -1,9 +1,7 @@
 """How a run can end, and the figures that say so: the failure taxonomy.
 
-The hazard. A run that went wrong goes on looking like one: the loss of a collapsed policy is
-finite, a KL of 200 nats is a number, and after a night there is a curve that nobody can use. So
-each way to fail has a name, a limit that stands once and says what it means, and a run that passes
-it ends with that name, its figures and a state that can be resumed where there is a point in it.
+Each way to fail has a name and a limit that stands once and says what it means. A run that passes
+a limit ends with that name, its figures and a state that can be resumed where that makes sense.
 """
 
 from dataclasses import dataclass, field

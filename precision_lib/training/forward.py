@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.observed import observed_format
 from precision_lib.formats import format_of, get_format
 from precision_lib.models.value_head import predict_values
 from precision_lib.ppo.logprobs import token_logprobs
@@ -22,6 +21,7 @@ from precision_lib.ppo.policy_entropy import entropy
 from precision_lib.trajectories.batches import Sampled
 from precision_lib.trajectories.scoring import exactly
 from precision_lib.trajectories.teacher_forcing import trunk_and_logits
+from precision_lib.trajectories.transfer import moved
 
 #: So many logits of a forward are looked at to see which format they are in.
 SOME = 64
@@ -29,7 +29,7 @@ SOME = 64
 
 @dataclass(frozen=True)
 class Sequences:
-    """The tokens of a rollout on their device; real tokens first.
+    """The tokens of a rollout on one device; real tokens first.
 
     Attributes:
         tokens: [N, L] int64, right-padded.
@@ -47,6 +47,11 @@ class Sequences:
         """Some of the sequences, at the same width."""
         return Sequences(self.tokens[chosen], self.first, self.columns[chosen], self.mask[chosen])
 
+    def to(self, device: torch.device) -> "Sequences":
+        """The same on ``device``, by one transfer."""
+        tokens, columns, mask = moved(device, self.tokens, self.columns, self.mask)
+        return Sequences(tokens, self.first, columns, mask)
+
 
 def sequences_of(sampled: Sampled, device: torch.device) -> Sequences:
     """The tokens of a rollout, aligned once for every forward over them."""
@@ -55,24 +60,24 @@ def sequences_of(sampled: Sampled, device: torch.device) -> Sequences:
     mask = position < sampled.response_lengths.unsqueeze(1)
     columns = sampled.prompt_lengths.unsqueeze(1) - 1 - first + position
     columns = columns.clamp(max=sampled.tokens.shape[1] - 2 - first)
-    return Sequences(sampled.tokens.to(device), first, columns.to(device), mask.to(device))
+    return Sequences(sampled.tokens, first, columns, mask).to(device)
 
 
 @dataclass(frozen=True)
-class Figures:
+class ForwardFigures:
     """What a forward gave for response tokens; masked slots hold anything.
 
     Attributes:
         logprobs: [n, T] in the KL format.
         values: [n, T] in the value format; None without a head.
         entropy: [n, T] FP32 nats; None unless it was asked for.
-        logits_format: as observed on some of them, see ``forensics/observed.py``.
+        some_logits: [SOME] or fewer, for a look at their format (``forensics/observed_format.py``).
     """
 
     logprobs: Tensor
     values: Tensor | None
     entropy: Tensor | None
-    logits_format: str
+    some_logits: Tensor
 
 
 def in_own_format(model: Any) -> AbstractContextManager[Any]:
@@ -88,7 +93,7 @@ def forward(
     value_format: str = "fp32",
     *,
     with_entropy: bool = False,
-) -> Figures:
+) -> ForwardFigures:
     """Log-probs of response tokens, and values and entropies where they are asked for.
 
     Differentiable in the model's parameters and in the head.
@@ -114,4 +119,4 @@ def forward(
     if with_entropy:
         found = entropy(logits[:, predicting].detach()).gather(1, given.columns)
     some = logits.detach()[0, given.first, :SOME]
-    return Figures(logprobs, values, found, observed_format(some))
+    return ForwardFigures(logprobs, values, found, some)

@@ -1,10 +1,10 @@
 """What FP32 makes of some of a rollout's sequences: the truth that a step's damage is measured by.
 
-The hazard. A training run shows its symptoms (zero log-ratios, ties, values that stand still) and
-hides its damage, because nothing in it knows what the numbers should have been. So a few sequences
-of every rollout are scored once more, by the FP32 masters of the same step and the FP32 originals
-of reference and reward model. Where the configuration is FP32 throughout, it is its own truth and
-all errors are 0 by definition; how far FP32 itself is off is measured by the main job, in float64.
+The hazard. A training run shows its symptoms (zero log-ratios, ties, values that do not change) and
+not its damage. So a few sequences of every rollout are scored once more, by the FP32 masters of the
+same step and the FP32 originals of reference and reward model. A configuration that is FP32
+throughout is its own truth, and its errors are 0 by definition; the error of FP32 itself is
+measured by the main job, in float64.
 
 D diagnostic sequences, the first of the rollout; T response tokens.
 """
@@ -21,12 +21,18 @@ from precision_lib.forensics.h4 import reference_drift as h4
 from precision_lib.formats import FORMATS, format_of, ulp
 from precision_lib.matrix import get_configuration
 from precision_lib.ppo.advantages import gae
-from precision_lib.training.rollout import Experience, Models, Scored, learn_from, score
+from precision_lib.training.rollout import (
+    Experience,
+    ScoredRollout,
+    TrainingModels,
+    learn_from,
+    score,
+)
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.weights import Weights
 from precision_lib.trajectories.batches import Sampled
 
-BASELINE = get_configuration("fp32_baseline")
+REFERENCE_RUN = get_configuration("fp32_baseline")
 
 
 def first_rows(sampled: Sampled, count: int) -> Sampled:
@@ -35,7 +41,7 @@ def first_rows(sampled: Sampled, count: int) -> Sampled:
 
 
 def golden_experience(
-    models: Models,
+    models: TrainingModels,
     weights: Weights,
     experience: Experience,
     settings: PPOSettings,
@@ -48,17 +54,17 @@ def golden_experience(
     count = min(settings.diagnostic_sequences, len(experience.given.tokens))
     sampled, given = first_rows(experience.sampled, count), experience.given.rows(slice(count))
     own = _first(experience.scored, count)
-    if models.configuration.components == BASELINE.components:
+    if models.configuration.components == REFERENCE_RUN.components:
         exact = own
     else:
         originals = replace(
             models,
-            configuration=BASELINE,
+            configuration=REFERENCE_RUN,
             reference=models.pipeline.reference.model,
             reward=models.pipeline.reward.model,
         )
         in_fp32 = replace(weights, working=weights.golden)
-        exact = score(originals, in_fp32, sampled, given, [torch.arange(count)])
+        exact = score(originals, in_fp32, sampled, given, [slice(count)])
     kl = models.configuration.kl
     return (
         learn_from(sampled, given, own, settings, kl, kl_coefficient),
@@ -66,7 +72,7 @@ def golden_experience(
     )
 
 
-def _first(scored: Scored, count: int) -> Scored:
+def _first(scored: ScoredRollout, count: int) -> ScoredRollout:
     tensors: dict[str, Any] = {
         name: x[:count] for name, x in vars(scored).items() if isinstance(x, Tensor)
     }
@@ -102,9 +108,9 @@ def _log_ratio(d: Tensor, true: Tensor) -> dict[str, float | None]:
 
 def _along_the_sequence(error: Tensor, mask: Tensor) -> dict[str, float | None]:
     """H4's metrics of errors [D, T], 0 behind the end, so that the last sum is the sequence's."""
-    sums = h4.sequence_sums(error.cpu().numpy())
+    sums = h4.sequence_sums(error.numpy())
     totals = {name: value.sum() for name, value in sums.items()}
-    totals["tokens"] = mask.sum().cpu().double().numpy()
+    totals["tokens"] = mask.sum().double().numpy()
     return {name: float(h4.METRICS[name][0](totals)) for name in H4_METRICS}
 
 
@@ -146,7 +152,6 @@ def _ranking(scores: Tensor, golden: Tensor) -> dict[str, float | None]:
     """H2's figures over all pairs of the diagnostic sequences."""
     if len(golden) < 2 or not bool(torch.isfinite(golden).all()):
         return dict.fromkeys(("reward_tie_frac", "reward_kendall_tau"))
-    scores, golden = scores.cpu(), golden.cpu()
     sums = h2.group_sums(scores, golden, torch.zeros(len(scores), dtype=torch.int64))
     return {name: h2.value(sums, name) for name in ("reward_tie_frac", "reward_kendall_tau")}
 

@@ -9,9 +9,9 @@ A NaN passes none of them: comparisons say what holds, not what is wrong.
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.formats import FORMATS, format_of
-from precision_lib.training.rollout import Experience, Models
+from precision_lib.training.rollout import Experience, TrainingModels
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.update import Updates
 from precision_lib.training.weights import Weights
@@ -28,7 +28,7 @@ def _require(holds: bool, message: str) -> None:
         raise InvariantError(f"PPO invariant broken: {message}")
 
 
-def check_models(models: Models, weights: Weights) -> None:
+def check_models(models: TrainingModels, weights: Weights) -> None:
     """Evaluation mode everywhere: no dropout."""
     for name, model in (
         ("policy", weights.working),
@@ -56,7 +56,9 @@ def check_optimizer(weights: Weights) -> None:
         )
 
 
-def observed_formats(models: Models, weights: Weights, experience: Experience) -> dict[str, str]:
+def observed_formats(
+    models: TrainingModels, weights: Weights, experience: Experience
+) -> dict[str, str]:
     """Component to the format that was seen at run time: parameters, and what came out."""
     scored, mask = experience.scored, experience.given.mask
     seen = {
@@ -78,7 +80,7 @@ def _parameters(model: object) -> str:
     return "+".join(sorted({format_of(p.dtype).name for p in parameters}))
 
 
-def check_formats(models: Models, observed: dict[str, str]) -> None:
+def check_formats(models: TrainingModels, observed: dict[str, str]) -> None:
     """Every component runs in the format that the configuration asks for."""
     for component, wanted in models.configuration.components.items():
         _require(
@@ -88,7 +90,7 @@ def check_formats(models: Models, observed: dict[str, str]) -> None:
         )
 
 
-def check_start(models: Models, experience: Experience) -> None:
+def check_start(models: TrainingModels, experience: Experience) -> None:
     """KL(policy, reference) is exactly 0 while both are the same weights in the same format."""
     formats, pipeline = models.configuration, models.pipeline
     if pipeline.reference is pipeline.policy and formats.policy == formats.reference:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.formats import get_format
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import set_parameters
@@ -25,7 +26,7 @@ from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.masked import whiten
 from precision_lib.ppo.rewards import assemble_rewards
 from precision_lib.training.forward import (
-    Figures,
+    ForwardFigures,
     Sequences,
     forward,
     in_own_format,
@@ -35,12 +36,13 @@ from precision_lib.training.settings import PPOSettings
 from precision_lib.training.weights import Weights
 from precision_lib.trajectories.batches import Sampled, micro_batches, sample_batch
 from precision_lib.trajectories.scoring import forced_rewards
-from precision_lib.trajectories.teacher_forcing import rows_per_forward, vocabulary_of
-from precision_lib.trajectories.working import hollow_copy
+from precision_lib.trajectories.teacher_forcing import rows_per_forward
+from precision_lib.trajectories.transfer import HOST, moved
+from precision_lib.trajectories.working_copy import hollow_copy
 
 
 @dataclass(frozen=True)
-class Models:
+class TrainingModels:
     """What a run computes with besides the weights that it trains.
 
     Attributes:
@@ -55,9 +57,9 @@ class Models:
     reward: Any
 
 
-def open_models(pipeline: Pipeline, configuration: PrecisionConfig) -> Models:
+def open_models(pipeline: Pipeline, configuration: PrecisionConfig) -> TrainingModels:
     """Reference and reward model cast once to their formats."""
-    return Models(
+    return TrainingModels(
         pipeline,
         configuration,
         _in_format(pipeline.reference.model, configuration.reference),
@@ -74,8 +76,8 @@ def _in_format(original: Any, fmt: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What the four models say of a rollout, each in its format.
+class ScoredRollout:
+    """What the four models say of a rollout, each in its format, on the host.
 
     Attributes:
         logprobs, ref_logprobs: [N, T] in the KL format.
@@ -97,9 +99,11 @@ class Scored:
 class Experience:
     """A rollout with what PPO learns from it; every [N, T] is FP32 unless said otherwise.
 
+    All of it is on the host, where a figure costs no launch and nothing waits for a GPU.
+
     Attributes:
         sampled: tokens, lengths and what the reward model reads.
-        given: the tokens on their device, aligned.
+        given: the tokens, aligned.
         scored: the models' figures.
         penalty: [N, T] KL estimate per token in the KL format.
         rewards, returns: [N, T]. advantages: [N, T], whitened over real tokens.
@@ -107,14 +111,14 @@ class Experience:
 
     sampled: Sampled
     given: Sequences
-    scored: Scored
+    scored: ScoredRollout
     penalty: Tensor
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
 
 
-def draw(models: Models, weights: Weights, settings: PPOSettings, step: int) -> Sampled:
+def draw(models: TrainingModels, weights: Weights, settings: PPOSettings, step: int) -> Sampled:
     """Responses of step ``step``, drawn by the working policy; prompts and random numbers depend
     on the seed and the step alone."""
     policy = replace(models.pipeline.policy, model=weights.working)
@@ -122,20 +126,20 @@ def draw(models: Models, weights: Weights, settings: PPOSettings, step: int) -> 
         return sample_batch(replace(models.pipeline, policy=policy), settings.sampling, step)
 
 
-def minibatch_rows(given: Sequences, settings: PPOSettings, vocabulary: int) -> list[Tensor]:
-    """Row numbers of each forward: minibatches in order, each cut so that its logits fit."""
+def minibatch_rows(given: Sequences, settings: PPOSettings, model: Any) -> list[slice]:
+    """Rows of each forward of ``model``: minibatches in order, each cut so that its logits fit."""
     count = len(given.tokens) // settings.minibatches
-    most = min(count, rows_per_forward(given.tokens.shape[1], vocabulary))
-    whole = torch.arange(len(given.tokens)).split(count)
-    return [part for minibatch in whole for part in minibatch.split(most)]
+    most = min(count, rows_per_forward(given.tokens.shape[1], model))
+    starts = range(0, len(given.tokens), count)
+    return [slice(i, min(i + most, s + count)) for s in starts for i in range(s, s + count, most)]
 
 
 @torch.no_grad()
 def score(
-    models: Models, weights: Weights, sampled: Sampled, given: Sequences, rows: list[Tensor]
-) -> Scored:
-    """Figures of all four models on the sampled tokens, in the micro-batches ``rows``."""
-    formats = models.configuration
+    models: TrainingModels, weights: Weights, sampled: Sampled, given: Sequences, rows: list[slice]
+) -> ScoredRollout:
+    """ForwardFigures of all four models on the sampled tokens, in the micro-batches ``rows``."""
+    formats, given = models.configuration, given.to(weights.master.device)
     head = weights.head_weight.detach(), weights.head_bias.detach()
     policy = _joined(
         forward(weights.working, given.rows(r), formats.kl, head, formats.value, with_entropy=True)
@@ -148,32 +152,32 @@ def score(
     scores, _ = forced_rewards(models.reward, *read, micro)
     assert policy.values is not None
     assert policy.entropy is not None
-    return Scored(
-        policy.logprobs,
-        reference.logprobs,
-        policy.values,
-        scores.to(given.tokens.device),
-        policy.entropy,
-        {"policy": policy.logits_format, "reference": reference.logits_format},
+    logprobs, ref_logprobs, values, entropy, *some_logits = moved(
+        HOST,
+        *(policy.logprobs, reference.logprobs, policy.values, policy.entropy),
+        *(policy.some_logits, reference.some_logits),
     )
+    seen = ("+".join(sorted({observed_format(x) for x in parts})) for parts in some_logits)
+    logits_format = dict(zip(("policy", "reference"), seen, strict=True))
+    return ScoredRollout(logprobs, ref_logprobs, values, scores, entropy, logits_format)
 
 
 def _reward_rows(model: Any, sampled: Sampled) -> int:
-    return rows_per_forward(sampled.reward_tokens.shape[1], vocabulary_of(model))
+    return rows_per_forward(sampled.reward_tokens.shape[1], model)
 
 
-def _joined(parts: Iterator[Figures]) -> Figures:
+def _joined(parts: Iterator[ForwardFigures]) -> ForwardFigures:
     figures = list(parts)
 
     def joined(name: str) -> Any:
         tensors = [getattr(f, name) for f in figures]
         return None if tensors[0] is None else torch.cat(tensors)
 
-    return Figures(
+    return ForwardFigures(
         joined("logprobs"),
         joined("values"),
         joined("entropy"),
-        "+".join(sorted({f.logits_format for f in figures})),
+        torch.stack([f.some_logits for f in figures]),
     )
 
 
@@ -181,7 +185,7 @@ def _joined(parts: Iterator[Figures]) -> Figures:
 def learn_from(
     sampled: Sampled,
     given: Sequences,
-    scored: Scored,
+    scored: ScoredRollout,
     settings: PPOSettings,
     kl_format: str,
     kl_coefficient: float,
@@ -200,11 +204,15 @@ def learn_from(
 
 
 def rollout(
-    models: Models, weights: Weights, settings: PPOSettings, step: int, kl_coefficient: float
+    models: TrainingModels,
+    weights: Weights,
+    settings: PPOSettings,
+    step: int,
+    kl_coefficient: float,
 ) -> Experience:
     """Sample and score one batch. Call it inside :func:`runtime.deterministic`."""
     sampled = draw(models, weights, settings, step)
-    given = sequences_of(sampled, weights.master.device)
-    rows = minibatch_rows(given, settings, vocabulary_of(weights.working))
+    given = sequences_of(sampled, HOST)
+    rows = minibatch_rows(given, settings, weights.working)
     scored = score(models, weights, sampled, given, rows)
     return learn_from(sampled, given, scored, settings, models.configuration.kl, kl_coefficient)

@@ -1,10 +1,8 @@
 """One run on disk, from its first step or from where it was stopped, to a summary.
 
-The hazards. What is only in memory is lost to a kill; a state without the lines of its steps, or
-half-way through a step, cannot be continued; a full disk in the middle of it all must not cost what
-is already there. So a state is written before the first step, every step's line is on disk before
-the next step starts, lines beyond the state are dropped on resuming and come again the same, and
-however a run ends it says so.
+A state is written before the first step. Every step's line is on disk before the next step starts.
+On resuming, lines behind the state are dropped and come again the same. However a run ends, its
+summary says so.
 """
 
 import os
@@ -17,6 +15,7 @@ from typing import Any
 from precision_lib.jsonio import append_line, check_writable
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.placement import computes_on_cpu
 from precision_lib.records.context import run_context
 from precision_lib.runtime import deterministic
 from precision_lib.training.directory import (
@@ -181,7 +180,8 @@ def run_events(
 
 def _events(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
     low_precision = {"bf16", "fp16"} & set(session.configuration.components.values())
-    with deterministic(session.settings.seed, only_fp32=not low_precision):
+    native = not (low_precision and computes_on_cpu(*session.pipeline.models))
+    with deterministic(session.settings.seed, native_products=native):
         ended = RunEnded(COMPLETED, "")
         try:
             yield from _begin(session)

@@ -1,8 +1,8 @@
 """What a PPO run is: every number that decides what is learned, in one frozen object.
 
 The hazard. Two runs that differ in precision and in a learning rate say nothing about precision.
-So a run is its settings, its configuration and its seed; all of them are written beside what it
-gave, and a resumed run has to agree with every one of them but its length.
+So settings, configuration and seed are written beside the results, and a resumed run has to agree
+with all of them but its length.
 """
 
 from dataclasses import asdict, dataclass

@@ -1,8 +1,7 @@
 """Ctrl-C and SIGTERM as a request to stop after the step, not as an exception inside it.
 
-The hazard. An exception between two optimizer steps leaves weights that no step number describes.
-A cluster's SIGTERM, by default, leaves nothing at all. So both set a flag that the run looks at
-between two steps; a second Ctrl-C stops at once and leaves the last state that was written.
+Both set a flag that the run looks at between two steps. A second Ctrl-C stops at once and leaves
+the last state that was written.
 """
 
 import signal

@@ -1,11 +1,9 @@
 """The state of a run on disk: one file, whole or not there, that continues to the same bits.
 
-The hazards. A state that is saved in place is half a state after a kill; Adam's moments left out
-resume with another step size; a resumed run with another learning rate, model, torch release or GPU
-is not the run that was begun; and a file that was cut or altered must not be trained on. So the
-state is one safetensors file under a temporary name, synced and renamed, with the run's identity in
-its header and a SHA-256 of header and tensors; random numbers need no state, they follow from
-(seed, step).
+The hazard. A resumed run whose Adam moments, learning rate, model, torch release or GPU differ is
+another run. So the state is one safetensors file, written under a temporary name and renamed, with
+the run's identity in its header and a SHA-256 of header and tensors. Random numbers need no state:
+they follow from (seed, step).
 """
 
 import hashlib

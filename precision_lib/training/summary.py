@@ -1,8 +1,6 @@
 """RunSummary: how a run ended and what it reached, as one strict JSON file.
 
-The hazard. A directory with a curve in it does not say whether the run was finished, failed or
-killed, and with what weights. The summary is written when a run ends, by whatever way, and is the
-only thing that says so: a directory without one was killed.
+It is written when a run ends, in whatever way. A directory without one was killed.
 """
 
 import json

@@ -31,7 +31,7 @@ from precision_lib.training.failures import (
     Watch,
 )
 from precision_lib.training.golden import damage, golden_experience, symptoms
-from precision_lib.training.rollout import Experience, Models, open_models, rollout
+from precision_lib.training.rollout import Experience, TrainingModels, open_models, rollout
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.update import Updates, update
 from precision_lib.training.weights import Weights, open_weights
@@ -55,7 +55,7 @@ class Run:
         whole: ``weights`` are those of ``step``; False from the first update of a step to its end.
     """
 
-    models: Models
+    models: TrainingModels
     weights: Weights
     settings: PPOSettings
     step: int = 0
@@ -98,7 +98,7 @@ def ppo_step(run: Run) -> dict[str, Any]:
         FloatingPointError: the policy gives no distribution to sample from.
         InvariantError: in the first step, when one does not hold.
     """
-    clock = Clock(run.weights.master.device)
+    clock = PhaseClock(run.weights.master.device)
     settings, weights = run.settings, run.weights
     with clock.phase("rollout"):
         experience = rollout(run.models, weights, settings, run.step, run.kl_coefficient)
@@ -224,8 +224,11 @@ def _finish(run: Run, line: dict[str, Any]) -> None:
     run.watch.look(line)
 
 
-class Clock:
-    """Seconds per phase, with the device waited for at both ends."""
+class PhaseClock:
+    """Seconds per phase, with the device waited for at the end of each.
+
+    So nothing of one phase is left to run when the next one begins.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -240,7 +243,7 @@ class Clock:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count what runs inside as ``NAME_seconds``."""
-        start = self._now()
+        start = time.perf_counter()
         yield
         self._seconds[f"{name}_seconds"] = self._now() - start
 

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from precision_lib.ppo.losses import RatioReport, policy_loss, ratio_report, value_loss
 from precision_lib.training.failures import NAN_LOSS, RunEnded
-from precision_lib.training.forward import Figures, forward
-from precision_lib.training.rollout import Experience, Models
+from precision_lib.training.forward import ForwardFigures, Sequences, forward
+from precision_lib.training.rollout import Experience, TrainingModels
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.weights import Weights
-from precision_lib.trajectories.teacher_forcing import rows_per_forward, vocabulary_of
+from precision_lib.trajectories.teacher_forcing import rows_per_forward
+from precision_lib.trajectories.transfer import HOST, moved
 
 
 @dataclass
@@ -68,7 +69,7 @@ def minibatch_order(settings: PPOSettings, step: int) -> Iterator[Tensor]:
 
 
 def update(
-    models: Models,
+    models: TrainingModels,
     weights: Weights,
     experience: Experience,
     settings: PPOSettings,
@@ -105,7 +106,7 @@ def update(
 
 
 def _backward(
-    models: Models,
+    models: TrainingModels,
     weights: Weights,
     experience: Experience,
     settings: PPOSettings,
@@ -115,50 +116,68 @@ def _backward(
     """Gradient of one minibatch into ``weights.gradient``, its figures into ``found``."""
     formats, old = models.configuration, experience.scored
     head = weights.head_weight, weights.head_bias
-    width, vocabulary = experience.given.tokens.shape[1], vocabulary_of(weights.working)
-    total = int(experience.given.mask[rows].sum())
+    mask = experience.given.mask[rows]
+    batch = _targets(experience, rows, weights.master.device)
     losses, parts = [0.0, 0.0], []
-    for part in rows.split(min(len(rows), rows_per_forward(width, vocabulary))):
-        given = experience.given.rows(part)
-        figures = forward(weights.working, given, formats.kl, head, formats.value)
-        both = _losses(figures, experience, settings, part)
-        share = int(given.mask.sum()) / total
+    most = rows_per_forward(batch.given.tokens.shape[1], weights.working)
+    for start in range(0, len(rows), most):
+        part = batch.rows(slice(start, start + most))
+        figures = forward(weights.working, part.given, formats.kl, head, formats.value)
+        both = _losses(figures, part, settings)
+        share = int(mask[start : start + most].sum()) / int(mask.sum())
         (share * (both[0] + settings.value_coefficient * both[1])).backward()
         weights.collect_gradient()
-        losses = [sofar + share * float(x.detach()) for sofar, x in zip(losses, both, strict=True)]
-        parts.append((figures.logprobs.detach(), old.logprobs[part], given.mask))
-        if found.taken:
-            assert figures.values is not None
-            same = (figures.values.detach() == old.values[part])[given.mask]
-            found.stagnant += int(same.sum())
-            found.watched += same.numel()
+        assert figures.values is not None
+        parts.append((share, moved(HOST, *both, figures.logprobs, figures.values)))
+    for share, (surrogate, regression, _, _) in parts:
+        losses = [losses[0] + share * float(surrogate), losses[1] + share * float(regression)]
+    new, values = (torch.cat([figures[i] for _, figures in parts]) for i in (2, 3))
+    if found.taken:
+        same = (values == old.values[rows])[mask]
+        found.stagnant += int(same.sum())
+        found.watched += same.numel()
     found.policy_losses.append(losses[0])
     found.value_losses.append(losses[1])
-    new, before, mask = (torch.cat(x) for x in zip(*parts, strict=True))
-    found.ratios.append(ratio_report(new, before, mask, settings.clip_range))
+    found.ratios.append(ratio_report(new, old.logprobs[rows], mask, settings.clip_range))
 
 
-def _losses(
-    figures: Figures, experience: Experience, settings: PPOSettings, part: Tensor
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _Targets:
+    """What some rows learn from, on the device of the weights; each [n, T].
+
+    Attributes:
+        given: the tokens. logprobs, values: the old ones. advantages, returns: FP32.
+    """
+
+    given: Sequences
+    logprobs: Tensor
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def rows(self, chosen: slice) -> "_Targets":
+        tensors = self.logprobs, self.values, self.advantages, self.returns
+        return _Targets(self.given.rows(chosen), *(x[chosen] for x in tensors))
+
+
+def _targets(experience: Experience, rows: Tensor, device: torch.device) -> _Targets:
+    """``rows`` of a rollout, by one transfer."""
+    given, old = experience.given.rows(rows), experience.scored
+    figures = old.logprobs, old.values, experience.advantages, experience.returns
+    tokens, columns, mask, *there = moved(
+        device, given.tokens, given.columns, given.mask, *(x[rows] for x in figures)
+    )
+    return _Targets(Sequences(tokens, given.first, columns, mask), *there)
+
+
+def _losses(figures: ForwardFigures, old: _Targets, settings: PPOSettings) -> tuple[Tensor, Tensor]:
     """Policy and value loss of some rows, each a mean over their tokens."""
-    old, mask = experience.scored, experience.given.mask[part]
     assert figures.values is not None
-    surrogate = policy_loss(
-        figures.logprobs,
-        old.logprobs[part],
-        experience.advantages[part],
-        mask,
-        settings.clip_range,
+    mask, clip_ranges = old.given.mask, (settings.clip_range, settings.value_clip_range)
+    return (
+        policy_loss(figures.logprobs, old.logprobs, old.advantages, mask, clip_ranges[0]),
+        value_loss(figures.values, old.values, old.returns, mask, clip_ranges[1]),
     )
-    regression = value_loss(
-        figures.values,
-        old.values[part],
-        experience.returns[part],
-        mask,
-        settings.value_clip_range,
-    )
-    return surrogate, regression
 
 
 def clip_gradient(gradient: Tensor, max_norm: float) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 from precision_lib.formats import get_format
 from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.models.value_head import ValueHead
-from precision_lib.trajectories.working import hollow_copy
+from precision_lib.trajectories.working_copy import hollow_copy
 
 FULL = "fp32"
 BETAS, EPSILON = (0.9, 0.95), 1e-8

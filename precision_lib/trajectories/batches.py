@@ -11,6 +11,7 @@ N sequences, L tokens of the longest after the cut.
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from precision_lib.trajectories.prompts import MAX_PROMPT_TOKENS, encoded_prompt
 from precision_lib.trajectories.sampling import end_tokens, response_lengths, sample_responses
 from precision_lib.trajectories.scoring import Micro, forced, forced_rewards
 from precision_lib.trajectories.store import Trajectories, response_mask
-from precision_lib.trajectories.teacher_forcing import rows_per_forward, trunk, vocabulary_of
+from precision_lib.trajectories.teacher_forcing import rows_per_forward, trunk
 
 GOLDEN = "fp32"
 
@@ -81,9 +82,9 @@ class Sampled:
         """[N, L-1] bool, as :attr:`Trajectories.mask`."""
         return response_mask(self.prompt_lengths, self.response_lengths, self.tokens.shape[1])
 
-    def rows(self, vocabulary: int) -> int:
-        """Sequences per forward."""
-        return min(len(self.tokens), rows_per_forward(self.tokens.shape[1], vocabulary))
+    def rows(self, model: Any) -> int:
+        """Sequences per forward of ``model``."""
+        return min(len(self.tokens), rows_per_forward(self.tokens.shape[1], model))
 
 
 def check_fits(policy: Checkpoint, settings: FreezeSettings) -> None:
@@ -122,11 +123,10 @@ def sample_batch(pipeline: Pipeline, settings: FreezeSettings, index: int) -> Sa
         rows=settings.batch_size,
     )
     ends = frozenset() if settings.ignore_eos else end_tokens(policy)
-    lengths = response_lengths(responses, ends).cpu()
-    starts = responses.prompt_lengths.cpu()
+    lengths, starts = response_lengths(responses, ends), responses.prompt_lengths
     sequences = [
         row[:end].tolist()
-        for row, end in zip(responses.tokens.cpu(), (starts + lengths).tolist(), strict=True)
+        for row, end in zip(responses.tokens, (starts + lengths).tolist(), strict=True)
     ]
     read = reward_inputs(pipeline.reward, policy.tokenizer, _readable(policy, sequences))
     return Sampled(
@@ -158,7 +158,7 @@ def score_batch(pipeline: Pipeline, head: ValueHead, sampled: Sampled) -> Trajec
     The reference gets a forward of its own unless it is the policy's very object.
     """
     policy, reference = pipeline.policy.model, pipeline.reference.model
-    micro = micro_batches(sampled.rows(vocabulary_of(policy)), len(sampled.tokens))
+    micro = micro_batches(sampled.rows(policy), len(sampled.tokens))
     given = sampled.tokens, sampled.mask, micro
     of_policy = forced(policy, *given, kl_format=GOLDEN, head=head, value_format=GOLDEN)
     of_reference = of_policy if reference is policy else forced(reference, *given, kl_format=GOLDEN)
@@ -188,7 +188,7 @@ def fit_head(pipeline: Pipeline, sampled: Sampled) -> ValueHead:
     Call it inside :func:`runtime.deterministic`.
     """
     policy, read = pipeline.policy.model, (sampled.reward_tokens, sampled.reward_lengths)
-    micro = micro_batches(sampled.rows(vocabulary_of(policy)), len(sampled.tokens))
+    micro = micro_batches(sampled.rows(policy), len(sampled.tokens))
     rewards, _ = forced_rewards(pipeline.reward.model, *read, micro)
     mask, states = sampled.mask, []
     for chosen in micro:

@@ -28,7 +28,7 @@ QUANTITIES: dict[str, tuple[str, bool]] = {
 
 
 @dataclass(frozen=True)
-class Figures:
+class ReplayFigures:
     """What one configuration makes of one shard, each in the format that it was computed in.
 
     Attributes:
@@ -44,20 +44,20 @@ class Figures:
     reward: Tensor
 
 
-def figures(policy: Tensor, reference: Tensor, value: Tensor, reward: Tensor) -> Figures:
-    """Figures with the log-ratio taken in the log-probs' own format."""
-    return Figures(
+def figures(policy: Tensor, reference: Tensor, value: Tensor, reward: Tensor) -> ReplayFigures:
+    """ReplayFigures with the log-ratio taken in the log-probs' own format."""
+    return ReplayFigures(
         policy, reference, kl_penalty(policy, reference, "k1", policy.dtype), value, reward
     )
 
 
-def golden_figures(trajectories: Trajectories) -> Figures:
+def golden_figures(trajectories: Trajectories) -> ReplayFigures:
     """The frozen FP32 figures of a shard."""
     t = trajectories
     return figures(t.logprobs, t.ref_logprobs, t.values, t.rewards)
 
 
-def errors(got: Figures, want: Figures, mask: Tensor) -> dict[str, Tensor]:
+def errors(got: ReplayFigures, want: ReplayFigures, mask: Tensor) -> dict[str, Tensor]:
     """Quantity to ``got - want`` in float64, 0 where masked and where both are the same inf or NaN.
 
     [N, L-1] each, [N] for the reward.
@@ -71,7 +71,7 @@ def errors(got: Figures, want: Figures, mask: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def bitwise_equal(got: Figures, want: Figures) -> dict[str, bool]:
+def bitwise_equal(got: ReplayFigures, want: ReplayFigures) -> dict[str, bool]:
     """Quantity to whether format and every number are the same."""
     pairs = {name: (getattr(got, name), getattr(want, name)) for name in QUANTITIES}
     return {name: a.dtype == b.dtype and torch.equal(a, b) for name, (a, b) in pairs.items()}

@@ -1,10 +1,8 @@
 """Freeze trajectories to a directory: once, resumable, the same bytes however often it was killed.
 
-The hazards. An hour of sampling is lost to a kill, or worse, half kept: a resumed run that
-continues with another seed, another model or another torch release writes batches that do not
-belong to the first ones. And a run started by mistake into a directory with results overwrites
-them. So a directory says what it was made from, a resumed run has to agree with every word of it,
-and a new run refuses a directory that holds anything.
+The hazard. A resumed run with another seed, model or torch release writes batches that do not
+belong to the first ones. So a directory says what it was made from, a resumed run has to agree with
+every word of it, and a new run refuses a directory that holds anything.
 """
 
 from collections.abc import Callable
@@ -40,7 +38,6 @@ from precision_lib.trajectories.shards import (
     remove_leftovers,
     write_manifest,
 )
-from precision_lib.trajectories.teacher_forcing import vocabulary_of
 
 _OTHER_DIRECTORY = "give another --output_dir"
 
@@ -66,13 +63,12 @@ def freeze(
         ValueError: a length beyond the model's positions. OSError: it cannot be written to.
     """
     check_fits(pipeline.policy, settings)
-    with deterministic(settings.seed, only_fp32=True):
+    with deterministic(settings.seed, native_products=True):
         manifest = _begin(pipeline, settings, output_dir, resume)
         remove_leftovers(output_dir)
         progress(len(manifest.shards))
         head = frozen_head(output_dir, manifest) if manifest.shards else pipeline.value_head
         head = head and _in_memory(head)
-        vocabulary = vocabulary_of(pipeline.policy.model)
         for index in range(len(manifest.shards), settings.num_batches):
             sampled = sample_batch(pipeline, settings, index)
             if head is None:
@@ -80,7 +76,8 @@ def freeze(
             if index == 0:
                 manifest = _keep_head(output_dir, manifest, head)
             trajectories = score_batch(pipeline, head, sampled)
-            manifest = add_shard(output_dir, manifest, trajectories, sampled.rows(vocabulary))
+            rows = sampled.rows(pipeline.policy.model)
+            manifest = add_shard(output_dir, manifest, trajectories, rows)
             progress(1)
     return manifest
 

@@ -3,7 +3,8 @@
 The hazards. Replayed log-probs differ from the frozen ones by the format, and by batch shape, code
 path and device too; without the size of the latter the former means nothing. So the record begins
 with the noise floor: the configuration against itself, repeated, in reversed order, in other
-micro-batches, and the FP32 path against the frozen figures. On the machine and in the batch shape
+micro-batches (its batch variance), and the FP32 path against the frozen figures, in their
+micro-batches and in others. On the machine and in the batch shape
 of the frozen run an FP32 replay must be bitwise equal; that is checked, not assumed.
 
 Memory: the FP32 originals and one working copy at a time; policy, reference and reward model take
@@ -22,13 +23,13 @@ from torch import Tensor
 from precision_lib.jsonio import to_plain, write_bytes, write_json
 from precision_lib.matrix import COMPONENTS, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
-from precision_lib.models.placement import devices_of
+from precision_lib.models.placement import computes_on_cpu, devices_of
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.batches import GOLDEN, micro_batches
 from precision_lib.trajectories.comparison import (
     QUANTITIES,
     Comparison,
-    Figures,
+    ReplayFigures,
     bitwise_equal,
     errors,
     golden_figures,
@@ -91,7 +92,7 @@ def replay(
         )
     check_same_models(manifest, pipeline, trajectories_dir)
     replayer = Replayer(pipeline, configuration, frozen_head(trajectories_dir, manifest))
-    with deterministic(seed):
+    with deterministic(seed, native_products=not computes_on_cpu(*pipeline.models)):
         floor = noise_floor(replayer, trajectories_dir, manifest, batch_size)
         for shard in manifest.shards:  # an earlier replay is worth more than half of this one
             read_shard(trajectories_dir, shard)
@@ -177,21 +178,25 @@ def noise_floor(
     """What differs although no format does, on the first shard; 0 is a possible answer.
 
     Expected from theory: exactly 0 where every product computes a row the same whatever stands in
-    the other rows, which holds on a CPU for all but products with a single output (value head,
-    reward head); on a GPU the micro-batch chooses the kernel. Its runs are timed too.
+    the other rows, which a CPU does for all but products with a single output (value head, reward
+    head). On a GPU the micro-batch chooses the kernel: there ``rebatched`` of a bf16 configuration
+    is as large as its error. That says nothing about the uncertainty of the error, which is
+    measured against FP32: ``fp32_rebatched`` does. ``reversed`` is not 0 there either where the
+    last micro-batch is smaller than the others. Its runs are timed too.
     """
     frozen, shard = read_shard(directory, manifest.shards[0]), manifest.shards[0]
     micro = _micro(shard, batch_size)
     first = replayer.run(frozen, micro, timed=True)
     other = _other_micro(micro, shard.sequences)
-    runs: dict[str, tuple[Figures, Figures]] = {
+    runs: dict[str, tuple[ReplayFigures, ReplayFigures]] = {
         "repeated": (replayer.run(frozen, micro, timed=True), first),
         "reversed": (replayer.run(frozen, replace(micro, order=micro.order.flip(0))), first),
         "rebatched": (replayer.run(frozen, other), first),
     }
     full = PrecisionConfig("golden", *([GOLDEN] * len(COMPONENTS)))
-    golden = Replayer(replayer.pipeline, full, replayer.head).run(frozen, micro)
-    runs["fp32_against_frozen"] = golden, golden_figures(frozen)
+    golden, truth = Replayer(replayer.pipeline, full, replayer.head), golden_figures(frozen)
+    runs["fp32_rebatched"] = golden.run(frozen, other), truth
+    runs["fp32_against_frozen"] = golden.run(frozen, micro), truth
     return {
         "sequences": shard.sequences,
         "response_tokens": shard.response_tokens,
@@ -207,7 +212,9 @@ def _other_micro(micro: Micro, sequences: int) -> Micro:
     return Micro(2, micro.order if sequences > 1 else torch.zeros(2, dtype=torch.int64))
 
 
-def _floor(got: Figures, want: Figures, frozen: Trajectories) -> dict[str, dict[str, Any]]:
+def _floor(
+    got: ReplayFigures, want: ReplayFigures, frozen: Trajectories
+) -> dict[str, dict[str, Any]]:
     comparison = Comparison()
     comparison.add(errors(got, want, frozen.mask), frozen)
     return comparison.summary()

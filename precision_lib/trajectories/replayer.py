@@ -1,8 +1,8 @@
 """Run one shard under one configuration, and time it against a bare forward.
 
-The hazards. A working copy per model multiplies the memory; a timing that stops while the device
-still works flatters; and a format that was asked for is not always the one that was used. So the
-models take their turns, the clock waits for the device, and formats are read off the tensors.
+The hazard. A format that was asked for is not always the one that was used, and a timing that stops
+while the device still works is too short. So formats are read off the tensors, and the clock waits
+for the device. The models take their turns, so that one working copy is enough.
 """
 
 import time
@@ -19,14 +19,14 @@ from precision_lib.matrix import COMPONENTS, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import devices_of
 from precision_lib.models.value_head import ValueHead
-from precision_lib.trajectories.comparison import Figures, figures
+from precision_lib.trajectories.comparison import ReplayFigures, figures
 from precision_lib.trajectories.scoring import Micro, exactly, forced, forced_rewards
 from precision_lib.trajectories.store import Trajectories
-from precision_lib.trajectories.working import WorkingCopy
+from precision_lib.trajectories.working_copy import WorkingCopy
 
 
 @dataclass
-class Clock:
+class ThroughputClock:
     """Timed blocks.
 
     Attributes:
@@ -71,11 +71,13 @@ class Replayer:
     configuration: PrecisionConfig
     head: ValueHead
     observed: dict[str, set[str]] = field(default_factory=lambda: {c: set() for c in COMPONENTS})
-    replayed: Clock = field(default_factory=Clock)
-    plain: Clock = field(default_factory=Clock)
+    replayed: ThroughputClock = field(default_factory=ThroughputClock)
+    plain: ThroughputClock = field(default_factory=ThroughputClock)
     _working: WorkingCopy = field(default_factory=WorkingCopy)
 
-    def run(self, trajectories: Trajectories, micro: Micro, *, timed: bool = False) -> Figures:
+    def run(
+        self, trajectories: Trajectories, micro: Micro, *, timed: bool = False
+    ) -> ReplayFigures:
         """The configuration's figures of a shard. Call it inside ``runtime.deterministic``.
 
         The reference always gets a forward of its own: a log-ratio of exactly 0 between equal
@@ -86,7 +88,7 @@ class Replayer:
         """
         t, c = trajectories, self.configuration
         given = t.tokens, t.mask, micro
-        clock = self.replayed if timed else Clock()
+        clock = self.replayed if timed else ThroughputClock()
         tokens = int((t.prompt_lengths + t.response_lengths).sum())
         model = self._working.of(self.pipeline.policy.model, c.policy)
         if timed:  # the first forward after a cast pays for pages that the others find mapped

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from precision_lib.models.kv_cache import forward_with_cache
 from precision_lib.models.loading import Checkpoint
+from precision_lib.trajectories.transfer import moved
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Responses:
         position = torch.arange(self.tokens.shape[1], device=self.tokens.device)
         start = self.prompt_lengths.unsqueeze(1)
         return (position >= start) & (position < start + self.length)
+
+    def to(self, device: torch.device) -> "Responses":
+        """The same on ``device``."""
+        tokens, prompt_lengths = moved(device, self.tokens, self.prompt_lengths)
+        return Responses(tokens, prompt_lengths, self.length)
 
     def micro_batches(
         self, rows: int, order: Tensor | None = None
@@ -73,7 +79,7 @@ def sample_responses(
     rows: int = 32,
     new_cache: Callable[[], Any] = lambda: None,
 ) -> Responses:
-    """Sample ``length`` tokens after each prompt at temperature 1.
+    """Sample ``length`` tokens after each prompt at temperature 1; the result is on the host.
 
     Args:
         model: causal LM; its forward is called with a KV cache.
@@ -109,33 +115,32 @@ def sample_responses(
         for row, (prompt, response) in enumerate(zip(batch, drawn, strict=True), start):
             tokens[row, : len(prompt)] = torch.tensor(prompt)
             tokens[row, len(prompt) : len(prompt) + length] = response
-    lengths = torch.tensor([len(p) for p in prompts])
-    return Responses(tokens.to(model.device), lengths.to(model.device), length)
+    return Responses(tokens, torch.tensor([len(p) for p in prompts]), length)
 
 
 @torch.no_grad()
 def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor, cache: Any) -> Tensor:
     """[n, T] int64 on the CPU: left-padded prompts, one token per step from the KV cache."""
-    width = max(map(len, prompts))
+    width, length = max(map(len, prompts)), uniform.shape[1]
     ids = torch.zeros(len(prompts), width, dtype=torch.int64)
-    attended = torch.zeros(len(prompts), width, dtype=torch.int64)
+    attended = torch.ones(len(prompts), width + length, dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        attended[row, width - len(prompt) :] = 1
+        attended[row, : width - len(prompt)] = 0
+    ids, attended = moved(model.device, ids, attended)
     positions = (attended.cumsum(1) - 1).clamp(min=0)
     drawn = []
-    for step in range(uniform.shape[1]):
+    for step in range(length):  # the host waits twice: logits come down, drawn tokens go up
+        seen = width + step
         logits, cache = forward_with_cache(
             model,
             cache,
             input_ids=ids.to(model.device),
-            attention_mask=attended.to(model.device),
-            position_ids=positions.to(model.device),
+            attention_mask=attended[:, :seen],
+            position_ids=positions[:, seen - ids.shape[1] : seen],
         )
         ids = _draw(logits[:, -1].cpu(), uniform[:, step]).unsqueeze(1)
         drawn.append(ids)
-        attended = torch.cat([attended, torch.ones_like(ids)], dim=1)
-        positions = positions[:, -1:] + 1
     return torch.cat(drawn, dim=1)
 
 

@@ -113,8 +113,8 @@ def forced_rewards(
     parts = []
     for chosen in micro:
         with exactly(parameters):
-            here = tokens[chosen].to(model.device), lengths[chosen].to(model.device)
-            parts.append(score_tokens(model, *here).cpu())
+            scores = score_tokens(model, tokens[chosen].to(model.device), lengths[chosen])
+            parts.append(scores.cpu())
     scored = torch.cat(parts)
     found = torch.zeros(len(tokens), dtype=scored.dtype)
     found[micro.order] = scored

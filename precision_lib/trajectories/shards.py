@@ -1,11 +1,9 @@
-"""The directory of frozen trajectories: shards, their hashes, and a manifest that is always true.
+"""The directory of frozen trajectories: shards, their hashes, and a manifest.
 
-The hazards. A run that is killed between two writes must not leave a manifest that promises what
-is not there; a file that was cut, altered, exchanged or left over from another run must not be
-measured; and a hundred thousand batches must not have to fit the memory. So a shard is written
-whole under a temporary name, synced and renamed, the manifest follows it in the same way, and
-nothing that the manifest does not name by its SHA-256 is ever read. A file that no manifest names
-yet is what a kill left behind; resuming writes it again.
+The hazard. A file that was cut, altered, exchanged or left over from another run must not be
+measured. So a shard is written whole under a temporary name, synced and renamed, the manifest
+follows in the same way, and only what the manifest names by its SHA-256 is read. Resuming writes
+again what a kill left without a manifest. Batches are read one at a time.
 """
 
 import hashlib

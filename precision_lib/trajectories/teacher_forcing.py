@@ -16,17 +16,19 @@ from typing import Any
 
 from torch import Tensor
 
-#: Bytes that the FP32 logits of one forward may take; the micro-batch follows from it. Beyond this
-#: the allocator maps and unmaps each temporary: 128 MiB was measured 1.8 times slower.
-LOGITS_BYTES = 16 * 2**20
+#: Bytes that the FP32 logits of one forward may take, by device type; the micro-batch follows from
+#: it. Beyond this a CPU's allocator maps and unmaps each temporary: 128 MiB was measured 1.8 times
+#: slower. On a GPU every forward costs its launches, whatever its size.
+LOGITS_BYTES = {"cpu": 2**24, "cuda": 2**30}
 
 
-def rows_per_forward(length: int, vocabulary: int) -> int:
-    """Rows of ``length`` tokens per forward, so that FP32 logits take at most LOGITS_BYTES.
+def rows_per_forward(length: int, model: Any) -> int:
+    """Rows of ``length`` tokens per forward of ``model``: FP32 logits take at most LOGITS_BYTES.
 
     At least 1: a single long row over a large vocabulary may take more.
     """
-    return max(1, LOGITS_BYTES // (length * vocabulary * 4))
+    limit = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES["cpu"])
+    return max(1, limit // (length * vocabulary_of(model) * 4))
 
 
 def other_rows(rows: int, count: int) -> int:

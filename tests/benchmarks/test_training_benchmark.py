@@ -42,12 +42,11 @@ def bare_calls(run: "Run") -> Callable[[], None]:
     from precision_lib.models.kv_cache import forward_with_cache
     from precision_lib.training.forward import sequences_of
     from precision_lib.training.rollout import draw, minibatch_rows
-    from precision_lib.trajectories.teacher_forcing import vocabulary_of
 
     policy, models, settings = run.weights.working, run.models, run.settings
     sampled = draw(models, run.weights, settings, run.step)
     given = sequences_of(sampled, run.weights.master.device)
-    rows = minibatch_rows(given, settings, vocabulary_of(policy))
+    rows = minibatch_rows(given, settings, policy)
     first, reward_tokens = given.tokens[:, :1], sampled.reward_tokens.to(given.tokens.device)
 
     def calls() -> None:
@@ -84,7 +83,7 @@ def test_step_of_the_embedded_model(
 
     pipeline = load_pipeline(device=device)
     low = "bf16" in get_configuration(configuration).components.values()
-    with deterministic(only_fp32=not low):
+    with deterministic(native_products=not low or device != "cpu"):
         run = opened(configuration, pipeline)
         call = bare_calls(run) if part == "forwards_and_backwards" else (lambda: ppo_step(run))
         benchmark.group = f"PPO step, embedded model, {configuration}"
@@ -103,7 +102,7 @@ def test_step_by_model_size(
     from tests.benchmarks.measure import peak_mib
 
     low = "bf16" in get_configuration(configuration).components.values()
-    with deterministic(only_fp32=not low):
+    with deterministic(native_products=not low or device != "cpu"):
         run = opened(configuration, random_llama_pipeline(*SIZES[size], device))
         benchmark.group = f"PPO step by model size, {configuration}"
         peak = peak_mib(lambda: ppo_step(run), device)

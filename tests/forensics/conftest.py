@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from precision_lib.forensics.h4.study import H4Study
     from precision_lib.models.loading import Checkpoint
     from precision_lib.models.pipeline import Pipeline
-    from tests.forensics.keeping import Keep
+    from precision_lib.plugin.keeping import Keep
 
 
 #: pytest's own exit code for a usage error.
@@ -43,7 +43,7 @@ def say(config: pytest.Config, line: str) -> None:
 @pytest.fixture
 def keep(recorder: Recorder, record_property: Callable[[str, object], None]) -> "Keep":
     """Put a cell into the record, and its figures into the JUnit file."""
-    from tests.forensics.keeping import keeper
+    from precision_lib.plugin.keeping import keeper
 
     return keeper(recorder, record_property)
 

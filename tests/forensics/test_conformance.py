@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.plugin import known
 from precision_lib.records.conformance import ConformanceCounts
 from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
 from precision_lib.targets import Target
-from tests import known
 
 if TYPE_CHECKING:
     from precision_lib.conformance.checks import Check

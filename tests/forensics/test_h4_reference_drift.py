@@ -13,7 +13,7 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h4.study import H4Study
-    from tests.forensics.keeping import Keep
+    from precision_lib.plugin.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
@@ -24,17 +24,15 @@ def test_cell_has_a_verdict(
     configuration: PrecisionConfig,
     h4_study: "H4Study",
     keep: "Keep",
-    recorder: Recorder,
 ) -> None:
-    """Every metric is measured on every token, and the noise floor lies below the threshold."""
+    """Every metric is measured on every token, and FP32 repeats itself to less than the limit."""
     cell = h4_study.cell(configuration)
     keep(cell)
     tokens = sum(r.length * len(r.tokens) for r in h4_study.given.sampled.responses)
-    assert {metric.n for metric in cell.metrics.values()} == {tokens}
+    counts = {name: metric.n for name, metric in cell.metrics.items()}
+    assert 0 < counts.pop("batch_variance") <= tokens  # of the checked sequences
+    assert set(counts.values()) == {tokens}
     assert tokens > 0
-    floor = cell.evidence["noise_floor"]["value"]
-    limit = recorder.block()["thresholds"]["H4"]["limit"]
-    assert floor < limit, f"noise floor {floor:.3g} of this device is above the limit {limit:.3g}"
 
 
 def test_observed_formats_are_those_of_the_configuration(

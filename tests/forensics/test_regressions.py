@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from precision_lib.plugin.gating import BASELINE
 from precision_lib.records.baseline import Baseline
 from precision_lib.records.changes import Change
 from precision_lib.records.gate import Judgement, judge
 from precision_lib.records.record import Recorder
-from tests.gating import BASELINE
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,9 +8,9 @@ from precision_lib.matrix import COUNTERFACTUALS, MATRIX, TWIN, PrecisionConfig,
 from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
+    from precision_lib.plugin.sweep_outcome import Outcome
     from precision_lib.sweep.executors import Resources
     from precision_lib.sweep.plan import SweepPlan
-    from tests.sweep.outcome import Outcome
 
 #: pytest's own exit code for a usage error.
 USAGE = 4
@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def plan(pytestconfig: pytest.Config, device: str) -> "SweepPlan":
     """What is run: the matrix and the configurations of --matrix, in a directory of its own."""
     from precision_lib.sweep import budget
-    from precision_lib.sweep.plan import Models, plan_sweep
+    from precision_lib.sweep.plan import ModelNames, plan_sweep
 
     option = pytestconfig.getoption
     if option("plant_fault"):
@@ -54,7 +54,7 @@ def plan(pytestconfig: pytest.Config, device: str) -> "SweepPlan":
         configurations_of(pytestconfig),
         seeds_of(pytestconfig),
         budget.sweep_settings(quick=option("quick")),
-        Models(option("model"), option("reward_model"), None, device),
+        ModelNames(option("model"), option("reward_model"), None, device),
         option("matrix"),
     )
 
@@ -62,7 +62,8 @@ def plan(pytestconfig: pytest.Config, device: str) -> "SweepPlan":
 @pytest.fixture(scope="session")
 def resources(pytestconfig: pytest.Config) -> "Resources":
     """Who runs the cells, and how many at once."""
-    from precision_lib.sweep.executors import ExecutorError, Resources
+    from precision_lib.sweep.events import ExecutorError
+    from precision_lib.sweep.executors import Resources
 
     try:
         return Resources(pytestconfig.getoption("executor"), pytestconfig.getoption("jobs"))
@@ -76,11 +77,11 @@ def outcome(
 ) -> "Outcome":
     """The sweep's record, once every cell has been run; its progress goes to the terminal."""
     from precision_lib.models.loading import CheckpointError, NoDeviceError
-    from precision_lib.sweep.executors import ExecutorError
+    from precision_lib.plugin.sweep_outcome import run
+    from precision_lib.sweep.events import ExecutorError
     from precision_lib.sweep.plan import PlanError
     from precision_lib.training.state import StateError
     from precision_lib.training.summary import SummaryError
-    from tests.sweep.outcome import run
 
     refused = (CheckpointError, NoDeviceError, ExecutorError, PlanError, StateError, SummaryError)
     capture = pytestconfig.pluginmanager.get_plugin("capturemanager")

@@ -20,8 +20,8 @@ from precision_lib.forensics.verdicts import (
 from precision_lib.matrix import TWIN
 
 if TYPE_CHECKING:
+    from precision_lib.plugin.sweep_outcome import Outcome
     from precision_lib.sweep.plan import SweepPlan
-    from tests.sweep.outcome import Outcome
 
 
 def test_run_ends_in_the_formats_that_were_asked_for(

@@ -138,7 +138,7 @@ LOGITS: dict[str, Claim] = {
 
 KL: dict[str, Claim] = {
     "near_identical": lambda c, fmt: bool(
-        0 < log_ratio(c).abs().max() <= 2 + 40 * fmt.machine_epsilon
+        0 < log_ratio(c).abs().max() <= 2 + 80 * fmt.unit_roundoff
     ),
     "ordinary": lambda c, _: bool(0 < log_ratio(c).abs().max() <= 20),
     "far": lambda c, _: bool(log_ratio(c).abs().max() >= 84),

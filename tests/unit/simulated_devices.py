@@ -4,12 +4,15 @@ The hazard. Whether every index, mask and weight is on the device of what it mee
 there are two devices, and a test that needs two GPUs is a test that nobody runs. Here ``cpu:1`` and
 ``cpu:2`` are names that memory carries: ``.to("cpu:1")`` copies and names the copy, results are
 named as their operands are, and an operation on two names raises as torch does for two GPUs. The
-numbers are the CPU's, so that a spread model has to repeat the plain one bit for bit.
+numbers are the CPU's, so that a spread model has to repeat the plain one bit for bit. What would
+make the host wait for a GPU is counted: a copy from one name to another, a number that Python
+reads, a result whose size depends on values.
 
 What is not seen: memory that C++ makes on its own (gradients) has no name and may meet any other;
 and nothing is said of the kernels, streams and copies of real GPUs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,16 +31,30 @@ FIRST, SECOND = torch.device("cpu:1"), torch.device("cpu:2")
 
 _DEVICE = torch.Tensor.device.__get__
 _MOVES = (torch.Tensor.to, torch.Tensor.cpu)
+#: What makes the host wait for the device of the first argument.
+_READS = {
+    getattr(torch.Tensor, name)
+    for name in (
+        *("item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nonzero"),
+        *("unique", "equal", "masked_select"),
+    )
+} | {torch.nonzero, torch.unique, torch.equal, torch.masked_select}
+_INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 #: The result is where the first argument is, wherever the others are.
 _ACROSS = (torch.Tensor.copy_, torch.Tensor.__deepcopy__)
 _SETTERS = tuple(getattr(torch.Tensor, name).__set__ for name in ("data", "grad"))
 
 
 class TwoDevices(TorchFunctionMode):
-    """Names of memory, kept while the context is open."""
+    """Names of memory, kept while the context is open.
+
+    Attributes:
+        waits: how often the host would have waited for a device, by the function's name.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.waits: Counter[str] = Counter()
         self._names: dict[int, tuple[torch.device, StorageWeakRef]] = {}
 
     def __torch_function__(
@@ -54,6 +71,8 @@ class TwoDevices(TorchFunctionMode):
             return self._moved(func, args, kwargs)
         if func in _SETTERS:
             return func(*args, **kwargs)
+        if self._waits(func, args):
+            self.waits[func.__name__] += 1
         asked = kwargs.get("device")
         if asked is not None:
             kwargs["device"] = HOST
@@ -70,6 +89,13 @@ class TwoDevices(TorchFunctionMode):
             if isinstance(x, torch.Tensor) and name is not None and self.name(x) is None:
                 self._give(x, name)
         return result
+
+    def _waits(self, func: Any, args: Sequence[Any]) -> bool:
+        if func not in (*_READS, *_INDEXING) or self._is_of_host(args[0]):
+            return False
+        index = args[1] if func in _INDEXING else ()
+        parts = [x for x in tree_iter(index) if isinstance(x, torch.Tensor)]
+        return func in _READS or any(x.dtype == torch.bool or self._is_of_host(x) for x in parts)
 
     def _is_of_host(self, x: Any) -> bool:
         return isinstance(x, torch.Tensor) and self.name(x) in (HOST, None)
@@ -110,6 +136,8 @@ class TwoDevices(TorchFunctionMode):
             return result
         if result.untyped_storage()._cdata == x.untyped_storage()._cdata and target != before:
             result = result.clone()
+        if target != (before or HOST):
+            self.waits[func.__name__] += 1
         self._give(result, target)
         return result
 

@@ -110,7 +110,7 @@ def block(
         "observed_formats": observed,
     }
     made = {
-        "schema": 1,
+        "schema": 2,
         "run": "a-run",
         "complete": bool(wanted) and set(done) >= set(wanted),
         "planted_fault": None,

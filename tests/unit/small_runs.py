@@ -115,7 +115,7 @@ def opened(name: str, models: "Pipeline | None" = None, **changes: Any) -> Itera
     formats = configuration(name)
     wanted = settings(**changes)
     low = {"bf16", "fp16"} & set(formats.components.values())
-    with deterministic(wanted.seed, only_fp32=not low):
+    with deterministic(wanted.seed, native_products=not low):
         yield open_run(models or pipeline(), formats, wanted)
 
 

@@ -12,7 +12,7 @@ from precision_lib.jsonio import write_text
 from precision_lib.matrix import MATRIX, TWIN, PrecisionConfig
 from precision_lib.sweep.curves import RunCurves, run_curves
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
-from precision_lib.sweep.plan import BASELINE, Models, SweepCell, SweepPlan, plan_sweep
+from precision_lib.sweep.plan import REFERENCE_RUN, ModelNames, SweepCell, SweepPlan, plan_sweep
 from precision_lib.training.directory import STEPS
 from precision_lib.training.failures import COMPLETED, KL_EXPLOSION
 from precision_lib.training.settings import PPOSettings
@@ -21,7 +21,7 @@ from precision_lib.training.summary import RunSummary, write_summary
 KL_COEFFICIENT = PPOSettings().kl_coefficient
 ORIGIN = {"models": {"policy": "a", "reward": "b"}, "torch": "2.0", "device": "cpu"}
 STEPS_DONE = 20
-NAMES = (BASELINE.name, TWIN.name, *(c.name for c in MATRIX if c.name != BASELINE.name))
+NAMES = (REFERENCE_RUN.name, TWIN.name, *(c.name for c in MATRIX if c.name != REFERENCE_RUN.name))
 
 
 def evaluation(reward: float, kl: float, sequences: int = 256) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def ramp(top: float, steps: int = STEPS_DONE) -> list[float]:
     return [top * min(1.0, i / (steps / 2)) for i in range(steps)]
 
 
-def a_cell(name: str = BASELINE.name, seed: int = 0) -> SweepCell:
-    [found] = [c for c in (TWIN, *MATRIX) if c.name == name] or [replace(BASELINE, name=name)]
+def a_cell(name: str = REFERENCE_RUN.name, seed: int = 0) -> SweepCell:
+    [found] = [c for c in (TWIN, *MATRIX) if c.name == name] or [replace(REFERENCE_RUN, name=name)]
     return SweepCell(found, PPOSettings(max_steps=STEPS_DONE, seed=seed))
 
 
@@ -116,12 +116,12 @@ def small_plan(
     directory: Path,
     *configurations: PrecisionConfig,
     seeds: Sequence[int] = (0,),
-    models: Models | None = None,
+    models: ModelNames | None = None,
     **settings: Any,
 ) -> SweepPlan:
     """A plan of baseline, twin and ``configurations``, four steps each unless said otherwise."""
     wanted = PPOSettings(**({"max_steps": 4} | settings))
-    return plan_sweep(directory, configurations, seeds, wanted, models or Models())
+    return plan_sweep(directory, configurations, seeds, wanted, models or ModelNames())
 
 
 def leave(plan: SweepPlan, cell: SweepCell, gain: float = 1.0, **changes: Any) -> None:

@@ -99,6 +99,7 @@ def test_it_says_of_what_it_is() -> None:
     """Context, matrix and noise floors, and not the evidence that only a record needs."""
     floors = {"H1": {"bf16_pure": {"value": 0.01}}}
     of = block(cell("H1", "bf16_pure", true_kl=1e-4), noise_floors=floors)
+    of["cells"][0]["evidence"]["batch_shift"] = 0.5
     made = baseline_of(of)
     assert made["device_class"] == "cpu"
     assert made["noise_floors"] == floors
@@ -106,7 +107,7 @@ def test_it_says_of_what_it_is() -> None:
     for name in ("commit", "device", "seed", "budget", "checkpoint", "reward_model"):
         assert made["context"][name] == of["context"][name]
     kept = made["cells"]["H1"]["bf16_pure"]
-    assert set(kept) == {"verdict", "metrics", "true_kl"}
+    assert set(kept) == {"verdict", "metrics", "true_kl", "batch_shift"}
     assert kept["metrics"] == of["cells"][0]["metrics"]
 
 
@@ -171,8 +172,8 @@ def a_baseline(**changes: Any) -> str:
         ("[1, 2]", r"b.json is not a baseline; `pytest -m forensics --update-baseline` writes one"),
         ("{}", r"is not a baseline"),
         ('{"precision": {"schema": 1}}', r"is not a baseline"),
-        (a_baseline(schema=SCHEMA + 1), r"has schema 2, this version reads 1 to 1; upgrade"),
-        (a_baseline(schema="1"), r"has schema '1', this version reads 1 to 1"),
+        (a_baseline(schema=SCHEMA + 1), r"has schema 3, this version reads 1 to 2; upgrade"),
+        (a_baseline(schema="1"), r"has schema '1', this version reads 1 to 2"),
     ],
 )
 def test_what_is_not_a_baseline_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from precision_lib import cli, commands
-from precision_lib.reporting import benchmarks
-from precision_lib.reporting.benchmarks import tables
+from precision_lib import exit_codes
 from precision_lib.reporting.markdown import MarkerError, write_between
+from tools import benchmarks
+from tools.benchmarks import tables
 
 ROOT = Path(__file__).parents[2]
 STEP = "policy_loss, forward and backward"  # target: 1.2 times the fastest of equal accuracy
@@ -184,10 +184,10 @@ def test_command_prints_or_rewrites(
 ) -> None:
     path = tmp_path / "results.json"
     path.write_text(json.dumps(results(entry("this suite", "ours", 2.0))))
-    assert cli.main(["benchmarks", str(path)]) == commands.OK
+    assert benchmarks.main([str(path)]) == exit_codes.OK
     printed = capsys.readouterr().out
     assert "| **this suite** |" in printed
-    assert cli.main(["benchmarks", str(path), "--into", str(document)]) == commands.OK
+    assert benchmarks.main([str(path), "--into", str(document)]) == exit_codes.OK
     assert printed in document.read_text()
 
 
@@ -206,7 +206,7 @@ def test_a_useless_file_is_a_usage_error_that_says_what_to_do(
     path = tmp_path / "results.json"
     if content is not None:
         path.write_text(content)
-    assert cli.main(["benchmarks", str(path)]) == commands.USAGE
+    assert benchmarks.main([str(path)]) == exit_codes.USAGE
     assert message in capsys.readouterr().err
 
 

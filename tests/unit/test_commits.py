@@ -10,11 +10,11 @@ import pytest
 from precision_lib import reporting
 from precision_lib.phases.results import load_results
 from precision_lib.records.context import COMMIT_VARIABLE, _commit
-from precision_lib.reporting.findings import findings
 from precision_lib.reporting.findings_training import training_tables
 from precision_lib.reporting.gate import pull_request
 from tests.unit import report_results as given
 from tests.unit.test_report_page import undrawn
+from tools.findings import findings
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 

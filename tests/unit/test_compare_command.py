@@ -1,4 +1,4 @@
-"""``compare``: what is different about two runs, and what of that is not noise.
+"""``gate --compare``: what is different about two runs, and what of that is not noise.
 
 The hazard. Two records differ in thousands of digits; a comparison that names them all, or that
 leaves out what it could not compare, is of no use.
@@ -24,10 +24,10 @@ def files(tmp_path: Path) -> Files:
 
 
 def compared(files: Files, after: Block, capsys: pytest.CaptureFixture[str]) -> str:
-    """What ``compare`` prints of :func:`whole` and another record."""
+    """What ``gate --compare`` prints of :func:`whole` and another record."""
     other = files.directory / "after.json"
     write_json(other, {"precision": after})
-    assert main(["compare", str(files.report), str(other)]) == 0
+    assert main(["gate", str(other), "--compare", str(files.report)]) == 0
     return capsys.readouterr().out
 
 
@@ -83,7 +83,8 @@ def test_compare_with_a_record_that_measured_nothing_says_so(
     other = files.directory / "nothing.json"
     write_json(other, {"precision": nothing})
     pair = [str(other), str(files.report)]
-    code = main(["compare", *(pair if which == "before" else pair[::-1])])
+    before, after = pair if which == "before" else pair[::-1]
+    code = main(["gate", after, "--compare", before])
     printed = capsys.readouterr()
     if which == "before":
         assert code == 4
@@ -95,7 +96,8 @@ def test_compare_with_a_record_that_measured_nothing_says_so(
 
 
 def test_compare_needs_two_records(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    for pair in ([files.report, files.baseline], [files.directory / "none.json", files.report]):
-        assert main(["compare", *map(str, pair)]) == 4
+    none = files.directory / "none.json"
+    for before, after in ((files.report, files.baseline), (none, files.report)):
+        assert main(["gate", str(after), "--compare", str(before)]) == 4
         [line] = capsys.readouterr().err.splitlines()
         assert "is not a record of this suite" in line or "does not exist" in line

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from precision_lib.models.embedded import corpus, trigram
+from tools.embedded import corpus, trigram
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from precision_lib.models import embedded
-from precision_lib.models.embedded import artefacts, corpus, evaluation, recipe, tokenizer, trigram
+from tools.embedded import artefacts, corpus, evaluation, recipe, tokenizer, trigram
 
 pytestmark = pytest.mark.unit
 
@@ -220,7 +220,8 @@ def test_a_missing_artefact_says_how_to_make_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedded, "PROMPTS_FILE", tmp_path / "prompts.json")
-    with pytest.raises(FileNotFoundError, match=r"prompts\.json is missing .* embedded train"):
+    missing = r"prompts\.json is missing .*tools\.embedded train"
+    with pytest.raises(FileNotFoundError, match=missing):
         embedded.load_prompts()
     (tmp_path / "prompts.json").write_text("{}")
     with pytest.raises(ValueError, match="must hold a list of strings"):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from precision_lib.models import embedded
-from precision_lib.models.embedded import artefacts, preferences, reward_evaluation
 from precision_lib.models.loading import working_copy
 from precision_lib.models.pipeline import Pipeline, load_pipeline
 from precision_lib.models.value_head import explained_variance, predict_values
+from tools.embedded import artefacts, preferences, reward_evaluation
 
 pytestmark = pytest.mark.unit
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from precision_lib.models.embedded import (
+from tools.embedded import (
     corpus,
     evaluation,
     optimizer,

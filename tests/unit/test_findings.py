@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from precision_lib.reporting.findings import findings
-from precision_lib.reporting.findings_tables import half_way
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, percent, two
+from tools.findings import findings
+from tools.findings_tables import half_way
 
 
 def metric(value: float) -> dict[str, Any]:

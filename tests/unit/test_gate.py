@@ -123,6 +123,23 @@ def test_every_floor_of_a_real_record_is_finite(real: dict[str, Any]) -> None:
             assert math.isfinite(noise_floor(*place, real, known(real))), place
 
 
+def shifted(block: dict[str, Any], shift: float) -> dict[str, Any]:
+    """The block, its damage metrics ``shift`` apart between two batch shapes."""
+    for c in block["cells"]:
+        c["evidence"]["batch_shift"] = shift
+    return block
+
+
+def test_the_floor_of_a_batch_variance_is_fp32s_own_error_too() -> None:
+    """An FP32 damage of 0.5 and an FP32 batch variance of 0.125: the larger counts."""
+    cells = [
+        cell("H1", c, log_ratio_nsr=metric(0.5), batch_variance=metric(0.125))
+        for c in ("bf16_pure", "fp32_baseline")
+    ]
+    block = small.block(*cells)
+    assert noise_floor("H1", "bf16_pure", "batch_variance", block, known(block)) == 0.5
+
+
 def test_the_floor_is_fp32s_own_error_and_the_devices_noise() -> None:
     """Those of the baseline: a run sets no floor for itself."""
     place = "H1", "bf16_pure", "log_ratio_nsr"
@@ -133,9 +150,8 @@ def test_the_floor_is_fp32s_own_error_and_the_devices_noise() -> None:
     with_golden = known(small.block(tight, golden))
     assert judge(small.block(worse, golden), with_golden).exit_code == 0
     assert noise_floor(*place, small.block(worse), with_golden) == 0.5
-    noisy = {"H1": {"bf16_pure": {"value": 0.25}}}
-    quiet, loud = small.block(worse), small.block(worse, noise_floors=noisy)
-    before = known(small.block(tight, noise_floors=noisy))
+    quiet, loud = small.block(worse), shifted(small.block(worse), 0.25)
+    before = known(shifted(small.block(tight), 0.25))
     assert noise_floor(*place, loud, known(small.block(tight))) == 0, (
         "a run sets no floor for itself"
     )
@@ -168,7 +184,7 @@ def test_fp32s_own_error_is_its_distance_from_the_best(
 
 def test_the_largest_floor_counts_and_not_their_sum() -> None:
     cells = [cell("H1", c, log_ratio_nsr=metric(0.5)) for c in ("bf16_pure", "fp32_baseline")]
-    noisy = small.block(*cells, noise_floors={"H1": {"bf16_pure": {"value": 0.25}}})
+    noisy = shifted(small.block(*cells), 0.25)
     assert noise_floor("H1", "bf16_pure", "log_ratio_nsr", noisy, known(noisy)) == 0.5
 
 

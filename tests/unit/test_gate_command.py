@@ -147,7 +147,7 @@ def test_what_was_not_said_is_a_usage_error(
     files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["gate", str(files.report)]) == 4
-    assert "give --baseline FILE, or --update-baseline to make one" in capsys.readouterr().err
+    assert "give --baseline FILE, --update-baseline or --compare EARLIER" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:
         main(["gate"])
     assert left.value.code == 4

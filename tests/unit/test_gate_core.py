@@ -4,10 +4,12 @@ The hazard. A core with known failures needs a gate too, and a core that lost it
 runs in bf16 what was asked for in FP32, looks like one that is fine.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from precision_lib.records.baseline import load_baseline, write_baseline
 from precision_lib.records.gate import Judgement, judge
 from tests.unit import small_blocks as small
 from tests.unit.small_blocks import Block, cell, counts, known, metric, parsed
@@ -70,6 +72,14 @@ def test_a_new_failure_beside_a_known_one_says_what_changed(worst: tuple[float, 
 def test_a_known_failure_is_no_regression() -> None:
     got = judged(counts("a", worst=7.0), counts("a", worst=7.0))
     assert (got.regressions, got.improvements) == ((), ())
+
+
+def test_the_errors_that_an_older_baseline_holds_are_ignored(tmp_path: Path) -> None:
+    baseline = known(core_run(whiten=counts("a", worst=7.0)))
+    baseline["conformance"]["functions"]["whiten"]["errors"] = {"a": {"input": "x", "times": 7.0}}
+    write_baseline(tmp_path / "b.json", baseline)
+    got = judge(core_run(whiten=counts("a", worst=1e9)), load_baseline(tmp_path / "b.json"))
+    assert (got.exit_code, got.compared, got.obstacles) == (0, 1, ())
 
 
 def test_a_fixed_check_is_an_improvement() -> None:

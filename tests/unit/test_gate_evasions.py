@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from precision_lib.phases import calibrate
 from precision_lib.records.baseline import BaselineError, load_baseline, write_baseline
@@ -20,7 +22,6 @@ from tests.unit import small_blocks as small
 from tests.unit.small_blocks import known, metric, moved, whole
 
 ROOT = Path(__file__).parents[2]
-CELL = {"H1": {"bf16_pure": metric(0.0)}}
 
 
 @pytest.mark.parametrize(
@@ -46,15 +47,15 @@ def test_what_is_not_a_number_is_a_regression(
     assert "-> not finite" in change.message
 
 
-def test_a_run_that_raises_its_own_noise_floor_has_regressed() -> None:
-    """And the floor hides nothing else: here an error that tripled."""
-    quiet = whole(noise_floors=CELL)
-    loud = whole(noise_floors={"H1": {"bf16_pure": metric(0.3)}})
+def test_a_run_that_raises_its_own_batch_variance_has_regressed() -> None:
+    """And the variance hides nothing else: here an error that tripled."""
+    quiet = moved(whole(), "H1", "batch_variance", metric(0.0))
+    loud = moved(whole(), "H1", "batch_variance", metric(0.3))
     [change] = judge(loud, known(quiet)).regressions
-    assert (change.metric, change.before, change.after) == ("noise_floor", 0.0, 0.3)
+    assert (change.metric, change.before, change.after) == ("batch_variance", 0.0, 0.3)
     tripled = moved(loud, "H1", "log_ratio_nsr", metric(1.5, 0.05))
     names = {c.metric for c in judge(tripled, known(quiet)).regressions}
-    assert names == {"noise_floor", "log_ratio_nsr"}
+    assert names == {"batch_variance", "log_ratio_nsr"}
     assert judge(quiet, known(quiet)).exit_code == 0
 
 
@@ -150,20 +151,21 @@ def test_a_run_in_which_everything_was_skipped_is_not_green(tmp_path: Path) -> N
 
 def calibrated(monkeypatch: pytest.MonkeyPatch, *values: float) -> dict[str, Any]:
     """A calibration whose runs measured these noise-to-signal ratios, the first with one thread."""
-    runs = [moved(whole(noise_floors=CELL), "H1", "log_ratio_nsr", metric(v, 0.05)) for v in values]
+    runs = [moved(whole(), "H1", "log_ratio_nsr", metric(v, 0.05)) for v in values]
     for run in runs:
         run["context"]["threads"] = 1
         for cell in run["cells"]:
-            cell["evidence"]["noise_floor"] = {"value": 0.0}
+            cell["evidence"]["batch_shift"] = 0.0
     left = iter(runs)
     monkeypatch.setattr(calibrate, "_run", lambda *_: next(left))
-    return calibrate.calibrate(None)  # type: ignore[arg-type]  # the runs are given
+    policy = SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")))
+    return calibrate.calibrate(SimpleNamespace(policy=policy))  # type: ignore[arg-type]
 
 
 def test_the_noise_floor_is_the_largest_difference_between_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    floors = calibrated(monkeypatch, 0.5, 0.5, 0.53, 0.49)["floors"]["H1"]
+    floors = calibrated(monkeypatch, 0.5, 0.5, 0.53, 0.49, 0.5)["floors"]["H1"]
     assert floors["bf16_pure"]["log_ratio_nsr"] == pytest.approx(0.03, rel=2**-48)
     assert floors["fp32_bf16_kl"]["log_ratio_nsr"] == 0
 
@@ -172,12 +174,12 @@ def test_a_floor_that_was_measured_widens_the_limit_and_no_other_budgets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tight, worse = metric(0.5), metric(0.52)
-    before = moved(whole(noise_floors=CELL), "H1", "log_ratio_nsr", tight)
-    after = moved(whole(noise_floors=CELL), "H1", "log_ratio_nsr", worse)
+    before = moved(whole(), "H1", "log_ratio_nsr", tight)
+    after = moved(whole(), "H1", "log_ratio_nsr", worse)
     file = tmp_path / "b.json"
     write_baseline(file, known(before))
     assert judge(after, load_baseline(file)).exit_code == 1
-    result = calibrated(monkeypatch, 0.5, 0.5, 0.53, 0.5)
+    result = calibrated(monkeypatch, 0.5, 0.5, 0.53, 0.5, 0.5)
     calibrate.write_calibration(result, tmp_path, file)
     assert judge(after, load_baseline(file)).exit_code == 0
     result["context"]["budget"] = "quick"

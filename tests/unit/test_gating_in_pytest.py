@@ -16,9 +16,9 @@ import pytest
 
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import Cell
+from precision_lib.plugin.keeping import keeper
 from precision_lib.records.baseline import load_baseline
 from precision_lib.records.record import Recorder, load_record
-from tests.forensics.keeping import keeper
 from tests.unit.test_command_line import ROOT, run
 
 FORENSICS = ("tests/forensics", "-k", "whiten and constant or no_worse and whiten")

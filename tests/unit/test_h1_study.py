@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from precision_lib.forensics.h1.study import H1Study
     from precision_lib.models.loading import Checkpoint
 
-PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 
 
 def small_study(checkpoint: "Checkpoint", *more: PrecisionConfig) -> "H1Study":
@@ -25,7 +25,7 @@ def small_study(checkpoint: "Checkpoint", *more: PrecisionConfig) -> "H1Study":
     from precision_lib.forensics.probe import ProbeSettings
 
     settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
-    return open_study(checkpoint, settings, (PURE, BASELINE, *more))
+    return open_study(checkpoint, settings, (PURE, REFERENCE_RUN, *more))
 
 
 def test_the_null_control_is_exactly_zero(tiny_llama: "Checkpoint") -> None:
@@ -83,16 +83,16 @@ def test_forwards_that_do_not_repeat_break_the_irrelevant_control(
     assert not control["is_null"]
 
 
-def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
+def test_batch_variance_sees_a_forward_that_depends_on_its_batch(
     tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: logits that depend on the number of rows, as a kernel with split sums does.
 
-    Both models suffer it alike, so only a floor that really changes the batch shows it.
+    Both models suffer it alike, so only a run that really changes the batch shows it.
     """
     from precision_lib.forensics import forwards
 
-    quiet = small_study(tiny_llama).noise_floor(BASELINE).value
+    quiet = small_study(tiny_llama).rebatched(REFERENCE_RUN).variance.value
     original = forwards.response_logits
 
     def batch_dependent(model: Any, batch: Any) -> Any:
@@ -100,7 +100,7 @@ def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
         return logits * (1 + 2.0**-10 * len(tokens)), tokens
 
     monkeypatch.setattr(forwards, "response_logits", batch_dependent)
-    loud = small_study(tiny_llama).noise_floor(BASELINE).value
+    loud = small_study(tiny_llama).rebatched(REFERENCE_RUN).variance.value
     assert loud > 100 * quiet
     assert loud > 0
 
@@ -123,11 +123,11 @@ def test_overflow_is_counted_and_impairs_the_cell(tiny_llama: "Checkpoint") -> N
     assert all(math.isfinite(m.value) for m in cell.metrics.values())
 
 
-HALF = replace(BASELINE, name="half", policy="fp16", reference="fp16", kl="fp16")
+HALF = replace(REFERENCE_RUN, name="half", policy="fp16", reference="fp16", kl="fp16")
 
 
 def test_a_log_softmax_in_fp32_stays_fp32_behind_an_fp64_model(tiny_llama: "Checkpoint") -> None:
-    wide = replace(BASELINE, name="wide", policy="fp64", reference="fp64")
+    wide = replace(REFERENCE_RUN, name="wide", policy="fp64", reference="fp64")
     evidence = small_study(tiny_llama, wide).cell(wide).evidence
     assert evidence["observed_formats"]["policy"] == "fp64"
     assert evidence["observed_formats"]["kl"] == "fp32"

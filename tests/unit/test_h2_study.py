@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.h2 import points as points
+from precision_lib.forensics.h2 import operating_point as operating_point
 from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import PrecisionConfig, get_configuration
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from precision_lib.models.reward_model import RewardModel
     from precision_lib.trajectories.store import Trajectories
 
-PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 PROMOTED, DEMOTED = get_configuration("bf16_fp32_reward"), get_configuration("fp32_bf16_reward")
 HALF = replace(PURE, name="half", reward="fp16")
 SHARDS, PROMPTS, SAMPLES, LENGTH = 3, 4, 4, 12
@@ -129,7 +129,7 @@ def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None
 def test_a_cell_holds_every_metric_over_every_sequence(clean: "H2Study") -> None:
     cell = clean.cell(PURE)
     assert cell.hypothesis == "H2"
-    assert set(cell.metrics) == set(h2.METRICS)
+    assert set(cell.metrics) == {*h2.METRICS, "batch_variance"}
     sequences = SHARDS * PROMPTS * SAMPLES
     pairs = SHARDS * PROMPTS * SAMPLES * (SAMPLES - 1) // 2
     assert cell.metrics["advantage_rms_error"].n == sequences
@@ -141,7 +141,7 @@ def test_a_cell_holds_every_metric_over_every_sequence(clean: "H2Study") -> None
 def test_evidence_is_strict_json(clean: "H2Study") -> None:
     import json
 
-    for configuration in (PURE, BASELINE):
+    for configuration in (PURE, REFERENCE_RUN):
         json.dumps(clean.cell(configuration).as_json(), allow_nan=False)
     json.dumps(clean.verdict().as_json() | clean.context(), allow_nan=False)
 
@@ -149,12 +149,12 @@ def test_evidence_is_strict_json(clean: "H2Study") -> None:
 def test_cells_of_one_reward_format_are_the_same_measurement(clean: "H2Study") -> None:
     """Policy, reference, value and KL have no part in H2."""
     assert clean.cell(PURE).metrics == clean.cell(DEMOTED).metrics
-    assert clean.cell(PROMOTED).metrics == clean.cell(BASELINE).metrics
+    assert clean.cell(PROMOTED).metrics == clean.cell(REFERENCE_RUN).metrics
 
 
 def test_the_golden_path_is_measured_against_the_exact_model(clean: "H2Study") -> None:
     """Above 0, or FP32 would have been compared with itself; and far below bf16."""
-    cell = clean.cell(BASELINE)
+    cell = clean.cell(REFERENCE_RUN)
     assert cell.evidence["measured_against"] == "fp64"
     assert cell.verdict == "healthy"
     assert cell.metrics["advantage_rms_error"].value > 0
@@ -180,7 +180,7 @@ def test_each_forward_runs_once(reward: "RewardModel", shards: list["Trajectorie
     """bf16: first, again, rebatched, wide head; FP32: the same four; the exact model."""
     calls: list[None] = []
     study = opened(reward, shards, progress=lambda: calls.append(None))
-    for configuration in (PURE, BASELINE, PROMOTED, DEMOTED):
+    for configuration in (PURE, REFERENCE_RUN, PROMOTED, DEMOTED):
         study.cell(configuration)
     study.verdict()
     study.verdict()
@@ -209,7 +209,7 @@ def test_causes_are_kept_apart(clean: "H2Study") -> None:
         clean.cell(PURE).metrics["advantage_rms_error"].as_json()
     )
     from precision_lib.forensics.h2.forwards import WIDE_HEAD
-    from precision_lib.forensics.observed import observed_format
+    from precision_lib.forensics.observed_format import observed_format
 
     wide = clean.forwards.scored("bf16", WIDE_HEAD)
     assert wide.parameters == "bf16+fp32"
@@ -248,7 +248,7 @@ def test_an_exact_forward_leaves_storing_alone(
 def test_native_point_of_known_rewards() -> None:
     """Two prompts: means 10 and -30, variances 1 and 9, so a spread of sqrt(5); bf16 step 2^-4."""
     golden = torch.tensor([9.0, 10, 11, -33, -30, -27])
-    got = points.native(golden, torch.tensor([0, 0, 0, 1, 1, 1]), "bf16")
+    got = operating_point.native(golden, torch.tensor([0, 0, 0, 1, 1, 1]), "bf16")
     assert got["reward_mean"] == -10
     assert got["offset"] in (10, 30)  # the median of two is the lower
     assert abs(got["within_group_std"] - math.sqrt(5)) <= 4 * 2.0**-52
@@ -272,7 +272,7 @@ def test_an_offset_reward_model_is_impaired_and_promotion_heals_it(
     study = opened(reward, [freeze(reward, index) for index in range(SHARDS)])
     verdict = study.verdict()
     assert study.cell(PURE).verdict == study.cell(DEMOTED).verdict == "impaired"
-    assert study.cell(PROMOTED).verdict == study.cell(BASELINE).verdict == "healthy"
+    assert study.cell(PROMOTED).verdict == study.cell(REFERENCE_RUN).verdict == "healthy"
     assert verdict.verdict == "supported"
     assert verdict.contrasts["promotion_symptom_removed"].low > 0
     assert "beyond the law" in verdict.explanation
@@ -314,7 +314,7 @@ def test_a_dropout_left_on_breaks_the_replay(study: "H2Study") -> None:
         )
 
     change_forward(study, drop)
-    found = points.replay(study.forwards, study.golden)
+    found = operating_point.replay(study.forwards, study.golden)
     assert found["again_differs"] > 0
     assert not found["is_null"]
 
@@ -350,7 +350,7 @@ def test_stored_rewards_within_the_noise_of_fp32_are_accepted(
     up = torch.tensor(torch.inf)
     moved = [replace(s, rewards=torch.nextafter(s.rewards, up)) for s in shards]
     study = opened(reward, moved)
-    found = points.replay(study.forwards, study.golden)
+    found = operating_point.replay(study.forwards, study.golden)
     assert found["stored_differs"] == found["n"]
     assert found["is_null"], found
 
@@ -362,15 +362,15 @@ def test_a_family_that_is_not_immune_breaks_the_control(
 
     wrong = replace(families.FAMILIES[0], immune=True)
     monkeypatch.setattr(families, "FAMILIES", (wrong, *families.FAMILIES[1:]))
-    assert not points.immunity(0)["is_null"]
+    assert not operating_point.immunity(0)["is_null"]
     assert study.verdict().verdict == "inconclusive"
 
 
-def test_the_noise_floor_sees_a_score_that_depends_on_its_batch(
+def test_batch_variance_sees_a_score_that_depends_on_its_batch(
     reward: "RewardModel", shards: list["Trajectories"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    quiet = opened(reward, shards).noise_floor("fp32").value
+    quiet = opened(reward, shards).rebatched("fp32").variance.value
     from precision_lib.models.reward_model import score_tokens
 
     def batch_dependent(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -378,7 +378,7 @@ def test_the_noise_floor_sees_a_score_that_depends_on_its_batch(
         return scores + scores.square() * 2.0**-10 * len(tokens)
 
     monkeypatch.setattr(SCORE_TOKENS, batch_dependent)
-    loud = opened(reward, shards).noise_floor("fp32").value
+    loud = opened(reward, shards).rebatched("fp32").variance.value
     assert loud > 100 * quiet
     assert loud > 0
 
@@ -398,12 +398,12 @@ def test_scores_rounded_before_they_are_returned_show_as_laundered(
 
     monkeypatch.setattr(SCORE_TOKENS, rounded)
     study = opened(reward, shards)
-    evidence = study.cell(BASELINE).evidence
+    evidence = study.cell(REFERENCE_RUN).evidence
     assert evidence["observed_formats"]["reward"] == "bf16 in fp32+fp32"
     assert evidence["golden_observed_format"] == "fp32"
     assert not evidence["fp32_replay"]["is_null"]
     frozen = opened(reward, [freeze(reward, index) for index in range(SHARDS)])
-    assert frozen.cell(BASELINE).evidence["golden_observed_format"] == "bf16 in fp32"
+    assert frozen.cell(REFERENCE_RUN).evidence["golden_observed_format"] == "bf16 in fp32"
 
 
 @pytest.mark.parametrize(
@@ -420,23 +420,25 @@ def test_statistics_in_the_rewards_format_miss_the_oracle(clean: "H2Study", faul
     from precision_lib.faults import plant
 
     scores = clean.scores("bf16")
-    assert 0 < points.statistics_over_bound(scores, clean.groups) <= 1
+    assert 0 < operating_point.statistics_over_bound(scores, clean.groups) <= 1
     with plant(fault):
-        assert points.statistics_over_bound(scores, clean.groups) > 1
+        assert operating_point.statistics_over_bound(scores, clean.groups) > 1
 
 
 def test_group_statistics_in_bf16_break_the_immunity_of_binary_rewards() -> None:
     """A mean of 3/8 is exact in bf16, one of 3/7 is not: 0 and 1 are no longer without error."""
     from precision_lib.faults import plant
 
-    assert points.immunity(0)["is_null"]
+    assert operating_point.immunity(0)["is_null"]
     with plant("group_statistics_in_rewards_dtype"):
-        assert not points.immunity(0)["is_null"]
+        assert not operating_point.immunity(0)["is_null"]
 
 
 def test_advantages_of_no_finite_score_are_not_compared() -> None:
     with pytest.raises(NothingComparedError, match="no score is finite"):
-        points.statistics_over_bound(torch.full((4,), torch.nan), torch.zeros(4, dtype=torch.int64))
+        operating_point.statistics_over_bound(
+            torch.full((4,), torch.nan), torch.zeros(4, dtype=torch.int64)
+        )
 
 
 # Overflow
@@ -453,7 +455,7 @@ def test_overflow_of_some_scores_impairs_the_cell(study: "H2Study") -> None:
     cell = study.cell(HALF)
     assert cell.verdict == "impaired"
     assert 0 < cell.metrics["reward_nonfinite_frac"].value < 1
-    assert set(cell.metrics) == set(h2.METRICS)
+    assert set(cell.metrics) == {*h2.METRICS, "batch_variance"}
     assert all(math.isfinite(m.value) for m in cell.metrics.values())
 
 
@@ -466,7 +468,7 @@ def test_overflow_of_all_scores_impairs_the_cell(study: "H2Study") -> None:
     cell = study.cell(HALF)
     assert cell.verdict == "impaired"
     assert cell.metrics["reward_nonfinite_frac"].value == 1
-    assert set(cell.metrics) == {"reward_nonfinite_frac"}
+    assert set(cell.metrics) == {"reward_nonfinite_frac", "batch_variance"}
 
 
 # Inputs

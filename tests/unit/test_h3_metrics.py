@@ -16,7 +16,7 @@ from precision_lib.forensics.h3.updates import (
     of_configuration,
     predictions_over_updates,
 )
-from precision_lib.forensics.observed import ENOUGH, observed_format
+from precision_lib.forensics.observed_format import ENOUGH, observed_format
 from precision_lib.formats import FORMATS, get_format, round_to, ulp
 from precision_lib.models.value_head import ValueHead, fit_value_head
 from precision_lib.ppo import advantages

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from precision_lib.forensics.h3.study import H3Study
     from precision_lib.models.loading import Checkpoint
 
-PURE, BASELINE, DEMOTED = map(get_configuration, ("bf16_pure", "fp32_baseline", "fp32_bf16_value"))
+PURE, REFERENCE_RUN, DEMOTED = map(
+    get_configuration, ("bf16_pure", "fp32_baseline", "fp32_bf16_value")
+)
 
 
 def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H3Study":
@@ -68,8 +70,8 @@ def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: "Checkpoint") -
     assert verdict.control["is_null"], verdict.control
     assert verdict.control["golden_values_n"] == 32 * 16
     assert verdict.verdict in ("supported", "partly supported", "refuted")
-    assert study.cell(BASELINE).verdict == "healthy"
-    assert study.cell(BASELINE).evidence["observed_formats"]["value"] == "fp32"
+    assert study.cell(REFERENCE_RUN).verdict == "healthy"
+    assert study.cell(REFERENCE_RUN).evidence["observed_formats"]["value"] == "fp32"
     assert study.cell(PURE).evidence["observed_formats"]["value"] == "bf16"
 
 
@@ -94,7 +96,7 @@ def test_a_value_head_that_is_silently_bf16_is_observed(
         return low.to(value_head.predict_values(hidden[:1], weight, bias, fmt).dtype)
 
     monkeypatch.setattr(value_updates, "predict_values", silently)
-    assert study.cell(BASELINE).evidence["observed_formats"]["value"] == "bf16 in fp32"
+    assert study.cell(REFERENCE_RUN).evidence["observed_formats"]["value"] == "bf16 in fp32"
     assert study.verdict().verdict == "inconclusive"
     assert study.verdict().control["golden_values_beyond_rounding"] > 0
 
@@ -122,8 +124,8 @@ def test_values_beyond_fp16_make_a_cell_impaired(tiny_llama: "Checkpoint") -> No
     large = study.critics.scaled(1e6)
     study.critics.head = large.head
     study.critics.scores = large.rewards.sum(1)
-    study.critics.frozen_values = study.critics.values(BASELINE, large)
-    half = replace(BASELINE, name="half", value="fp16")
+    study.critics.frozen_values = study.critics.values(REFERENCE_RUN, large)
+    half = replace(REFERENCE_RUN, name="half", value="fp16")
     cell = study.cell(half)
     assert cell.metrics["value_nonfinite_frac"].value > 0
     assert cell.verdict == "impaired"

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from precision_lib.forensics.h4.study import H4Study
     from precision_lib.models.loading import Checkpoint
 
-PURE, BASELINE, PROMOTED = map(get_configuration, ("bf16_pure", "fp32_baseline", "bf16_fp32_ref"))
+PURE, REFERENCE_RUN, PROMOTED = map(
+    get_configuration, ("bf16_pure", "fp32_baseline", "bf16_fp32_ref")
+)
 
 
 def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H4Study":
@@ -19,7 +21,7 @@ def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H4Study":
     from precision_lib.forensics.h4.study import open_h4_study
 
     settings = H4Settings(length=64, seed=seed)
-    return open_h4_study(checkpoint, settings, (PURE, BASELINE, PROMOTED))
+    return open_h4_study(checkpoint, settings, (PURE, REFERENCE_RUN, PROMOTED))
 
 
 def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: "Checkpoint") -> None:
@@ -28,10 +30,12 @@ def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: "Checkpoint") -
     assert verdict.control["is_null"], verdict.control
     assert verdict.control["identical_weights_n"] == 3 * 2 * 63
     assert verdict.verdict in ("supported", "partly supported", "refuted", "inconclusive")
-    baseline = study.cell(BASELINE)
+    baseline = study.cell(REFERENCE_RUN)
     assert baseline.verdict == "healthy"
     assert baseline.evidence["measured_against"] == "fp64"
-    assert {m.n for m in baseline.metrics.values()} == {8 * 63}
+    counts = {name: m.n for name, m in baseline.metrics.items()}
+    assert counts.pop("batch_variance") == 2 * 63
+    assert set(counts.values()) == {8 * 63}
 
 
 def test_both_kinds_of_tokens_and_both_components_are_reported(tiny_llama: "Checkpoint") -> None:
@@ -58,7 +62,7 @@ def test_sampled_tokens_pass_the_source_check_and_text_does_not(tiny_llama: "Che
 def test_a_reference_in_the_wrong_format_is_observed(tiny_llama: "Checkpoint") -> None:
     with plant("reference_in_bf16"):
         study = small_study(tiny_llama)
-        assert study.cell(BASELINE).evidence["observed_formats"]["reference"] != "fp32"
+        assert study.cell(REFERENCE_RUN).evidence["observed_formats"]["reference"] != "fp32"
         assert study.verdict().verdict == "inconclusive", "the null control of FP32 is not null"
 
 
@@ -76,7 +80,7 @@ def test_a_rope_table_that_was_cast_is_observed(tiny_llama: "Checkpoint") -> Non
     """One of 8 frequencies is 1 and says nothing, so this one is of a model with 16."""
     import torch
 
-    from precision_lib.forensics.observed import observed_format
+    from precision_lib.forensics.observed_format import observed_format
 
     table = 10000.0 ** (-torch.arange(16) / 16)
     assert observed_format(table) == "fp32"

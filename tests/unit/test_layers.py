@@ -1,4 +1,4 @@
-"""Imports run one way, the oracle never meets the core, the library never imports pytest."""
+"""Imports run one way, the oracle never meets the core, only the plug-in imports pytest."""
 
 import ast
 from pathlib import Path
@@ -24,6 +24,7 @@ LAYERS = (
     {"training"},
     {"sweep"},
     {"phases"},
+    {"plugin", "suite"},
     {"commands"},
     {"cli"},
 )
@@ -50,11 +51,25 @@ def room(dotted: str) -> str:
 def test_imports_run_one_way(path: Path) -> None:
     here = path.relative_to(ROOT).with_suffix("").parts[0]
     names = imported(path)
-    assert not any(name.split(".")[0] in ("pytest", "_pytest") for name in names)
+    imports_pytest = any(name.split(".")[0] in ("pytest", "_pytest") for name in names)
+    assert here == "plugin" or not imports_pytest
     ours = {room(name) for name in names if name.startswith("precision_lib.")} & set(LEVEL)
     assert not {other for other in ours if LEVEL[other] > LEVEL[here]}
     if here in ("ppo", "oracle"):
         assert not ours & ({"ppo", "oracle"} - {here})
+
+
+@pytest.mark.parametrize("folder", ["forensics", "sweep"])
+def test_what_the_wheel_packs_imports_the_package_alone(folder: str) -> None:
+    paths = sorted((ROOT.parent / "tests" / folder).glob("*.py"))
+    assert len(paths) > 2
+    for path in paths:
+        assert not {name for name in imported(path) if name.split(".")[0] in ("tests", "tools")}
+
+
+def test_nothing_in_the_package_needs_the_workshop() -> None:
+    for path in MODULES:
+        assert not {name for name in imported(path) if name.split(".")[0] in ("tests", "tools")}
 
 
 def test_every_room_has_a_layer() -> None:

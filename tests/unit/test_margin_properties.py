@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from precision_lib.forensics import statistics
-from precision_lib.forensics.student import student_quantile
+from precision_lib.forensics.t_quantile import student_quantile
 from precision_lib.records import margins
 from precision_lib.records.directions import DIRECTIONS, Direction
 from precision_lib.records.margins import is_beyond, margin

@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from precision_lib.forensics.student import student_quantile
+from precision_lib.forensics.t_quantile import student_quantile
 from precision_lib.records import margins
 from precision_lib.records.directions import DIRECTIONS, Direction, direction
 from precision_lib.records.margins import margin, quantile, widest
@@ -201,7 +201,10 @@ def test_what_a_metric_is_says_how_it_is_compared() -> None:
             *("k3_negative_frac", "log_ratio_nonfinite_frac"),
             *("reward_nonfinite_frac", "value_nonfinite_frac"),
         },
-        "difference": {"reward_kendall_tau", "sequence_ratio_ess", "value_stagnation_rate"},
+        "difference": {
+            *("reward_kendall_tau", "sequence_ratio_ess", "value_stagnation_rate"),
+            "batch_variance",  # 0 on a CPU, where a factor says nothing
+        },
     }
     for rows in DIRECTIONS.values():
         for name, how in rows.items():
@@ -224,5 +227,6 @@ def test_only_what_the_signal_divides_follows_the_kl() -> None:
     assert found == {
         "log_ratio_near_zero_frac": -0.5,
         "log_ratio_nsr": -0.5,
+        "batch_variance": -0.5,
         "kl_k3_rel_error": -1.0,
     }

@@ -15,7 +15,7 @@ from precision_lib.formats import FORMATS
 from precision_lib.runtime import deterministic
 from precision_lib.training.evaluation import SEED, evaluate
 from precision_lib.training.forward import Sequences
-from precision_lib.training.rollout import Scored, score
+from precision_lib.training.rollout import ScoredRollout, score
 from precision_lib.training.summary import WINDOW, best_window, window_mean
 from precision_lib.training.trainer import ppo_step
 from precision_lib.trajectories.batches import FreezeSettings, Sampled, sample_batch
@@ -109,7 +109,9 @@ def test_policy_gradient_raises_a_reward_that_is_easily_learned(
 ) -> None:
     """The number of tokens below 128 in a response: up by more than 5 standard errors."""
 
-    def counting(models: Any, weights: Any, sampled: Any, given: Sequences, rows: Any) -> Scored:
+    def counting(
+        models: Any, weights: Any, sampled: Any, given: Sequences, rows: Any
+    ) -> ScoredRollout:
         found = score(models, weights, sampled, given, rows)
         chosen = given.tokens[:, given.first + 1 :].gather(1, given.columns)
         counts = ((chosen < 128) & given.mask).sum(1)

@@ -13,7 +13,8 @@ from torch.distributions import Categorical
 
 from precision_lib import bounds, oracle
 from precision_lib.formats import FORMATS
-from precision_lib.ppo import entropy, token_logprobs
+from precision_lib.ppo import entropy, logit_pieces, token_logprobs
+from precision_lib.ppo.kl import full_kl
 from precision_lib.ppo.logprobs import shift
 from tests.benchmarks.measure import MIB, peak_mib
 from tests.unit.layouts import (
@@ -416,3 +417,31 @@ def test_a_second_derivative_is_refused(function: Function) -> None:
     (gradient,) = torch.autograd.grad(value.square().sum(), logits, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         gradient.sum().backward()
+
+
+def test_the_size_of_a_piece_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row at a time, a sequence, two of three, all three: values and gradients."""
+
+    def figures(fitting: int) -> list[Tensor]:
+        monkeypatch.setitem(logit_pieces._BUFFER_BYTES, "cpu", fitting * 515 * 4)
+        generator = torch.Generator().manual_seed(0)
+        whole, other = torch.randn(2, 3, 8, 515, generator=generator)
+        logits = whole[:, :-1].requires_grad_(True)
+        assert (
+            logit_pieces.row_buffer(logit_pieces.as_sequences(logits), torch.float32).shape[:2]
+            == {
+                1: (1, 1),
+                7: (1, 7),
+                15: (2, 7),
+                99: (3, 7),
+            }[fitting]
+        )
+        tokens = torch.randint(515, (3, 7), generator=generator)
+        values = [token_logprobs(logits, tokens), entropy(logits)]
+        gradients = [torch.autograd.grad(v.sum(), logits)[0] for v in values]
+        return [*values, *gradients, full_kl(logits, other[:, :-1])]
+
+    want = figures(1)
+    for fitting in (7, 15, 99):
+        got = figures(fitting)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

@@ -99,8 +99,8 @@ def test_gradient_is_that_of_the_loss_written_by_hand(
         assert len({*lengths[:4]}) > 1, "equal lengths would hide a mean of means"
         run.weights.master.copy_(perturbed(run.weights.master, moved, seed=1))
         width = experience.given.tokens.shape[1]
-        monkeypatch.setattr(teacher_forcing, "LOGITS_BYTES", rows * width * 257 * 4)
-        assert teacher_forcing.rows_per_forward(width, 257) == rows
+        monkeypatch.setitem(teacher_forcing.LOGITS_BYTES, "cpu", rows * width * 257 * 4)
+        assert teacher_forcing.rows_per_forward(width, run.weights.working) == rows
         with recorded(monkeypatch) as gradients:
             found = update(run.models, run.weights, experience, run.settings, run.step)
         assert all((r.clip_frac > 0) == (moved > 0) for r in found.ratios)
@@ -144,7 +144,7 @@ def test_old_log_probs_come_from_the_shapes_of_the_new_ones(
 
     for module, key in (("rollout", "old"), ("update", "new")):
         place = f"precision_lib.training.{module}"
-        monkeypatch.setattr(f"{place}.rows_per_forward", lambda length, vocabulary: rows)
+        monkeypatch.setattr(f"{place}.rows_per_forward", lambda length, model: rows)
         monkeypatch.setattr(f"{place}.forward", watched(key))
     with opened(name, batch_size=8) as run:
         line = ppo_step(run)

@@ -1,5 +1,9 @@
-"""The figures in README and docs/findings.md are those of the committed records, digit by digit."""
+"""The figures in README, docs/pipeline.md and docs/findings.md are those of the committed records.
 
+The hazard. A figure in a sentence stays when the record behind it changes.
+"""
+
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +11,9 @@ from typing import Any
 import pytest
 
 from precision_lib.records.record import load_record
-from precision_lib.reporting.findings import findings
 from precision_lib.reporting.numbers import interval, percent, two
 from precision_lib.reporting.table import summary
+from tools.findings import findings
 
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "docs" / "records"
@@ -28,7 +32,12 @@ def blocks() -> list[Block]:
 
 @pytest.fixture(scope="module")
 def readme() -> str:
-    return (ROOT / "README.md").read_text(encoding="utf-8")
+    return document("README.md")
+
+
+def document(name: str) -> str:
+    """The text of a document of the repository."""
+    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def cells_of(block: Block) -> Cells:
@@ -57,39 +66,96 @@ def test_the_records_are_of_different_seeds_and_one_code(blocks: list[Block]) ->
     assert len({block["context"]["commit"]["sha"] for block in blocks}) == 1
 
 
-def test_the_readmes_matrix_is_the_records(blocks: list[Block], readme: str) -> None:
+def test_the_summary_is_the_records(blocks: list[Block]) -> None:
     lines = "\n".join(text.rstrip() for text, _ in summary(blocks[0]))
-    assert between(readme, "summary") == f"```\n{lines}\n```"
+    assert between(document("docs/pipeline.md"), "summary") == f"```\n{lines}\n```"
 
 
 def test_the_findings_are_the_records(blocks: list[Block]) -> None:
-    document = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
-    assert between(document, "findings") == findings(blocks).strip()
+    assert between(document("docs/findings.md"), "findings") == findings(blocks).strip()
 
 
-def test_the_readmes_table_is_the_records(blocks: list[Block], readme: str) -> None:
-    missing = [row for row in effects(blocks[0]) if row not in readme]
+def test_the_readme_is_read_in_three_minutes(readme: str) -> None:
+    assert readme.count("\n") <= 150
+
+
+def test_the_readmes_matrix_is_the_records(blocks: list[Block], readme: str) -> None:
+    """Some of its rows, as they are printed."""
+    shown = output_below(readme, "Where does my pipeline lose precision?")
+    printed = [text.rstrip() for text, _ in summary(blocks[0])]
+    assert len(shown) == 6
+    assert [line for line in shown if line not in printed] == []
+
+
+def output_below(text: str, heading: str) -> list[str]:
+    """The lines of the second code block below a heading: the first is the command."""
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return section.split("```\n")[3].splitlines()
+
+
+def test_the_table_of_effects_is_the_records(blocks: list[Block]) -> None:
+    text = document("docs/findings.md")
+    missing = [row for row in effects(blocks[0]) if row not in text]
     assert not missing, "the record asks for\n" + "\n".join(missing)
 
 
 @pytest.mark.parametrize("hypothesis", HYPOTHESES)
-def test_the_readmes_figures_are_the_records(
-    blocks: list[Block], readme: str, hypothesis: str
-) -> None:
-    words = " ".join(readme.split())
+def test_the_figures_of_the_findings_are_the_records(blocks: list[Block], hypothesis: str) -> None:
     phrases = PHRASES[hypothesis](cells_of(blocks[0]))
+    check_phrases(phrases, document("docs/findings.md"))
+
+
+def test_the_readmes_findings_are_the_records(blocks: list[Block], readme: str) -> None:
+    check_phrases(readme_phrases(blocks[0]), readme)
+
+
+def test_a_figure_of_another_record_is_missed(readme: str, blocks: list[Block]) -> None:
+    with pytest.raises(AssertionError, match="an advantage error of"):
+        check_phrases(readme_phrases(blocks[1]), readme)
+
+
+def check_phrases(phrases: list[str], text: str) -> None:
+    """Each phrase stands in the text, wherever its lines break."""
+    words = " ".join(text.split())
     assert phrases, "nothing was compared"
     missing = [phrase for phrase in phrases if phrase not in words]
     assert not missing, "the record asks for\n" + "\n".join(missing)
 
 
+def readme_phrases(block: Block) -> list[str]:
+    """What the README finds, a phrase or two for each hypothesis."""
+    cells = cells_of(block)
+    card = json.loads((ROOT / "precision_lib/models/embedded/card.json").read_text())
+    kl = [cells["H1", name]["metrics"] for name in ("bf16_pure", "bf16_fp32_kl")]
+    zeros = " -> ".join(percent(m["log_ratio_near_zero_frac"]["value"]) for m in kl)
+    noise = " -> ".join(two(m["log_ratio_nsr"]["value"]) for m in kl)
+    reward = cells["H2", "fp32_bf16_reward"]["metrics"]["advantage_rms_error"]["value"]
+    value = cells["H3", "bf16_pure"]["metrics"]
+    drift = cells["H4", "fp32_bf16_ref"]["metrics"]["accum_err_final"]["value"]
+    positions = cells["H4", "bf16_pure"]["evidence"]["sampled"]["by_position"]
+    verdicts = {h["hypothesis"]: h["verdict"] for h in block["hypotheses"]}
+    return [
+        f"On the embedded model ({card['parameters'] / 1e6:.1f} million parameters)",
+        f"A damage above {block['thresholds']['H1']['limit']:.2f} is `impaired`",
+        f"**KL collapse: {verdicts['H1']}.**",
+        f"removes the zero log-ratios ({zeros}), not the noise (noise/signal {noise}).",
+        f"**Reward quantization: {verdicts['H2']}.**",
+        f"causes an advantage error of {two(reward)}.",
+        f"**Value-head instability: {verdicts['H3']}.**",
+        f"{percent(value['value_stagnation_rate']['value'])} of a bf16 head's predictions",
+        f"the advantage error is {two(value['advantage_rms_error']['value'])}.",
+        f"**Reference drift: {verdicts['H4']}.**",
+        f"causes {two(drift)} nats RMS over {positions[-1]['last'] + 1:,} tokens.",
+    ]
+
+
 def effects(block: Block) -> list[str]:
-    """The rows of the README's table of effects."""
+    """The rows of the table of effects in the findings."""
     cells, rows = cells_of(block), []
     words = {
         "H1": ("zero log-ratios ", "noise/signal "),
         "H2": ("tied rewards ", "advantage error "),
-        "H3": ("values that stand still ", "advantage error "),
+        "H3": ("values that do not change ", "advantage error "),
         "H4": ("none", "nats at the end "),
     }
     promoted = ("bf16_fp32_kl", "bf16_fp32_reward", "bf16_fp32_value", "bf16_fp32_ref")
@@ -116,7 +182,7 @@ def kl_phrases(cells: Cells) -> list[str]:
     executed, weights = (short(pure["evidence"][k]) for k in ("executed_kl", "true_kl"))
     return [
         f"are {executed} nats apart although their weights are {weights} apart",
-        f"its noise is {two(demoted['metrics']['log_ratio_nsr']['value'])} times the signal "
+        f"noise is {two(demoted['metrics']['log_ratio_nsr']['value'])} times the signal "
         f"({parts['logits_only']:.2f} from casting the logits, "
         f"{parts['log_probs_only']:.2f} from rounding the log-probs)",
     ]
@@ -162,8 +228,10 @@ def drift_phrases(cells: Cells) -> list[str]:
     low, high = (f"{length[k]:.0f}" for k in ("low", "high"))
     return [
         f"Over {tokens:,} tokens the log-ratio of two bf16 models is off by {interval(pure)} nats "
-        f"RMS at the end, with an FP32 reference by {interval(promoted)}: no cure, because the "
-        f"policy drifts too, by {interval(alone)} nats per 1,000 tokens (derived: {two(derived)}).",
+        "RMS at the end.",
+        f"With an FP32 reference it is off by {interval(promoted)} nats RMS.",
+        f"The policy alone drifts by {interval(alone)} nats per 1,000 tokens "
+        f"(derived: {two(derived)}).",
         f"A bf16 reference against an FP32 policy makes {interval(reference)} nats RMS, a bf16 KL "
         f"on FP32 models {interval(kl)}.",
         f"Responses of up to {length['value']:.0f} [{low}, {high}] tokens are not affected.",

@@ -125,7 +125,7 @@ def test_a_whole_line_that_is_no_cell_is_an_error(tmp_path: Path, line: str) -> 
         ('{"precision": {"schema": NaN}}', r"NaN is not strict JSON"),
         ('{"tests": []}', r"is not a record of this suite: it has no 'precision' block"),
         ("[1, 2]", r"is not a record of this suite"),
-        (f'{{"precision": {{"schema": {SCHEMA + 1}}}}}', r"this version reads up to 1; upgrade"),
+        (f'{{"precision": {{"schema": {SCHEMA + 1}}}}}', r"this version reads up to 2; upgrade"),
         ('{"precision": {"schema": 1}}', r"is damaged: its precision block lacks 'run'"),
     ],
 )
@@ -180,3 +180,14 @@ def test_context_is_read_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
     assert context["threads"] == torch.get_num_threads()
     assert context["settings"]["deterministic_algorithms"] == "(True, False)"
     assert context["cpu"]["cores"] == os.cpu_count()
+
+
+def test_context_names_what_overrides_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set or null, and torch's version with its build, which the metadata may lack."""
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.delenv("CUBLAS_EMULATE_SINGLE_PRECISION", raising=False)
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
+    context = run_context("cpu", seed=0)
+    assert context["overrides"]["NVIDIA_TF32_OVERRIDE"] == "1"
+    assert context["overrides"]["CUBLAS_EMULATE_SINGLE_PRECISION"] is None
+    assert context["versions"]["torch"] == "2.11.0+cu130"

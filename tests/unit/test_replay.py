@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from precision_lib.models.pipeline import Pipeline
     from precision_lib.trajectories.store import Trajectories
 
-PURE, BASELINE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 QUANTITIES = ["policy_logprob", "reference_logprob", "log_ratio", "value", "reward"]
 FLOORS = ["repeated", "reversed", "rebatched", "fp32_against_frozen"]
 
@@ -70,7 +70,7 @@ def shards(frozen: Path) -> "list[Trajectories]":
 def test_an_fp32_replay_is_bitwise_equal_to_the_frozen_figures(
     pipeline: "Pipeline", frozen: Path, tmp_path: Path
 ) -> None:
-    record = run(pipeline, BASELINE, frozen, tmp_path)
+    record = run(pipeline, REFERENCE_RUN, frozen, tmp_path)
     assert record["golden_repeats"] == {
         "applies": True,
         "required": True,
@@ -181,7 +181,7 @@ def test_equal_models_in_one_format_have_a_log_ratio_of_exactly_zero(tmp_path: P
 def test_the_batch_size_changes_the_forwards_and_not_the_log_probs(
     batch_size: int, pipeline: "Pipeline", frozen: Path, tmp_path: Path
 ) -> None:
-    record = run(pipeline, BASELINE, frozen, tmp_path, batch_size)
+    record = run(pipeline, REFERENCE_RUN, frozen, tmp_path, batch_size)
     assert record["trajectories"]["rows_per_forward"] == [min(batch_size, 4)]
     assert record["golden_repeats"]["required"] == (batch_size >= 4)
     assert record["summary"]["policy_logprob"]["max_abs"] == 0
@@ -199,7 +199,7 @@ def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
 
     place = "precision_lib.trajectories.scoring.trunk_and_logits"
     monkeypatch.setattr(place, batch_dependent)
-    record = run(pipeline, BASELINE, frozen, tmp_path)
+    record = run(pipeline, REFERENCE_RUN, frozen, tmp_path)
     floor = record["noise_floor"]
     assert floor["repeated"]["policy_logprob"]["max_abs"] == 0
     assert floor["rebatched"]["policy_logprob"]["max_abs"] > 0
@@ -237,14 +237,14 @@ def test_golden_figures_that_do_not_repeat_make_the_replay_inconclusive(
     shutil.copy(frozen / "value_head.safetensors", tmp_path)
     moved = replace(manifest, shards=(), num_batches=1)
     add_shard(tmp_path, moved, replace(first, values=values), manifest.shards[0].rows)
-    record = run(pipeline, BASELINE, tmp_path, tmp_path / "replay")
+    record = run(pipeline, REFERENCE_RUN, tmp_path, tmp_path / "replay")
     assert [k for k, same in record["golden_repeats"]["bitwise_equal"].items() if not same] == [
         "value"
     ]
     failure = golden_failure(record)
     assert failure is not None
     assert failure.startswith("the FP32 replay differs from the frozen figures in value, on the ")
-    assert golden_failure(run(pipeline, BASELINE, frozen, tmp_path / "clean")) is None
+    assert golden_failure(run(pipeline, REFERENCE_RUN, frozen, tmp_path / "clean")) is None
     assert golden_failure(run(pipeline, PURE, tmp_path, tmp_path / "pure")) is None
 
 
@@ -337,7 +337,7 @@ def test_a_refused_replay_leaves_the_earlier_one_and_a_new_one_replaces_all_of_i
 
 
 def test_fp32_components_run_the_original_and_others_one_copy(pipeline: "Pipeline") -> None:
-    from precision_lib.trajectories.working import WorkingCopy, hollow_copy
+    from precision_lib.trajectories.working_copy import WorkingCopy, hollow_copy
 
     policy, reference = pipeline.policy.model, pipeline.reference.model
     working = WorkingCopy()
@@ -356,7 +356,7 @@ def test_fp32_components_run_the_original_and_others_one_copy(pipeline: "Pipelin
 
 def test_tied_weights_stay_tied_in_the_working_copy() -> None:
     from precision_lib.models.loading import set_parameters
-    from precision_lib.trajectories.working import hollow_copy
+    from precision_lib.trajectories.working_copy import hollow_copy
     from tests.unit.small_pipelines import random_checkpoint
 
     model = random_checkpoint("Qwen3", tie_word_embeddings=True).model
@@ -372,7 +372,7 @@ def test_the_table_shows_the_floor_before_the_errors(
 ) -> None:
     from precision_lib.reporting.replay import replay_lines
 
-    text = "\n".join(replay_lines(run(pipeline, BASELINE, frozen, tmp_path)))
+    text = "\n".join(replay_lines(run(pipeline, REFERENCE_RUN, frozen, tmp_path)))
     places = [
         text.index(part)
         for part in (

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from precision_lib.models.embedded import (
+from precision_lib.models.loading import load_checkpoint
+from tools.embedded import (
     corpus,
     preferences,
     recipe,
@@ -17,7 +18,7 @@ from precision_lib.models.embedded import (
     train,
     train_reward,
 )
-from precision_lib.models.loading import load_checkpoint
+from tools.embedded.__main__ import main
 
 pytestmark = pytest.mark.unit
 
@@ -232,8 +233,6 @@ def test_the_error_of_explained_variance_counts_prompts_not_tokens() -> None:
 def test_the_command_passes_on_what_it_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from precision_lib import cli
-
     calls: list[tuple[Path, int]] = []
 
     def recorded(output_dir: Path, *, seed: int) -> dict[str, Any]:
@@ -244,7 +243,7 @@ def test_the_command_passes_on_what_it_is_given(
         }
 
     monkeypatch.setattr(train_reward, "train_reward", recorded)
-    arguments = ["embedded", "train-reward", "--output_dir", str(tmp_path), "--seed", "3"]
-    assert cli.main(arguments) == 0
+    arguments = ["train-reward", "--output_dir", str(tmp_path), "--seed", "3"]
+    assert main(arguments) == 0
     assert calls == [(tmp_path, 3)]
     assert "95.0% of held-out pairs right, value head explains 25%" in capsys.readouterr().out

@@ -16,6 +16,7 @@ WANTED = {
     "deterministic_algorithms": (True, False),
     "cudnn_deterministic": True,
     "cudnn_benchmark": False,
+    "fill_uninitialized_memory": False,
     "allow_bf16_reduced_precision_reduction": False,
     "allow_fp16_reduced_precision_reduction": False,
 }

@@ -13,7 +13,7 @@ from precision_lib import cli, faults
 from precision_lib.exit_codes import OK, REGRESSION, USAGE
 from precision_lib.jsonio import write_json
 from precision_lib.phases import clean_runs
-from precision_lib.phases.self_test import plant_faults
+from precision_lib.phases.self_test import QUICK, plant_faults
 from precision_lib.records.changes import times_the_limit
 from precision_lib.reporting.self_test import caught_by, self_test_lines
 
@@ -96,9 +96,17 @@ def test_usage_errors(given: list[str], tmp_path: Path) -> None:
     assert cli.main(["self-test", *given, "--output_dir", str(tmp_path)]) == USAGE
 
 
-def test_a_checkout_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_directory_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["self-test", "--faults", "group_epsilon"]) == USAGE
+    assert cli.main(["self-test", "--faults", "group_epsilon"]) == OK
+    assert (tmp_path / "results" / "self_test.json").is_file()
+
+
+def test_a_first_look_plants_one_fault_of_each_kind() -> None:
+    core, pipeline, harmless = (faults.FAULTS[name] for name in QUICK)
+    assert (bool(core.caught_by), core.harmless) == (True, False)
+    assert (pipeline.caught_by, bool(pipeline.caught_in_pipeline)) == ("", True)
+    assert harmless.harmless
 
 
 def clean(directory: Path, nsr: list[float]) -> None:
@@ -110,11 +118,11 @@ def clean(directory: Path, nsr: list[float]) -> None:
             "configuration": "bf16_pure",
             "verdict": "impaired",
             "metrics": {"log_ratio_nsr": metric | {"clusters": 8}},
-            "evidence": {"noise_floor": {"value": 0.0}},
+            "evidence": {},
         }
         threshold = {"metric": "log_ratio_nsr", "limit": 0.3, "components": ["policy"]}
         block = {
-            "schema": 1,
+            "schema": 2,
             "run": str(seed),
             "complete": True,
             "context": {"device": {"class": "cpu"}, "seed": seed},

@@ -17,28 +17,21 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 
 # All that the scripts may call besides Python. Nothing else is on PATH.
-TOOLS = ["bash", "cat", "cksum", "cp", "dirname", "env", "flock", "grep", "mkdir", "mktemp"]
-TOOLS += ["mv", "rm"]
+TOOLS = ["bash", "cat", "cksum", "cp", "dirname", "env", "mkdir", "mktemp", "rm"]
 
 FAKE_PYTHON = r"""#!/usr/bin/env bash
 case "$1 $2" in
     "-m venv") mkdir -p "$3/bin" && exec cp "$0" "$3/bin/python" ;;
     "-m pip")
-        if [ "$3" = config ]; then
-            echo ":env:.break-system-packages='${PIP_BREAK_SYSTEM_PACKAGES:-}'"
-        elif [ "$3" = install ]; then
-            echo "$*" >>"$FAKE/pip.log"
-            while [ "$1" != -c ]; do shift; done
-            cat "$2" >"$FAKE/constraints"
-            [ -z "${PIP_KILLS:-}" ] || kill -9 "$PPID"
-            exit "${PIP_EXIT:-0}"
-        fi
+        echo "$*" >>"$FAKE/pip.log"
+        while [ "$1" != -c ]; do shift; done
+        cat "$2" >"$FAKE/constraints"
+        exit "${PIP_EXIT:-0}"
         ;;
     "-c "*)
         exec "$REAL_PYTHON" -c "import sys, sysconfig
 sys.version_info = (VERSION, 'final', 0)
-sys.prefix = sys.base_prefix
-sysconfig.get_path = lambda name, *scheme: '$FAKE/' + name
+sysconfig.get_path = lambda name: '$FAKE/' + name
 $2"
         ;;
     *) exec "$REAL_PYTHON" "$@" ;;
@@ -54,7 +47,7 @@ class Sandbox:
         self.base = base
         self.checkout = base / "check out"
         self.bin = base / "bin"
-        for directory in (self.checkout, self.bin, base / "purelib", base / "stdlib"):
+        for directory in (self.checkout, self.bin, base / "purelib"):
             directory.mkdir()
         for name in ("setup.sh", "runpod_start.sh", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, self.checkout)
@@ -74,15 +67,13 @@ class Sandbox:
         """Put a fake Python on PATH."""
         self.add_program(name, FAKE_PYTHON.replace("VERSION", version))
 
-    def add_package(self, name: str, version: str, *requires: str, code: str = "") -> None:
-        """Make a fake package importable: torch and transformers, never the real ones."""
+    def add_package(self, name: str, version: str, code: str = "") -> None:
+        """Make a fake package importable before the real one of that name."""
         libraries = self.base / "libraries"
         information = libraries / f"{name}-{version}.dist-info"
         information.mkdir(parents=True)
         (libraries / f"{name}.py").write_text(code)
-        lines = [f"Name: {name}", f"Version: {version}"]
-        lines += [f"Requires-Dist: {requirement}" for requirement in requires]
-        (information / "METADATA").write_text("\n".join(lines) + "\n")
+        (information / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
         self.env["PYTHONPATH"] = str(libraries)
 
     def run(
@@ -191,7 +182,6 @@ def test_changed_requirements_update_the_environment(sandbox: Sandbox, name: str
         file.write("# changed\n")
     failed = sandbox.run("--local", PIP_EXIT="1")
     assert failed.returncode == 1
-    assert "changed: updating .venv" in failed.stderr
     assert sandbox.run("--local").returncode == 0
     assert len(sandbox.pip_calls) == 3
     assert witness.exists()
@@ -202,23 +192,10 @@ def test_failing_pip_is_reported_and_tried_again(sandbox: Sandbox) -> None:
     result = sandbox.run("--local", "--", "bash", "-c", "echo ran", PIP_EXIT="23")
     assert result.returncode == 1
     assert result.stdout == ""
-    assert "exit code 23" in last_line(result.stderr)
     assert "run the same command again" in last_line(result.stderr)
     again = sandbox.run("--local", "--", "bash", "-c", "echo ran")
     assert (again.returncode, again.stdout) == (0, "ran\n")
     assert len(sandbox.pip_calls) == 2
-
-
-def test_killed_installation_does_not_count_as_done(sandbox: Sandbox) -> None:
-    """After kill -9 in the middle of pip, the next call starts over from an empty .venv."""
-    assert sandbox.run("--local", PIP_KILLS="yes").returncode == -9
-    witness = sandbox.venv / "witness"
-    witness.touch()
-    result = sandbox.run("--local")
-    assert result.returncode == 0
-    assert "unfinished" in result.stderr
-    assert len(sandbox.pip_calls) == 2
-    assert not witness.exists()
 
 
 def test_moved_checkout_is_installed_anew(sandbox: Sandbox) -> None:
@@ -228,7 +205,7 @@ def test_moved_checkout_is_installed_anew(sandbox: Sandbox) -> None:
     sandbox.checkout = sandbox.checkout.rename(sandbox.base / "elsewhere")
     result = sandbox.run("--local")
     assert result.returncode == 0
-    assert f"checkout={old}" in result.stderr
+    assert f"in place of that of {old}, Python 3.11.9" in result.stderr
     assert len(sandbox.pip_calls) == 2
 
 
@@ -244,26 +221,27 @@ def test_another_python_is_installed_anew(sandbox: Sandbox) -> None:
     assert len(sandbox.pip_calls) == 2
 
 
-def test_foreign_venv_is_kept_aside(sandbox: Sandbox) -> None:
-    """A .venv that setup.sh did not make is moved, not deleted."""
+def test_foreign_venv_is_left_alone(sandbox: Sandbox) -> None:
+    """A .venv that setup.sh did not make is neither used nor deleted."""
     sandbox.venv.mkdir()
     (sandbox.venv / "mine").touch()
     result = sandbox.run("--local")
-    assert result.returncode == 0
-    assert ".venv.old" in result.stderr
-    assert (sandbox.checkout / ".venv.old" / "mine").exists()
+    assert result.returncode == 1
+    assert "was not made by setup.sh. Move or remove it" in last_line(result.stderr)
+    assert (sandbox.venv / "mine").exists()
 
 
 @pytest.mark.parametrize("mode", [["--local"], []])
 def test_old_python_is_named_with_its_version(sandbox: Sandbox, mode: list[str]) -> None:
-    """The message has every version found, and what to do."""
+    """The message has what was tried, and what to do."""
     sandbox.add_python("python3", "3, 8, 10")
     sandbox.add_python("python3.11", "3, 10, 2")
     result = sandbox.run(*mode)
     assert result.returncode == 1
     message = last_line(result.stderr)
     assert "3.11 or newer" in message
-    assert "python3 is 3.8.10, python3.11 is 3.10.2." in message
+    assert "python3 (3.8.10), python3.13 (does not run)" in message
+    assert "python3.11 (3.10.2)." in message
     assert "PYTHON=" in message
     assert not sandbox.venv.exists()
 
@@ -287,15 +265,11 @@ def test_newer_python_is_found_beside_an_old_one(sandbox: Sandbox) -> None:
     assert "python3.13' (Python 3.13.1)" in result.stderr
 
 
-def test_no_python(sandbox: Sandbox) -> None:
-    """Without any Python the message says so."""
-    (sandbox.bin / "python3").unlink()
-    result = sandbox.run("--local")
-    assert result.returncode == 1
-    assert "no working python3 on PATH. Install Python 3.11" in last_line(result.stderr)
+def test_python_that_does_not_run_is_named(sandbox: Sandbox) -> None:
+    """PYTHON that is no Python is named, and no other is taken in its place."""
     result = sandbox.run("--local", PYTHON="/no/such/python")
     assert result.returncode == 1
-    assert "PYTHON is '/no/such/python', which does not run" in last_line(result.stderr)
+    assert "Tried: /no/such/python (does not run)." in last_line(result.stderr)
 
 
 def test_missing_venv_module(sandbox: Sandbox) -> None:
@@ -309,61 +283,40 @@ def test_missing_venv_module(sandbox: Sandbox) -> None:
 
 
 def test_current_environment_is_recognised_as_done(sandbox: Sandbox) -> None:
-    """Without --local, pip runs once, and once more when what is installed has changed."""
-    sandbox.add_package("torch", "2.8.0+cu128")
-    sandbox.add_package("transformers", "5.17.1")
+    """Without --local, pip runs once; the command finds the scripts of the environment."""
     for _ in range(2):
         result = sandbox.run("--", "bash", "-c", "echo ${PATH%%:*}; exit 5")
         assert (result.returncode, result.stdout) == (5, f"{sandbox.base}/scripts\n")
     assert len(sandbox.pip_calls) == 1
     assert not sandbox.venv.exists()
-    sandbox.add_package("another", "1.0")
-    sandbox.run()
-    assert len(sandbox.pip_calls) == 2
 
 
-def test_current_environment_keeps_a_torch_that_fits(sandbox: Sandbox) -> None:
-    """An installed torch is pinned as it is; what it requires is free to stay as well."""
-    pytest.importorskip("pip", reason="setup.sh filters the constraints with pip's own parser")
-    sandbox.add_package("torch", "2.8.0+cu128", "sympy==1.13.3", "pytest; extra == 'dev'")
-    sandbox.add_package("transformers", "4.57.0", "tokenizers<0.23")
+def test_current_environment_keeps_what_fits(sandbox: Sandbox) -> None:
+    """An installed torch is pinned as it is, a transformers that is too old by constraints.txt."""
+    pytest.importorskip("pip", reason="setup.sh reads the constraints with pip's own parser")
+    sandbox.add_package("torch", "2.8.0+cu128")
+    sandbox.add_package("sympy", "1.13.3")  # required by torch, not named in pyproject.toml
+    sandbox.add_package("transformers", "4.57.0")
     pinned = (ROOT / "constraints.txt").read_text().splitlines()
     (transformers,) = (line for line in pinned if line.startswith("transformers=="))
 
     result = sandbox.run()
     assert result.returncode == 0, result.stderr
     assert "keeping the installed torch 2.8.0+cu128" in result.stderr
-    assert f"replacing transformers 4.57.0 by {transformers}" in result.stderr
-    names = ("torch==", "sympy==")
-    expected = [line for line in pinned if not line.startswith(names)] + ["torch==2.8.0+cu128"]
-    assert sorted(sandbox.constraints) == sorted(expected)
+    assert "replacing transformers 4.57.0" in result.stderr
+    assert "torch==2.8.0+cu128" in sandbox.constraints
+    assert transformers in sandbox.constraints
+    assert not any(line.startswith("sympy") for line in sandbox.constraints)
 
 
 def test_current_environment_replaces_a_torch_that_is_too_old(sandbox: Sandbox) -> None:
     """A torch that the suite cannot use is replaced by the pinned one, and that is said."""
-    pytest.importorskip("pip", reason="setup.sh filters the constraints with pip's own parser")
+    pytest.importorskip("pip", reason="setup.sh reads the constraints with pip's own parser")
     sandbox.add_package("torch", "2.4.0")
-    sandbox.add_package("transformers", "5.17.0", "tokenizers<0.23,>=0.22")
     result = sandbox.run()
-    assert "replacing torch 2.4.0" in result.stderr
-    assert "keeping the installed transformers 5.17.0" in result.stderr
-    assert "torch==2.4.0" not in sandbox.constraints
-    assert "transformers==5.17.0" in sandbox.constraints
-    assert not any(line.startswith("tokenizers") for line in sandbox.constraints)
-
-
-def test_externally_managed_python(sandbox: Sandbox) -> None:
-    """PEP 668: refused with the two ways out, unless pip is told to go on."""
-    sandbox.add_package("torch", "2.8.0")
-    sandbox.add_package("transformers", "5.17.0")
-    (sandbox.base / "stdlib" / "EXTERNALLY-MANAGED").touch()
-    result = sandbox.run()
-    assert result.returncode == 1
-    assert "--local" in last_line(result.stderr)
-    assert "PIP_BREAK_SYSTEM_PACKAGES=1" in last_line(result.stderr)
-    assert sandbox.pip_calls == []
-    assert sandbox.run(PIP_BREAK_SYSTEM_PACKAGES="1").returncode == 0
-    assert len(sandbox.pip_calls) == 1
+    assert "replacing torch 2.4.0, since pyproject.toml asks for torch>=2.6" in result.stderr
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    assert {line for line in pinned if line.startswith("torch==")} <= set(sandbox.constraints)
 
 
 def test_pod_script_refuses_what_it_cannot_do(sandbox: Sandbox) -> None:

@@ -120,7 +120,7 @@ def test_a_metric_that_is_not_finite_is_an_error() -> None:
 )
 def test_cell_verdict_at_its_limit(low: float, high: float, floor: float, verdict: str) -> None:
     metric = Metric((low + high) / 2, low, high, 10, "")
-    assert cell_verdict(metric, 0.3, floor) == verdict
+    assert cell_verdict(metric, 0.3, golden_floor=floor, batch_variance=0.0) == verdict
 
 
 YES, NO = Metric(0.5, 0.4, 0.6, 10, ""), Metric(0.01, -0.1, 0.1, 10, "")
@@ -173,15 +173,19 @@ def test_a_damage_of_zero_has_no_share_to_remove() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "floor", "wanted"),
+    ("low", "high", "golden", "own", "wanted"),
     [
-        (0.4, 0.5, 0.05, "impaired"),
-        (0.4, 0.5, 0.15, "inconclusive"),
-        (0.1, 0.2, 0.05, "healthy"),
-        (0.1, 0.2, 0.15, "inconclusive"),
+        (0.5, 0.75, 0.125, 0.0, "impaired"),
+        (0.5, 0.75, 0.25, 0.0, "inconclusive"),  # at the limit: not above it
+        (0.5, 0.75, 0.125, 8.0, "impaired"),  # bf16 that does not repeat itself is no excuse
+        (0.0, 0.125, 0.125, 0.125, "healthy"),  # at the limit
+        (0.0, 0.125, 0.125, 0.1875, "inconclusive"),
+        (0.0, 0.0, 0.25, 0.0, "inconclusive"),  # the truth is not known to less than the limit
+        (0.125, 0.5, 0.0, 0.0, "inconclusive"),
     ],
 )
-def test_a_verdict_is_never_finer_than_the_noise_floor(
-    low: float, high: float, floor: float, wanted: str
+def test_a_verdict_is_never_finer_than_the_noise_of_the_truth(
+    low: float, high: float, golden: float, own: float, wanted: str
 ) -> None:
-    assert cell_verdict(Metric((low + high) / 2, low, high, 10, "x"), 0.3, floor) == wanted
+    damage = Metric((low + high) / 2, low, high, 10, "x")
+    assert cell_verdict(damage, 0.25, golden_floor=golden, batch_variance=own) == wanted

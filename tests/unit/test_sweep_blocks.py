@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from precision_lib.forensics.statistics import CONFIDENCE
-from precision_lib.forensics.student import student_quantile
+from precision_lib.forensics.t_quantile import student_quantile
 from precision_lib.sweep.blocks import MOST_SEEDS, Array, Blocks, seeds_needed
 
 NAMES = tuple("abcdefgh")

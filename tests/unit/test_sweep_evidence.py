@@ -17,7 +17,7 @@ from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import DAMAGE, KL_PATH, LIMIT, OBJECTIVE, STEPS_TO_LEVEL, UNITS
 from precision_lib.sweep.curves import RunCurves, run_curves
 from precision_lib.sweep.evidence import TooFewRunsError, weigh
-from precision_lib.sweep.plan import BASELINE
+from precision_lib.sweep.plan import REFERENCE_RUN
 from precision_lib.training.failures import FINAL, KL_EXPLOSION, NAN_LOSS
 from tests.unit.sweep_runs import NAMES, a_cell, a_run, lines_of, ramp, runs_of
 from tests.unit.sweep_runs import summary_of as summary
@@ -42,7 +42,7 @@ def test_a_configuration_that_loses_nothing_is_healthy_and_one_that_loses_half_i
     verdicts = {name: cell.verdict for name, cell in evidence.cells.items()}
     assert verdicts.pop("bf16_pure") == IMPAIRED
     assert set(verdicts.values()) == {HEALTHY}
-    assert set(evidence.cells) == set(NAMES) - {BASELINE.name}
+    assert set(evidence.cells) == set(NAMES) - {REFERENCE_RUN.name}
     lost = evidence.cells["bf16_pure"].metrics[DAMAGE]
     assert lost.low < 0.5 < lost.high
     assert (lost.n, lost.unit) == (4, UNITS[DAMAGE])
@@ -68,7 +68,7 @@ def test_few_seeds_are_inconclusive_and_say_how_many_would_do() -> None:
     )
 
     def low(seeds: int) -> float:
-        return objective.share(BASELINE.name, "bf16_pure", BASELINE.name, seeds)[1]
+        return objective.share(REFERENCE_RUN.name, "bf16_pure", REFERENCE_RUN.name, seeds)[1]
 
     assert low(cell.seeds_needed) > LIMIT >= low(cell.seeds_needed - 1)
 
@@ -105,7 +105,7 @@ def test_a_failed_run_spoils_no_other_configuration(gain: float) -> None:
     assert evidence.cells["bf16_pure"].verdict == IMPAIRED
 
 
-@pytest.mark.parametrize("name", [BASELINE.name, TWIN.name])
+@pytest.mark.parametrize("name", [REFERENCE_RUN.name, TWIN.name])
 def test_a_baseline_or_a_twin_that_failed_leaves_nothing_to_compare_with(name: str) -> None:
     runs = sweep({})
     runs[name, 1] = a_run(name, 1, 1.0, status=NAN_LOSS, reason="loss is nan", evaluation={})
@@ -114,7 +114,7 @@ def test_a_baseline_or_a_twin_that_failed_leaves_nothing_to_compare_with(name: s
         weigh(runs)
 
 
-@pytest.mark.parametrize("name", [BASELINE.name, TWIN.name])
+@pytest.mark.parametrize("name", [REFERENCE_RUN.name, TWIN.name])
 def test_without_a_baseline_or_a_twin_nothing_is_compared(name: str) -> None:
     runs = {key: run for key, run in sweep({}).items() if key[0] != name}
     with pytest.raises(TooFewRunsError, match=f"no seed has an ended run of {name}"):
@@ -122,7 +122,7 @@ def test_without_a_baseline_or_a_twin_nothing_is_compared(name: str) -> None:
 
 
 def test_no_run_at_all_and_no_seed_in_common_compare_nothing() -> None:
-    gains = {BASELINE.name: (1.0,), TWIN.name: (1.0,)}
+    gains = {REFERENCE_RUN.name: (1.0,), TWIN.name: (1.0,)}
     apart = runs_of(gains) | {("bf16_pure", 7): a_run("bf16_pure", 7, 1.0)}
     for runs in ({}, apart):
         with pytest.raises(TooFewRunsError, match="no seed has an ended run of fp32_baseline"):
@@ -196,7 +196,7 @@ def test_a_level_that_was_not_reached_has_no_steps() -> None:
 def test_where_a_baseline_never_rose_no_configuration_has_steps() -> None:
     runs = runs_of(dict.fromkeys(NAMES, (1.0, 1.0)))
     for (name, seed), run in runs.items():
-        if name == BASELINE.name and seed == 1:
+        if name == REFERENCE_RUN.name and seed == 1:
             runs[name, seed] = replace(run, rewards=-run.rewards)
     evidence = weigh(runs)
     assert all(STEPS_TO_LEVEL not in cell.metrics for cell in evidence.cells.values())
@@ -219,7 +219,7 @@ def test_a_path_counts_where_it_lies_further_off_than_the_twins() -> None:
 
 def test_the_spread_of_paths_is_not_thinned_by_the_baselines_own() -> None:
     """Its distance from itself is 0, always. Twin 1, 1, 1 and pure 2, 3, 4: v = 1 / 2."""
-    names = (BASELINE.name, TWIN.name, "bf16_pure")
+    names = (REFERENCE_RUN.name, TWIN.name, "bf16_pure")
     runs = runs_of(dict.fromkeys(names, (1.0, 1.0, 1.0)))
     for name, offsets in ((TWIN.name, (1, 1, 1)), ("bf16_pure", (2, 3, 4))):
         for seed, offset in enumerate(offsets):
@@ -240,6 +240,6 @@ def test_evidence_is_plain_enough_for_strict_json() -> None:
 
     evidence = weigh(sweep({"bf16_pure": 0.5}, seeds=1)).as_json()
     read = json.loads(json.dumps(to_plain(evidence), allow_nan=False))
-    assert {cell["configuration"] for cell in read["cells"]} == set(NAMES) - {BASELINE.name}
+    assert {cell["configuration"] for cell in read["cells"]} == set(NAMES) - {REFERENCE_RUN.name}
     assert read["cells"][0]["metrics"][DAMAGE]["low"] == "-inf"
     assert [h["hypothesis"] for h in read["hypotheses"]] == ["H1", "H2", "H3", "H4"]

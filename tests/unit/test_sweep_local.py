@@ -21,7 +21,7 @@ from precision_lib.matrix import MATRIX
 from precision_lib.sweep import local
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.local import LOG, RETRIES, default_jobs, run_local, visible_gpus
-from precision_lib.sweep.plan import Models, SweepCell, SweepPlan
+from precision_lib.sweep.plan import ModelNames, SweepCell, SweepPlan
 from precision_lib.training.failures import KL_EXPLOSION
 from precision_lib.training.summary import SCHEMA
 from tests.unit import fake_trainer
@@ -245,7 +245,7 @@ def test_gpus_are_dealt_evenly(tell: Tell, tmp_path: Path, monkeypatch: pytest.M
     """Four at once on two GPUs, and each of those that come later takes the place of one."""
     monkeypatch.setattr(local, "visible_gpus", lambda _device: ["5", "GPU-a"])
     tell(company=4)
-    plan = small_plan(tmp_path, *MATRIX[:4], models=Models(device="cuda"))
+    plan = small_plan(tmp_path, *MATRIX[:4], models=ModelNames(device="cuda"))
     list(run_local(plan, list(plan.cells), jobs=4))
     gpus = [line[3] for line in diary(tmp_path) if line[0] == "+"]
     assert sorted(gpus[:4]) == ["5", "5", "GPU-a", "GPU-a"]
@@ -302,17 +302,17 @@ def test_visible_gpus_are_those_that_the_user_chose(
 @pytest.mark.parametrize(
     ("device", "gpus", "threads", "jobs"),
     [
-        ("cpu", 0, "1", 8),
-        ("cpu", 0, "3", 2),
+        ("cpu", 0, "1", 20),
+        ("cpu", 0, "3", 6),
         ("cpu", 0, "99", 1),
-        ("cuda", 1, "1", 4),
-        ("cuda", 4, "1", 8),
-        ("cuda:1", 0, "1", 4),
+        ("cuda", 1, "1", 8),
+        ("cuda", 4, "1", 20),
+        ("cuda:1", 0, "1", 8),
     ],
 )
-def test_by_default_a_core_or_a_quarter_of_a_gpu_runs_a_cell(
+def test_by_default_a_core_or_an_eighth_of_a_gpu_runs_a_cell(
     device: str, gpus: int, threads: str, jobs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(20)))
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     assert default_jobs(device, gpus) == jobs

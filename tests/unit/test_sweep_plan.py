@@ -14,12 +14,13 @@ from precision_lib.jsonio import write_text
 from precision_lib.matrix import MATRIX, TWIN, get_configuration
 from precision_lib.sweep import budget
 from precision_lib.sweep.arguments import ppo_arguments
-from precision_lib.sweep.executors import ExecutorError, Resources, executor
+from precision_lib.sweep.events import ExecutorError
+from precision_lib.sweep.executors import Resources, executor
 from precision_lib.sweep.local import run_local
 from precision_lib.sweep.plan import (
-    BASELINE,
     ONE_ROUNDING,
-    Models,
+    REFERENCE_RUN,
+    ModelNames,
     PlanError,
     SweepPlan,
     check_same,
@@ -49,7 +50,7 @@ def test_baseline_and_twin_come_to_every_seed_and_seeds_stay_together(tmp_path: 
 
 
 def test_what_is_asked_for_twice_is_run_once(tmp_path: Path) -> None:
-    plan = small_plan(tmp_path, PURE, BASELINE, TWIN, PURE, *MATRIX)
+    plan = small_plan(tmp_path, PURE, REFERENCE_RUN, TWIN, PURE, *MATRIX)
     assert len(names(plan)) == len(set(names(plan))) == len(MATRIX) + 1
 
 
@@ -68,7 +69,7 @@ def test_seeds_are_at_least_one_and_distinct(seeds: list[int], tmp_path: Path) -
 
 def test_cells_differ_by_seed_and_the_twin_by_its_perturbation_alone(tmp_path: Path) -> None:
     given = PPOSettings(max_steps=7, learning_rate=2e-4, perturbation=0.5, seed=9)
-    plan = plan_sweep(tmp_path, [PURE], [0, 1], given, Models())
+    plan = plan_sweep(tmp_path, [PURE], [0, 1], given, ModelNames())
     for cell in plan.cells:
         twin = cell.configuration == TWIN
         want = replace(given, seed=cell.settings.seed, perturbation=ONE_ROUNDING if twin else 0.0)
@@ -194,13 +195,13 @@ def test_a_cells_arguments_give_back_its_settings(tmp_path: Path) -> None:
     default = asdict(PPOSettings())
     same = {name for name, value in asdict(changed).items() if value == default[name]}
     assert same == {"perturbation"}, "the twin has one"
-    models = Models("policy", "reward", "reference", "cuda:1")
+    models = ModelNames("policy", "reward", "reference", "cuda:1")
     plan = plan_sweep(tmp_path, [PURE], [11], changed, models, tmp_path / "m.toml")
     for cell in plan.cells:
         options = parsed(ppo_arguments(plan, cell, plan.run_directory(cell)))
         assert settings_of(options, seed=options.seed) == cell.settings
         twin = cell.configuration == TWIN
-        assert options.precision_config == (BASELINE.name if twin else cell.configuration.name)
+        assert options.precision_config == (REFERENCE_RUN.name if twin else cell.configuration.name)
         assert options.resume
         assert options.output_dir == plan.run_directory(cell)
         found = (options.model, options.reward_model, options.reference_model, options.device)

@@ -10,7 +10,7 @@ from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import LIMIT, POWER, gain_share, resolution
 from precision_lib.sweep.curves import run_curves
 from precision_lib.sweep.evidence import weigh
-from precision_lib.sweep.plan import BASELINE
+from precision_lib.sweep.plan import REFERENCE_RUN
 from tests.unit.sweep_runs import NAMES, STEPS_DONE, a_cell, lines_of, ramp, summary_of
 
 GAIN, SPREAD = 2.0, 0.2
@@ -30,7 +30,7 @@ def test_the_smallest_loss_is_found_as_often_as_promised(seeds: int) -> None:
     smallest = LIMIT + width.reach(POWER, seeds) / GAIN
     found = 0
     for _ in range(sweeps):
-        share = gain_share(simulated(generator, seeds, smallest), BASELINE.name, "bf16_pure")
+        share = gain_share(simulated(generator, seeds, smallest), REFERENCE_RUN.name, "bf16_pure")
         assert share is not None
         found += share.low > LIMIT
     # Student's noncentral t and the measured denominator lower the power by a few per cent.

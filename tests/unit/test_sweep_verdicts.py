@@ -20,7 +20,7 @@ from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import DAMAGE, LIMIT, TrainingCell
 from precision_lib.sweep.evidence import Evidence, weigh
 from precision_lib.sweep.hypotheses import TrainingVerdict, control_of, word_of
-from precision_lib.sweep.plan import BASELINE
+from precision_lib.sweep.plan import REFERENCE_RUN
 from precision_lib.training.failures import KL_EXPLOSION
 from tests.unit.sweep_runs import NAMES, a_run, noisy_gains, runs_of
 
@@ -97,7 +97,7 @@ def test_a_hypothesis_is_judged_by_its_own_promotion_and_demotion(hypothesis: st
 
 
 def test_a_promotion_that_was_not_trained_leaves_its_hypothesis_open() -> None:
-    gains = dict.fromkeys((BASELINE.name, TWIN.name, "bf16_pure"), (1.0, 1.1))
+    gains = dict.fromkeys((REFERENCE_RUN.name, TWIN.name, "bf16_pure"), (1.0, 1.1))
     for verdict in weigh(runs_of(gains)).verdicts:
         assert verdict.verdict == INCONCLUSIVE
         assert verdict.seeds_needed is None
@@ -133,7 +133,7 @@ def test_a_twin_of_one_seed_has_not_been_compared() -> None:
 def test_the_twin_is_null_within_its_interval_and_not_beyond_it() -> None:
     """At 99.99 % on two degrees of freedom, t is 100: sqrt(1 / (2 tail)), tail one in 10,000."""
     residual = np.array([[0.01, -0.01], [-0.01, 0.01], [0.0, 0.0]])
-    names = (BASELINE.name, TWIN.name, "c")
+    names = (REFERENCE_RUN.name, TWIN.name, "c")
     deviation = Blocks(residual, names).residual_deviation
     width = 0.9999 * math.sqrt(2 / (1 - 0.9999**2)) * deviation  # times sqrt(2 / S), S = 2
     for apart, null in ((0.99, True), (1.01, False)):
@@ -176,7 +176,7 @@ def test_seeds_that_are_unknown_for_one_cell_are_unknown_for_the_hypothesis() ->
 
 
 SWEEPS = 150
-BF16 = [name for name in NAMES if name not in (BASELINE.name, TWIN.name)]
+BF16 = [name for name in NAMES if name not in (REFERENCE_RUN.name, TWIN.name)]
 
 
 def rates(lost: float, deviation: float, seed: int) -> dict[str, tuple[float, float]]:

@@ -16,12 +16,13 @@ import pytest
 
 from precision_lib.matrix import MATRIX
 from precision_lib.phases.sweep import sweep_record
+from precision_lib.plugin import sweep_outcome as outcome
 from precision_lib.records.record import Recorder, load_record
 from precision_lib.sweep import budget
 from precision_lib.sweep.executors import Resources
-from precision_lib.sweep.plan import Models, SweepPlan, plan_sweep
+from precision_lib.sweep.plan import ModelNames, SweepPlan, plan_sweep
 from precision_lib.training.failures import KL_EXPLOSION
-from tests.sweep import outcome, test_sweep
+from tests.sweep import test_sweep
 from tests.unit.sweep_runs import NAMES, leave, noisy_gains
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def run_pytest(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def a_sweep(directory: Path) -> SweepPlan:
     """A first look, whole, of runs in which bf16_pure loses half."""
     settings = budget.sweep_settings(quick=True)
-    plan = plan_sweep(directory, MATRIX, SEEDS, settings, Models())
+    plan = plan_sweep(directory, MATRIX, SEEDS, settings, ModelNames())
     means, generator = {"bf16_pure": 0.5}, np.random.default_rng(0)
     gains = noisy_gains(means, generator, seeds=len(SEEDS), deviation=0.01)
     for cell in plan.cells:
@@ -164,7 +165,7 @@ def test_a_twin_that_differs_and_a_sweep_of_one_seed_fail_their_tests(tmp_path: 
     for cell in plan.cells:
         if cell.configuration.name == "fp32_twin":
             leave(plan, cell, 0.1)
-    one = plan_sweep(tmp_path, MATRIX, [0], budget.sweep_settings(quick=True), Models())
+    one = plan_sweep(tmp_path, MATRIX, [0], budget.sweep_settings(quick=True), ModelNames())
     for wrong in (plan, one):
         with pytest.raises(AssertionError, match="twin, one rounding away"):
             test_sweep.test_hypothesis_in_training(found(wrong), "H1")
@@ -175,7 +176,7 @@ def test_a_sweep_that_is_stopped_leaves_what_it_has_in_the_record(
 ) -> None:
     """The second seed was not run when the signal came."""
     whole = a_sweep(tmp_path)
-    wider = plan_sweep(tmp_path, MATRIX, [0, 1, 2], whole.cells[0].settings, Models())
+    wider = plan_sweep(tmp_path, MATRIX, [0, 1, 2], whole.cells[0].settings, ModelNames())
     recorder = Recorder(tmp_path / "report.json", MATRIX)
     monkeypatch.setattr(outcome, "check_models", lambda _plan, *, here: None)
 

@@ -1,5 +1,7 @@
 """What the LM head reads is what is handed out, and pads to the right change no real token."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -65,9 +67,14 @@ def test_a_model_without_a_head_is_refused_by_name() -> None:
         trunk_and_logits(random_checkpoint().model.base_model, TOKENS)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
 @pytest.mark.parametrize(("length", "vocabulary"), [(160, 2048), (512, 2048), (160, 151_936)])
-def test_rows_follow_from_the_bytes_of_the_logits(length: int, vocabulary: int) -> None:
-    rows = rows_per_forward(length, vocabulary)
+def test_rows_follow_from_the_bytes_of_the_logits(
+    length: int, vocabulary: int, device: str
+) -> None:
+    embedding = SimpleNamespace(num_embeddings=vocabulary)
+    model = SimpleNamespace(device=torch.device(device), get_input_embeddings=lambda: embedding)
+    rows, limit = rows_per_forward(length, model), LOGITS_BYTES.get(device, LOGITS_BYTES["cpu"])
     assert rows >= 1
-    assert rows == 1 or rows * length * vocabulary * 4 <= LOGITS_BYTES
-    assert (rows + 1) * length * vocabulary * 4 > LOGITS_BYTES
+    assert rows == 1 or rows * length * vocabulary * 4 <= limit
+    assert (rows + 1) * length * vocabulary * 4 > limit

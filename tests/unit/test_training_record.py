@@ -1,4 +1,4 @@
-"""The committed record of a sweep: whole, of the matrix, and what README and findings say of it."""
+"""The committed record of a sweep: whole, of the matrix, and what the documents say of it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,10 @@ import pytest
 
 from precision_lib.matrix import MATRIX, TWIN
 from precision_lib.reporting.findings_training import training_tables
+from precision_lib.reporting.numbers import two
+from precision_lib.reporting.training import sweep_lines
 from precision_lib.sweep.budget import SEEDS
-from tests.unit.test_readme_figures import between
+from tests.unit.test_readme_figures import between, check_phrases, output_below
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "docs" / "records" / "sweep" / "sweep.json"
@@ -57,7 +59,38 @@ def test_the_findings_are_the_records(record: dict[str, Any]) -> None:
     assert between(document, "training") == training_tables(record).strip()
 
 
-def test_the_readme_shows_the_curves() -> None:
-    picture = "docs/images/ppo_curves.png"
-    assert picture in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert (ROOT / picture).read_bytes().startswith(b"\x89PNG")
+def test_the_readme_shows_rows_of_the_record(record: dict[str, Any]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = output_below(readme, "Does precision change what PPO learns?")
+    printed = [text.rstrip() for text, _ in sweep_lines(record)]
+    assert len(shown) == 6
+    assert [line for line in shown if line not in printed] == []
+
+
+def test_the_words_about_training_are_the_records(record: dict[str, Any]) -> None:
+    evidence, gains = record["evidence"], []
+    for seed in evidence["seeds"]:
+        [run] = [
+            r for r in record["runs"] if (r["configuration"], r["seed"]) == ("fp32_baseline", seed)
+        ]
+        before, after = run["evaluation"]["initial"], run["evaluation"]["final"]
+        gains.append(two((after["reward_mean"] - before["reward_mean"]) / before["reward_std"]))
+    check_phrases(
+        [
+            f"raise the FP32-measured reward by {gains[0]}, {gains[1]} and {gains[2]} standard",
+            f"Seeds 3 to 5 raise it by {gains[3]}, {gains[4]} and {gains[5]}.",
+            f"comes from {len(record['runs'])} runs of {record['max_steps']} steps",
+        ],
+        (ROOT / "docs" / "findings.md").read_text(encoding="utf-8"),
+    )
+    assert "impaired" not in {cell["verdict"] for cell in evidence["cells"]}
+    check_phrases(
+        [f"In {len(gains)} seeds of {record['max_steps']} steps, no configuration is impaired"],
+        (ROOT / "README.md").read_text(encoding="utf-8"),
+    )
+
+
+def test_the_page_about_training_shows_the_curves() -> None:
+    picture = "images/ppo_curves.png"
+    assert picture in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert (ROOT / "docs" / picture).read_bytes().startswith(b"\x89PNG")

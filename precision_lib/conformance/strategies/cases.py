@@ -1,8 +1,7 @@
 """One test case, and the named region of input that it comes from.
 
-The hazard. A failing input that is printed in rounded decimals does not fail when it is typed in
-again: the whole point may sit in the last bit. So a case prints its small tensors as exact hex
-floats, in an expression that evaluates to the same case, and a large one by its recipe.
+A case prints its small tensors as exact hex floats, in an expression that evaluates to the same
+case, and a large one by its recipe: rounded decimals would lose the last bit, and the failure.
 """
 
 import re

@@ -1,10 +1,9 @@
 """Draws that Hypothesis can shrink and climb, for tensors too large to be drawn number by number.
 
-The hazard. Drawing a tensor element by element is slow (90 s for 4,096 16-bit codes), and drawing
-it with a default fill gives six distinct values. Drawing only a seed is fast, but one seed is as
-large as another: nothing shrinks, and ``hypothesis.target`` has nothing to climb. So a vector here
-is a seeded background, which seed 0 turns into zeros, plus explicit integer coordinates on its
-first elements, times a drawn power of two; a few special values are planted at drawn positions.
+Drawing element by element is slow (90 s for 4,096 16-bit codes), a default fill gives six distinct
+values, and a seed alone neither shrinks nor lets ``hypothesis.target`` climb. So a vector here is a
+seeded background, which seed 0 turns into zeros, plus explicit integer coordinates on its first
+elements, times a drawn power of two; a few special values are planted at drawn positions.
 
 Everything is float64 until it is rounded to the format, once, by the correctly rounding
 :func:`precision_lib.formats.round_to`; values that a region moves by units in the last place stay

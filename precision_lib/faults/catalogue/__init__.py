@@ -1,9 +1,7 @@
-"""Which faults there are: what each breaks, where it was seen, and which test has to notice.
+"""The list of faults: what each breaks, where it was seen, and which test has to notice.
 
-The hazard. A check that has never failed may be unable to. Each fault here was shipped by somebody,
-or is the same mistake on a neighbouring function; ``source`` says where to look. The harmless ones
-at the end are refactorings that no check may notice. This is data: the
-broken functions stand in the other modules of ``faults`` and are imported when one is used.
+This is data. The broken functions stand in the other modules of ``faults`` and are imported when
+one is used. The harmless ones at the end are refactorings that no check may notice.
 """
 
 from precision_lib.faults.catalogue.distributions import ENTROPY, KL_PENALTY, TOKEN_LOGPROBS

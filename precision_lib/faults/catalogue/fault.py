@@ -1,8 +1,4 @@
-"""What a fault is, and how its test is written down.
-
-The hazard. A catalogue that names tests which do not exist proves nothing; so a test is named here
-exactly as pytest prints it, and a test of the tests looks it up.
-"""
+"""What a fault is, and how its test is written down: exactly as pytest prints the test's id."""
 
 import importlib
 from collections.abc import Callable, Iterable

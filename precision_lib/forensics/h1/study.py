@@ -1,12 +1,12 @@
 """H1 as cells and a verdict: the collapse curve, the null controls, the paired contrasts.
 
-The hazard. One number per configuration cannot tell "bf16 is harmless here" from "the probe saw
-nothing". So each cell carries its curve over the true KL, its value per response length, the
-formats that were really observed, and a control that must be exactly zero.
+Each cell carries its curve over the true KL, its value per response length, the formats that were
+observed, and a control that must be exactly zero.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import (
-    BASELINE,
     PURE,
+    REFERENCE_RUN,
     Paired,
+    Rebatched,
     Sums,
     causal_verdict,
     cell_of,
@@ -89,7 +90,8 @@ class H1Study:
                 H1,
                 configuration,
                 metrics,
-                self.noise_floor(configuration),
+                self.rebatched(configuration),
+                self.golden_rebatched,
                 self._evidence(configuration, exact),
                 nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
             )
@@ -116,8 +118,13 @@ class H1Study:
         """Mean KL(policy || reference) per token over all responses, nats."""
         return float(self.forwards.true_kl(policy).mean())
 
-    def noise_floor(self, configuration: PrecisionConfig) -> Metric:
-        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch."""
+    @cached_property
+    def golden_rebatched(self) -> Rebatched:
+        """The FP32 path in another order and micro-batch: the noise of the truth."""
+        return self.rebatched(REFERENCE_RUN)
+
+    def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
+        """:data:`DAMAGE` of a configuration in another order and micro-batch."""
         policy = self.forwards.given.operating_policy
         first, rebatched = (
             h1.log_ratio(self.forwards, configuration, policy, run).double()
@@ -128,7 +135,12 @@ class H1Study:
         signal2 = h1.golden_log_ratio(self.forwards, policy) ** 2
         tokens = torch.ones_like(signal2)
         sums = {"error2": error2, "signal2": signal2, "tokens": tokens}
-        return self.paired.estimate(self._per_sequence(sums), DAMAGE)
+        damage, other = (
+            self.paired.estimate(self._sums(configuration, policy, run), DAMAGE).value
+            for run in (FIRST, REBATCHED)
+        )
+        variance = self.paired.estimate(self._per_sequence(sums), DAMAGE)
+        return Rebatched(variance, abs(other - damage))
 
     def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Log-ratio of a policy whose weights equal the reference's, before any update.
@@ -166,7 +178,7 @@ class H1Study:
         return per_sequence(quantities, self.sequence)
 
     def _control(self) -> dict[str, Any]:
-        identical = [self.identical_weights(c) for c in (PURE, PROMOTED, DEMOTED, BASELINE)]
+        identical = [self.identical_weights(c) for c in (PURE, PROMOTED, DEMOTED, REFERENCE_RUN)]
         nonzero = sum(i["nonzero"] for i in identical)
         return {
             "identical_weights_nonzero": nonzero,

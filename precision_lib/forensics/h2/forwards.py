@@ -17,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, REBATCHED
+from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, takes_other_shape
 from precision_lib.formats import get_format
 from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.models.placement import computes_on_cpu
 from precision_lib.models.reward_model import RewardModel
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.scoring import Micro, forced_rewards
 from precision_lib.trajectories.store import Trajectories
-from precision_lib.trajectories.teacher_forcing import other_rows, rows_per_forward, vocabulary_of
+from precision_lib.trajectories.teacher_forcing import other_rows, rows_per_forward
 
 #: A forward in the format up to the hidden states; the score head and the score are wide.
 WIDE_HEAD = "wide head"
@@ -43,12 +44,14 @@ class RewardScored:
     parameters: str
 
 
-def micro_batches(shard: Trajectories, vocabulary: int, run: str) -> Micro:
+def micro_batches(shard: Trajectories, model: Any, run: str) -> Micro:
     """How a shard is cut: as it was frozen, or in the opposite order and a third of the rows."""
     count = len(shard.reward_tokens)
-    rows = min(count, rows_per_forward(shard.tokens.shape[1], vocabulary))
+    rows = min(count, rows_per_forward(shard.tokens.shape[1], model))
     order = torch.arange(count)
-    return Micro(other_rows(rows, count), order.flip(0)) if run == REBATCHED else Micro(rows, order)
+    if takes_other_shape(run):
+        return Micro(other_rows(rows, count), order.flip(0))
+    return Micro(rows, order)
 
 
 def wider(fmt: str) -> str:
@@ -93,19 +96,19 @@ class RewardForwards:
         """
         key = (fmt, run)
         if key not in self._scored:
-            with deterministic(seed=zlib.crc32(repr(("reward", *key)).encode())):
+            seed = zlib.crc32(repr(("reward", *key)).encode())
+            with deterministic(seed, native_products=not computes_on_cpu(self.reward.model)):
                 self._scored[key] = self._score(fmt, run)
             self.progress()
         return self._scored[key]
 
     def _score(self, fmt: str, run: str) -> RewardScored:
         model = self._model(fmt)
-        vocabulary = vocabulary_of(model)
         hook = _widen_head(model, self.reward.model, wider(fmt)) if run == WIDE_HEAD else None
         parts, seen = [], set()
         try:
             for shard in self.trajectories:
-                micro = micro_batches(shard, vocabulary, run)
+                micro = micro_batches(shard, model, run)
                 scores, observed = forced_rewards(
                     model, shard.reward_tokens, shard.reward_lengths, micro
                 )

@@ -12,18 +12,27 @@ whose reward model is FP32 is the golden path itself and is measured against the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.causal import BASELINE, PURE, Paired, Sums, causal_verdict, cell_of
+from precision_lib.forensics.causal import (
+    PURE,
+    REFERENCE_RUN,
+    Paired,
+    Rebatched,
+    Sums,
+    causal_verdict,
+    cell_of,
+)
 from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
-from precision_lib.forensics.h2 import families, points
+from precision_lib.forensics.h2 import families, operating_point
 from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
@@ -86,7 +95,8 @@ class H2Study:
                 H2,
                 configuration,
                 metrics,
-                self.noise_floor(fmt),
+                self.rebatched(fmt),
+                self.golden_rebatched,
                 self._evidence(fmt),
                 nonfinite=metrics[h2.NONFINITE].value > 0,
             )
@@ -106,20 +116,34 @@ class H2Study:
         scores = self.scores(fmt, AGAIN if again else FIRST)
         return h2.group_sums(scores, self.measured_against(fmt), self.groups)
 
-    def noise_floor(self, fmt: str) -> Metric:
-        """:data:`DAMAGE` of a format against itself in another order and micro-batch.
+    @cached_property
+    def golden_rebatched(self) -> Rebatched:
+        """The FP32 path in another order and micro-batch: the noise of the truth."""
+        return self.rebatched(GOLDEN)
+
+    def rebatched(self, fmt: str) -> Rebatched:
+        """:data:`DAMAGE` of a format in another order and micro-batch.
 
         Where no score is finite: the share of scores of which that depends on the batch.
         """
-        first, rebatched = self.scores(fmt), self.scores(fmt, REBATCHED)
+        first, second = self.scores(fmt), self.scores(fmt, REBATCHED)
         finite = torch.isfinite(first)
         if not bool(finite.any()):
-            changed = torch.where(torch.isfinite(rebatched), torch.nan, 0.0)
+            changed = torch.where(torch.isfinite(second), torch.nan, 0.0)
             sums = h2.group_sums(changed, torch.zeros_like(self.golden), self.groups)
-            return replace(self.paired, counted="scored").estimate(sums, h2.NONFINITE)
-        kept = torch.where(finite, rebatched, torch.nan)
-        sums = h2.group_sums(kept, torch.where(finite, first, 0), self.groups)
-        return self.paired.estimate(sums, DAMAGE)
+            share = replace(self.paired, counted="scored").estimate(sums, h2.NONFINITE)
+            return Rebatched(share, 0.0)
+        truth = self.measured_against(fmt)
+        variance, damage, other = (
+            self.paired.estimate(
+                h2.group_sums(
+                    torch.where(finite, scores, torch.nan), torch.where(finite, of, 0), self.groups
+                ),
+                DAMAGE,
+            )
+            for scores, of in ((second, first), (first, truth), (second, truth))
+        )
+        return Rebatched(variance, abs(other.value - damage.value))
 
     def causes(self, fmt: str) -> dict[str, dict[str, Any]]:
         """Damage and symptom of the stored score, of the forward before it, and of both.
@@ -145,13 +169,13 @@ class H2Study:
         }
 
     def storing(self, fmt: str) -> dict[str, Any]:
-        """The law on the real scores, see :func:`precision_lib.forensics.h2.points.storing`."""
-        return points.storing(self.measured_against(fmt), self.groups, fmt)
+        """The law on the real scores, see :func:`operating_point.storing`."""
+        return operating_point.storing(self.measured_against(fmt), self.groups, fmt)
 
     def verdict(self) -> HypothesisVerdict:
         """The hypothesis verdict from promotion, demotion and controls."""
-        replay = points.replay(self.forwards, self.golden)
-        immunity = points.immunity(self.seed)
+        replay = operating_point.replay(self.forwards, self.golden)
+        immunity = operating_point.immunity(self.seed)
         control = {
             "fp32_replay": replay,
             "exact_rewards": immunity,
@@ -160,11 +184,11 @@ class H2Study:
         return causal_verdict(H2, self.cell, self.sums, self.paired, control, self._explanation)
 
     def _explanation(self, contrasts: dict[str, Metric]) -> str:
-        native, fmt = points.native(self.golden, self.groups, PURE.reward), PURE.reward
+        native, fmt = operating_point.native(self.golden, self.groups, PURE.reward), PURE.reward
         causes = {name: found[DAMAGE]["value"] for name, found in self.causes(fmt).items()}
         low, high = self._family(fmt)["critical_offset_over_spread"]["predicted_range"]
         ties = self.cell(PURE).metrics[SYMPTOM].value
-        baseline = self.cell(BASELINE).metrics[DAMAGE].value
+        baseline = self.cell(REFERENCE_RUN).metrics[DAMAGE].value
         law = self.storing(fmt)
         predicted = "beyond the law" if law["predicted"] is None else f"law: {law['predicted']:.3f}"
         stored_share = (causes["stored_only"] / causes["both"]) ** 2 if causes["both"] else 0.0
@@ -189,10 +213,10 @@ class H2Study:
             "measured_against": EXACT if fmt == GOLDEN else GOLDEN,
             "observed_formats": self._observed(fmt),
             "golden_observed_format": observed_format(self.golden),
-            "native": points.native(self.golden, self.groups, fmt),
+            "native": operating_point.native(self.golden, self.groups, fmt),
             "causes": self.causes(fmt),
             "storing_law": self.storing(fmt),
-            "fp32_replay": points.replay(self.forwards, self.golden),
+            "fp32_replay": operating_point.replay(self.forwards, self.golden),
             "synthetic": self._family(fmt),
         }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.causal import BASELINE
+from precision_lib.forensics.causal import REFERENCE_RUN
 from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN
 from precision_lib.forensics.h3.states import States, response_rectangle, terminal_rewards
 from precision_lib.forensics.h3.updates import (
@@ -73,7 +73,7 @@ class Critics:
     def scaled(self, magnitude: float) -> Task:
         """Rewards scaled so that the golden values have this RMS, and the head fitted to them."""
         if self._fitted_rms is None:
-            fitted = self.values(BASELINE, self._fitted("unscaled", self.scores.double()))
+            fitted = self.values(REFERENCE_RUN, self._fitted("unscaled", self.scores.double()))
             self._fitted_rms = float(fitted.double().square().mean().sqrt())
         factor = magnitude / self._fitted_rms
         return self._fitted(f"scaled to {magnitude:g}", self.scores.double() * factor)
@@ -110,7 +110,7 @@ class Critics:
     def golden(self, configuration: PrecisionConfig) -> PrecisionConfig:
         """What a configuration is measured against: FP32, or float64 where it is FP32 itself."""
         itself = {configuration.policy, configuration.value} == {GOLDEN}
-        return replace(BASELINE, policy=EXACT, value=EXACT) if itself else BASELINE
+        return replace(REFERENCE_RUN, policy=EXACT, value=EXACT) if itself else REFERENCE_RUN
 
     def values(self, configuration: PrecisionConfig, task: Task, run: str = FIRST) -> Tensor:
         """[M] predictions as the configuration stores them, ``run`` as in :meth:`States.hidden`."""

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import EXACT, FIRST, REBATCHED
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.forwards import EXACT, FIRST, takes_other_shape
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.formats import format_of
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
+from precision_lib.models.placement import computes_on_cpu
 from precision_lib.ppo import rewards
 from precision_lib.runtime import Float64Casts, deterministic
 from precision_lib.trajectories.store import Trajectories
@@ -28,7 +29,6 @@ from precision_lib.trajectories.teacher_forcing import (
     other_rows,
     rows_per_forward,
     trunk,
-    vocabulary_of,
 )
 
 
@@ -72,7 +72,8 @@ class States:
             if self._working is None:
                 self._working = working_copy(self.checkpoint.model)
             set_parameters(self._working, self.checkpoint.model, fmt)
-            with deterministic(seed=zlib.crc32(repr(key).encode())):
+            native = not computes_on_cpu(self.checkpoint.model)
+            with deterministic(zlib.crc32(repr(key).encode()), native_products=native):
                 parts = [self._shard(shard, fmt, run) for shard in self.shards]
             self._hidden[key] = torch.cat(parts)
             # Values of a checkpoint that was saved in bf16 lie on its grid in FP32 too.
@@ -89,9 +90,9 @@ class States:
     @torch.no_grad()
     def _shard(self, shard: Trajectories, fmt: str, run: str) -> Tensor:
         tokens, mask = shard.tokens.to(self.checkpoint.model.device), shard.mask.cpu()
-        rows = rows_per_forward(tokens.shape[1], vocabulary_of(self._working))
+        rows = rows_per_forward(tokens.shape[1], self._working)
         order = torch.arange(len(tokens))
-        if run == REBATCHED:
+        if takes_other_shape(run):
             rows, order = other_rows(rows, len(order)), order.flip(0)
         kept: dict[int, Tensor] = {}
         for chosen in torch.split(order, rows):

@@ -1,14 +1,12 @@
 """H3 as cells and a verdict: values at their own magnitude, scaled, and offset; causes apart.
 
-The hazard. One magnitude cannot tell "large" from "large compared with the spread", and one format
-for the whole head cannot tell rounded predictions from rounded weights. So rewards are scaled, and
-rewards are offset, the head is fitted again each time, and the three places where a head rounds are
-tried alone.
+Rewards are scaled, and rewards are offset; the head is fitted again each time, and the three places
+where a head rounds are tried alone.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +14,10 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import (
-    BASELINE,
     PURE,
+    REFERENCE_RUN,
     Paired,
+    Rebatched,
     Sums,
     causal_verdict,
     cell_of,
@@ -27,10 +26,10 @@ from precision_lib.forensics.causal import (
 from precision_lib.forensics.forwards import AGAIN, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics
-from precision_lib.forensics.h3.sizes import Sizes
+from precision_lib.forensics.h3.magnitudes import Sizes
 from precision_lib.forensics.h3.states import States
 from precision_lib.forensics.h3.updates import UpdateSettings
-from precision_lib.forensics.observed import observed_format
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import (
     Array,
@@ -123,7 +122,8 @@ class H3Study:
             H3,
             configuration,
             metrics,
-            self.noise_floor(configuration),
+            self.rebatched(configuration),
+            self.golden_rebatched,
             self._evidence(configuration, sums) | {"critical_magnitude_reached": reached},
             nonfinite=metrics["value_nonfinite_frac"].value > 0,
         )
@@ -144,13 +144,28 @@ class H3Study:
         levels = level_counts(steps, self.sequence, len(self.mask))
         return per_sequence(quantities, self.sequence) | levels
 
-    def noise_floor(self, configuration: PrecisionConfig) -> Metric:
-        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch."""
+    @cached_property
+    def golden_rebatched(self) -> Rebatched:
+        """The FP32 path in another order and micro-batch: the noise of the truth."""
+        return self.rebatched(REFERENCE_RUN)
+
+    def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
+        """:data:`DAMAGE` of a configuration in another order and micro-batch."""
         native = self.critics.native()
-        first, rebatched = (
+        golden = self.critics.values(self.critics.golden(configuration), native)
+        first, second = (
             self.critics.values(configuration, native, run) for run in (FIRST, REBATCHED)
         )
-        quantities = h3.finite_quantities(rebatched, first, native.rewards, self.mask)
+        variance, damage, other = (
+            self._damage(values, truth)
+            for values, truth in ((second, first), (first, golden), (second, golden))
+        )
+        return Rebatched(variance, abs(other.value - damage.value))
+
+    def _damage(self, values: Tensor, truth: Tensor) -> Metric:
+        """:data:`DAMAGE` of predictions [M] against others, with the native rewards."""
+        rewards = self.critics.native().rewards
+        quantities = h3.finite_quantities(values, truth, rewards, self.mask)
         return self.paired.estimate(per_sequence(quantities, self.sequence), DAMAGE)
 
     def verdict(self) -> HypothesisVerdict:
@@ -170,11 +185,11 @@ class H3Study:
 
     def _control(self) -> dict[str, Any]:
         native = self.critics.native()
-        golden = self.critics.values(BASELINE, native)
+        golden = self.critics.values(REFERENCE_RUN, native)
         beyond = golden.double() - self.critics.frozen_values.double()
         differing = int((beyond.abs() > self._reordering_bound()).sum())
-        again = self.critics.over_updates(BASELINE, native, AGAIN)
-        stagnant, _ = h3.moves(again, self.critics.over_updates(BASELINE, native))
+        again = self.critics.over_updates(REFERENCE_RUN, native, AGAIN)
+        stagnant, _ = h3.moves(again, self.critics.over_updates(REFERENCE_RUN, native))
         return {
             "golden_values_beyond_rounding": differing,
             "golden_values_n": golden.numel(),

@@ -1,9 +1,7 @@
 """What H4 shows beside its cells: errors by position, the components alone, sums over a sequence.
 
-The hazard. The error of a log-ratio is the difference of two errors, and hides that each of them
-drifts; so each is shown alone, beside how far the two go together.
-
-N sequences, T tokens each.
+The error of a log-ratio is the difference of two errors. Each is shown alone, beside how far the
+two go together. N sequences, T tokens each.
 """
 
 from functools import partial

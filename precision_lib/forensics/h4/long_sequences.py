@@ -36,7 +36,7 @@ class H4Settings:
         sequences: drawn from the policy; what decides.
         text_windows: windows of text.
         length: tokens of a sequence, the first included; the model's positions if those are fewer.
-        checked: sequences on which the null controls and the noise floor are taken.
+        checked: sequences on which the null controls and the batch variance are taken.
         expected: sampled sequences on which the expected drift is computed, over the vocabulary.
         seed: of tokens, direction and resampling.
     """
@@ -99,7 +99,7 @@ def prepare_long(checkpoint: Checkpoint, settings: H4Settings) -> LongInput:
     Raises:
         ValueError: when the model or the text is too short to give sequences.
     """
-    with deterministic(settings.seed, only_fp32=True):
+    with deterministic(settings.seed, native_products=True):
         texts = [encode(checkpoint, text) for text in load_held_out_sample()]
         direction = training_direction(checkpoint.model, texts, seed=settings.seed)
         scale = _policy_scale(checkpoint, direction, settings)
@@ -113,11 +113,7 @@ def prepare_long(checkpoint: Checkpoint, settings: H4Settings) -> LongInput:
     )
     given = ProbeInput(checkpoint, probe, (sampled,), direction, (0.0, scale))
     windows = text_windows(texts, row_length(checkpoint, settings), settings.text_windows)
-    windows = replace(
-        windows,
-        tokens=windows.tokens.to(checkpoint.model.device),
-        prompt_lengths=windows.prompt_lengths.to(checkpoint.model.device),
-    )
+    windows = windows.to(checkpoint.model.device)
     return LongInput(settings, given, replace(given, responses=(windows,)))
 
 
@@ -141,8 +137,9 @@ def _policy_scale(
     """Scale at which the KL per token is the operating point's, solved on short responses."""
     start = _openings(checkpoint, settings.sequences)
     length = min(PLACING_TOKENS, row_length(checkpoint, settings) - 1)
-    short = sample_responses(checkpoint.model, start, length, seed=settings.seed)
-    return solve_scales(checkpoint.model, direction, short, (H1_OPERATING_KL,))[0]
+    model = checkpoint.model
+    short = sample_responses(model, start, length, seed=settings.seed).to(model.device)
+    return solve_scales(model, direction, short, (H1_OPERATING_KL,))[0]
 
 
 def _openings(checkpoint: Checkpoint, count: int) -> list[list[int]]:
@@ -162,7 +159,7 @@ def sample_from(policy: Any, checkpoint: Checkpoint, settings: H4Settings) -> Re
         seed=settings.seed * 1000 + 400,
         pad=checkpoint.tokenizer.pad_token_id or 0,
         new_cache=cache_maker(policy),
-    )
+    ).to(policy.device)
 
 
 def text_windows(texts: list[list[int]], length: int, count: int) -> Responses:

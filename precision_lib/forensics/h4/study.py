@@ -1,20 +1,21 @@
 """H4 as cells and a verdict: what a sum of log-ratio errors is, and which component makes it.
 
-The hazard. "Reference drift" is told as a story of the reference alone: keep it in FP32 and the
-drift is gone. But the policy's log-prob drifts by the same law and in the same direction, so two
-rounded models drift together, and it is the *difference* of formats that leaves a drift standing.
-Each cell therefore reports the two components alone beside their difference, on tokens that the
-policy wrote and on tokens that neither model wrote.
+The hazard. Policy and reference drift by the same law and in the same direction, so that the
+*difference* of their formats leaves a drift, and not the reference alone. Each cell reports the two
+components alone beside their difference, on tokens that the policy wrote and on tokens that neither
+model wrote.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from precision_lib.forensics.causal import (
-    BASELINE,
     PURE,
+    REFERENCE_RUN,
     Paired,
+    Rebatched,
     Sums,
     causal_verdict,
     cell_of,
@@ -49,7 +50,7 @@ H4 = "H4"
 DAMAGE = DECISIONS[H4].metric
 PROMOTED, DEMOTED = map(get_configuration, (DECISIONS[H4].promoted, DECISIONS[H4].demoted))
 #: Configurations with one format for policy and reference, where identical weights must not drift.
-NULLS = (PURE, BASELINE, get_configuration("fp32_bf16_kl"))
+NULLS = (PURE, REFERENCE_RUN, get_configuration("fp32_bf16_kl"))
 
 
 @dataclass
@@ -59,7 +60,7 @@ class H4Study:
     Attributes:
         given: the fixed input.
         sampled: log-probs of the sequences drawn from the policy.
-        checked: log-probs of the first sampled sequences, for null controls and noise floor.
+        checked: log-probs of the first sampled sequences, for null controls and batch variance.
     """
 
     given: LongInput
@@ -91,7 +92,8 @@ class H4Study:
                 H4,
                 configuration,
                 metrics,
-                self.noise_floor(configuration),
+                self.rebatched(configuration),
+                self.golden_rebatched,
                 self._evidence(configuration, metrics),
                 nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
             )
@@ -145,16 +147,26 @@ class H4Study:
         want = forwards.scored(role, self.given.policy, golden).logprobs[golden]
         return _rows(forwards, got.double() - want.double())
 
-    def noise_floor(self, configuration: PrecisionConfig) -> Metric:
-        """:data:`DAMAGE` of a configuration against itself in another order and micro-batch.
+    @cached_property
+    def golden_rebatched(self) -> Rebatched:
+        """The FP32 path in another order and micro-batch: the noise of the truth."""
+        return self.rebatched(REFERENCE_RUN)
+
+    def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
+        """:data:`DAMAGE` of a configuration in another order and micro-batch.
 
         On the checked sequences, which are the first of the sampled ones.
         """
         policy, count = self.given.policy, self.given.settings.checked
-        first = _rows(self.sampled, h1.log_ratio(self.sampled, configuration, policy).double())
+        usual = _rows(self.sampled, h1.log_ratio(self.sampled, configuration, policy).double())
         again = h1.log_ratio(self.checked, configuration, policy, REBATCHED).double()
-        sums = h4.sequence_sums(_rows(self.checked, again) - first[:count])
-        return self._paired(self.checked).estimate(sums, DAMAGE)
+        moved = _rows(self.checked, again) - usual[:count]
+        error = self.error(self.sampled, configuration)[:count]
+        variance, damage, other = (
+            self._paired(self.checked).estimate(h4.sequence_sums(x), DAMAGE)
+            for x in (moved, error, error + moved)
+        )
+        return Rebatched(variance, abs(other.value - damage.value))
 
     def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Drift of a policy whose weights equal the reference's, before any update.

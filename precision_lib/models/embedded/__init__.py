@@ -1,4 +1,4 @@
-"""A small Llama-family language model that ships with the project, and the script that made it.
+"""A small Llama-family language model that ships with the project; ``tools/embedded`` made it.
 
 The hazard is a random stand-in. Rounding errors depend on what is rounded: an untrained model has
 almost uniform predictions (7.6 nats of entropy here), near-zero logits and no outlier features, so
@@ -37,12 +37,12 @@ def load_held_out_sample() -> list[str]:
 
 
 def load_card() -> dict[str, Any]:
-    """What the shipped model is and reached: see `train.py`, which writes it."""
+    """What the shipped model is and reached: see `tools/embedded/train.py`, which writes it."""
     return _card(CARD_FILE, "train")
 
 
 def load_reward_card() -> dict[str, Any]:
-    """What the shipped reward model and value head are and reached: see `train_reward.py`."""
+    """What the shipped reward model and value head are and reached: see `train_reward.py` there."""
     return _card(REWARD_CARD_FILE, "train-reward")
 
 
@@ -66,5 +66,5 @@ def _read(path: Path, action: str = "train") -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path.name} is missing from the embedded model; install the package again, or"
-            f" make it with `precision-forensics embedded {action} --output_dir DIR`"
+            f" make it with `python -m tools.embedded {action} --output_dir DIR` in the checkout"
         ) from None

@@ -1,10 +1,8 @@
 """What all pictures share: colours, line styles, fonts, and how a figure becomes files.
 
-The hazard. A rainbow of eight lines cannot be read by one man in twelve, nor on a printed page by
-anybody; a figure drawn wider than the page is shrunk until its letters are gone; and a file with a
-date in it differs each time though nothing changed. So colours are those of Okabe and Ito with a
-line style and a marker each, figures are as wide as a page with letters of 8 points, and files hold
-neither date nor random identifiers. Nothing here leaves a setting of matplotlib changed.
+Colours are those of Okabe and Ito, each with a line style and a marker. Figures are as wide as a
+page with letters of 8 points. Files hold neither date nor random identifiers. Nothing here leaves a
+setting of matplotlib changed.
 """
 
 import functools

@@ -1,7 +1,6 @@
 """Times of the PPO core's steps: everybody's as a multiple of the core's own.
 
-The hazard. A bar of milliseconds without an error praises the fastest wrong answer: so whoever is
-beyond the limit of FP32 arithmetic is drawn hollow, and the error stands in the table.
+Whoever is beyond the limit of FP32 arithmetic is drawn hollow, and the error stands in the table.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """Cells of a record as a picture needs them: by hypothesis, and one of each that are the same.
 
-The hazard. Twelve configurations that differ in components which a hypothesis does not run give
-four curves, drawn three times over each other: whoever counts the lines believes that some are
-missing. So cells of the same formats and the same damage are one curve that carries all names.
+Cells of the same formats and the same damage are one curve that carries all their names.
 """
 
 from typing import Any, NamedTuple

@@ -1,8 +1,7 @@
 """The suite's own test: planted faults by the part of the suite that noticed them, and how clearly.
 
-The hazard. "All faults were caught" hides one that was caught by a hair, and a table of a hundred
-rows hides one that was missed. So the map shows the margin of each, and a fault that was not caught
-is marked in words, at its place and in the caption.
+The map shows the margin of each. A fault that was not caught is named, at its place and in the
+caption.
 """
 
 import math

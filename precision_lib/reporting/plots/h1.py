@@ -1,7 +1,6 @@
 """H1: the collapse curve. What each configuration sees of a policy that moves away by a known KL.
 
-The hazard. At one KL a configuration looks cured or lost by the choice of that KL: so zeros and
-noise are drawn over six decades of it, and beside them what was derived without looking at them.
+Zeros and noise are drawn over six decades of the KL, beside what theory gives.
 """
 
 import math

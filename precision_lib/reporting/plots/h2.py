@@ -1,8 +1,6 @@
 """H2: the lattice that rewards live on, and what it costs the advantages.
 
-The hazard. Ties are what one sees, and not what does the damage: what counts is the step of the
-format at the rewards over their spread within a group. The lattice shows the step where the rewards
-are, the other panel what follows for rewards that sit further and further from zero.
+One panel shows the step of the format at the rewards, the other the damage at growing offsets.
 """
 
 from typing import Any

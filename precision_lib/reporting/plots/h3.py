@@ -1,8 +1,6 @@
 """H3: what a value head loses by the size of its values, and by their offset.
 
-The hazard. "Large values starve the mantissa" is half true: predictions stand still at any size
-above a small one, and the advantages do not care about size at all; an offset is what harms them.
-Each claim has a panel of its own, with what was derived for it.
+Size and offset have a panel each, with what theory gives.
 """
 
 from typing import Any

@@ -1,8 +1,7 @@
 """H4: the error of the summed log-ratio against the position, and how it grows.
 
-The hazard. Two points on a log-log plot make any slope: all positions are drawn, the slope is the
-record's with its interval, and the two laws that mean something, square root (errors that change
-sign) and linear (errors of one sign), are drawn beside it.
+All positions are drawn. The slope is the record's with its interval; the square-root and the linear
+law are drawn beside it.
 """
 
 from typing import Any

@@ -1,8 +1,4 @@
-"""A picture with everything that a reader needs to trust it.
-
-The hazard. A figure that lost its unit, its numbers or its command is decoration: it can be neither
-checked nor made again. So none goes without.
-"""
+"""A picture with its caption, unit, table of numbers and command."""
 
 from dataclasses import dataclass
 from typing import Any

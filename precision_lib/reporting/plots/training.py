@@ -1,7 +1,6 @@
 """Pictures of a sweep: what PPO learned in each configuration, and how much of it is precision.
 
-The hazard. A mean curve without its seeds shows a difference where there is none. So every curve
-has the band of its seeds, and the configuration that everything is compared with is black.
+Every curve has the band of its seeds; the FP32 baseline is black.
 """
 
 from collections.abc import Sequence

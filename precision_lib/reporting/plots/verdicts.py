@@ -1,8 +1,4 @@
-"""Hypotheses by configurations: the verdict of each cell, its damage and its symptom.
-
-The hazard. A map of colours alone is read as "mostly red", and a map of symptoms alone as "cured":
-so each cell says its verdict as a word, and symptom and damage side by side.
-"""
+"""Hypotheses by configurations: the verdict of each cell as a word, its damage and its symptom."""
 
 from typing import Any
 

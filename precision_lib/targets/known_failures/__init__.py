@@ -1,9 +1,8 @@
-"""Checks that a core is known to fail: data that a maintainer burns down.
+"""Checks that a core is known to fail: data that a maintainer works off.
 
-The hazard. A list of failures that are "expected" hides a new one behind an old id, goes on
-excusing what was repaired, and names tests that no longer exist. So an entry is one exact check; a
-listed check that passes is a failure; an entry that matches no check stops the run; the input that
-failed is kept and tried first; and the list says which release it describes.
+The hazard. A list of expected failures can hide a new one. So an entry is one exact check; a listed
+check that passes is a failure; an entry that matches no check stops the run; the input that failed
+is kept and tried first; and the list names the release that it describes.
 
 A file is TOML, causes with their checks::
 

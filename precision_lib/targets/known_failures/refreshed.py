@@ -1,7 +1,7 @@
 """A list of known failures made again from what a run found.
 
-The hazard. A list that is edited by hand falls behind the core. Made from a record it holds exactly
-what failed: repaired checks leave it, new ones come in as unexplained, and reasons stay.
+It holds exactly what failed: repaired checks leave it, new ones come in as unexplained, and reasons
+stay.
 """
 
 import json

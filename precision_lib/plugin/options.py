@@ -1,0 +1,88 @@
+"""The suite's options, for pytest and for the help of ``precision-forensics``.
+
+argparse's ``add_argument`` and pytest's ``addoption`` take the same words, so each option stands
+here once.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from precision_lib import faults
+
+#: ``addoption`` of a pytest group or ``add_argument`` of an argparse group.
+Add = Callable[..., object]
+
+
+def add_all(add: Add) -> None:
+    """Every option of the suite."""
+    add(
+        "--target",
+        metavar="MODULE[:ATTRIBUTE]",
+        help="run the conformance tests, and only those, on this PPO core; or on trl, verl, "
+        "openrlhf, torchtune",
+    )
+    add_for_a_core(add)
+    add_for_every_run(add)
+    add_for_the_main_job(add)
+    add_for_the_sweep(add)
+
+
+def add_for_a_core(add: Add) -> None:
+    """Options that need a target."""
+    add(
+        "--known-failures",
+        metavar="FILE.toml",
+        help="with --target: checks that are known to fail (default: the list that is shipped "
+        "for a framework; 'none' for none)",
+    )
+    add(
+        "--update-known-failures",
+        type=Path,
+        metavar="FILE.toml",
+        help="with --target: write what fails to this list; reasons that stand there are kept",
+    )
+
+
+def add_for_every_run(add: Add) -> None:
+    """The device and the gate."""
+    add("--gpu", action="store_true", help="run on CUDA; exit code 4 without a device")
+    add(
+        "--baseline",
+        type=Path,
+        metavar="FILE",
+        help="fail on what is worse than this; exit code 2 when it cannot be compared",
+    )
+    add(
+        "--update-baseline",
+        action="store_true",
+        help="write what was measured to --baseline (default: baselines/<device-class>.json)",
+    )
+    add("--markdown", type=Path, metavar="FILE", help="one screen of it, for a pull request")
+
+
+def add_for_the_main_job(add: Add) -> None:
+    """Options of the measurements; the sweep takes them too."""
+    add("--quick", action="store_true", help="smaller budget, for a first look")
+    add("--model", default="embedded", metavar="NAME_OR_DIR", help="causal LM (default: embedded)")
+    add(
+        "--reward-model",
+        default="embedded",
+        metavar="NAME_OR_DIR",
+        help="sequence classifier with one label (default: embedded)",
+    )
+    add("--seed", type=int, default=0, help="of prompts, responses and direction")
+    add("--matrix", type=Path, metavar="FILE.toml", help="precision configurations of your own")
+    add(
+        "--plant-fault",
+        choices=sorted(faults.FAULTS),
+        metavar="NAME",
+        help="break one kernel on purpose, to see which test catches it",
+    )
+
+
+def add_for_the_sweep(add: Add) -> None:
+    """Options of ``tests/sweep`` alone."""
+    add("--fresh", action="store_true", help="sweep: run finished cells again")
+    add("--counterfactuals", action="store_true", help="sweep: train the single demotions too")
+    add("--jobs", type=int, metavar="N", help="sweep: cells at once")
+    add("--executor", default="local", choices=("local", "ray"), help="sweep: who runs the cells")

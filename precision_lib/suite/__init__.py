@@ -1,0 +1,1 @@
+"""The wheel has ``tests/forensics`` and ``tests/sweep`` here; setup.py puts them there."""

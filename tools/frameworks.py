@@ -1,0 +1,200 @@
+"""``python -m tools.frameworks``: conformance records as the tables of docs/frameworks.md.
+
+The hazard. A table that accuses somebody must be what was measured, of the release that was
+measured, and must not count another definition as an error. So counts come from the record, the
+kind of every failure from the list of known failures, and a failure that the list does not explain
+is shown as unexplained.
+"""
+
+import argparse
+import importlib
+import math
+import re
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from precision_lib.exit_codes import OK, USAGE
+from precision_lib.records.record import RecordError, load_record
+from precision_lib.reporting.consequences import sentence
+from precision_lib.reporting.markdown import MarkerError, table, write_between
+from precision_lib.targets import INTERFACE
+from precision_lib.targets.known_failures import (
+    KINDS,
+    KnownFailures,
+    KnownFailuresError,
+    read_known_failures,
+    shipped,
+)
+
+FORMATS = ("fp32", "bf16", "fp16")
+
+
+class FrameworksError(ValueError):
+    """The tables cannot be made; the message says from what."""
+
+
+def frameworks(blocks: Sequence[Mapping[str, Any]], defects: Path) -> str:
+    """All tables.
+
+    Args:
+        blocks: the ``precision`` blocks of records of runs on shipped adapters.
+        defects: the TOML file of defects, each with its reproducer.
+
+    Raises:
+        FrameworksError: when a block is not of a framework, or the file of defects is not one.
+    """
+    parts = ["## Defects", _defects(defects)]
+    for block in blocks:
+        found = block.get("conformance") or {}
+        path = shipped(str(found.get("target")))
+        if path is None:
+            raise FrameworksError(f"no record of a run on a framework: {found.get('target')!r}")
+        try:
+            parts += _framework(block, found, read_known_failures(path))
+        except KnownFailuresError as error:
+            raise FrameworksError(str(error)) from None
+    return "\n\n".join(parts)
+
+
+def _defects(path: Path) -> str:
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["defect"]
+        rows = [
+            [
+                f"{number}. {e['framework']}: `{e['function']}`. {e['input']}",
+                f"{e['got']}; **want** {e['want']}",
+                e["consequence"] + _reported(e.get("link", "")),
+                e["callers"],
+                f"[{e['reproducer']}](../examples/reproducers/{e['reproducer']}.py)",
+            ]
+            for number, e in enumerate(entries, 1)
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise FrameworksError(f"{path}: {error!r}") from None
+    heads = ("what, and on which input", "got", "consequence", "what callers pass", "reproducer")
+    return table(heads, rows, numbers=False)
+
+
+def _reported(link: str) -> str:
+    """Where the same fault was reported, with the project that it was reported to."""
+    where = re.sub(r"https://github\.com/([^/]+/[^/]+)/\w+/(\d+)", r"\1#\2", link)
+    return f" (the same in [{where}]({link}))" if link else ""
+
+
+def _framework(
+    block: Mapping[str, Any], found: Mapping[str, Any], known: KnownFailures
+) -> list[str]:
+    name, version = found["target"], found["version"]
+    adapter = importlib.import_module(f"precision_lib.targets.adapters.{name}").FRAMEWORK
+    kinds = {test: entry.kind for test, entry in known.by_test().items()}
+    context = block["context"]
+    where = f"torch {context['versions']['torch']}, {context['device']['name']}"
+    listed = "" if known.version == version else f", list of failures of {known.version}"
+    absent = [f"`{f}` ({adapter.not_offered[f]})" for f in INTERFACE if f in adapter.not_offered]
+    parts = [
+        f"## {name} {version}",
+        f"{where}{listed}. "
+        + (f"Not offered: {'; '.join(absent)}." if absent else "All nine functions are offered."),
+        _counts(found, adapter.offered, kinds),
+        _consequences(found.get("consequences") or {}),
+        _causes(found, known),
+    ]
+    return [part for part in parts if part]
+
+
+def _counts(found: Mapping[str, Any], offered: Mapping[str, str], kinds: Mapping[str, str]) -> str:
+    """One row a function: what is called, checks passed, failures by kind, worst by format."""
+    shown = [kind for kind in KINDS if kind != "unexplained" or _unexplained(found, kinds)]
+    rows = []
+    for function, counts in found["functions"].items():
+        by_kind = Counter(kinds.get(test, "unexplained") for test in counts["failed"])
+        passed = counts["tests"] - len(counts["failed"])
+        rows.append(
+            [
+                f"`{function}`: {offered[function]}",
+                f"{passed} of {counts['tests']}",
+                *(str(by_kind[kind]) for kind in shown),
+                *(_worst(counts["by_format"].get(fmt, 0.0)) for fmt in FORMATS),
+            ]
+        )
+    heads = ("function", "passed", *shown, *(f"error/limit {fmt}" for fmt in FORMATS))
+    return table(heads, rows)
+
+
+def _unexplained(found: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
+    return any(kinds.get(test, "unexplained") == "unexplained" for test in found["failures"])
+
+
+def _worst(value: Any) -> str:
+    number = float(value)
+    return f"{number:.2g}" if math.isfinite(number) and number < 1e300 else "not finite"
+
+
+def _consequences(consequences: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [f"`{function}`", *(sentence(formats.get(fmt, {})) for fmt in ("fp32", "bf16"))]
+        for function, formats in consequences.items()
+    ]
+    heads = ("on an ordinary batch", "FP32 input", "bf16 input")
+    return table(heads, rows, numbers=False) if rows else ""
+
+
+def _causes(found: Mapping[str, Any], known: KnownFailures) -> str:
+    """Why checks fail, cause by cause; one that did not fail in this run is not counted."""
+    failed = set(found["failures"])
+    counted = Counter(
+        (e.kind, e.reason, e.consequence, e.link) for e in known.known if e.test in failed
+    )
+    rows = [
+        [kind, reason + _reported(link), consequence, str(count)]
+        for (kind, reason, consequence, link), count in counted.items()
+    ]
+    news = len(failed - {entry.test for entry in known.known})
+    rows += [["unexplained", "not on the list", "not known", str(news)]] if news else []
+    heads = ("kind", "why checks fail", "what it means in training", "checks")
+    return table(heads, rows, numbers=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables or put them between a document's markers."""
+    options = _parser().parse_args(arguments)
+    try:
+        blocks = [load_record(path)["precision"] for path in options.records]
+        text = frameworks(blocks, options.defects)
+        if options.into is not None:
+            write_between(options.into, "frameworks", text)
+    except (FrameworksError, MarkerError, RecordError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return USAGE
+    if options.into is None:
+        print(text)  # noqa: T201
+    return OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.frameworks")
+    parser.add_argument(
+        "records",
+        type=Path,
+        nargs="+",
+        metavar="CONFORMANCE.json",
+        help="what pytest --target=trl and the like wrote",
+    )
+    parser.add_argument(
+        "--defects",
+        type=Path,
+        default=Path("docs/records/frameworks/defects.toml"),
+        help="the defects with their reproducers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE.md", help="replace what stands between its markers"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
