@@ -12,7 +12,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import Phase, settings
+from hypothesis import Phase
 from torch import Tensor
 
 from precision_lib import ppo
@@ -267,27 +267,23 @@ def test_a_core_that_is_always_wrong_is_reported_with_a_small_input_and_soon() -
     assert "(1, 1)" in str(failure.value), "the smallest input has one element"
 
 
-def test_the_search_climbs_to_an_error_that_grows_with_the_input() -> None:
-    """An error that grows with the sum of the elements: without climbing less of it is seen.
-
-    What Hypothesis draws depends on the modules that happen to be loaded (it takes numbers from
-    their source), so one search of each kind may come out either way. Over nine seeds, with one
-    module loaded and with all, 1,000 examples climbed to 79 to 250 and found 47 to 105 without.
-    """
+def test_the_search_is_told_every_error_and_climbs_to_the_largest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hypothesis climbs toward what ``target`` is told, in a phase that a profile can leave out."""
     check = find_check("test_values_are_within_their_bound[masked_mean-ordinary-fp32]")
-    errors = {True: 0.0, False: 0.0}
-    for climbs, seed in itertools.product(errors, range(3)):
-        seen: list[float] = []
+    told: list[float] = []
+    seen: list[float] = []
+    monkeypatch.setattr(runner.hypothesis, "target", told.append)
 
-        def judge(function: Any, inputs: Any, seen: list[float] = seen) -> tuple[int, float]:
-            seen.append(float(inputs["x"][inputs["mask"]].sum()))
-            return 1, max(seen[-1], 0.0)
+    def judge(_function: Any, inputs: Any) -> tuple[int, float]:
+        seen.append(float(inputs["x"][inputs["mask"]].abs().sum()))
+        return 1, seen[-1]
 
-        phases = [p for p in profiles.CI.phases if climbs or p is not Phase.target]
-        wanted = settings(profiles.CI, max_examples=1000, phases=phases)
-        runner.run(replace(check, judge=judge), ppo.masked_mean, wanted, seed=seed)
-        errors[climbs] += max(seen)
-    assert errors[True] > errors[False]
+    runner.run(replace(check, judge=judge), ppo.masked_mean)
+    assert told == seen
+    assert len(set(told)) > 10
+    assert all(Phase.target in profile.phases for profile in (profiles.CI, profiles.EXPLORE))
 
 
 def test_the_input_of_a_large_failure_is_printed_with_its_recipe_and_what_is_hard() -> None:

@@ -66,6 +66,18 @@ def test_the_records_are_of_different_seeds_and_one_code(blocks: list[Block]) ->
     assert len({block["context"]["commit"]["sha"] for block in blocks}) == 1
 
 
+@pytest.mark.parametrize("hypothesis", ["H1", "H2", "H3"])
+def test_another_seed_changes_no_verdict(hypothesis: str, blocks: list[Block]) -> None:
+    """Of a hypothesis or of a cell. H4 uses few sequences: a cell of it can be inconclusive."""
+    said = [
+        {name[1]: cell["verdict"] for name, cell in cells_of(b).items() if name[0] == hypothesis}
+        | {h["hypothesis"]: h["verdict"] for h in b["hypotheses"]}
+        for b in blocks
+    ]
+    assert len(said) > 1
+    assert all(other == said[0] for other in said[1:])
+
+
 def test_the_summary_is_the_records(blocks: list[Block]) -> None:
     lines = "\n".join(text.rstrip() for text, _ in summary(blocks[0]))
     assert between(document("docs/pipeline.md"), "summary") == f"```\n{lines}\n```"

@@ -23,9 +23,10 @@ from precision_lib.sweep.executors import Resources
 from precision_lib.sweep.plan import ModelNames, SweepPlan, plan_sweep
 from precision_lib.training.failures import KL_EXPLOSION
 from tests.sweep import test_sweep
+from tests.unit.suite_runs import ROOT, run_checkout
 from tests.unit.sweep_runs import NAMES, leave, noisy_gains
 
-ROOT = Path(__file__).parents[2]
+SWEEP = ROOT / "tests" / "sweep"
 SEEDS = (0, 1)
 WATCHER = """import sys
 def pytest_unconfigure(config):
@@ -34,7 +35,7 @@ def pytest_unconfigure(config):
 
 
 def run_pytest(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """pytest on the repository, its results below ``cwd``."""
+    """pytest on the repository in a process of its own, its results below ``cwd``."""
     (cwd / "watch_imports.py").write_text(WATCHER)
     settings = ["-c", str(ROOT / "pytest.ini"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
     return subprocess.run(
@@ -59,14 +60,14 @@ def a_sweep(directory: Path) -> SweepPlan:
 
 def test_by_default_the_sweep_stays_out(tmp_path: Path) -> None:
     others = [f"--ignore={ROOT / 'tests' / d}" for d in ("unit", "forensics", "benchmarks")]
-    done = run_pytest(tmp_path, "--collect-only", "-q", *others, str(ROOT / "tests"))
+    done = run_checkout("--collect-only", "-q", *others, str(ROOT / "tests"), cwd=tmp_path)
     assert "deselected" in done.stdout
     assert "test_sweep.py" not in done.stdout
 
 
 def test_collecting_the_sweep_names_every_run_and_imports_no_model(tmp_path: Path) -> None:
-    folder = str(ROOT / "tests" / "sweep")
-    done = run_pytest(tmp_path, "--collect-only", "-q", "--seed", "4", "-m", "sweep", folder)
+    options = ("--collect-only", "-q", "--seed", "4", "-m", "sweep")
+    done = run_pytest(tmp_path, *options, str(SWEEP))
     assert "IMPORTED []" in done.stdout
     found = [x for x in done.stdout.splitlines() if "asked_for[" in x]
     want = {f"{name}-seed-{seed}" for name in NAMES for seed in (4, 5, 6)}
@@ -78,7 +79,7 @@ def test_collecting_the_sweep_names_every_run_and_imports_no_model(tmp_path: Pat
 def test_a_sweep_that_is_there_is_weighed_recorded_and_shown(tmp_path: Path) -> None:
     a_sweep(tmp_path / budget.QUICK)
     options = ["--quick", "--jobs", "1", "--executor", "local"]
-    done = run_pytest(tmp_path, "-m", "sweep", *options, str(ROOT / "tests" / "sweep"))
+    done = run_checkout("-m", "sweep", *options, str(SWEEP), cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert not list(tmp_path.rglob("log.txt")), "something was run"
     record = load_record(tmp_path / "results" / "sweep_report.json")
@@ -97,9 +98,8 @@ def test_what_is_refused_keeps_the_record_of_an_earlier_sweep(tmp_path: Path) ->
     kept = tmp_path / "results" / "sweep_report.json"
     kept.parent.mkdir()
     kept.write_text("an earlier one")
-    done = run_pytest(
-        tmp_path, "--quick", "--executor", "ray", "--jobs", "2", str(ROOT / "tests" / "sweep")
-    )
+    options = ("--quick", "--executor", "ray", "--jobs", "2")
+    done = run_checkout(*options, str(SWEEP), cwd=tmp_path)
     assert done.returncode == 4
     assert "--jobs is for local runs" in done.stdout
     assert kept.read_text() == "an earlier one"
