@@ -13,14 +13,35 @@ import pytest
 
 TESTS = Path(__file__).parent / "tests"
 #: Tiers that run only when a marker expression or a path asks for them.
-ON_REQUEST = ("sweep", "benchmark")
-TIERS = {"unit": "unit", "forensics": "forensics", "sweep": "sweep", "benchmarks": "benchmark"}
+ON_REQUEST = ("selftest", "sweep", "benchmark")
+TIERS = {
+    "unit": "unit",
+    "selftest": "selftest",
+    "forensics": "forensics",
+    "sweep": "sweep",
+    "benchmarks": "benchmark",
+}
+#: Folders of tests that may run at the same time.
+ON_WORKERS = ("unit", "selftest")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     _let_children_find_the_package()
     if getattr(config.option, "numprocesses", None):
-        raise pytest.UsageError("run without -n: the cells of a run share one model's forwards")
+        _prepare_for_workers(config)
+
+
+def _prepare_for_workers(config: pytest.Config) -> None:
+    """Allow ``-n`` for folders of independent tests; give each worker whole files."""
+    folders = [TESTS / name for name in ON_WORKERS]
+    if not all(any(_inside(path, folder) for folder in folders) for path in _paths(config)):
+        raise pytest.UsageError(
+            "-n is for the unit tests: give tests/unit, or a part of it. The cells of the main job "
+            "and of the sweep share one model's forwards, and timings need the machine alone"
+        )
+    if config.option.dist == "load":
+        config.option.dist = "loadfile"  # a file's tests share fixtures that take seconds
+    config.option.benchmark_disable = True  # it would warn that workers cannot measure times
 
 
 def _let_children_find_the_package() -> None:
@@ -51,8 +72,18 @@ def _asked_for(config: pytest.Config, item: pytest.Item, tier: str) -> bool:
     if tier in re.findall(r"\w+", config.getoption("markexpr")):
         return True
     folder = TESTS / item.path.relative_to(TESTS).parts[0]
-    paths = (config.invocation_params.dir / a.split("::")[0] for a in config.args)
-    return any(folder == p or folder in p.parents for p in (path.resolve() for path in paths))
+    return any(_inside(path, folder) for path in _paths(config))
+
+
+def _paths(config: pytest.Config) -> list[Path]:
+    """The path arguments of the run, or where pytest looks without one."""
+    words = (config.invocation_params.dir / word.split("::")[0] for word in config.args)
+    return [path.resolve() for path in words]
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """True for the folder itself, too."""
+    return path == folder or folder in path.parents
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RECORDER = pytest.StashKey[Recorder]()
 TARGET: pytest.StashKey["Target"] = pytest.StashKey()
 DEFAULT_RECORD = Path("results/report.json")
+TESTS_RECORD = DEFAULT_RECORD.with_name("tests.json")
 SWEEP_RECORD = DEFAULT_RECORD.with_name("sweep_report.json")
 MARKERS = (
     "forensics: the main job, a verdict per hypothesis and configuration",
@@ -86,11 +87,13 @@ def _open_record(config: pytest.Config) -> None:
         configurations = matrix.all_configurations(config.getoption("matrix"))
     except (OSError, ValueError) as error:
         raise pytest.UsageError(f"--matrix: {error}") from None
-    path = getattr(config.option, "json_report_file", None) or DEFAULT_RECORD
-    config.stash[RECORDER] = Recorder(Path(path), configurations)
+    path = Path(getattr(config.option, "json_report_file", None) or DEFAULT_RECORD)
+    if path == DEFAULT_RECORD and getattr(config.option, "numprocesses", None):
+        path = TESTS_RECORD  # pytest-xdist's workers collect the tests, and measure nothing
+    config.stash[RECORDER] = Recorder(path, configurations)
     if not config.option.collectonly:
         try:
-            check_writable(Path(path).parent)
+            check_writable(path.parent)
         except OSError as error:
             raise pytest.UsageError(str(error)) from None
     if hasattr(config.option, "json_report_file"):
@@ -182,7 +185,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             recorder.path = DEFAULT_RECORD.with_name("planted_fault.json")
         elif not recorder.expected:
             swept = any(item.get_closest_marker("sweep") for item in session.items)
-            recorder.path = SWEEP_RECORD if swept else DEFAULT_RECORD.with_name("tests.json")
+            recorder.path = SWEEP_RECORD if swept else TESTS_RECORD
     others = any(i.path == CONFORMANCE or i.get_closest_marker("sweep") for i in session.items)
     if (recorder.expected or others) and not session.config.option.collectonly:
         recorder.begin()
@@ -192,7 +195,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     config = session.config
     recorder = config.stash[RECORDER]
-    if config.option.collectonly or not session.testscollected:
+    worker = hasattr(config, "workerinput")  # of pytest-xdist, whose controller writes the record
+    if worker or config.option.collectonly or not session.testscollected:
         return
     if TARGET in config.stash and recorder.conformance and not recorder.conformance.functions:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
