@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from precision_lib.environment import set_environment
-from precision_lib.reporting.markdown import write_between
+from tools.documents import write_between
 
 #: Stages in the order of the table; what is not in another one is the last.
 STAGES = ("import", "collection", "load", "freeze", "H1", "H2", "H3", "H4", "conformance", "rest")

@@ -8,7 +8,7 @@ adds.
 N sequences, R resamples; sums are name to [N] totals per sequence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from precision_lib.forensics.statistics import (
     Metric,
     MetricFunction,
     Resampling,
+    Totals,
     contrast,
     estimate,
 )
@@ -80,14 +81,17 @@ class Paired:
     resampling: Resampling
     counted: str = "tokens"
 
-    def estimate(self, sums: Sums, name: str) -> Metric:
-        """One metric with its interval."""
+    def estimate(self, sums: Sums, name: str, totals: Totals | None = None) -> Metric:
+        """One metric with its interval; ``totals`` as :func:`estimate` takes them."""
         function, unit = self.metrics[name]
-        return estimate(sums, function, self.resampling, n=self._n(sums), unit=unit)
+        n = self._n(sums)
+        return estimate(sums, function, self.resampling, n=n, unit=unit, totals=totals)
 
-    def estimates(self, sums: Sums) -> dict[str, Metric]:
-        """Every metric with its interval."""
-        return {name: self.estimate(sums, name) for name in self.metrics}
+    def estimates(self, sums: Sums, names: Iterable[str] | None = None) -> dict[str, Metric]:
+        """Metrics with their intervals: those of ``names``, by default every one."""
+        totals = self.resampling.totals(sums)
+        chosen = self.metrics if names is None else names
+        return {name: self.estimate(sums, name, totals) for name in chosen}
 
     def difference(self, first: Sums, second: Sums, name: str) -> Metric:
         """Metric of ``first`` minus that of ``second``."""

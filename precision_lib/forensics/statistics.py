@@ -10,8 +10,8 @@ N sequences, R resamples.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-#: Totals by name, each a number or an [R] array, to a metric of the same kind.
-MetricFunction = Callable[[dict[str, Array]], Array]
+#: Totals by name, each a number or an [R] array.
+Totals = Mapping[str, Array]
+#: From totals to a metric, a number or an [R] array as they are.
+MetricFunction = Callable[[Totals], Array]
 
 
 class NothingComparedError(ValueError):
@@ -70,6 +72,28 @@ class Resampling:
         """The same resamples, seen on the chosen sequences [N] only."""
         return Resampling(self.weights[:, chosen], self.clusters)
 
+    def totals(self, sums: dict[str, Array]) -> Totals:
+        """[R] totals of [N] sums by name, each computed when a metric first asks for it."""
+        return _Totals(sums, self.weights)
+
+
+@dataclass(frozen=True)
+class _Totals(Mapping[str, Array]):
+    sums: dict[str, Array]
+    weights: Array
+    _computed: dict[str, Array] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._computed:
+            self._computed[name] = self.weights @ self.sums[name]
+        return self._computed[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sums)
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
 
 def resample(clusters: NDArray[np.int64], seed: int, resamples: int = RESAMPLES) -> Resampling:
     """Draw whole clusters with replacement; the sequences of a cluster come and go together.
@@ -101,7 +125,13 @@ def small_sample_factor(clusters: int) -> float:
 
 
 def estimate(
-    sums: dict[str, Array], metric: MetricFunction, resampling: Resampling, *, n: int, unit: str
+    sums: dict[str, Array],
+    metric: MetricFunction,
+    resampling: Resampling,
+    *,
+    n: int,
+    unit: str,
+    totals: Totals | None = None,
 ) -> Metric:
     """A metric with its bootstrap interval, widened for the number of clusters.
 
@@ -110,6 +140,7 @@ def estimate(
         metric: from totals by name to the metric; must accept [R] arrays.
         resampling: from :func:`resample`.
         n: elements compared.
+        totals: ``resampling.totals(sums)``, where several metrics share them.
 
     Raises:
         NothingComparedError: when nothing was compared.
@@ -118,12 +149,29 @@ def estimate(
     if n == 0:
         raise NothingComparedError("zero compared elements: a metric of nothing is not a metric")
     value = float(metric({name: s.sum() for name, s in sums.items()}))
-    spread = metric({name: resampling.weights @ s for name, s in sums.items()})
+    spread = metric(resampling.totals(sums) if totals is None else totals)
     quantiles = np.quantile(spread, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     low, high = value + (quantiles - value) * small_sample_factor(resampling.clusters)
     if not np.isfinite([value, low, high]).all():
         raise ValueError(f"metric is not finite: {value} [{low}, {high}] from {n} elements")
     return Metric(value, float(low), float(high), n, unit, resampling.clusters)
+
+
+@dataclass(frozen=True)
+class _Part(Mapping[str, Array]):
+    """The totals whose names begin with a prefix, without it."""
+
+    whole: Totals
+    prefix: str
+
+    def __getitem__(self, name: str) -> Array:
+        return self.whole[self.prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (n.removeprefix(self.prefix) for n in self.whole if n.startswith(self.prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def contrast(
@@ -142,10 +190,8 @@ def contrast(
     """
     both = {f"a_{k}": v for k, v in first.items()} | {f"b_{k}": v for k, v in second.items()}
 
-    def paired(totals: dict[str, Array]) -> Array:
-        a = metric({k[2:]: v for k, v in totals.items() if k.startswith("a_")})
-        b = metric({k[2:]: v for k, v in totals.items() if k.startswith("b_")})
-        return compare(a, b)
+    def paired(totals: Totals) -> Array:
+        return compare(metric(_Part(totals, "a_")), metric(_Part(totals, "b_")))
 
     return estimate(both, paired, resampling, n=n, unit=unit)
 
@@ -171,7 +217,7 @@ def level_counts(levels: Array, sequence: NDArray[np.int64], count: int) -> dict
     }
 
 
-def median_level(totals: dict[str, Array]) -> Array:
+def median_level(totals: Totals) -> Array:
     """The (lower) median of the powers of two counted by :func:`level_counts`."""
     exponents = sorted(int(name.split(":")[1]) for name in totals if name.startswith("level:"))
     counts = np.stack([np.asarray(totals[f"level:{e}"]) for e in exponents])

@@ -15,7 +15,7 @@ import pytest
 
 from precision_lib import cli
 from precision_lib.forensics.statistics import Metric
-from precision_lib.forensics.verdicts import Cell
+from precision_lib.forensics.verdicts import DECISIONS, Cell
 from precision_lib.plugin.keeping import keeper
 from precision_lib.records.baseline import load_baseline
 from precision_lib.records.record import Recorder, load_record
@@ -91,12 +91,24 @@ def test_the_figures_of_every_cell_are_kept_for_the_junit_file(tmp_path: Path) -
     recorder, found = Recorder(tmp_path / "report.json", ()), dict[str, object]()
     metrics = {"log_ratio_nsr": Metric(0.51234, 0.4, 0.6, 100, "RMS error / RMS signal")}
     keep = keeper(recorder, found.__setitem__)
-    keep(Cell("H1", "bf16_pure", "impaired", metrics, {"golden_floor": {"value": 0.0}}))
+    keep(Cell("H1", "bf16_pure", "impaired", metrics, {"golden_floor": {"value": 0.01}}))
     assert [c["configuration"] for c in recorder.cells] == ["bf16_pure"]
     assert found == {
         "verdict": "impaired",
         "log_ratio_nsr": "0.5123 [0.4, 0.6] RMS error / RMS signal (n = 100)",
     }
+
+
+def test_a_cell_whose_truth_does_not_repeat_itself_fails_its_test(tmp_path: Path) -> None:
+    """It is kept all the same: the record holds what was measured."""
+    recorder = Recorder(tmp_path / "report.json", ())
+    metrics = {"log_ratio_nsr": Metric(2.0, 1.9, 2.1, 100, "RMS error / RMS signal")}
+    evidence = {"golden_floor": {"value": DECISIONS["H1"].limit}}
+    with pytest.raises(AssertionError, match=r"FP32 in another batch shape is off by 0\.316"):
+        keeper(recorder, lambda *_: None)(
+            Cell("H1", "bf16_pure", "inconclusive", metrics, evidence)
+        )
+    assert len(recorder.cells) == 1
 
 
 def test_the_same_core_is_green_with_target_too(tmp_path: Path, baseline: Path) -> None:

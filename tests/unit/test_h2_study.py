@@ -135,7 +135,7 @@ def test_a_cell_holds_every_metric_over_every_sequence(clean: "H2Study") -> None
     assert cell.metrics["advantage_rms_error"].n == sequences
     assert cell.metrics["reward_kendall_tau"].n == pairs
     assert cell.metrics["advantage_rms_error"].low > 0
-    assert clean.cell(PURE) is cell
+    assert clean.cell(PURE).metrics is cell.metrics, "computed once"
 
 
 def test_evidence_is_strict_json(clean: "H2Study") -> None:

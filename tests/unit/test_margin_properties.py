@@ -112,11 +112,11 @@ def _spread(value: float, half: float, *, log: bool) -> dict[str, Any]:
     return metric(value) | {"low": value * math.exp(-half), "high": value * math.exp(half)}
 
 
-def mean(totals: dict[str, statistics.Array]) -> statistics.Array:
+def mean(totals: statistics.Totals) -> statistics.Array:
     return totals["x"] / totals["n"]
 
 
-def root_mean_square(totals: dict[str, statistics.Array]) -> statistics.Array:
+def root_mean_square(totals: statistics.Totals) -> statistics.Array:
     return np.sqrt(totals["square"] / totals["n"])
 
 

@@ -7,6 +7,7 @@ missed when the GPU is gone.
 import re
 import shlex
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,11 @@ def test_the_page_names_every_step_and_its_record(pod: Sandbox) -> None:
 
 def test_the_pages_commands_exist() -> None:
     page = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = re.findall(r"^\./setup\.sh --local -- precision-forensics (.*)$", page, re.MULTILINE)
-    assert len(commands) == 4
-    for command in commands:
-        assert callable(cli._parser().parse_args(shlex.split(command)).run)
+    commands = re.findall(r"^\./setup\.sh --local -- (.*)$", page, re.MULTILINE)
+    assert len(commands) == 5
+    for program, *arguments in map(shlex.split, commands):
+        if program == "precision-forensics":
+            assert callable(cli._parser().parse_args(arguments).run)
+        else:
+            assert (program, arguments[0]) == ("python", "-m")
+            assert callable(import_module(arguments[1]).main)

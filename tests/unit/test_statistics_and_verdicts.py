@@ -9,6 +9,7 @@ from precision_lib.forensics.statistics import (
     Array,
     Metric,
     NothingComparedError,
+    Totals,
     contrast,
     estimate,
     resample,
@@ -29,7 +30,7 @@ from precision_lib.forensics.verdicts import (
 LENGTHS = 4
 
 
-def mean(totals: dict[str, Array]) -> Array:
+def mean(totals: Totals) -> Array:
     return totals["x"] / totals["n"]
 
 

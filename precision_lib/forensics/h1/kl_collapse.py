@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, POLICY, REFERENCE, Forwards
-from precision_lib.forensics.statistics import Array, MetricFunction
+from precision_lib.forensics.statistics import Array, MetricFunction, Totals
 from precision_lib.formats import FORMATS, get_format, round_to, ulp
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.ppo import kl
@@ -40,7 +40,7 @@ def _share(name: str) -> MetricFunction:
     return lambda t: t[name] / t["tokens"]
 
 
-def _nsr(totals: dict[str, Array]) -> Array:
+def _nsr(totals: Totals) -> Array:
     return np.sqrt(totals["error2"] / totals["signal2"])
 
 

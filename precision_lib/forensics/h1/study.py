@@ -59,7 +59,7 @@ class H1Study:
     """
 
     forwards: Forwards
-    _cells: dict[str, Cell] = field(default_factory=dict)
+    _cells: dict[tuple[str, str, str], Cell] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         responses = self.forwards.given.responses
@@ -81,21 +81,29 @@ class H1Study:
         }
 
     def cell(self, configuration: PrecisionConfig) -> Cell:
-        """Metrics at the operating point, evidence, and the verdict; computed once."""
-        if configuration.name not in self._cells:
-            metrics = self.metrics(configuration, self.forwards.given.operating_policy)
-            exact = metrics["kl_penalty_mean"]
-            metrics["kl_penalty_mean"] = replace(exact, value=self._pipeline_mean(configuration))
-            self._cells[configuration.name] = cell_of(
-                H1,
-                configuration,
-                metrics,
-                self.rebatched(configuration),
-                self.golden_rebatched,
-                self._evidence(configuration, exact),
-                nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
-            )
-        return self._cells[configuration.name]
+        """Metrics at the operating point, evidence, and the verdict.
+
+        Computed once for each three formats that H1 runs: two configurations that agree in them
+        differ in name only.
+        """
+        run = configuration.policy, configuration.reference, configuration.kl
+        if run not in self._cells:
+            self._cells[run] = self._cell(configuration)
+        return replace(self._cells[run], configuration=configuration.name)
+
+    def _cell(self, configuration: PrecisionConfig) -> Cell:
+        metrics = self.metrics(configuration, self.forwards.given.operating_policy)
+        exact = metrics["kl_penalty_mean"]
+        metrics["kl_penalty_mean"] = replace(exact, value=self._pipeline_mean(configuration))
+        return cell_of(
+            H1,
+            configuration,
+            metrics,
+            self.rebatched(configuration),
+            self.golden_rebatched,
+            self._evidence(configuration, exact),
+            nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
+        )
 
     def _pipeline_mean(self, configuration: PrecisionConfig) -> float:
         """Mean k3 penalty as a trainer would log it: by the core's masked mean, in FP32."""

@@ -37,6 +37,7 @@ from precision_lib.forensics.statistics import (
     Metric,
     MetricFunction,
     NothingComparedError,
+    Totals,
     level_counts,
     median_level,
 )
@@ -56,7 +57,7 @@ ZERO = FORMATS["fp32"].unit_roundoff
 def _ratio(top: str, bottom: str) -> MetricFunction:
     """Sum over sum; 0 for a resample that drew no group with anything in it."""
 
-    def ratio(totals: dict[str, Array]) -> Array:
+    def ratio(totals: Totals) -> Array:
         counted = np.asarray(totals[bottom])
         return np.asarray(totals[top]) / np.where(counted > 0, counted, 1)
 
@@ -206,8 +207,11 @@ def measured(paired: Paired, sums: dict[str, Array]) -> dict[str, Metric]:
             "zero compared pairs: in every group all golden rewards are equal, so no ranking can "
             "be lost; freeze several different answers per prompt"
         )
+    totals = paired.resampling.totals(sums)
     return {
-        name: replace(paired, counted=_COUNTED.get(name, paired.counted)).estimate(sums, name)
+        name: replace(paired, counted=_COUNTED.get(name, paired.counted)).estimate(
+            sums, name, totals
+        )
         for name in paired.metrics
     }
 

@@ -87,11 +87,14 @@ class H2Study:
         }
 
     def cell(self, configuration: PrecisionConfig) -> Cell:
-        """Metrics on the real scores, evidence, and the verdict; computed once."""
-        if configuration.name not in self._cells:
-            fmt = configuration.reward
+        """Metrics on the real scores, evidence, and the verdict.
+
+        Computed once for each reward format: configurations that agree in it differ in name only.
+        """
+        fmt = configuration.reward
+        if fmt not in self._cells:
             metrics = h2.measured(self.paired, self.sums(configuration))
-            self._cells[configuration.name] = cell_of(
+            self._cells[fmt] = cell_of(
                 H2,
                 configuration,
                 metrics,
@@ -100,7 +103,7 @@ class H2Study:
                 self._evidence(fmt),
                 nonfinite=metrics[h2.NONFINITE].value > 0,
             )
-        return self._cells[configuration.name]
+        return replace(self._cells[fmt], configuration=configuration.name)
 
     def scores(self, fmt: str, run: str = FIRST) -> Tensor:
         """[N] scores as a reward model in ``fmt`` gives them."""

@@ -86,10 +86,10 @@ class Sizes:
         quantities = h3.finite_quantities(values, golden, task.rewards, mask)
         sums = per_sequence(quantities, self.sequence)
         derived = h3.predicted_advantage_error(golden, task.rewards, mask, fmt)
-        return {
-            name: self.paired.estimate(sums, name).as_json()
-            for name in (DAMAGE, "value_td_zero_frac")
-        } | {f"{DAMAGE}_predicted": derived}
+        metrics = self.paired.estimates(sums, (DAMAGE, "value_td_zero_frac"))
+        return {name: metric.as_json() for name, metric in metrics.items()} | {
+            f"{DAMAGE}_predicted": derived
+        }
 
     def causes(self, fmt: str, magnitudes: Sequence[float]) -> list[dict[str, Any]]:
         """The three places where a head rounds, one at a time, on the FP32 trunk.
@@ -110,10 +110,8 @@ class Sizes:
         stagnant, moved = h3.moves(predictions, twin)
         quantities = h3.finite_quantities(predictions[0], twin[0], task.rewards, mask)
         sums = per_sequence(quantities | {"stagnant": stagnant, "twin_moved": moved}, self.sequence)
-        figures: dict[str, Any] = {
-            name: self.paired.estimate(sums, name).as_json()
-            for name in ("value_stagnation_rate", DAMAGE)
-        }
+        metrics = self.paired.estimates(sums, ("value_stagnation_rate", DAMAGE))
+        figures: dict[str, Any] = {name: metric.as_json() for name, metric in metrics.items()}
         if formats.stored == fmt:
             derived = h3.predicted_advantage_error(twin[0], task.rewards, mask, fmt)
             figures["value_stagnation_rate_predicted"] = h3.predicted_stagnation(twin, fmt)

@@ -78,6 +78,7 @@ class H3Study:
     critics: Critics
     settings: H3Settings
     _cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
+    _causes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.mask = self.critics.mask
@@ -229,15 +230,19 @@ class H3Study:
 
     def _evidence(self, configuration: PrecisionConfig, sums: Sums) -> dict[str, Any]:
         probe = Sizes(self.critics, self.paired, self.sequence)
-        settings, narrow = self.settings, configuration.value in ("bf16", "fp16")
+        settings, value = self.settings, configuration.value
+        if value in ("bf16", "fp16") and value not in self._causes:
+            self._causes[value] = probe.causes(value, settings.magnitudes)
+        causes = self._causes.get(value)
         return {
             "measured_against": self.critics.golden(configuration).policy,
-            "critic": self._critic(),
+            "critic": self._critic,
             "observed_formats": self._observed(configuration),
             "by_magnitude": probe.by_magnitude(configuration, settings.magnitudes, sums),
             **probe.by_offset(configuration, settings.offsets),
-        } | ({"causes": probe.causes(configuration.value, settings.magnitudes)} if narrow else {})
+        } | ({"causes": causes} if causes else {})
 
+    @cached_property
     def _critic(self) -> dict[str, Any]:
         """How good the critic is that the study starts from."""
         values = self.critics.frozen_values.double()

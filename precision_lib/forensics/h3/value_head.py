@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.statistics import Array, MetricFunction
+from precision_lib.forensics.statistics import Array, MetricFunction, Totals
 from precision_lib.formats import get_format, ulp
 from precision_lib.ppo import advantages, masked
 
@@ -47,7 +47,7 @@ def stagnation_at(magnitude: int) -> tuple[str, str]:
     return f"stagnant@{magnitude}", f"twin_moved@{magnitude}"
 
 
-def _rms(totals: dict[str, Array]) -> Array:
+def _rms(totals: Totals) -> Array:
     # Golden advantages that are all alike are whitened to 0: then of the standard deviation 1.
     signal2 = totals["signal2"]
     return np.sqrt(totals["error2"] / np.where(signal2 > 0, signal2, totals["tokens"]))
@@ -154,7 +154,7 @@ def predicted_advantage_error(golden: Tensor, rewards: Tensor, mask: Tensor, fmt
     return float((variance.mean() / raw[mask].var()).sqrt())
 
 
-def stagnation_rates(totals: dict[str, Array], count: int) -> Array:
+def stagnation_rates(totals: Totals, count: int) -> Array:
     """[count, ...] stagnation rate at each magnitude.
 
     Where no golden prediction moved there is nothing to say, and the rate is that of the magnitude
@@ -168,7 +168,7 @@ def stagnation_rates(totals: dict[str, Array], count: int) -> Array:
     return np.stack(rates[1:])
 
 
-def critical_point(totals: dict[str, Array], grid: tuple[float, ...]) -> Array:
+def critical_point(totals: Totals, grid: tuple[float, ...]) -> Array:
     """Magnitude at which the stagnation rate passes one half, log-linear between grid points.
 
     The first crossing from below; the end of the grid where there is none.

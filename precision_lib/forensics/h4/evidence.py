@@ -45,10 +45,7 @@ def of_errors(error: Array, parts: dict[str, Array], seed: int) -> dict[str, Any
         **_json(paired.estimates(sums) | token_growth | critical),
         "by_position": h4.by_position(error),
         "components": {
-            role: {
-                name: paired.estimate(h4.sequence_sums(part), name).as_json()
-                for name in h4.COMPONENT_METRICS
-            }
+            role: _json(paired.estimates(h4.sequence_sums(part), h4.COMPONENT_METRICS))
             for role, part in parts.items()
         },
         "error_correlation_of_components": correlation(*parts.values()),
@@ -61,7 +58,7 @@ def of_drift(drift: ExpectedDrift, seed: int) -> dict[str, Any]:
     """The policy's log-prob alone against FP32: how it adds up, and what theory expects of it."""
     paired, sums = over_sequences(len(drift.error), seed), h4.sequence_sums(drift.error)
     names = ("accum_err_final", "accum_err_growth_exponent")
-    found = {name: paired.estimate(sums, name).as_json() for name in names}
+    found = _json(paired.estimates(sums, names))
     kl = float(drift.golden_kl.mean())
     derived = {"critical_length_derived": h4.expected_critical_length(kl, LIMIT)} if kl > 0 else {}
     by_position = {"by_position": h4.by_position(drift.error)}

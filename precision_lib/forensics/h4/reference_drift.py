@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_lib.forensics.statistics import Array, MetricFunction
+from precision_lib.forensics.statistics import Array, MetricFunction, Totals
 from precision_lib.formats import FORMATS, round_to
 
 #: Before this token the accumulated error is that of a few tokens, and its RMS mostly chance.
@@ -120,13 +120,13 @@ def log_log_slope(x: list[float], y: list[Array]) -> Array:
     return np.asarray(np.where(spread > 0, slope, 0.0))
 
 
-def growth_exponent(totals: dict[str, Array]) -> Array:
+def growth_exponent(totals: Totals) -> Array:
     """b of RMS(S_t) ~ t^b over :func:`positions`, from totals of :func:`sequence_sums`."""
     names = [name for name in totals if name.startswith("accumulated2@")]
     return log_log_slope([float(n.split("@")[1]) for n in names], [totals[n] for n in names]) / 2
 
 
-def critical_length(totals: dict[str, Array], limit: float) -> Array:
+def critical_length(totals: Totals, limit: float) -> Array:
     """Tokens after which RMS(S_t) first passes ``limit``, log-log between :func:`positions`.
 
     The last position where it never does, the first where it does from there.
@@ -153,7 +153,7 @@ def expected_critical_length(kl: float, limit: float) -> float:
     return (math.sqrt(1 + limit**2) - 1) / kl
 
 
-def token_growth_exponent(totals: dict[str, Array]) -> Array:
+def token_growth_exponent(totals: Totals) -> Array:
     """The same for the RMS of e itself, over :func:`bins`: 0 where position does not matter."""
     names = [name for name in totals if name.startswith("error2@")]
     edges = [tuple(map(int, n.split("@")[1].split("-"))) for n in names]

@@ -7,7 +7,7 @@ model wrote.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -68,7 +68,7 @@ class H4Study:
     given: LongInput
     sampled: Forwards
     checked: Forwards
-    _cells: dict[str, Cell] = field(default_factory=dict)
+    _cells: dict[tuple[str, str, str], Cell] = field(default_factory=dict)
     _drift: dict[tuple[str, str], ExpectedDrift] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -87,19 +87,27 @@ class H4Study:
         }
 
     def cell(self, configuration: PrecisionConfig) -> Cell:
-        """Metrics on the sampled sequences, evidence and verdict; computed once."""
-        if configuration.name not in self._cells:
-            metrics = self.paired.estimates(self.sums(configuration))
-            self._cells[configuration.name] = cell_of(
-                H4,
-                configuration,
-                metrics,
-                self.rebatched(configuration),
-                self.golden_rebatched,
-                self._evidence(configuration, metrics),
-                nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
-            )
-        return self._cells[configuration.name]
+        """Metrics on the sampled sequences, evidence and verdict.
+
+        Computed once for each three formats that H4 runs: two configurations that agree in them
+        differ in name only.
+        """
+        run = configuration.policy, configuration.reference, configuration.kl
+        if run not in self._cells:
+            self._cells[run] = self._cell(configuration)
+        return replace(self._cells[run], configuration=configuration.name)
+
+    def _cell(self, configuration: PrecisionConfig) -> Cell:
+        metrics = self.paired.estimates(self.sums(configuration))
+        return cell_of(
+            H4,
+            configuration,
+            metrics,
+            self.rebatched(configuration),
+            self.golden_rebatched,
+            self._evidence(configuration, metrics),
+            nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
+        )
 
     def verdict(self) -> HypothesisVerdict:
         """The hypothesis verdict from promotion, demotion and controls."""
