@@ -12,7 +12,7 @@ from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.runner import run
 from precision_lib.faults import FAULTS, wrong_core
-from tests.unit.cores import naive_torch_fp64, numpy_float64
+from tests.selftest.cores import naive_torch_fp64, numpy_float64
 
 #: The examples of the ci profile; a failing one need not be made smaller.
 PROFILE = settings(CI, phases=[phase for phase in CI.phases if phase is not Phase.shrink])

@@ -74,14 +74,3 @@ def tiny_llama(saved_checkpoint: Callable[[str], Path]) -> "Checkpoint":
     from precision_lib.models.loading import load_checkpoint
 
     return load_checkpoint(str(saved_checkpoint("Llama")))
-
-
-@pytest.fixture(scope="session")
-def drawn_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory ``results`` with results of every kind, drawn into its ``plots``."""
-    from precision_lib import cli
-    from tests.unit import report_results
-
-    results = report_results.write_results(tmp_path_factory.mktemp("report") / "results")
-    assert cli.main(["analyze", "--results_dir", str(results)]) == 0
-    return results
