@@ -6,8 +6,6 @@ option or a wrong indent is found by their first pull request.
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ import pytest
 import yaml
 
 from precision_lib import cli
+from tests.unit.suite_runs import ROOT, run_checkout
 
-ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     *(f"docs/{name}.md" for name in ("ci", "gate", "pipeline", "targets", "training")),
@@ -61,13 +59,7 @@ def test_command_takes_these_options(words: list[str], tmp_path: Path) -> None:
     arguments = [
         a for a in arguments if not re.match(r"--(target|baseline|(update-)?known-failures)=", a)
     ]
-    few = ("tests/unit/test_formats.py", "--collect-only", "-qq", "-p", "no:cacheprovider")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments, *few],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = run_checkout(*arguments, "tests/unit/test_formats.py", "--collect-only", "-qq")
     assert "unrecognized arguments" not in done.stderr
     # 5: none of the few tests is of the tier that was asked for.
     assert done.returncode in (0, 5), done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The commands and the pytest options as a user meets them, in processes of their own."""
+"""The commands and the pytest options as a user meets them."""
 
 import os
 import subprocess
@@ -8,30 +8,32 @@ from pathlib import Path
 
 import pytest
 
+from precision_lib import cli
 from precision_lib.records.record import load_cells, load_record
-
-ROOT = Path(__file__).parents[2]
-WITHOUT_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+from tests.unit.suite_runs import ROOT, Done, run_checkout, run_suite
 
 
-def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, env=WITHOUT_GPU, capture_output=True, text=True
-    )
+@pytest.fixture(autouse=True)
+def _without_gpu_and_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
-def run_pytest(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """pytest on the repository with its record below ``tmp_path``."""
-    record = f"--json-report-file={tmp_path / 'report.json'}"
-    return run("pytest", "-p", "no:cacheprovider", record, *arguments)
+def run(tmp_path: Path, *arguments: str) -> Done:
+    """The suite with its record below ``tmp_path``."""
+    return run_suite(f"--json-report-file={tmp_path / 'report.json'}", *arguments)
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return run("precision_lib.cli", *arguments, cwd=cwd)
+def command(*arguments: str) -> int:
+    """Exit code of ``precision-forensics``."""
+    try:
+        return cli.main(arguments)
+    except SystemExit as error:  # argparse's own
+        return int(str(error.code))
 
 
 def test_gpu_without_a_gpu_is_a_usage_error_in_one_line(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, "-m", "forensics", "--gpu")
+    done = run(tmp_path, "-m", "forensics", "--gpu")
     assert done.returncode == 4
     [line] = [x for x in done.stderr.splitlines() if x.strip()]
     assert line.startswith("ERROR: --gpu: no CUDA device")
@@ -40,12 +42,14 @@ def test_gpu_without_a_gpu_is_a_usage_error_in_one_line(tmp_path: Path) -> None:
 
 def test_a_bad_matrix_is_a_usage_error_that_names_the_field(tmp_path: Path) -> None:
     (tmp_path / "m.toml").write_text('[mine]\npolicy = "bf17"\n')
-    done = run_pytest(tmp_path, "-m", "forensics", f"--matrix={tmp_path / 'm.toml'}")
+    done = run(tmp_path, "-m", "forensics", f"--matrix={tmp_path / 'm.toml'}")
     assert done.returncode == 4
     assert "missing reference, reward, value, kl" in done.stderr
 
 
-def test_collection_loads_no_model_and_writes_no_record(tmp_path: Path) -> None:
+def test_collection_loads_no_model_writes_no_record_and_leaves_tiers_on_request_out(
+    tmp_path: Path,
+) -> None:
     """transformers is what loads models; collecting must not even import it."""
     watcher = tmp_path / "watch_imports.py"
     watcher.write_text(
@@ -53,7 +57,7 @@ def test_collection_loads_no_model_and_writes_no_record(tmp_path: Path) -> None:
         "def pytest_unconfigure(config):\n"
         "    print('TRANSFORMERS', 'transformers' in sys.modules)\n"
     )
-    env = {**WITHOUT_GPU, "PYTHONPATH": str(tmp_path)}
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     arguments = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "watch_imports"]
     record = f"--json-report-file={tmp_path / 'report.json'}"
     done = subprocess.run(
@@ -61,6 +65,8 @@ def test_collection_loads_no_model_and_writes_no_record(tmp_path: Path) -> None:
     )
     assert "TRANSFORMERS False" in done.stdout
     assert "test_cell_has_a_verdict[bf16_pure]" in done.stdout
+    assert "tests/unit/" in done.stdout
+    assert not any(f"tests/{tier}/" in done.stdout for tier in ("selftest", "sweep", "benchmarks"))
     assert not (tmp_path / "report.json").exists()
 
 
@@ -74,7 +80,7 @@ def test_a_model_that_does_not_load_ends_the_run_in_one_line(
     (tmp_path / "tokenless").mkdir()
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "tokenless" / name).write_bytes((saved_checkpoint("Qwen2") / name).read_bytes())
-    done = run_pytest(tmp_path, "-m", "forensics", "-k", "h1", f"--model={tmp_path / model}")
+    done = run(tmp_path, "-m", "forensics", "-k", "h1", f"--model={tmp_path / model}")
     assert done.returncode == 4
     assert message in done.stdout
     assert "Traceback" not in done.stdout
@@ -83,7 +89,7 @@ def test_a_model_that_does_not_load_ends_the_run_in_one_line(
 
 def test_an_unwritable_place_is_noticed_before_anything_is_computed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    done = run("pytest", "-m", "forensics", f"--json-report-file={tmp_path / 'file' / 'r.json'}")
+    done = run_suite(f"--json-report-file={tmp_path / 'file' / 'r.json'}")
     assert done.returncode == 4
     assert "cannot write to" in done.stderr
 
@@ -93,8 +99,7 @@ def test_a_run_without_cells_keeps_the_measured_record(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     kept = tmp_path / "results" / "report.json"
     kept.write_text("measured")
-    options = ["-c", str(ROOT / "pytest.ini"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
-    done = run("pytest", *options, str(ROOT / "tests/unit/test_matrix.py"), cwd=tmp_path)
+    done = run_checkout(str(ROOT / "tests/unit/test_matrix.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert kept.read_text() == "measured"
     record = load_record(tmp_path / "results" / "tests.json")
@@ -102,12 +107,22 @@ def test_a_run_without_cells_keeps_the_measured_record(tmp_path: Path) -> None:
     assert not record["precision"]["complete"]
 
 
-def test_tiers_on_request_stay_out_unless_named(tmp_path: Path) -> None:
-    plain = run_pytest(tmp_path, "--collect-only", "-q")
-    asked = run_pytest(tmp_path, "--collect-only", "-q", "-m", "benchmark")
-    assert "tests/benchmarks" not in plain.stdout
-    assert "tests/benchmarks" in asked.stdout
-    assert "tests/unit" not in asked.stdout
+@pytest.mark.parametrize("tier", ["selftest", "benchmark"])
+def test_tiers_on_request_run_when_they_are_named(tier: str) -> None:
+    few = [f"--ignore={ROOT / 'tests' / name}" for name in ("unit", "forensics", "sweep")]
+    asked = run_checkout("--collect-only", "-q", "-m", tier, *few)
+    lines = [line for line in asked.stdout.splitlines() if "::" in line]
+    assert len(lines) > 3
+    assert all(line.startswith(f"tests/{tier}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("tests/forensics",), ("tests/unit", "tests/sweep"), ("-m", "sweep")]
+)
+def test_what_is_measured_does_not_run_on_several_workers(arguments: tuple[str, ...]) -> None:
+    done = run_checkout(*arguments, "-n", "2")
+    assert done.returncode == 4
+    assert "-n is for the unit tests: give tests/unit, or a part of it" in done.stderr
 
 
 def test_forensics_on_a_users_checkpoint_and_matrix(
@@ -117,7 +132,7 @@ def test_forensics_on_a_users_checkpoint_and_matrix(
     matrix = tmp_path / "mine.toml"
     components = ("policy", "reference", "reward", "value", "kl")
     matrix.write_text("[mine]\n" + "".join(f'{c} = "fp16"\n' for c in components))
-    done = run_pytest(
+    done = run(
         tmp_path,
         "tests/forensics/test_h1_kl_collapse.py",
         "--quick",
@@ -138,22 +153,24 @@ def test_forensics_on_a_users_checkpoint_and_matrix(
 
 @pytest.mark.parametrize("architecture", ["GPT2", "Qwen2"])
 def test_probe_command_on_a_saved_checkpoint(
-    architecture: str, tmp_path: Path, saved_checkpoint: Callable[[str], Path]
+    architecture: str,
+    tmp_path: Path,
+    saved_checkpoint: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "out"
+    out, model = tmp_path / "out", str(saved_checkpoint(architecture))
     arguments = ["--num_prompts", "8", "--seq_lengths", "8", "16", "--output_dir", str(out)]
-    done = command(
-        "probe", *arguments, "--model", str(saved_checkpoint(architecture)), cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+    capsys.readouterr()
+    assert command("probe", *arguments, "--model", model) == 0
+    printed = capsys.readouterr()
     block = load_record(out / "record.json")["precision"]
     assert block["complete"]
     assert len(block["cells"]) == 12
     assert block["context"]["probe"]["seq_lengths"] == [8, 16]
     assert len(block["cells"][0]["evidence"]["curve"]) == 7
     assert set(block["cells"][0]["evidence"]["by_length"]) == {"8", "16"}
-    assert "\033" not in done.stdout, "no colour outside a terminal"
-    assert done.stderr == "", "no progress bar outside a terminal"
+    assert "\033" not in printed.out, "no colour outside a terminal"
+    assert printed.err == "", "no progress bar outside a terminal"
     kept = [cell["configuration"] for cell in load_cells(out / "cells.jsonl")]
     assert kept == [cell["configuration"] for cell in block["cells"]]
 
@@ -173,12 +190,17 @@ def test_probe_command_on_a_saved_checkpoint(
     ],
 )
 def test_bad_usage_is_exit_code_4_with_the_reason(
-    arguments: list[str], message: str, tmp_path: Path
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = command(*arguments, cwd=tmp_path)
-    assert done.returncode == 4
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert command(*arguments) == 4
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert "Traceback" not in printed.err
 
 
 def test_a_child_finds_the_package_where_it_is_not_installed(tmp_path: Path) -> None:

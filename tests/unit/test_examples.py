@@ -1,28 +1,17 @@
 """examples/my_rlhf as a new user runs it: from a module of functions to a gate."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.unit.suite_runs import ROOT, Done, run_suite
+
 TARGET = "my_rlhf.precision_target"
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    record = folder / "conformance.json"
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--target={TARGET}"),
-            *(f"--json-report-file={record}", *arguments),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(ROOT / "examples")},
-        capture_output=True,
-        text=True,
-    )
+def run(folder: Path, *arguments: str) -> Done:
+    record = f"--json-report-file={folder / 'conformance.json'}"
+    return run_suite(f"--target={TARGET}", record, *arguments, cwd=ROOT / "examples")
 
 
 def test_what_fails_is_listed_and_then_only_what_is_new_is_red(tmp_path: Path) -> None:

@@ -5,9 +5,6 @@ its interval wide, its noise loud or its tests absent is not worse.
 """
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +17,7 @@ from precision_lib.records.baseline import BaselineError, load_baseline, write_b
 from precision_lib.records.gate import judge
 from tests.unit import small_blocks as small
 from tests.unit.small_blocks import known, metric, moved, whole
-
-ROOT = Path(__file__).parents[2]
+from tests.unit.suite_runs import ROOT, run_suite
 
 
 @pytest.mark.parametrize(
@@ -133,16 +129,10 @@ def test_a_baseline_of_another_shape_is_refused(tmp_path: Path, change: dict[str
 def test_a_run_in_which_everything_was_skipped_is_not_green(tmp_path: Path) -> None:
     plugin = "import pytest\n\ndef pytest_runtest_setup(item):\n    pytest.skip('all of it')\n"
     (tmp_path / "skips_all.py").write_text(plugin)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "tests/forensics/test_h1_kl_collapse.py", "-q"),
-            *("-p", "skips_all", "-p", "no:cacheprovider", "--quick"),
-            *("--baseline=baselines/cpu.json", f"--json-report-file={tmp_path / 'r.json'}"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
+    done = run_suite(
+        *("tests/forensics/test_h1_kl_collapse.py", "-q", "-p", "skips_all", "--quick"),
+        *(f"--baseline={ROOT / 'baselines' / 'cpu.json'}", "--json-report-file=r.json"),
+        cwd=tmp_path,
     )
     assert " skipped" in done.stdout
     assert " passed" not in done.stdout

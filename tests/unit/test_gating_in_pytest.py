@@ -1,4 +1,4 @@
-"""--baseline, --update-baseline and --markdown as a user meets them: pytest in its own process.
+"""--baseline, --update-baseline and --markdown as a user meets them, in runs of pytest.
 
 The hazard. CI looks at pytest's exit code. A gate whose functions are all right is no gate when the
 wiring asks it too early, or when a skipped test lets a run end with 0.
@@ -7,32 +7,34 @@ Eight conformance checks of ``whiten`` on constant input stand for the main job,
 """
 
 import json
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from precision_lib import cli
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import DECISIONS, Cell
 from precision_lib.plugin.keeping import keeper
 from precision_lib.records.baseline import load_baseline
 from precision_lib.records.record import Recorder, load_record
-from tests.unit.test_command_line import ROOT, run
+from tests.unit.suite_runs import ROOT, Done, run_checkout, run_suite
 
 FORENSICS = ("tests/forensics", "-k", "whiten and constant or no_worse and whiten")
 CONFORMANCE = ("tests/forensics/test_conformance.py", "-k", "whiten and constant")
 FAULT = "epsilon_instead_of_a_guard"
 
-Done = subprocess.CompletedProcess[str]
+
+def outputs_in(directory: Path) -> list[str]:
+    """Options that put record, JUnit file and Markdown into the directory."""
+    outputs = {"json-report-file": "report.json", "junit-xml": "junit.xml", "markdown": "pr.md"}
+    return [f"--{name}={directory / file}" for name, file in outputs.items()]
 
 
 def run_in(directory: Path, *arguments: str) -> Done:
-    """pytest on the repository; record, JUnit file and Markdown go into the directory."""
-    outputs = {"json-report-file": "report.json", "junit-xml": "junit.xml", "markdown": "pr.md"}
-    options = [f"--{name}={directory / file}" for name, file in outputs.items()]
-    return run("pytest", "-p", "no:cacheprovider", *options, *arguments)
+    """The suite, with its outputs in the directory."""
+    return run_suite(*outputs_in(directory), *arguments)
 
 
 def properties(directory: Path, test: str) -> list[dict[str, str]]:
@@ -153,13 +155,12 @@ def test_record_junit_and_markdown_say_the_same(broken: tuple[Done, Path]) -> No
 
 
 def test_the_command_gives_the_same_verdict_of_that_record(
-    broken: tuple[Done, Path], baseline: Path
+    broken: tuple[Done, Path], baseline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = str(broken[1] / "report.json")
-    done = run("precision_lib.cli", "gate", report, f"--baseline={baseline}")
-    assert done.returncode == 1
+    assert cli.main(["gate", report, f"--baseline={baseline}"]) == 1
     gate = [x for x in broken[0].stdout.splitlines() if x.startswith(("gate:", "REGR", "inconcl"))]
-    assert done.stdout.splitlines() == gate
+    assert capsys.readouterr().out.splitlines() == gate
 
 
 def test_a_selection_is_inconclusive_and_says_what_it_did_not_measure(
@@ -185,7 +186,8 @@ def test_a_selection_is_inconclusive_and_says_what_it_did_not_measure(
 
 
 def test_a_run_that_measures_nothing_is_inconclusive(tmp_path: Path, baseline: Path) -> None:
-    done = run_in(tmp_path, "tests/unit/test_layers.py", f"--baseline={baseline}")
+    test = "tests/unit/test_layers.py"
+    done = run_checkout(test, *outputs_in(tmp_path), f"--baseline={baseline}")
     assert done.returncode == 2
     assert "inconclusive: the run measured nothing: it names no device" in done.stdout
     assert (tmp_path / "pr.md").read_text().startswith("### Precision: inconclusive\n")
@@ -237,7 +239,7 @@ def test_what_does_not_fit_is_a_usage_error_before_anything_is_measured(
 
 
 def test_without_a_baseline_its_tests_are_not_collected() -> None:
-    done = run("pytest", "-p", "no:cacheprovider", "--collect-only", "-q", *FORENSICS)
+    done = run_suite("--collect-only", "-q", *FORENSICS)
     assert done.returncode == 0
     assert "test_property_holds[whiten-constant" in done.stdout
     assert "test_regressions" not in done.stdout

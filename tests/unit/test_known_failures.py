@@ -22,7 +22,7 @@ from precision_lib.targets.known_failures import (
     shipped,
 )
 from precision_lib.targets.known_failures.refreshed import as_toml, refreshed
-from tests.unit.test_targets import run_on
+from tests.unit.suite_runs import run_on
 
 KL = "test_values_are_within_their_bound[kl_penalty-near_identical-fp32]"
 MEAN = "test_values_are_within_their_bound[masked_mean-large_mean-fp32]"

@@ -1,8 +1,6 @@
 """--target: whose core is loaded, what is said of it, and how a run on it ends."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +10,7 @@ import torch
 
 from precision_lib import ppo
 from precision_lib.targets import BUILT_IN, INTERFACE, TargetError, load_target, make_target
-
-ROOT = Path(__file__).parents[2]
+from tests.unit.suite_runs import run_checkout, run_on
 
 
 def test_the_built_in_core_offers_everything() -> None:
@@ -86,22 +83,6 @@ def test_what_an_import_changes_is_put_back_and_noted(
     target = load_target("their_switching_core")
     assert torch.get_default_dtype() == torch.float32
     assert target.capabilities().endswith("; its import changed default_dtype (put back)")
-
-
-def run_on(tmp_path: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """pytest --target on a module with this source, somewhere outside the repository."""
-    (tmp_path / "their_core.py").write_text(source)
-    record = tmp_path / "record.json"
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--target=their_core"),
-            *(f"--json-report-file={record}", *arguments),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1", "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
 
 
 ASSERTING = """
@@ -179,7 +160,7 @@ def test_only_conformance_tests_run_on_a_target(tmp_path: Path) -> None:
     run = run_on(tmp_path, "from precision_lib.ppo import *", "--collect-only", "-q")
     lines = [line for line in run.stdout.splitlines() if "::" in line]
     assert len(lines) > 300
-    assert all(line.startswith("tests/forensics/test_conformance.py::") for line in lines)
+    assert all("tests/forensics/test_conformance.py::" in line for line in lines)
 
 
 def test_an_explored_failure_is_repeated_with_its_seed(tmp_path: Path) -> None:
@@ -258,8 +239,11 @@ def gae(**given):
 
 
 @pytest.mark.parametrize("other", [("tests/unit/test_matrix.py",), ("-m", "unit")])
-def test_other_tests_do_not_run_on_a_target(tmp_path: Path, other: tuple[str, ...]) -> None:
-    run = run_on(tmp_path, PARTLY_WRONG, *other)
+def test_other_tests_of_the_checkout_do_not_run_on_a_target(
+    tmp_path: Path, other: tuple[str, ...]
+) -> None:
+    record = f"--json-report-file={tmp_path / 'record.json'}"
+    run = run_checkout("--target=precision_lib.ppo", record, *other)
     assert run.returncode in (4, 5)
     assert "passed" not in run.stdout
 

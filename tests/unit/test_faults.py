@@ -1,64 +1,28 @@
-"""Tests of the tests: every wrong core is caught where it should be, a correct one nowhere."""
+"""The catalogue of planted faults, and planting: everywhere, and taken back."""
 
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import Phase, settings
 
 from precision_lib import ppo
-from precision_lib.conformance.checks import checks, find_check
-from precision_lib.conformance.failure import ConformanceFailure
-from precision_lib.conformance.profiles import CI
-from precision_lib.conformance.runner import run
 from precision_lib.faults import FAULTS, plant, wrong_core
 from precision_lib.faults.catalogue import CATALOGUE
+from precision_lib.phases.self_test import planted
+from precision_lib.records.record import load_record
 from precision_lib.targets import INTERFACE
-from tests.unit.cores import naive_torch_fp64, numpy_float64
-
-#: The examples of the ci profile; a failing one need not be made smaller.
-PROFILE = settings(CI, phases=[phase for phase in CI.phases if phase is not Phase.shrink])
-CAUGHT_BY = {name: fault.caught_by for name, fault in FAULTS.items() if fault.caught_by}
-CORRECT = {"numpy_float64": numpy_float64, "naive_torch_fp64": naive_torch_fp64}
-
-
-@pytest.mark.parametrize("name", CAUGHT_BY)
-def test_a_wrong_core_is_caught_by_the_check_that_names_it(name: str) -> None:
-    check = find_check(CAUGHT_BY[name])
-    assert check.function == FAULTS[name].function
-    with pytest.raises(ConformanceFailure) as failure:
-        run(check, getattr(wrong_core(name), check.function), PROFILE)
-    assert "compared nothing" not in str(failure.value)
-
-
-@pytest.mark.parametrize("name", sorted(set(CAUGHT_BY.values())))
-def test_the_built_in_core_passes_the_very_same_check(name: str) -> None:
-    check = find_check(name)
-    assert run(check, getattr(ppo, check.function), PROFILE).compared > 0
-
-
-@pytest.mark.parametrize("function", ppo.__all__)
-@pytest.mark.parametrize("core", CORRECT)
-def test_a_correct_core_raises_no_false_alarm(core: str, function: str) -> None:
-    mine = [check for check in checks() if check.function == function]
-    assert mine
-    few = settings(PROFILE, max_examples=12)
-    alarms = []
-    for check in mine:
-        try:
-            run(check, getattr(CORRECT[core], function), few)
-        except ConformanceFailure as failure:
-            alarms.append(f"{check.name}: {failure}")
-    assert not alarms, "\n".join(alarms)
+from tests.unit.suite_runs import run_suite
 
 
 def test_there_are_wrong_cores_of_every_function() -> None:
-    """Thirty at least is what the project promises; the first test above catches every one."""
-    assert len(CAUGHT_BY) >= 30
-    assert {FAULTS[name].function for name in CAUGHT_BY} == set(INTERFACE)
+    """Thirty at least is what the project promises; the self-test catches every one."""
+    caught_by_a_check = [fault for fault in FAULTS.values() if fault.caught_by]
+    assert len(caught_by_a_check) >= 30
+    assert {fault.function for fault in caught_by_a_check} == set(INTERFACE)
 
 
 def test_no_two_faults_are_one() -> None:
@@ -153,3 +117,22 @@ def test_a_planted_fault_differs_from_the_original_on_the_case_it_is_known_for()
     wrong = wrong_core("group_statistics_in_rewards_dtype").group_advantages(rewards)
     assert wrong.tolist() == [[0.0, 0.0, 0.0, 2.0]]
     assert ppo.group_advantages(rewards).tolist() == [[-0.5, -0.5, -0.5, 1.5]]
+
+
+def test_a_planted_fault_turns_its_file_red(tmp_path: Path) -> None:
+    """One for all; ``pytest -m selftest`` plants the others."""
+    fault = FAULTS["log_of_softmax"]
+    caught, _ = planted(fault, None, tmp_path)
+    assert fault.caught_in_pipeline in [by["by"] for by in caught]
+    # Nobody may take such a record for a measurement.
+    block = load_record(tmp_path / "planted" / f"{fault.name}.json")["precision"]
+    assert block["planted_fault"] == fault.name
+
+
+def test_a_fault_of_the_core_turns_its_own_conformance_check_red(tmp_path: Path) -> None:
+    fault = FAULTS["k3_as_textbook"]
+    check = f"tests/forensics/test_conformance.py::{fault.caught_by}"
+    record = f"--json-report-file={tmp_path / 'report.json'}"
+    done = run_suite(check, "--plant-fault", fault.name, record)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"FAILED {check}" in done.stdout

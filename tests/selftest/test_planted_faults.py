@@ -3,21 +3,17 @@
 A run per fault, each in a process of its own, takes minutes for all of them: here one for each
 file of the pipeline's tests, one of them with the gate, its clean run and a refactoring. All run in
 ``precision-forensics self-test``, whose committed record ``test_gate_docs.py`` reads. The faults of
-the core alone are in ``test_wrong_cores.py``.
+the core alone are in ``test_wrong_cores.py``; one fault is planted in the unit tests.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from precision_lib.faults import FAULTS, plant
+from precision_lib.faults import FAULTS
 from precision_lib.phases.self_test import file_of, plant_faults, planted
 from precision_lib.records.record import load_record
 
-ROOT = Path(__file__).parents[2]
 #: Caught without a baseline, by a test of its file.
 BY_A_TEST = ["log_of_softmax", "dropout_left_on", "states_one_late", "rope_table_in_format"]
 #: Through the whole self-test, in the file that is the quickest to measure.
@@ -46,28 +42,3 @@ def test_the_self_test_catches_a_fault_and_lets_a_refactoring_pass(tmp_path: Pat
     assert any(by.startswith("gate: ") for by in caught)
     assert refactoring["caught"] == []
     assert refactoring["outcome"] == "below the noise floor"
-
-
-def test_a_fault_of_the_core_turns_its_own_conformance_check_red(tmp_path: Path) -> None:
-    fault = FAULTS["k3_as_textbook"]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            f"tests/forensics/test_conformance.py::{fault.caught_by}",
-            *("--plant-fault", fault.name, f"--json-report-file={tmp_path / 'report.json'}"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert f"FAILED tests/forensics/test_conformance.py::{fault.caught_by}" in done.stdout
-
-
-def test_an_unknown_fault_is_named() -> None:
-    with (
-        pytest.raises(ValueError, match="unknown fault 'typo'; known: advantage_with"),
-        plant("typo"),
-    ):
-        pass

@@ -1,0 +1,50 @@
+"""Every wrong core is caught by the check that names it, and a correct one by none.
+
+``precision-forensics self-test`` plants the same faults; the clean cases stand here alone.
+"""
+
+import pytest
+from hypothesis import Phase, settings
+
+from precision_lib import ppo
+from precision_lib.conformance.checks import checks, find_check
+from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.profiles import CI
+from precision_lib.conformance.runner import run
+from precision_lib.faults import FAULTS, wrong_core
+from tests.unit.cores import naive_torch_fp64, numpy_float64
+
+#: The examples of the ci profile; a failing one need not be made smaller.
+PROFILE = settings(CI, phases=[phase for phase in CI.phases if phase is not Phase.shrink])
+CAUGHT_BY = {name: fault.caught_by for name, fault in FAULTS.items() if fault.caught_by}
+CORRECT = {"numpy_float64": numpy_float64, "naive_torch_fp64": naive_torch_fp64}
+
+
+@pytest.mark.parametrize("name", CAUGHT_BY)
+def test_a_wrong_core_is_caught_by_the_check_that_names_it(name: str) -> None:
+    check = find_check(CAUGHT_BY[name])
+    assert check.function == FAULTS[name].function
+    with pytest.raises(ConformanceFailure) as failure:
+        run(check, getattr(wrong_core(name), check.function), PROFILE)
+    assert "compared nothing" not in str(failure.value)
+
+
+@pytest.mark.parametrize("name", sorted(set(CAUGHT_BY.values())))
+def test_the_built_in_core_passes_the_very_same_check(name: str) -> None:
+    check = find_check(name)
+    assert run(check, getattr(ppo, check.function), PROFILE).compared > 0
+
+
+@pytest.mark.parametrize("function", ppo.__all__)
+@pytest.mark.parametrize("core", CORRECT)
+def test_a_correct_core_raises_no_false_alarm(core: str, function: str) -> None:
+    mine = [check for check in checks() if check.function == function]
+    assert mine
+    few = settings(PROFILE, max_examples=12)
+    alarms = []
+    for check in mine:
+        try:
+            run(check, getattr(CORRECT[core], function), few)
+        except ConformanceFailure as failure:
+            alarms.append(f"{check.name}: {failure}")
+    assert not alarms, "\n".join(alarms)
