@@ -21,6 +21,7 @@ from precision_lib.forensics.h4.study import H4Study, open_h4_study
 from precision_lib.forensics.verdicts import DECISIONS, Cell
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.phases.work import FREEZE
 from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
 from precision_lib.records.resume import continue_run, origin_of, say_origin
@@ -33,15 +34,20 @@ class MainJob:
     """The studies of H1 to H4 on one set of models, and the recorder that holds their cells.
 
     Each raises ValueError when it is opened on a budget that the models cannot hold.
+
+    Attributes:
+        begins: called with ``freeze`` or ``H1`` to ``H4`` when that is opened.
     """
 
     pipeline: Pipeline
     budget: Budget
     recorder: Recorder
+    begins: Callable[[str], object] = lambda _: None
 
     @cached_property
     def frozen(self) -> Frozen:
         """FP32 trajectories, frozen to disk and read back, with the value head that was used."""
+        self.begins(FREEZE)
         with tempfile.TemporaryDirectory() as directory:
             frozen = freeze_and_read(self.pipeline, self.budget.freeze, Path(directory))
         self.recorder.context |= frozen.context()
@@ -50,29 +56,31 @@ class MainJob:
     @cached_property
     def h1(self) -> H1Study:
         """H1 over the probe of this run."""
-        configurations = self.recorder.configurations
-        return self._opened("H1", open_study(self.pipeline.policy, self.budget.probe, configurations))
+        given = self.pipeline.policy, self.budget.probe, self.recorder.configurations
+        return self._opened("H1", lambda: open_study(*given))
 
     @cached_property
     def h2(self) -> H2Study:
         """H2 over the frozen trajectories."""
-        seed = self.budget.freeze.seed
-        return self._opened("H2", open_h2_study(self.pipeline.reward, self.frozen.shards, seed))
+        given = self.pipeline.reward, self.frozen.shards, self.budget.freeze.seed
+        return self._opened("H2", lambda: open_h2_study(*given))
 
     @cached_property
     def h3(self) -> H3Study:
         """H3 over the frozen trajectories."""
-        given = self.pipeline.policy, self.frozen.head, self.frozen.shards
-        return self._opened("H3", open_h3_study(*given, self.budget.h3))
+        given = self.pipeline.policy, self.frozen.head, self.frozen.shards, self.budget.h3
+        return self._opened("H3", lambda: open_h3_study(*given))
 
     @cached_property
     def h4(self) -> H4Study:
         """H4 over long sequences of its own."""
-        configurations = self.recorder.configurations
-        return self._opened("H4", open_h4_study(self.pipeline.policy, self.budget.h4, configurations))
+        given = self.pipeline.policy, self.budget.h4, self.recorder.configurations
+        return self._opened("H4", lambda: open_h4_study(*given))
 
-    def _opened(self, hypothesis: str, study: Opened) -> Opened:
-        """``study`` with its context in the record and the cells that are finished."""
+    def _opened(self, hypothesis: str, open_it: Callable[[], Opened]) -> Opened:
+        """A study with its context in the record and the cells that are finished."""
+        self.begins(hypothesis)
+        study = open_it()
         self.recorder.context |= study.context()
         for configuration in self.recorder.configurations:
             cell = self.recorder.earlier.get((hypothesis, configuration.name))

@@ -4,6 +4,7 @@ A model that cannot be used, and a run that cannot be continued, are usage error
 known before the tests are collected. torch is imported only where a model is asked for.
 """
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +58,32 @@ def main_job(config: pytest.Config, recorder: Recorder) -> "MainJob":
         except ResumeError as error:
             raise pytest.UsageError(f"--resume: {error}") from None
     return config.stash[JOB]
+
+
+def open_with_estimate(config: pytest.Config, recorder: Recorder) -> None:
+    """Open the main job, say how long it takes, and show from now on how far it is.
+
+    Raises:
+        pytest.UsageError: as :func:`main_job`.
+    """
+    job = main_job(config, recorder)
+    from precision_lib.phases.estimate import estimate_main_job
+    from precision_lib.phases.progress import Meter, watched
+    from precision_lib.plugin.progress_bar import ProgressBar
+
+    hypotheses = {hypothesis for hypothesis, _ in recorder.expected}
+    configurations = tuple(recorder.configurations)
+    found = estimate_main_job(job.pipeline, job.budget, configurations, sorted(hypotheses))
+    shown = ProgressBar(config)
+    shown.say(f"main job: {found.sentence()}")
+    if recorder.earlier:
+        shown.say(f"main job: {len(recorder.earlier)} finished cells of an ended run are taken")
+    config.pluginmanager.register(shown)
+    meter = Meter(found, shown.show)
+    job.begins = meter.begin
+    counting = ExitStack()
+    counting.enter_context(watched(job.pipeline, meter))
+    config.add_cleanup(counting.close)
 
 
 def _budget(config: pytest.Config) -> "Budget":

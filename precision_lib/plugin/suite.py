@@ -186,10 +186,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     others = any(i.path == CONFORMANCE or i.get_closest_marker("sweep") for i in session.items)
     if session.config.option.collectonly:
         return
-    if session.config.getoption("resume"):
-        if not recorder.expected:
-            raise pytest.UsageError("--resume continues the main job: select tests of its cells")
-        main_job.main_job(session.config, recorder)
+    if session.config.getoption("resume") and not recorder.expected:
+        raise pytest.UsageError("--resume continues the main job: select tests of its cells")
+    if recorder.expected:
+        main_job.open_with_estimate(session.config, recorder)
     if recorder.expected or others:
         recorder.begin()
 

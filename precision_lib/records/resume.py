@@ -21,9 +21,7 @@ from precision_lib.records.record import Recorder, entries
 from precision_lib.trajectories.freeze import model_digests
 
 #: Of the context, what a cell's bits can depend on. The other versions measure nothing.
-_CONTEXT = (
-    *("commit", "python", "platform", "device", "cpu", "threads", "settings", "overrides"),
-)
+_CONTEXT = (*("commit", "python", "platform", "device", "cpu", "threads", "settings", "overrides"),)
 _VERSIONS = (
     *("rlhf-precision-forensics", "torch", "transformers", "tokenizers", "safetensors", "numpy"),
 )
