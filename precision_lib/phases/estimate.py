@@ -31,8 +31,10 @@ from precision_lib.trajectories.teacher_forcing import rows_per_forward
 _TRAINED = 3.0
 #: Tokens of the short sequences that are timed; tokens that are drawn, for so many sequences.
 _SHORT, _DRAWN, _ROWS = 128, 3, (8, 32)
-#: Copies of the policy's FP32 weights that the main job holds at its peak.
-COPIES = 0.0
+#: Sizes of the policy's FP32 weights that the main job holds at its peak, beyond what the timed
+#: forwards held: of H1 and H4 two working copies and a direction each, of H4 two more on the checked
+#: sequences and two while the drift is computed, and one of H3. Half of them may be float64 then.
+COPIES = 11.0
 
 Clock = Callable[[], float]
 
@@ -221,8 +223,8 @@ def _rewarded(model: Any, length: int, clock: Clock) -> float:
 def _memory(pipeline: Pipeline) -> float:
     """Peak of the timed forwards, and the copies of the weights that are held later."""
     policy = pipeline.policy.model
-    weights = sum(p.numel() * 4 for p in policy.parameters())
-    return float(peak_memory(policy.device) + COPIES * weights)
+    weights = sum(int(p.numel()) * 4 for p in policy.parameters())
+    return peak_memory(policy.device) + COPIES * weights
 
 
 def peak_memory(device: torch.device) -> int:
