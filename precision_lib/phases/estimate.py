@@ -32,8 +32,8 @@ _TRAINED = 3.0
 #: Tokens of the short sequences that are timed; tokens that are drawn, for so many sequences.
 _SHORT, _DRAWN, _ROWS = 128, 3, (8, 32)
 #: Sizes of the policy's FP32 weights that the main job holds at its peak, beyond what the timed
-#: forwards held: of H1 and H4 two working copies and a direction each, of H4 two more on the checked
-#: sequences and two while the drift is computed, and one of H3. Half of them may be float64 then.
+#: forwards held: of H1 and H4 two working copies and a direction each, of H4 two more on the
+#: checked sequences and two while the drift is computed, and one of H3. Half may be float64 then.
 COPIES = 11.0
 
 Clock = Callable[[], float]
