@@ -166,7 +166,7 @@ OTHERS: dict[str, Callable[[Any], dict[str, Any]]] = {
         "budget": replace(small, h4=replace(small.h4, length=64))
     },
     r"models\.reference\.name = .*moved": lambda _: {"pipeline": random_pipeline(moved=2.0**-6)},
-    r"matrix\.fp32_bf16_policy = null": lambda _: {"configurations": all_configurations(None)},
+    r"matrix\.mixed_recommended = null": lambda _: {"configurations": all_configurations(None)},
 }
 
 
