@@ -60,6 +60,9 @@ class Study(Protocol):
     def cell(self, configuration: PrecisionConfig) -> Cell:
         """Metrics, evidence and verdict of a configuration; computed once."""
 
+    def take(self, configuration: PrecisionConfig, cell: Cell) -> None:
+        """Use a cell that the same measurement gave before, instead of computing it."""
+
     def verdict(self) -> HypothesisVerdict:
         """The hypothesis verdict from promotion, demotion and controls."""
 

@@ -178,8 +178,11 @@ def load_pretrained(
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        packed = sorted(path.name for path in Path(source).glob("*.gguf"))
+        how = f"; load {packed[0]} with gguf_file= and save it there" if packed else ""
         raise CheckpointError(
-            f"directory {source} holds no config.json; give a directory that save_pretrained wrote"
+            f"directory {source} holds no config.json; give a directory that save_pretrained "
+            f"wrote{how}"
         )
     try:
         with deterministic():  # some releases draw random weights before they load the real ones

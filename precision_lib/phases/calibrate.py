@@ -140,7 +140,6 @@ def _run(
             all_configurations(None),
             Path(scratch) / "report.json",
             budget_name="quick" if quick else "whole",
-            seed=seed,
             progress=progress,
         )
         return recorder.block()

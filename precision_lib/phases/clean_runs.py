@@ -76,7 +76,6 @@ def clean_block(seed: int) -> dict[str, Any]:
             all_configurations(None),
             Path(scratch) / "report.json",
             budget_name="quick",
-            seed=seed,
         )
     recorder.conformance = _conformance(seed)
     block = recorder.block()

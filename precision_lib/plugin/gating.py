@@ -22,8 +22,7 @@ NOTES = pytest.StashKey[list[str]]()
 def configure(config: pytest.Config) -> None:
     """Read the baseline before anything is measured."""
     file, update = config.getoption("baseline"), config.getoption("update_baseline")
-    swept = re.search(r"\bsweep\b", config.getoption("markexpr") or "")
-    own = config.getoption("quick") or config.getoption("target") or swept
+    own = config.getoption("quick") or config.getoption("target") or swept(config)
     if update and own and not file:
         raise pytest.UsageError(
             "--update-baseline: a baseline of --quick, --target or a sweep needs --baseline FILE, "
@@ -34,6 +33,11 @@ def configure(config: pytest.Config) -> None:
             config.stash[BASELINE] = baselines.load_baseline(file)
         except baselines.BaselineError as error:
             raise pytest.UsageError(f"--baseline: {error}") from None
+
+
+def swept(config: pytest.Config) -> bool:
+    """Whether the marker expression asks for the sweep."""
+    return re.search(r"\bsweep\b", config.getoption("markexpr") or "") is not None
 
 
 def judge_run(session: pytest.Session, recorder: Recorder) -> None:

@@ -11,6 +11,8 @@ from precision_lib import faults
 
 #: ``addoption`` of a pytest group or ``add_argument`` of an argparse group.
 Add = Callable[..., object]
+#: Default of ``--model`` and ``--reward-model``; ``models.loading`` knows it, and imports torch.
+EMBEDDED = "embedded"
 
 
 def add_all(add: Add) -> None:
@@ -63,10 +65,15 @@ def add_for_every_run(add: Add) -> None:
 def add_for_the_main_job(add: Add) -> None:
     """Options of the measurements; the sweep takes them too."""
     add("--quick", action="store_true", help="smaller budget, for a first look")
-    add("--model", default="embedded", metavar="NAME_OR_DIR", help="causal LM (default: embedded)")
+    add(
+        "--resume",
+        action="store_true",
+        help="continue the last run of this record, which was ended, with its finished cells",
+    )
+    add("--model", default=EMBEDDED, metavar="NAME_OR_DIR", help="causal LM (default: embedded)")
     add(
         "--reward-model",
-        default="embedded",
+        default=EMBEDDED,
         metavar="NAME_OR_DIR",
         help="sequence classifier with one label (default: embedded)",
     )

@@ -17,7 +17,7 @@ set_environment()
 
 from precision_lib import faults, matrix  # noqa: E402
 from precision_lib.jsonio import check_writable  # noqa: E402
-from precision_lib.plugin import gating, known, options  # noqa: E402
+from precision_lib.plugin import gating, known, main_job, options  # noqa: E402
 from precision_lib.plugin.packaged import CONFORMANCE, FORENSICS, REGRESSIONS, SWEEP  # noqa: E402
 from precision_lib.records.record import Recorder  # noqa: E402
 from precision_lib.reporting import gate, table  # noqa: E402
@@ -136,6 +136,10 @@ def _load_target(name: str) -> "Target":
         raise pytest.UsageError(f"--target: {error}") from None
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    main_job.check_models(session.config)
+
+
 def pytest_report_header(config: pytest.Config) -> str | list[str] | None:
     fault = config.getoption("plant_fault")
     if fault:
@@ -187,7 +191,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             swept = any(item.get_closest_marker("sweep") for item in session.items)
             recorder.path = SWEEP_RECORD if swept else TESTS_RECORD
     others = any(i.path == CONFORMANCE or i.get_closest_marker("sweep") for i in session.items)
-    if (recorder.expected or others) and not session.config.option.collectonly:
+    if session.config.option.collectonly:
+        return
+    if session.config.getoption("resume") and not recorder.expected:
+        raise pytest.UsageError("--resume continues the main job: select tests of its cells")
+    if recorder.expected:
+        main_job.open_with_estimate(session.config, recorder)
+    if recorder.expected or others:
         recorder.begin()
 
 

@@ -20,12 +20,13 @@ The record is pytest-json-report's object with one more key, ``precision``:
 ``regressions``    see ``changes.py``, empty unless a baseline was given
 ``gate``           verdict, obstacles, improvements, see ``gate.py``; empty likewise
 
-A line of ``cells.jsonl`` is a finished cell, or says that a run began and what it set out to do.
+A line of ``cells.jsonl`` is a finished cell, or says that a run began and what it set out to do, or
+what it was made from (see ``resume.py``).
 """
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ class Recorder:
         training: the record of a PPO sweep, without its curves.
         configurations: the matrix of this run.
         judgement: what the gate says, with the baseline's file.
+        earlier: finished cells of the run that this one continues, by (hypothesis, configuration);
+            they are in ``cells.jsonl`` already.
     """
 
     path: Path
@@ -71,6 +74,7 @@ class Recorder:
     conformance: ConformanceCounts | None = None
     training: dict[str, Any] = field(default_factory=dict)
     judgement: tuple["Judgement", str] | None = None
+    earlier: dict[tuple[str, str], Cell] = field(default_factory=dict)
 
     @property
     def cells_path(self) -> Path:
@@ -86,10 +90,11 @@ class Recorder:
         key = (cell.hypothesis, cell.configuration)
         if key not in {(c["hypothesis"], c["configuration"]) for c in self.cells}:
             self.cells.append(to_plain(cell.as_json()))
-            append_line(
-                self.cells_path,
-                {"run": self.run, "planted_fault": self.planted_fault, **cell.as_json()},
-            )
+            if key not in self.earlier:
+                append_line(
+                    self.cells_path,
+                    {"run": self.run, "planted_fault": self.planted_fault, **cell.as_json()},
+                )
 
     def add_hypothesis(self, verdict: HypothesisVerdict) -> None:
         """Keep a hypothesis verdict; a second one of the same hypothesis replaces the first."""
@@ -210,18 +215,10 @@ def unfinished_run(path: Path | str) -> str | None:
     path = Path(path)
     began: dict[str, Any] = {}
     measured: dict[str, int] = {}
-    try:
-        lines = (path.parent / CELLS_NAME).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # cut off by a kill
-        if isinstance(entry, dict) and entry.get("record") == path.name:
+    for entry in entries(path):
+        if entry.get("record") == path.name:
             began = entry
-        elif isinstance(entry, dict) and "hypothesis" in entry:
+        elif "hypothesis" in entry:
             measured[entry["run"]] = measured.get(entry["run"], 0) + 1
     if not began or (path.is_file() and load_record(path)["precision"]["run"] == began["run"]):
         return None
@@ -229,8 +226,23 @@ def unfinished_run(path: Path | str) -> str | None:
     how_far = f" after {done} of {all_of_them} cells" if all_of_them else ""
     return (
         f"incomplete: the last run that was to write {path.name} was killed{how_far}; what it "
-        f"measured stands in {path.parent / CELLS_NAME}"
+        f"measured stands in {path.parent / CELLS_NAME}; --resume continues it"
     )
+
+
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of the ``cells.jsonl`` beside the record ``path``; none without a file."""
+    try:
+        lines = (path.parent / CELLS_NAME).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # cut off by a kill
+        if isinstance(entry, dict):
+            yield entry
 
 
 def load_cells(path: Path | str, run: str | None = None) -> list[dict[str, Any]]:
@@ -256,7 +268,7 @@ def load_cells(path: Path | str, run: str | None = None) -> list[dict[str, Any]]
             continue  # cut off by a kill
         if not isinstance(cell, dict) or "run" not in cell:
             raise RecordError(f"{path}, line {number} is not a cell: {line[:60]}")
-        if "expected" not in cell:  # that line says that a run began
+        if not {"expected", "origin"} & set(cell):  # those lines are about the run
             cells.append(cell)
     run = run or (cells[-1]["run"] if cells else None)
     return [cell for cell in cells if cell["run"] == run]

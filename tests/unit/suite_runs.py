@@ -11,6 +11,7 @@ from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import hypothesis.core
@@ -19,8 +20,8 @@ import pytest
 from precision_lib.plugin import packaged
 
 ROOT = Path(__file__).parents[2]
-#: Where ``--hypothesis-seed`` leaves its number.
-SEED = "global_force_seed"
+#: What ``--hypothesis-seed`` leaves behind stands in ``global_force_seed``, which is not public.
+_CORE: Any = hypothesis.core
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def _captured(run: Callable[[], int], cwd: Path) -> Done:
 def _put_back(cwd: Path) -> Iterator[None]:
     """The environment, ``conftest``, the path, modules of ``cwd`` and Hypothesis's state."""
     environment, path, conftest = dict(os.environ), list(sys.path), sys.modules.get("conftest")
-    profile = hypothesis.settings.get_current_profile_name()
-    seed = vars(hypothesis.core)[SEED]
+    profile, seed = hypothesis.settings.get_current_profile_name(), _CORE.global_force_seed
     importlib.invalidate_caches()
     try:
         yield
@@ -80,4 +80,4 @@ def _put_back(cwd: Path) -> Iterator[None]:
             if cwd != ROOT and file and cwd in Path(file).parents:
                 del sys.modules[name]
         hypothesis.settings.load_profile(profile)
-        setattr(hypothesis.core, SEED, seed)
+        _CORE.global_force_seed = seed

@@ -105,6 +105,10 @@ class H1Study:
             nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
         )
 
+    def take(self, configuration: PrecisionConfig, cell: Cell) -> None:
+        """Use a cell that the same measurement gave before, instead of computing it."""
+        self._cells[configuration.policy, configuration.reference, configuration.kl] = cell
+
     def _pipeline_mean(self, configuration: PrecisionConfig) -> float:
         """Mean k3 penalty as a trainer would log it: by the core's masked mean, in FP32."""
         operating = self.forwards.given.operating_policy

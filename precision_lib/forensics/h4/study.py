@@ -109,6 +109,10 @@ class H4Study:
             nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
         )
 
+    def take(self, configuration: PrecisionConfig, cell: Cell) -> None:
+        """Use a cell that the same measurement gave before, instead of computing it."""
+        self._cells[configuration.policy, configuration.reference, configuration.kl] = cell
+
     def verdict(self) -> HypothesisVerdict:
         """The hypothesis verdict from promotion, demotion and controls."""
         identical = [self.identical_weights(c) for c in NULLS]

@@ -82,8 +82,11 @@ def test_a_model_that_does_not_load_ends_the_run_in_one_line(
         (tmp_path / "tokenless" / name).write_bytes((saved_checkpoint("Qwen2") / name).read_bytes())
     done = run(tmp_path, "-m", "forensics", "-k", "h1", f"--model={tmp_path / model}")
     assert done.returncode == 4
-    assert message in done.stdout
-    assert "Traceback" not in done.stdout
+    [line] = [x for x in done.stderr.splitlines() if x.startswith("ERROR: ")]
+    assert line.startswith("ERROR: --model, --reward-model: ")
+    assert message in line
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "collected" not in done.stdout, "it was known before the tests were collected"
     assert not (tmp_path / "report.json").exists(), "a run without cells leaves no record"
 
 

@@ -65,7 +65,8 @@ def embedded() -> "Pipeline":
 def studies(pipeline: "Pipeline") -> "Sequence[Study]":
     """H1 to H4 on a budget of a few seconds."""
     from precision_lib.forensics.budget import budget
-    from precision_lib.phases.main_job import open_studies
+    from precision_lib.phases.main_job import MainJob
+    from precision_lib.records.record import Recorder
 
     quick = budget(quick=True)
     small = replace(
@@ -74,7 +75,8 @@ def studies(pipeline: "Pipeline") -> "Sequence[Study]":
         freeze=replace(quick.freeze, max_new_tokens=16),
         h4=replace(quick.h4, length=128),
     )
-    return open_studies(pipeline, small, CONFIGURATIONS)[1]
+    job = MainJob(pipeline, small, Recorder(Path("unwritten.json"), CONFIGURATIONS))
+    return job.h1, job.h2, job.h3, job.h4
 
 
 def h1_study(pipeline: "Pipeline") -> "H1Study":

@@ -1,0 +1,170 @@
+"""What the main job is said to take, against the tokens that its models really see."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from precision_lib.forensics.verdicts import DECISIONS, H1_OPERATING_KL
+from precision_lib.matrix import all_configurations
+from precision_lib.records.record import Recorder
+from tests.unit.small_pipelines import random_pipeline
+
+if TYPE_CHECKING:
+    from precision_lib.forensics.budget import Budget
+    from precision_lib.models.pipeline import Pipeline
+    from precision_lib.phases.estimate import Estimate, Speed
+    from precision_lib.phases.progress import Progress
+    from precision_lib.phases.work import Pass
+
+CONFIGURATIONS = all_configurations(None)
+
+
+@pytest.fixture(scope="module")
+def models() -> "Pipeline":
+    return random_pipeline()
+
+
+@pytest.fixture(scope="module")
+def small() -> "Budget":
+    from precision_lib.forensics.budget import budget
+
+    quick = budget(quick=True)
+    return replace(
+        quick,
+        probe=replace(quick.probe, seq_lengths=(8, 12), target_kls=(H1_OPERATING_KL, 1e-2)),
+        freeze=replace(quick.freeze, max_new_tokens=8, num_batches=2, ignore_eos=True),
+        h3=replace(quick.h3, magnitudes=(1.0,), offsets=(0.0, 30.0)),
+        h4=replace(quick.h4, length=48, expected=3),
+    )
+
+
+def speed() -> "Speed":
+    from precision_lib.phases.estimate import Speed
+
+    factor = {"bf16": 2.0, "fp32": 1.0, "fp64": 4.0}
+    return Speed(base=1.0, growth=0.5, factor=factor, step=16.0, drawn=3.0, rewarded=0.25)
+
+
+def estimate(**stages: float) -> "Estimate":
+    from precision_lib.phases.estimate import Estimate
+
+    return Estimate(stages, 1200.0, 6 * 2.0**30, speed())
+
+
+def test_the_models_see_the_tokens_that_were_planned(
+    models: "Pipeline", small: "Budget", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By stage, kind, format and length, exactly: with ``ignore_eos`` no length is left to chance.
+
+    A drawn token does not show how long its sequence will be.
+    """
+    from precision_lib.forensics.h2 import families
+    from precision_lib.phases.main_job import MainJob
+    from precision_lib.phases.progress import Meter, watched
+    from precision_lib.phases.work import DRAWN, Tokens, planned_work
+
+    monkeypatch.setattr(families, "GROUPS", 64)
+    seen: dict[str, Tokens] = {}
+
+    class Counting(Meter):
+        def add(self, done: "Pass", tokens: int) -> None:
+            seen.setdefault(self._stage, Tokens())[done] += tokens
+
+    meter = Counting(estimate(), lambda _: None)
+    recorder = Recorder(Path("unwritten.json"), CONFIGURATIONS)
+    job = MainJob(models, small, recorder, meter.begin)
+    with watched(models, meter):
+        for hypothesis in DECISIONS:
+            study = job.study(hypothesis)
+            for configuration in CONFIGURATIONS:
+                study.cell(configuration)
+            study.verdict()
+    planned: dict[str, Tokens] = {}
+    for stage, work in planned_work(models, small, CONFIGURATIONS).items():
+        planned[stage] = Tokens()
+        for done, tokens in work.items():
+            planned[stage][done._replace(length=1) if done.kind == DRAWN else done] += tokens
+    assert seen == planned
+    assert not models.policy.model.base_model._forward_hooks
+
+
+def test_seconds_of_a_token_follow_its_kind() -> None:
+    from precision_lib.phases.work import Pass
+
+    given = speed()
+    assert given.seconds(Pass("scored", "fp32", 10), 2) == 2 * (1 + 0.5 * 10)
+    assert given.seconds(Pass("scored", "fp64", 10), 2) == 4 * 2 * (1 + 0.5 * 10)
+    assert given.seconds(Pass("trained", "fp32", 10), 1) == 3 * (1 + 0.5 * 10)
+    assert given.seconds(Pass("rewarded", "bf16", 10), 8) == 8 * 0.25 * 2
+    assert given.seconds(Pass("drawn", "fp32", 10, rows=8), 8) == 16 + 8 * (3 + 0.5 * 10 / 2)
+
+
+@pytest.fixture
+def clock() -> Iterator[int]:
+    """One second passes with each look."""
+    return itertools.count()
+
+
+def test_a_forward_is_timed_in_each_format(
+    models: "Pipeline", small: "Budget", clock: Iterator[int]
+) -> None:
+    """Each timed piece takes one second of this clock, whatever its number of tokens."""
+    from precision_lib.phases.estimate import measured_speed, peak_memory
+    from precision_lib.trajectories.teacher_forcing import rows_per_forward
+
+    found = measured_speed(models, small, CONFIGURATIONS, lambda: float(next(clock)))
+    short, model = 24, models.policy.model  # half of H4's 48
+    rows = rows_per_forward(short, model) // 4
+    assert found.factor == {"bf16": 1.0, "fp32": 1.0, "fp64": 1.0}
+    assert found.base + found.growth * short == pytest.approx(1 / (rows * short), rel=1e-12)
+    assert found.rewarded == pytest.approx(
+        1 / (rows_per_forward(short, models.reward.model) * short), rel=1e-12
+    )
+    assert peak_memory(model.device) > sum(p.numel() * 4 for p in model.parameters())
+
+
+def test_only_what_is_needed_is_counted() -> None:
+    from precision_lib.phases.estimate import needed_stages
+
+    assert needed_stages(["H4", "H1"]) == ("H1", "H4")
+    assert needed_stages(["H3"]) == ("freeze", "H3")
+    assert needed_stages(list(DECISIONS)) == ("H1", "freeze", "H2", "H3", "H4")
+
+
+def test_the_sentence_says_time_memory_and_the_first_look() -> None:
+    assert estimate(H1=3600.0, H4=7200.0).sentence() == (
+        "about 3 h and 6.0 GiB on this device; --quick 20 min"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 s"), (45, "45 s"), (95, "2 min"), (5300, "88 min"), (5500, "1 h 30 min")],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    from precision_lib.phases.estimate import duration
+
+    assert duration(seconds) == words
+
+
+def test_progress_at_the_pace_so_far() -> None:
+    """100 estimated seconds, 25 of them done in 50: 75 are left, at 2 seconds each."""
+    from precision_lib.phases.progress import Meter
+    from precision_lib.phases.work import Pass
+
+    shown: list[Progress] = []
+    now = [1000.0]
+    meter = Meter(estimate(H1=50.0, H4=50.0), shown.append, lambda: now[0])
+    meter.begin("H1")
+    now[0] += 50
+    meter.add(Pass("scored", "fp32", 48), 1)
+    assert (shown[-1].share, shown[-1].left) == (0.25, 150.0)
+    assert shown[-1].line() == "main job: H1, 25%, about 2 min left"
+    meter.begin("H4")  # the rest of H1 was measured before
+    assert (shown[-1].share, shown[-1].left) == (0.5, 100.0)
+    meter.add(Pass("scored", "fp32", 48), 1000)  # more than was planned
+    assert (shown[-1].share, shown[-1].left) == (1.0, 0.0)

@@ -1,0 +1,294 @@
+"""The main job on random models: ended after k cells and continued, it gives the record of one run.
+
+The hazard. A cell of other code, of another model or of another seed looks like any other, and a
+record that holds one is wrong without a trace.
+"""
+
+import copy
+import json
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from precision_lib.forensics.verdicts import H1_OPERATING_KL, Cell
+from precision_lib.jsonio import append_line, to_plain
+from precision_lib.matrix import all_configurations, get_configuration
+from precision_lib.records.record import Recorder, load_cells, unfinished_run
+from precision_lib.records.resume import ResumeError, continue_run, differences, earlier_run
+from tests.unit.small_pipelines import random_pipeline
+
+if TYPE_CHECKING:
+    from precision_lib.forensics.budget import Budget
+    from precision_lib.models.pipeline import Pipeline
+
+ROOT = Path(__file__).parents[3]
+
+#: What the verdicts of H1 to H4 look at, and no more.
+CONFIGURATIONS = [
+    c for c in all_configurations(None) if c.name not in ("mixed_recommended", "fp32_bf16_policy")
+]
+CELLS = 4 * len(CONFIGURATIONS)
+
+
+class EndedError(Exception):
+    """Stands for whatever ends a process between two cells."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_synthetic_rewards() -> Iterator[None]:
+    """H2 spends most of its time here on evidence that no verdict looks at."""
+    from precision_lib.forensics.h2 import families
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(families, "GROUPS", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def models() -> "Pipeline":
+    return random_pipeline()
+
+
+@pytest.fixture(scope="module")
+def small() -> "Budget":
+    return small_budget()
+
+
+def small_budget() -> "Budget":
+    """H1 to H4 on random models in a second or two."""
+    from precision_lib.forensics.budget import budget
+
+    quick = budget(quick=True)
+    return replace(
+        quick,
+        probe=replace(quick.probe, seq_lengths=(8,), target_kls=(H1_OPERATING_KL,)),
+        freeze=replace(quick.freeze, max_new_tokens=8),
+        h3=replace(quick.h3, magnitudes=(1.0,), offsets=(0.0, 30.0)),
+        h4=replace(quick.h4, length=48, expected=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(models: "Pipeline", small: "Budget") -> Callable[..., Recorder]:
+    """The main job below a directory; ``ends_after`` so many cells."""
+    from precision_lib.phases.main_job import run_main_job
+
+    def run(directory: Path, ends_after: int = -1, **options: Any) -> Recorder:
+        measured = 0
+
+        def progress(cells: int) -> None:
+            nonlocal measured
+            measured += cells
+            if measured == ends_after:
+                raise EndedError
+
+        given: dict[str, Any] = {
+            **{"budget": small, "pipeline": models, "configurations": CONFIGURATIONS},
+            **options,
+        }
+        return run_main_job(
+            path=directory / "report.json", budget_name="small", progress=progress, **given
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(run: Callable[..., Recorder], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The block of a run that nothing ended."""
+    return run(tmp_path_factory.mktemp("whole")).block()
+
+
+def without_run(block: dict[str, Any]) -> str:
+    """The block as the record has it, but for the run's identifier."""
+    return json.dumps(to_plain({k: v for k, v in block.items() if k != "run"}))
+
+
+@pytest.mark.parametrize("cells", [1, len(CONFIGURATIONS) + 3, CELLS])
+def test_a_run_that_was_ended_and_continued_is_one_run(
+    cells: int, run: Callable[..., Recorder], whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """Bit for bit, key order included; and a cell is measured and written once."""
+    with pytest.raises(EndedError):
+        run(tmp_path, ends_after=cells)
+    assert f"after {cells} of {CELLS} cells" in str(unfinished_run(tmp_path / "report.json"))
+    recorder = run(tmp_path, resume=True)
+    assert len(recorder.earlier) == cells
+    assert without_run(recorder.block()) == without_run(whole)
+    written = load_cells(recorder.cells_path, recorder.run)
+    assert len(written) == len(recorder.cells) == CELLS
+    recorder.write()
+    assert unfinished_run(recorder.path) is None
+
+
+def test_a_run_that_was_ended_twice_keeps_the_cells_of_both(
+    run: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    for cells in (2, 5):
+        with pytest.raises(EndedError):
+            run(tmp_path, ends_after=cells, resume=True)
+    earlier = earlier_run(tmp_path / "report.json")
+    assert earlier is not None
+    assert len(earlier.cells) == 5
+
+
+def test_a_finished_cell_is_not_measured_again(
+    run: Callable[..., Recorder], models: "Pipeline", small: "Budget", tmp_path: Path
+) -> None:
+    """Planted: a finished cell with another number. It comes out as it was written."""
+    from precision_lib.phases.main_job import open_main_job
+
+    with pytest.raises(EndedError):
+        run(tmp_path, ends_after=1)
+    cells = tmp_path / "cells.jsonl"
+    lines = [json.loads(line) for line in cells.read_text().splitlines()]
+    [measured] = [line for line in lines if "metrics" in line]
+    measured["evidence"]["true_kl"] = 123.0
+    cells.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recorder = Recorder(tmp_path / "report.json", CONFIGURATIONS)
+    job = open_main_job(models, small, recorder, budget_name="small", resume=True)
+    assert job.cell("H1", CONFIGURATIONS[0]).evidence["true_kl"] == 123.0
+    assert job.cell("H1", CONFIGURATIONS[1]).evidence["true_kl"] != 123.0
+
+
+OTHERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    r"budget\.probe\.seed = 0, this one has 1": lambda small: {
+        "budget": replace(small, probe=replace(small.probe, seed=1))
+    },
+    r"budget\.h4\.length = 48, this one has 64": lambda small: {
+        "budget": replace(small, h4=replace(small.h4, length=64))
+    },
+    r"models\.reference\.name = .*moved": lambda _: {"pipeline": random_pipeline(moved=2.0**-6)},
+    r"matrix\.mixed_recommended = null": lambda _: {"configurations": all_configurations(None)},
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_a_run_of_something_else_is_refused_by_name(
+    message: str, run: Callable[..., Recorder], small: "Budget", tmp_path: Path
+) -> None:
+    with pytest.raises(EndedError):
+        run(tmp_path, ends_after=1)
+    with pytest.raises(ResumeError, match=message):
+        run(tmp_path, resume=True, **OTHERS[message](small))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("planted_fault", "commit.sha", "commit.dirty", "python", "versions.torch", "threads"),
+        *("device.class", "cpu.features", "settings.grad_enabled", "code"),
+        "overrides.NVIDIA_TF32_OVERRIDE",
+    ],
+)
+def test_what_a_cell_depends_on_has_to_agree(
+    name: str, run: Callable[..., Recorder], tmp_path: Path
+) -> None:
+    """Each altered in the origin that the ended run wrote down."""
+    with pytest.raises(EndedError):
+        run(tmp_path, ends_after=1)
+    earlier = earlier_run(tmp_path / "report.json")
+    assert earlier is not None
+    altered: Any = copy.deepcopy(earlier.origin)
+    place = altered
+    *outer, last = name.split(".")
+    for key in outer:
+        place = place[key]
+    assert last in place
+    place[last] = "another"
+    recorder = Recorder(tmp_path / "report.json", CONFIGURATIONS)
+    with pytest.raises(ResumeError, match=f"made with {name} = "):
+        continue_run(recorder, altered)
+    assert not recorder.earlier
+
+
+def test_a_killed_process_is_continued(whole: dict[str, Any], tmp_path: Path) -> None:
+    """SIGKILL in the middle of a cell's line: no handler runs, and half a line is left."""
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from precision_lib.records import record\n"
+        "from tests.unit import test_main_job as job\n"
+        "from precision_lib.phases.main_job import run_main_job\n"
+        "lines = 0\n"
+        "def append(path, value):\n"
+        "    global lines\n"
+        "    lines += 1\n"
+        "    if lines > 3:\n"  # begun, two cells
+        "        with path.open('a') as file:\n"
+        "            file.write(str(value)[:99])\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    job.append_line(path, value)\n"
+        "record.append_line = append\n"
+        "run_main_job(job.random_pipeline(), job.small_budget(), job.CONFIGURATIONS,\n"
+        "             Path(sys.argv[1]) / 'report.json', budget_name='small')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    recorder = Recorder(tmp_path / "report.json", CONFIGURATIONS)
+    earlier = earlier_run(recorder.path)
+    assert earlier is not None
+    assert list(earlier.cells) == [("H1", c.name) for c in CONFIGURATIONS[:2]]
+    assert earlier.cells["H1", "bf16_pure"].as_json() == next(iter(whole["cells"]))
+
+
+def test_without_an_earlier_run_a_new_one_begins(tmp_path: Path) -> None:
+    """Also where the last one ended before its models were loaded, and where it wrote elsewhere."""
+    recorder = Recorder(tmp_path / "report.json", ())
+    continue_run(recorder, {"code": "x"})
+    Recorder(tmp_path / "report.json", ()).begin()
+    Recorder(tmp_path / "other.json", (), run="other").begin()
+    append_line(tmp_path / "cells.jsonl", {"run": "other", "origin": {"code": "y"}})
+    before = recorder.run
+    continue_run(recorder, {"code": "x"})
+    assert (recorder.run, recorder.earlier) == (before, {})
+
+
+def test_cells_of_a_release_that_did_not_say_their_origin_are_refused(tmp_path: Path) -> None:
+    old = Recorder(tmp_path / "report.json", ())
+    old.begin()
+    old.add_cell(Cell("H1", "bf16_pure", "impaired", {}, {}))
+    with pytest.raises(ResumeError, match="did not say what it was made from"):
+        continue_run(Recorder(tmp_path / "report.json", ()), {"code": "x"})
+
+
+def test_non_finite_numbers_come_back_as_numbers(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "report.json", ())
+    recorder.begin()
+    evidence = {"at": [math.inf, {"low": -math.inf}], "word": "information"}
+    recorder.add_cell(Cell("H1", "bf16_pure", "impaired", {}, evidence))
+    earlier = earlier_run(recorder.path)
+    assert earlier is not None
+    assert earlier.cells["H1", "bf16_pure"].evidence == evidence
+
+
+def test_differences_name_what_differs() -> None:
+    before, now = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 1, "c": [2]}, "e": 3}
+    assert list(differences(before, now)) == [
+        ("a.c", "[1]", "[2]"),
+        ("d", "2", "null"),
+        ("e", "null", "3"),
+    ]
+    assert not list(differences(before, before))
+
+
+def test_a_study_takes_a_cell_for_its_own_formats_alone(
+    models: "Pipeline", small: "Budget"
+) -> None:
+    from precision_lib.phases.main_job import MainJob
+
+    job = MainJob(models, small, Recorder(Path("unwritten.json"), CONFIGURATIONS))
+    pure, alike, promoted = map(
+        get_configuration, ("bf16_pure", "bf16_fp32_kl", "bf16_fp32_reward")
+    )
+    marked = Cell("H2", "bf16_pure", "impaired", {}, {"taken": True})
+    job.h2.take(pure, marked)
+    assert job.h2.cell(pure) == marked
+    assert job.h2.cell(alike) == replace(marked, configuration="bf16_fp32_kl")
+    assert "taken" not in job.h2.cell(promoted).evidence
