@@ -1,7 +1,7 @@
 """How many tokens the main job sends through which model, in which format: before anything is run.
 
-``tests/unit/test_estimate.py`` compares it with the tokens that hooks see, so a study that computes
-more or fewer forwards than stands here is known.
+``tests/unit/phases/test_estimate.py`` compares it with the tokens that hooks see, so a study that
+computes more or fewer forwards than stands here is known.
 
 K policies (the identical one and one per target KL), S response tokens with their prompts, of all
 responses of H1.

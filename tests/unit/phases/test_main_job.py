@@ -214,7 +214,7 @@ def test_a_killed_process_is_continued(whole: dict[str, Any], tmp_path: Path) ->
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from precision_lib.records import record\n"
-        "from tests.unit import test_main_job as job\n"
+        "from tests.unit.phases import test_main_job as job\n"
         "from precision_lib.phases.main_job import run_main_job\n"
         "lines = 0\n"
         "def append(path, value):\n"
