@@ -59,7 +59,8 @@ def test_command_takes_these_options(words: list[str], tmp_path: Path) -> None:
     arguments = [
         a for a in arguments if not re.match(r"--(target|baseline|(update-)?known-failures)=", a)
     ]
-    done = run_checkout(*arguments, "tests/unit/test_formats.py", "--collect-only", "-qq")
+    few = (str(ROOT / "tests/unit/test_formats.py"), "--collect-only", "-qq")
+    done = run_checkout(*arguments, *few, cwd=tmp_path)
     assert "unrecognized arguments" not in done.stderr
     # 5: none of the few tests is of the tier that was asked for.
     assert done.returncode in (0, 5), done.stdout + done.stderr
