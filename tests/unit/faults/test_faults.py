@@ -105,6 +105,11 @@ def test_a_fault_is_taken_back_after_an_error() -> None:
 def test_unknown_faults_are_named() -> None:
     with pytest.raises(ValueError, match="unknown fault 'typo'; known: advantage_with"):
         wrong_core("typo")
+    with (
+        pytest.raises(ValueError, match="unknown fault 'typo'; known: advantage_with"),
+        plant("typo"),
+    ):
+        pass
 
 
 def test_the_catalogue_is_read_without_torch() -> None:
