@@ -20,6 +20,9 @@ import pytest
 from precision_lib.plugin import packaged
 
 ROOT = Path(__file__).parents[2]
+#: An inner run is not a worker of pytest-xdist, and warnings of a second run in one process, as of
+#: modules that are already imported, are no errors: ``-W error`` of CI is for the outer run.
+FROM_THE_RUN_AROUND = ("PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT")
 #: What ``--hypothesis-seed`` leaves behind stands in ``global_force_seed``, which is not public.
 _CORE: Any = hypothesis.core
 
@@ -67,6 +70,8 @@ def _put_back(cwd: Path) -> Iterator[None]:
     environment, path, conftest = dict(os.environ), list(sys.path), sys.modules.get("conftest")
     profile, seed = hypothesis.settings.get_current_profile_name(), _CORE.global_force_seed
     importlib.invalidate_caches()
+    for name in FROM_THE_RUN_AROUND:
+        os.environ.pop(name, None)
     try:
         yield
     finally:
