@@ -17,8 +17,8 @@ from precision_lib.reporting.commits import commit_of
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.table import summary
+from tools import findings_tables
 from tools.documents import MarkerError, write_between
-from tools.findings_tables import h1, h2, h3, h4
 
 Block = dict[str, Any]
 
@@ -33,8 +33,8 @@ def findings(blocks: Sequence[Block]) -> str:
     _check_comparable(blocks)
     parts = [_made_from(first), "### Verdicts by cell", _cells(first), "### Hypotheses"]
     parts += [_hypotheses(first), *_explanations(first)]
-    for title, tables in (("H1", h1), ("H2", h2), ("H3", h3), ("H4", h4)):
-        parts += tables(first) if any(c["hypothesis"] == title for c in first["cells"]) else []
+    for name in dict.fromkeys(c["hypothesis"] for c in first["cells"]):
+        parts += getattr(findings_tables, name.lower())(first)
     if len(blocks) > 1:
         parts += ["### Other seeds", _seeds(blocks), *_text_drift(blocks)]
     return "\n\n".join(parts)

@@ -21,14 +21,15 @@ from pathlib import Path
 import pytest
 
 from precision_lib.environment import set_environment
+from precision_lib.forensics.hypotheses import HYPOTHESES
 from tools.documents import write_between
 
 #: Stages in the order of the table; what is not in another one is the last.
-STAGES = ("import", "collection", "load", "freeze", "H1", "H2", "H3", "H4", "conformance", "rest")
+STAGES = ("import", "collection", "load", "freeze", *HYPOTHESES, "conformance", "rest")
 #: Session fixtures that are stages of their own, whichever test asks for them first.
 FIXTURES = {"pipeline": "load", "trajectories": "freeze"}
 #: Beginning of a test file's name to the stage of its tests.
-FILES = {f"test_{stage.lower()}": stage for stage in ("H1", "H2", "H3", "H4", "conformance")}
+FILES = {f"test_{stage.lower()}": stage for stage in (*HYPOTHESES, "conformance")}
 
 
 @dataclass(frozen=True)

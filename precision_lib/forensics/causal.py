@@ -1,21 +1,16 @@
-"""From cells to a causal claim: paired contrasts, the null controls, one way for every hypothesis.
-
-The hazard. That ``bf16_pure`` is impaired does not say which component did it. So each hypothesis
-is asked twice: does promoting its component heal, does demoting it harm. Both are paired on the
-same sequences. A promotion that must change nothing, run again, shows what the comparison itself
-adds.
+"""Metrics of configurations that were measured on the same sequences, and their paired contrasts.
 
 N sequences, R resamples; sums are name to [N] totals per sequence.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from precision_lib.forensics.hypothesis import Decision
 from precision_lib.forensics.statistics import (
     Array,
     Metric,
@@ -25,17 +20,8 @@ from precision_lib.forensics.statistics import (
     contrast,
     estimate,
 )
-from precision_lib.forensics.verdicts import (
-    BATCH_VARIANCE,
-    DECISIONS,
-    IMPAIRED,
-    INCONCLUSIVE,
-    Cell,
-    HypothesisVerdict,
-    cell_verdict,
-    hypothesis_verdict,
-)
-from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.forensics.verdicts import BATCH_VARIANCE, INCONCLUSIVE, Cell
+from precision_lib.matrix import get_configuration
 
 Sums = dict[str, Array]
 PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
@@ -52,22 +38,6 @@ def per_sequence(quantities: dict[str, Tensor], sequence: NDArray[np.int64]) -> 
 def _share_removed(before: Array, after: Array) -> Array:
     some = np.asarray(before) > 0
     return np.where(some, 1 - after / np.where(some, before, 1.0), 0.0)
-
-
-class Study(Protocol):
-    """One hypothesis over one set of frozen tokens: what tests, commands and records call."""
-
-    def cell(self, configuration: PrecisionConfig) -> Cell:
-        """Metrics, evidence and verdict of a configuration; computed once."""
-
-    def take(self, configuration: PrecisionConfig, cell: Cell) -> None:
-        """Use a cell that the same measurement gave before, instead of computing it."""
-
-    def verdict(self) -> HypothesisVerdict:
-        """The hypothesis verdict from promotion, demotion and controls."""
-
-    def context(self) -> dict[str, Any]:
-        """What the measurement was made on, for the record's context."""
 
 
 @dataclass(frozen=True)
@@ -138,110 +108,21 @@ class Rebatched:
     shift: float
 
 
-def cell_of(
-    hypothesis: str,
-    configuration: PrecisionConfig,
-    metrics: dict[str, Metric],
-    own: Rebatched,
-    golden: Rebatched,
-    evidence: dict[str, Any],
-    nonfinite: bool = False,
-) -> Cell:
-    """A cell with the verdict that its damage metric, the limit and both floors give.
+def rebatched(paired: Paired, metric: str, moved: Sums, usual: Sums, other: Sums) -> Rebatched:
+    """A damage metric in two batch shapes.
 
     Args:
-        own: of the configuration. golden: of ``fp32_baseline``, which it is measured against.
-        nonfinite: something came out inf or NaN; the cell is impaired whatever the rest says.
+        moved: of the second run measured against the first.
+        usual, other: of the first and of the second run, measured against the truth.
     """
-    decision = DECISIONS[hypothesis]
-    verdict = (
-        IMPAIRED
-        if nonfinite
-        else cell_verdict(
-            metrics[decision.metric],
-            decision.limit,
-            golden_floor=golden.variance.value,
-            batch_variance=own.variance.value,
-        )
-    )
-    return Cell(
-        hypothesis,
-        configuration.name,
-        verdict,
-        metrics | {BATCH_VARIANCE: own.variance},
-        evidence | {"golden_floor": golden.variance.as_json(), "batch_shift": own.shift},
-    )
+    variance, before, after = (paired.estimate(sums, metric) for sums in (moved, usual, other))
+    return Rebatched(variance, abs(after.value - before.value))
 
 
-def causal_verdict(
-    hypothesis: str,
-    cell: Callable[[PrecisionConfig], Cell],
-    sums: Callable[[PrecisionConfig, bool], Sums],
-    paired: Paired,
-    control: dict[str, Any],
-    explanation: Callable[[dict[str, Metric]], str],
-    repeated: tuple[Callable[[PrecisionConfig, bool], Sums], Paired] | None = None,
-) -> HypothesisVerdict:
-    """The verdict of a hypothesis from its promotion, its demotion and its controls.
-
-    Args:
-        cell: the cell of a configuration.
-        sums: per-sequence sums of a configuration; True: from forwards that are run once more.
-        control: the hypothesis's own null controls, with ``is_null``.
-        explanation: one or two sentences for a reader, from the contrasts.
-        repeated: the same as ``sums`` and ``paired`` on fewer sequences, for the control that runs
-            its forwards again; default: on all of them.
-    """
-    decision = DECISIONS[hypothesis]
-    promoted, demoted, irrelevant = map(
-        get_configuration, (decision.promoted, decision.demoted, decision.irrelevant)
-    )
-    damage = decision.metric
-    repeat, again = repeated or (sums, paired)
-    pure = sums(PURE, False)
-    contrasts = {
-        "promotion_damage_healed": paired.healed(pure, sums(promoted, False), damage),
-        "demotion_damage_added": paired.difference(
-            sums(demoted, False), sums(REFERENCE_RUN, False), damage
-        ),
-        "irrelevant_promotion_damage_removed": again.difference(
-            repeat(PURE, False), repeat(irrelevant, True), damage
-        ),
-    }
-    if decision.symptom:
-        contrasts["promotion_symptom_removed"] = paired.difference(
-            pure, sums(promoted, False), decision.symptom
-        )
-    unrelated = contrasts["irrelevant_promotion_damage_removed"]
-    is_null = bool(control["is_null"]) and unrelated.low == unrelated.high == 0
-    judged = [cell(c) for c in (PURE, promoted, demoted)]
-    verdict = hypothesis_verdict(
-        *(c.verdict for c in judged),
-        healed=contrasts["promotion_damage_healed"],
-        added=contrasts["demotion_damage_added"],
-        control_is_null=is_null,
-    )
-    reasons = map(why_inconclusive, judged)
-    return HypothesisVerdict(
-        hypothesis=hypothesis,
-        verdict=verdict,
-        effect=contrasts["promotion_damage_healed"],
-        control=control
-        | {
-            "irrelevant_promotion": irrelevant.name,
-            "irrelevant_promotion_damage_removed": unrelated.value,
-            "is_null": is_null,
-        },
-        explanation=" ".join(filter(None, (*reasons, explanation(contrasts)))),
-        contrasts=contrasts,
-    )
-
-
-def why_inconclusive(cell: Cell) -> str:
+def why_inconclusive(cell: Cell, decision: Decision) -> str:
     """Why a cell has no verdict, as a sentence with its figures; "" where it has one."""
     if cell.verdict != INCONCLUSIVE:
         return ""
-    decision = DECISIONS[cell.hypothesis]
     damage, floor = cell.metrics[decision.metric], cell.evidence["golden_floor"]["value"]
     where, limit = f"{cell.configuration} is inconclusive", f"the limit of {decision.limit:.2g}"
     if floor >= decision.limit:

@@ -16,6 +16,9 @@ from precision_lib.ppo import kl, logprobs
 from precision_lib.trajectories.sampling import Responses
 from precision_lib.trajectories.teacher_forcing import next_token_logits
 
+#: True KL per token, nats, at which log-ratios are judged: a log-ratio of 1.4 % RMS, the first
+#: updates away from the reference, where H1 says that the signal is lost.
+OPERATING_KL = 1e-4
 STEPS = 4
 LEARNING_RATE = 1e-4  # sets the length of the direction only; the scale is solved for
 

@@ -6,12 +6,11 @@ is all that varies; so a difference is its effect.
 This module fixes what is measured on; ``forwards.py`` scores it, ``h1/`` judges it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from precision_lib.forensics.policy_shift import solve_scales, training_direction
-from precision_lib.forensics.verdicts import H1_OPERATING_KL
+from precision_lib.forensics.policy_shift import OPERATING_KL, solve_scales, training_direction
 from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.models.loading import Checkpoint
 from precision_lib.runtime import deterministic
@@ -40,7 +39,7 @@ class ProbeSettings:
 
     num_prompts: int = 12
     seq_lengths: tuple[int, ...] = (64, 128, 256, 512)
-    target_kls: tuple[float, ...] = (1e-8, 1e-7, 1e-6, 1e-5, H1_OPERATING_KL, 1e-3, 1e-2)
+    target_kls: tuple[float, ...] = (1e-8, 1e-7, 1e-6, 1e-5, OPERATING_KL, 1e-3, 1e-2)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,17 +52,19 @@ class ProbeSettings:
             raise ValueError(f"seq_lengths = {self.seq_lengths}: give lengths of at least 1 token")
         if len(set(self.seq_lengths)) != len(self.seq_lengths):
             raise ValueError(f"seq_lengths = {self.seq_lengths}: each length once")
-        if H1_OPERATING_KL not in self.target_kls:
+        if OPERATING_KL not in self.target_kls:
             raise ValueError(
-                f"target_kls = {self.target_kls} must contain {H1_OPERATING_KL:g}, "
-                "where H1 is decided"
+                f"target_kls = {self.target_kls} must contain {OPERATING_KL:g}, where H1 is decided"
             )
 
 
 #: A minute or less on two cores: for a first look and for tests of the suite itself.
-QUICK = ProbeSettings(
-    num_prompts=8, seq_lengths=(64, 128), target_kls=(1e-6, H1_OPERATING_KL, 1e-2)
-)
+QUICK = ProbeSettings(num_prompts=8, seq_lengths=(64, 128), target_kls=(1e-6, OPERATING_KL, 1e-2))
+
+
+def settings_of(quick: bool, seed: int) -> ProbeSettings:
+    """Those of the main job, or of a first look."""
+    return replace(QUICK if quick else ProbeSettings(), seed=seed)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class ProbeInput:
     @property
     def operating_policy(self) -> int:
         """Index of the policy at which H1 is decided."""
-        return self.target_kls.index(H1_OPERATING_KL)
+        return self.target_kls.index(OPERATING_KL)
 
 
 def check_fits(checkpoint: Checkpoint, settings: ProbeSettings) -> None:

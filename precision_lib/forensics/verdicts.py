@@ -1,8 +1,8 @@
-"""The decision table and the rules that turn an interval into a verdict.
+"""The rules that turn an interval into a verdict.
 
-The hazard. A threshold picked after the measurement passes whatever one likes. Here each decision
-threshold stands once, with its meaning, and was written down before the measurement; error bounds
-are computed elsewhere. A verdict is three-valued, because "not enough data" is neither healthy nor
+The hazard. A threshold picked after the measurement passes whatever one likes. So each hypothesis
+declares its threshold once, with its meaning, before anything is measured; error bounds are
+computed elsewhere. A verdict is three-valued, because "not enough data" is neither healthy nor
 impaired. What makes a measurement uncertain is the noise of the FP32 truth that it is measured
 against. That a bf16 model does not repeat itself in another batch shape is a finding with a number
 of its own.
@@ -17,110 +17,8 @@ HEALTHY, IMPAIRED, INCONCLUSIVE = "healthy", "impaired", "inconclusive"
 SUPPORTED, PARTLY, REFUTED = "supported", "partly supported", "refuted"
 
 
-@dataclass(frozen=True)
-class Decision:
-    """One row of the decision table.
-
-    Attributes:
-        hypothesis: H1 to H4.
-        title: what the hypothesis is called.
-        metric: the damage metric that decides.
-        symptom: the metric that people look at instead; "" where there is none.
-        limit: a cell is impaired above it.
-        meaning: what the number says in words.
-        components: of the pipeline, those that the hypothesis runs.
-        promoted: ``bf16_pure`` with the component in question in FP32.
-        demoted: ``fp32_baseline`` with the component in question in bf16.
-        irrelevant: a promotion of a component that the hypothesis does not run.
-    """
-
-    hypothesis: str
-    title: str
-    metric: str
-    symptom: str
-    limit: float
-    meaning: str
-    components: tuple[str, ...]
-    promoted: str
-    demoted: str
-    irrelevant: str
-
-
-#: True KL per token, nats, at which H1 and H4 are decided: a log-ratio of 1.4 % RMS, the first
-#: updates away from the reference, where H1 says that the signal is lost.
-H1_OPERATING_KL = 1e-4
-
 #: Damage metric of a configuration against itself in another order and in other micro-batches.
 BATCH_VARIANCE = "batch_variance"
-
-#: One rule for all four: impaired is where the power of the error is 10 % of the signal's.
-TENTH_OF_THE_POWER = 0.1**0.5
-
-DECISIONS: dict[str, Decision] = {
-    d.hypothesis: d
-    for d in (
-        Decision(
-            hypothesis="H1",
-            title="KL collapse",
-            metric="log_ratio_nsr",
-            symptom="log_ratio_near_zero_frac",
-            limit=TENTH_OF_THE_POWER,
-            meaning=(
-                "error power is 10 % of signal power at a true KL of 1e-4 nats per token: k2 and "
-                "k3 then overstate the KL by 10 %, and one tenth of the penalty's gradient is noise"
-            ),
-            components=("policy", "reference", "kl"),
-            promoted="bf16_fp32_kl",
-            demoted="fp32_bf16_kl",
-            irrelevant="bf16_fp32_reward",
-        ),
-        Decision(
-            hypothesis="H2",
-            title="reward quantization",
-            metric="advantage_rms_error",
-            symptom="reward_tie_frac",
-            limit=TENTH_OF_THE_POWER,
-            meaning=(
-                "the error of group-normalised advantages has 10 % of their power: one tenth of "
-                "the policy gradient's weight is noise"
-            ),
-            components=("reward",),
-            promoted="bf16_fp32_reward",
-            demoted="fp32_bf16_reward",
-            irrelevant="bf16_fp32_kl",
-        ),
-        Decision(
-            hypothesis="H3",
-            title="value-head instability",
-            metric="advantage_rms_error",
-            symptom="value_stagnation_rate",
-            limit=TENTH_OF_THE_POWER,
-            meaning=(
-                "whitened GAE advantages have a variance of 1, so an RMS error of 0.32 is 10 % of "
-                "their power: one tenth of the policy gradient's weight is noise"
-            ),
-            components=("policy", "value"),
-            promoted="bf16_fp32_value",
-            demoted="fp32_bf16_value",
-            irrelevant="bf16_fp32_kl",
-        ),
-        Decision(
-            hypothesis="H4",
-            title="reference drift",
-            metric="accum_err_final",
-            symptom="",
-            limit=TENTH_OF_THE_POWER,
-            meaning=(
-                "a log-ratio summed over the sequence that is off by 0.32 nats RMS: sequence-level "
-                "importance weights lose 1 - exp(-0.1) = 10 % of their effective sample size"
-            ),
-            components=("policy", "reference", "kl"),
-            promoted="bf16_fp32_ref",
-            demoted="fp32_bf16_ref",
-            irrelevant="bf16_fp32_reward",
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from precision_lib.forensics.budget import budget
 from precision_lib.forensics.forwards import batch_shapes_exchanged
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.jsonio import write_json
 from precision_lib.matrix import all_configurations
 from precision_lib.models.pipeline import Pipeline

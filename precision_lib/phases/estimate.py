@@ -17,11 +17,12 @@ import torch
 
 from precision_lib.forensics.budget import Budget, budget
 from precision_lib.forensics.forwards import EXACT, GOLDEN, score
-from precision_lib.forensics.h4.long_sequences import row_length
+from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.forensics.work import DRAWN, REWARDED, SCORED, TRAINED, Pass
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.models.pipeline import Pipeline
-from precision_lib.phases.work import DRAWN, FREEZE, REWARDED, TRAINED, Pass, planned_work
+from precision_lib.phases.work import FREEZE, planned_work
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.sampling import Responses, sample_responses
 from precision_lib.trajectories.scoring import Micro, forced_rewards
@@ -73,7 +74,7 @@ class Estimate:
     """What a main job takes.
 
     Attributes:
-        stages: ``freeze`` and ``H1`` to ``H4`` to seconds; those that are needed.
+        stages: ``freeze`` and hypotheses to seconds; those that are needed.
         quick_seconds: of the ``--quick`` budget, for the same stages.
         memory_bytes: of the process at its peak, on the device of the models.
         speed: what the seconds were computed from.
@@ -109,10 +110,13 @@ def duration(seconds: float) -> str:
 
 
 def needed_stages(hypotheses: Sequence[str]) -> tuple[str, ...]:
-    """The hypotheses in their order; before H2 and H3 the trajectories that they look at."""
-    needed = ("H1", FREEZE, "H2", "H3", "H4")
-    frozen = {"H2", "H3"} & set(hypotheses)
-    return tuple(s for s in needed if s in hypotheses or (s == FREEZE and frozen))
+    """The hypotheses in their order; before the first on trajectories, those."""
+    asked = [h for name, h in HYPOTHESES.items() if name in hypotheses]
+    stages = [h.name for h in asked]
+    first = next((h.name for h in asked if h.on_trajectories), None)
+    if first is not None:
+        stages.insert(stages.index(first), FREEZE)
+    return tuple(stages)
 
 
 def estimate_main_job(
@@ -125,12 +129,12 @@ def estimate_main_job(
     """Time one forward of each kind, and add up what the budget needs of them.
 
     Args:
-        hypotheses: those that are measured, ``H1`` to ``H4``.
+        hypotheses: those that are measured.
         clock: seconds; another one for tests.
     """
     speed = measured_speed(pipeline, asked, configurations, clock)
     stages = _stages(speed, pipeline, asked, configurations, hypotheses)
-    first_look = budget(quick=True, seed=asked.probe.seed)
+    first_look = budget(quick=True, seed=asked.seed)
     quick = _stages(speed, pipeline, first_look, configurations, hypotheses)
     return Estimate(stages, sum(quick.values()), _memory(pipeline), speed)
 
@@ -156,7 +160,8 @@ def measured_speed(
     model, reward = pipeline.policy.model, pipeline.reward.model
     kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
     formats = {f for c in configurations for f in (c.policy, c.reference, c.reward)}
-    long = row_length(pipeline.policy, asked.h4)
+    work = planned_work(pipeline, asked, configurations)
+    long = max(p.length for stage in work.values() for p in stage if p.kind == SCORED)
     short = min(_SHORT, long // 2)
     working = working_copy(model)
 

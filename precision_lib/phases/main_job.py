@@ -6,19 +6,16 @@ opened when it is first asked for. A cell that an ended run left behind is taken
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 from precision_lib.forensics.budget import Budget
-from precision_lib.forensics.causal import Study
 from precision_lib.forensics.frozen import Frozen, freeze_and_read
-from precision_lib.forensics.h1.study import H1Study, open_study
-from precision_lib.forensics.h2.study import H2Study, open_h2_study
-from precision_lib.forensics.h3.study import H3Study, open_h3_study
-from precision_lib.forensics.h4.study import H4Study, open_h4_study
-from precision_lib.forensics.verdicts import DECISIONS, Cell
+from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.forensics.hypothesis import Given, Hypothesis
+from precision_lib.forensics.study import Study
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.work import FREEZE
@@ -26,23 +23,20 @@ from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
 from precision_lib.records.resume import continue_run, origin_of, say_origin
 
-Opened = TypeVar("Opened", bound=Study)
-
 
 @dataclass
 class MainJob:
-    """The studies of H1 to H4 on one set of models, and the recorder that holds their cells.
-
-    Each raises ValueError when it is opened on a budget that the models cannot hold.
+    """The studies of all hypotheses on one set of models, and the recorder that holds their cells.
 
     Attributes:
-        begins: called with ``freeze`` or ``H1`` to ``H4`` when that is opened.
+        begins: called with ``freeze`` or a hypothesis when that is opened.
     """
 
     pipeline: Pipeline
     budget: Budget
     recorder: Recorder
     begins: Callable[[str], object] = lambda _: None
+    _studies: dict[str, Study] = field(default_factory=dict)
 
     @cached_property
     def frozen(self) -> Frozen:
@@ -53,44 +47,27 @@ class MainJob:
         self.recorder.context |= frozen.context()
         return frozen
 
-    @cached_property
-    def h1(self) -> H1Study:
-        """H1 over the probe of this run."""
-        given = self.pipeline.policy, self.budget.probe, self.recorder.configurations
-        return self._opened("H1", lambda: open_study(*given))
+    def study(self, hypothesis: str) -> Study:
+        """The study of a hypothesis: with its context in the record, and the finished cells.
 
-    @cached_property
-    def h2(self) -> H2Study:
-        """H2 over the frozen trajectories."""
-        given = self.pipeline.reward, self.frozen.shards, self.budget.freeze.seed
-        return self._opened("H2", lambda: open_h2_study(*given))
+        Raises:
+            ValueError: a budget that the models cannot hold.
+        """
+        if hypothesis not in self._studies:
+            self._studies[hypothesis] = self._opened(HYPOTHESES[hypothesis])
+        return self._studies[hypothesis]
 
-    @cached_property
-    def h3(self) -> H3Study:
-        """H3 over the frozen trajectories."""
-        given = self.pipeline.policy, self.frozen.head, self.frozen.shards, self.budget.h3
-        return self._opened("H3", lambda: open_h3_study(*given))
-
-    @cached_property
-    def h4(self) -> H4Study:
-        """H4 over long sequences of its own."""
-        given = self.pipeline.policy, self.budget.h4, self.recorder.configurations
-        return self._opened("H4", lambda: open_h4_study(*given))
-
-    def _opened(self, hypothesis: str, open_it: Callable[[], Opened]) -> Opened:
-        """A study with its context in the record and the cells that are finished."""
-        self.begins(hypothesis)
-        study = open_it()
+    def _opened(self, hypothesis: Hypothesis) -> Study:
+        frozen = self.frozen if hypothesis.on_trajectories else None
+        self.begins(hypothesis.name)
+        settings = self.budget.settings[hypothesis.name]
+        configurations = self.recorder.configurations
+        study = hypothesis.open(Given(self.pipeline, settings, configurations, frozen))
         self.recorder.context |= study.context()
-        for configuration in self.recorder.configurations:
-            cell = self.recorder.earlier.get((hypothesis, configuration.name))
+        for configuration in configurations:
+            cell = self.recorder.earlier.get((hypothesis.name, configuration.name))
             if cell is not None:
                 study.take(configuration, cell)
-        return study
-
-    def study(self, hypothesis: str) -> Study:
-        """The study of ``H1`` to ``H4``."""
-        study: Study = getattr(self, hypothesis.lower())
         return study
 
     def cell(self, hypothesis: str, configuration: PrecisionConfig) -> Cell:
@@ -118,7 +95,7 @@ def open_main_job(
     Raises:
         ResumeError: the last run was made from something else.
     """
-    device, seed = str(pipeline.policy.model.device), budget.probe.seed
+    device, seed = str(pipeline.policy.model.device), budget.seed
     recorder.context = run_context(device, seed) | {
         "checkpoint": {"name": pipeline.policy.name, "sha256": pipeline.policy.sha256},
         "budget": budget_name,
@@ -152,10 +129,10 @@ def run_main_job(
         ValueError: a budget that the models cannot hold. ResumeError: as ``open_main_job``.
     """
     recorder = Recorder(path, configurations)
-    recorder.expected = [(h, c.name) for h in DECISIONS for c in configurations]
+    recorder.expected = [(h, c.name) for h in HYPOTHESES for c in configurations]
     job = open_main_job(pipeline, budget, recorder, budget_name=budget_name, resume=resume)
     recorder.begin()
-    for hypothesis in DECISIONS:
+    for hypothesis in HYPOTHESES:
         for configuration in configurations:
             job.cell(hypothesis, configuration)
             progress(1)

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from precision_lib.forensics.work import DRAWN, REWARDED, SCORED, TRAINED, Pass
 from precision_lib.formats import format_of
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.estimate import Estimate, duration
-from precision_lib.phases.work import DRAWN, REWARDED, SCORED, TRAINED, Pass
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Progress:
     """Where the main job is.
 
     Attributes:
-        stage: ``freeze`` or ``H1`` to ``H4``.
+        stage: ``freeze`` or a hypothesis.
         share: of the estimated seconds that are done, 0 to 1.
         left: seconds, at the pace so far.
     """

@@ -5,7 +5,8 @@ The cell also has to be measured against something: FP32 that repeats itself in 
 
 from collections.abc import Callable
 
-from precision_lib.forensics.verdicts import DECISIONS, Cell
+from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.records.record import Recorder
 
 Keep = Callable[[Cell], None]

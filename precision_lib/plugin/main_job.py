@@ -93,7 +93,6 @@ def _budget(config: pytest.Config) -> "Budget":
 
 
 def _load(config: pytest.Config) -> "Pipeline":
-    from precision_lib.forensics import probe
     from precision_lib.models.loading import CheckpointError
     from precision_lib.models.pipeline import load_pipeline
 
@@ -101,7 +100,7 @@ def _load(config: pytest.Config) -> "Pipeline":
     device = "cuda" if option("gpu") else "cpu"
     try:
         pipeline = load_pipeline(option("model"), option("reward_model"), device=device)
-        probe.check_fits(pipeline.policy, _budget(config).probe)
+        _budget(config).check_fits(pipeline.policy)
     except CheckpointError as error:
         raise pytest.UsageError(f"--model, --reward-model: {error}") from None
     except ValueError as error:

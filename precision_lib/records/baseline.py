@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.jsonio import parse_json, to_plain, write_text
 from precision_lib.records.training_changes import training_summary
 from precision_lib.records.upgrade import upgrade_baseline
@@ -18,7 +19,8 @@ DIRECTORY = Path("baselines")
 #: Of a record's context, what a baseline keeps.
 _CONTEXT = (
     *("commit", "python", "versions", "device", "cpu", "threads", "seed", "settings", "budget"),
-    *("checkpoint", "reward_model", "probe", "trajectories", "h3", "h4", "observed_formats"),
+    *("checkpoint", "reward_model", "trajectories", "observed_formats"),
+    *(h.context for h in HYPOTHESES.values() if h.context),
 )
 
 Baseline = dict[str, Any]

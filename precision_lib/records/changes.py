@@ -13,7 +13,7 @@ class Change:
     """One metric that came out on the far side of its limit.
 
     Attributes:
-        where: H1 to H4, or ``core`` for a function of the PPO core.
+        where: a hypothesis, or ``core`` for a function of the PPO core.
         configuration: of the matrix; "" for the core.
         component: of the pipeline that the metric measures, or the function of the core.
         metric, unit: its name and what it counts.

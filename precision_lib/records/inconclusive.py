@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 from statistics import NormalDist
 from typing import Any
 
+from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.records.baseline import Baseline, device_class
 from precision_lib.records.directions import DIRECTIONS
 from precision_lib.records.margins import FALSE_ALARMS
 
 #: Parts of the context that have to agree.
-_SETTINGS = ("budget", "probe", "trajectories", "h3", "h4")
+_SETTINGS = ("budget", "trajectories", *(h.context for h in HYPOTHESES.values() if h.context))
 _MODELS = {"checkpoint": "the checkpoint", "reward_model": "the reward model"}
 #: Of the settings, what depends on the seed and on the last bit, or is compared by itself.
 _MAY_DIFFER = ("seed", "shards", "models")
@@ -211,7 +212,7 @@ def _chance(hypothesis: str, metric: str, context: dict[str, Any]) -> float:
     """
     settings = context.get("trajectories", {}).get("settings", {})
     most = 0
-    if hypothesis == "H3":
+    if HYPOTHESES[hypothesis].on_trajectories and HYPOTHESES[hypothesis].counted == "tokens":
         most = settings.get("max_new_tokens", 0)
     elif metric in _PAIRS:
         most = settings.get("samples_per_prompt", 1) - 1

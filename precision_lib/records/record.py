@@ -31,7 +31,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.verdicts import Cell, HypothesisVerdict
 from precision_lib.jsonio import append_line, parse_json, to_plain, write_json
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.records.conformance import ConformanceCounts

@@ -6,16 +6,8 @@ Every section is always there; one that has nothing to show says so and how to m
 from collections.abc import Callable
 from typing import Any
 
-from precision_lib.reporting.plots import (
-    benchmarks,
-    faults,
-    h1,
-    h2,
-    h3,
-    h4,
-    training,
-    verdicts,
-)
+from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.reporting.plots import benchmarks, faults, training, verdicts
 from precision_lib.reporting.plots.cells import with_interval
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
 from precision_lib.reporting.provenance import method, provenance
@@ -25,10 +17,9 @@ from precision_lib.reporting.self_test import seed_ranges
 
 Block = dict[str, Any]
 EVIDENCE: dict[str, tuple[str, Callable[[Block], Picture]]] = {
-    "H1": ("H1, KL collapse", h1.collapse_curve),
-    "H2": ("H2, reward quantization", h2.rewards),
-    "H3": ("H3, value-head instability", h3.values),
-    "H4": ("H4, reference drift", h4.drift),
+    name: (f"{name}, {h.decision.title}", h.picture)
+    for name, h in HYPOTHESES.items()
+    if h.picture is not None
 }
 
 

@@ -6,6 +6,7 @@ Symptom and damage stand side by side, each with the unit in its heading.
 from collections.abc import Callable
 from typing import Any
 
+from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.verdicts import BATCH_VARIANCE
 from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.numbers import interval, two
@@ -150,15 +151,6 @@ def _thresholds(block: dict[str, Any], hypotheses: list[str]) -> list[Line]:
     return lines
 
 
-#: What a batch variance is a multiple of, in words; ``{kl}`` is the true KL of the cell.
-_VARIANCE_OF = {
-    "H1": "times the signal at a KL of {kl:.0e}",
-    "H2": "standard deviations of the advantages, by the rewards",
-    "H3": "standard deviations of the advantages, by the values",
-    "H4": "nats RMS at the end of the sequence",
-}
-
-
 def batch_variance_lines(block: dict[str, Any]) -> list[Line]:
     """How far two batch shapes of one ``bf16_pure`` model differ, a line per hypothesis."""
     cells = [
@@ -172,7 +164,9 @@ def batch_variance_lines(block: dict[str, Any]) -> list[Line]:
         return [("two batch shapes of one bf16 model give the same bits", "")]
     lines: list[Line] = [("two batch shapes of one bf16 model differ by", "")]
     for cell in cells:
-        of = _VARIANCE_OF[cell["hypothesis"]].format(kl=cell["evidence"].get("true_kl", 0.0))
+        of = HYPOTHESES[cell["hypothesis"]].variance_of.format(
+            kl=cell["evidence"].get("true_kl", 0.0)
+        )
         variance = two(cell["metrics"][BATCH_VARIANCE]["value"])
         lines.append((f"{cell['hypothesis']}: {variance} {of}", ""))
     return lines

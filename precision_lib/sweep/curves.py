@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.training.failures import COMPLETED
 from precision_lib.training.summary import WINDOW, RunSummary
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.matrix import TWIN
 from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import (

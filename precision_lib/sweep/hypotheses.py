@@ -9,9 +9,9 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import (
-    DECISIONS,
     HEALTHY,
     IMPAIRED,
     INCONCLUSIVE,
@@ -69,7 +69,7 @@ def control_of(objective: Blocks) -> dict[str, Any]:
 def training_verdict(
     hypothesis: str, cells: dict[str, TrainingCell], objective: Blocks
 ) -> TrainingVerdict:
-    """Verdict on H1 to H4 from the cells of its decision.
+    """Verdict on a hypothesis from the cells of its decision.
 
     ``objective``: gains of the configurations that completed every run.
     """

@@ -9,10 +9,6 @@ from precision_lib.matrix import all_configurations
 from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
-    from precision_lib.forensics.h1.study import H1Study
-    from precision_lib.forensics.h2.study import H2Study
-    from precision_lib.forensics.h3.study import H3Study
-    from precision_lib.forensics.h4.study import H4Study
     from precision_lib.models.loading import Checkpoint
     from precision_lib.phases.main_job import MainJob
     from precision_lib.plugin.keeping import Keep
@@ -50,27 +46,3 @@ def main_job(pytestconfig: pytest.Config, recorder: Recorder) -> "MainJob":
 def checkpoint(main_job: "MainJob") -> "Checkpoint":
     """The FP32 policy."""
     return main_job.pipeline.policy
-
-
-@pytest.fixture(scope="session")
-def h1_study(main_job: "MainJob") -> "H1Study":
-    """H1 over the probe of this run."""
-    return main_job.h1
-
-
-@pytest.fixture(scope="session")
-def h2_study(main_job: "MainJob") -> "H2Study":
-    """H2 over the frozen trajectories."""
-    return main_job.h2
-
-
-@pytest.fixture(scope="session")
-def h3_study(main_job: "MainJob") -> "H3Study":
-    """H3 over the frozen trajectories."""
-    return main_job.h3
-
-
-@pytest.fixture(scope="session")
-def h4_study(main_job: "MainJob") -> "H4Study":
-    """H4 over long sequences of its own."""
-    return main_job.h4

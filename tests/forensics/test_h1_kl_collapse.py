@@ -16,10 +16,21 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h1.study import H1Study
+    from precision_lib.phases.main_job import MainJob
     from precision_lib.plugin.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
+
+
+@pytest.fixture(scope="session")
+def h1_study(main_job: "MainJob") -> "H1Study":
+    """H1 over the probe of this run."""
+    from precision_lib.forensics.h1.study import H1Study
+
+    study = main_job.study("H1")
+    assert isinstance(study, H1Study)
+    return study
 
 
 @pytest.mark.cell("H1")

@@ -13,10 +13,21 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h2.study import H2Study
+    from precision_lib.phases.main_job import MainJob
     from precision_lib.plugin.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
+
+
+@pytest.fixture(scope="session")
+def h2_study(main_job: "MainJob") -> "H2Study":
+    """H2 over the frozen trajectories."""
+    from precision_lib.forensics.h2.study import H2Study
+
+    study = main_job.study("H2")
+    assert isinstance(study, H2Study)
+    return study
 
 
 @pytest.mark.cell("H2")

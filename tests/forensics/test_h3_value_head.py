@@ -13,11 +13,22 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h3.study import H3Study
+    from precision_lib.phases.main_job import MainJob
     from precision_lib.plugin.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
 DEMOTED = get_configuration("fp32_bf16_value")
+
+
+@pytest.fixture(scope="session")
+def h3_study(main_job: "MainJob") -> "H3Study":
+    """H3 over the frozen trajectories."""
+    from precision_lib.forensics.h3.study import H3Study
+
+    study = main_job.study("H3")
+    assert isinstance(study, H3Study)
+    return study
 
 
 def stored_values(study: "H3Study") -> list[dict[str, Any]]:

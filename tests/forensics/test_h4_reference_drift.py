@@ -13,10 +13,21 @@ from precision_lib.records.record import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h4.study import H4Study
+    from precision_lib.phases.main_job import MainJob
     from precision_lib.plugin.keeping import Keep
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
 SIGMAS = 4.5
+
+
+@pytest.fixture(scope="session")
+def h4_study(main_job: "MainJob") -> "H4Study":
+    """H4 over long sequences of its own."""
+    from precision_lib.forensics.h4.study import H4Study
+
+    study = main_job.study("H4")
+    assert isinstance(study, H4Study)
+    return study
 
 
 @pytest.mark.cell("H4")

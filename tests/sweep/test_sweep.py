@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.verdicts import (
-    DECISIONS,
     INCONCLUSIVE,
     PARTLY,
     REFUTED,

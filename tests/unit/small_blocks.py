@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.jsonio import to_plain
 from precision_lib.records.baseline import Baseline, baseline_of, summary_of
 from precision_lib.records.directions import DIRECTIONS, Direction

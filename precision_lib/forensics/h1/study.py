@@ -5,8 +5,7 @@ observed, and a control that must be exactly zero.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,14 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import (
-    PURE,
     REFERENCE_RUN,
     Paired,
     Rebatched,
     Sums,
-    causal_verdict,
-    cell_of,
     per_sequence,
+    rebatched,
 )
 from precision_lib.forensics.forwards import (
-    AGAIN,
     EXACT,
     FIRST,
     GOLDEN,
@@ -34,32 +30,32 @@ from precision_lib.forensics.forwards import (
     Forwards,
 )
 from precision_lib.forensics.h1 import kl_collapse as h1
+from precision_lib.forensics.h1.declaration import H1
+from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.probe import ProbeSettings, prepare
 from precision_lib.forensics.statistics import Metric, resample
-from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.forensics.study import Study
 from precision_lib.formats import format_of
-from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import Checkpoint
 from precision_lib.ppo import masked
 
-H1 = "H1"
-DAMAGE, SYMPTOM = DECISIONS[H1].metric, DECISIONS[H1].symptom
-PROMOTED, DEMOTED = map(get_configuration, (DECISIONS[H1].promoted, DECISIONS[H1].demoted))
+DAMAGE, SYMPTOM = H1.decision.metric, H1.decision.symptom
 
 #: The components of H1 in the one case for which the share of zero log-ratios is derived.
 H1_DEMOTED = {"policy": GOLDEN, "reference": GOLDEN, "kl": "bf16"}
 
 
 @dataclass
-class H1Study:
-    """H1 over one probe: cells when asked for, then the hypothesis verdict.
+class H1Study(Study):
+    """H1 over one probe.
 
     Attributes:
         forwards: log-probs of the fixed tokens; it keeps what was computed.
     """
 
+    hypothesis = H1
     forwards: Forwards
-    _cells: dict[tuple[str, str, str], Cell] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         responses = self.forwards.given.responses
@@ -80,34 +76,15 @@ class H1Study:
             "probe": asdict(given.settings),
         }
 
-    def cell(self, configuration: PrecisionConfig) -> Cell:
-        """Metrics at the operating point, evidence, and the verdict.
+    def metrics(self, configuration: PrecisionConfig) -> dict[str, Metric]:
+        """Every metric at the operating point; the mean penalty as a trainer would log it."""
+        metrics = super().metrics(configuration)
+        mean = self._pipeline_mean(configuration)
+        metrics["kl_penalty_mean"] = replace(metrics["kl_penalty_mean"], value=mean)
+        return metrics
 
-        Computed once for each three formats that H1 runs: two configurations that agree in them
-        differ in name only.
-        """
-        run = configuration.policy, configuration.reference, configuration.kl
-        if run not in self._cells:
-            self._cells[run] = self._cell(configuration)
-        return replace(self._cells[run], configuration=configuration.name)
-
-    def _cell(self, configuration: PrecisionConfig) -> Cell:
-        metrics = self.metrics(configuration, self.forwards.given.operating_policy)
-        exact = metrics["kl_penalty_mean"]
-        metrics["kl_penalty_mean"] = replace(exact, value=self._pipeline_mean(configuration))
-        return cell_of(
-            H1,
-            configuration,
-            metrics,
-            self.rebatched(configuration),
-            self.golden_rebatched,
-            self._evidence(configuration, exact),
-            nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
-        )
-
-    def take(self, configuration: PrecisionConfig, cell: Cell) -> None:
-        """Use a cell that the same measurement gave before, instead of computing it."""
-        self._cells[configuration.policy, configuration.reference, configuration.kl] = cell
+    def _exact_mean(self, configuration: PrecisionConfig) -> float:
+        return self.paired.estimate(self.sums(configuration), "kl_penalty_mean").value
 
     def _pipeline_mean(self, configuration: PrecisionConfig) -> float:
         """Mean k3 penalty as a trainer would log it: by the core's masked mean, in FP32."""
@@ -115,13 +92,15 @@ class H1Study:
         ratio = h1.log_ratio(self.forwards, configuration, operating)
         return float(masked.masked_mean(h1.k3_penalty(ratio), torch.isfinite(ratio)))
 
-    def metrics(
-        self, configuration: PrecisionConfig, policy: int, length: int | None = None
-    ) -> dict[str, Metric]:
-        """Every metric of a configuration at a policy, over one response length or all."""
-        sums = self._sums(configuration, policy)
-        if length is None:
-            return self.paired.estimates(sums)
+    def at_policy(self, configuration: PrecisionConfig, policy: int) -> dict[str, Metric]:
+        """Every metric of a configuration at a policy."""
+        if policy == self.forwards.given.operating_policy:
+            return self.paired.estimates(self.sums(configuration))
+        return self.paired.estimates(self._sums_at(configuration, policy))
+
+    def at_length(self, configuration: PrecisionConfig, length: int) -> dict[str, Metric]:
+        """Every metric at the operating point, over the responses of one length."""
+        sums = self.sums(configuration)
         chosen = self.lengths == length
         paired = replace(self.paired, resampling=self.paired.resampling.of(chosen))
         return paired.estimates({name: values[chosen] for name, values in sums.items()})
@@ -130,29 +109,20 @@ class H1Study:
         """Mean KL(policy || reference) per token over all responses, nats."""
         return float(self.forwards.true_kl(policy).mean())
 
-    @cached_property
-    def golden_rebatched(self) -> Rebatched:
-        """The FP32 path in another order and micro-batch: the noise of the truth."""
-        return self.rebatched(REFERENCE_RUN)
-
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a configuration in another order and micro-batch."""
         policy = self.forwards.given.operating_policy
-        first, rebatched = (
+        first, second = (
             h1.log_ratio(self.forwards, configuration, policy, run).double()
             for run in (FIRST, REBATCHED)
         )
-        finite = torch.isfinite(first - rebatched)
-        error2 = torch.where(finite, (rebatched - first) ** 2, torch.zeros_like(first))
+        finite = torch.isfinite(first - second)
+        error2 = torch.where(finite, (second - first) ** 2, torch.zeros_like(first))
         signal2 = h1.golden_log_ratio(self.forwards, policy) ** 2
         tokens = torch.ones_like(signal2)
         sums = {"error2": error2, "signal2": signal2, "tokens": tokens}
-        damage, other = (
-            self.paired.estimate(self._sums(configuration, policy, run), DAMAGE).value
-            for run in (FIRST, REBATCHED)
-        )
-        variance = self.paired.estimate(self._per_sequence(sums), DAMAGE)
-        return Rebatched(variance, abs(other - damage))
+        usual, other = (self.sums(configuration, run) for run in (FIRST, REBATCHED))
+        return rebatched(self.paired, DAMAGE, self._per_sequence(sums), usual, other)
 
     def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Log-ratio of a policy whose weights equal the reference's, before any update.
@@ -168,29 +138,19 @@ class H1Study:
             "log_ratio_rms": float(ratio.square().mean().sqrt()),
         }
 
-    def verdict(self) -> HypothesisVerdict:
-        """The hypothesis verdict from promotion, demotion and controls."""
-        operating = self.forwards.given.operating_policy
-        return causal_verdict(
-            H1,
-            self.cell,
-            lambda configuration, again: self._sums(
-                configuration, operating, AGAIN if again else FIRST
-            ),
-            self.paired,
-            self._control(),
-            self._explanation,
-        )
+    def measure(self, configuration: PrecisionConfig, run: str = FIRST) -> Sums:
+        """Per-sequence sums at the operating point."""
+        return self._sums_at(configuration, self.forwards.given.operating_policy, run)
 
-    def _sums(self, configuration: PrecisionConfig, policy: int, run: str = FIRST) -> Sums:
+    def _sums_at(self, configuration: PrecisionConfig, policy: int, run: str = FIRST) -> Sums:
         quantities = h1.token_quantities(self.forwards, configuration, policy, run)
         return self._per_sequence(quantities)
 
     def _per_sequence(self, quantities: dict[str, Tensor]) -> Sums:
         return per_sequence(quantities, self.sequence)
 
-    def _control(self) -> dict[str, Any]:
-        identical = [self.identical_weights(c) for c in (PURE, PROMOTED, DEMOTED, REFERENCE_RUN)]
+    def control(self) -> dict[str, Any]:
+        identical = [self.identical_weights(c) for c in (*self.looked_at, REFERENCE_RUN)]
         nonzero = sum(i["nonzero"] for i in identical)
         return {
             "identical_weights_nonzero": nonzero,
@@ -198,12 +158,10 @@ class H1Study:
             "is_null": nonzero == 0,
         }
 
-    def _explanation(self, contrasts: dict[str, Metric]) -> str:
+    def explanation(self, contrasts: dict[str, Metric]) -> str:
         damage = contrasts["promotion_damage_healed"]
-        symptom = [self.cell(c).metrics[SYMPTOM].value for c in (PURE, PROMOTED)]
-        pure, promoted, demoted = (
-            self.cell(c).metrics[DAMAGE].value for c in (PURE, PROMOTED, DEMOTED)
-        )
+        symptom = [self.cell(c).metrics[SYMPTOM].value for c in self.looked_at[:2]]
+        pure, promoted, demoted = (self.cell(c).metrics[DAMAGE].value for c in self.looked_at)
         return (
             f"At a true KL of {self.true_kl(self.forwards.given.operating_policy):.1e} nats/token, "
             f"an FP32 KL on bf16 models takes the zero log-ratios from {symptom[0]:.1%} to "
@@ -212,7 +170,9 @@ class H1Study:
             f"{pure:.2f} -> {promoted:.2f}). A bf16 KL on FP32 models alone makes {demoted:.2f}."
         )
 
-    def _evidence(self, configuration: PrecisionConfig, exact_mean: Metric) -> dict[str, Any]:
+    def evidence(
+        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
+    ) -> dict[str, Any]:
         given, operating = self.forwards.given, self.forwards.given.operating_policy
         evidence: dict[str, Any] = {
             "true_kl": self.true_kl(operating),
@@ -221,17 +181,17 @@ class H1Study:
             ),
             "measured_against": EXACT if h1.is_golden(configuration) else GOLDEN,
             # Summed in float64, to hold the pipeline's own mean against.
-            "kl_penalty_mean_float64": exact_mean.value,
+            "kl_penalty_mean_float64": self._exact_mean(configuration),
             "identical_weights": self.identical_weights(configuration),
             "observed_formats": self._observed(configuration),
             "curve": [
                 {"target_kl": target, "true_kl": self.true_kl(policy)}
-                | _json(self.metrics(configuration, policy))
+                | _json(self.at_policy(configuration, policy))
                 for policy, target in enumerate(given.target_kls)
                 if target > 0
             ],
             "by_length": {
-                str(length): _json(self.metrics(configuration, operating, length))
+                str(length): _json(self.at_length(configuration, length))
                 for length in given.settings.seq_lengths
             },
         }
@@ -259,6 +219,11 @@ class H1Study:
 
 def _json(metrics: dict[str, Metric]) -> dict[str, Any]:
     return {name: metric.as_json() for name, metric in metrics.items()}
+
+
+def open_given(given: Given) -> H1Study:
+    """H1 on the models of a main job."""
+    return open_study(given.pipeline.policy, given.settings, given.configurations)
 
 
 def open_study(

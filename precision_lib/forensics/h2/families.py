@@ -24,13 +24,13 @@ from torch import Tensor
 from precision_lib.forensics.causal import Paired
 from precision_lib.forensics.h2 import law as law
 from precision_lib.forensics.h2 import reward_quantization as h2
+from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.statistics import Array, Resampling, resample
-from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.formats import FORMATS, get_format, ulp
 from precision_lib.ppo import advantages
 
 GROUPS, SAMPLES = 1024, 8
-LIMIT = DECISIONS["H2"].limit
+LIMIT = H2.decision.limit
 OFFSETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 #: Spreads in one octave: the phase between the spread and the steps, which are powers of two.
 #: Not 1: for 8 samples a step of exactly one spread has exactly the limit's error.

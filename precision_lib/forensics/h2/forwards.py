@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, takes_other_shape
+from precision_lib.forensics.work import REWARDED, Planned, Tokens, on_trajectories
 from precision_lib.formats import get_format
 from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.models.placement import computes_on_cpu
@@ -124,3 +125,8 @@ class RewardForwards:
             self._working = working_copy(self.reward.model)
         set_parameters(self._working, self.reward.model, fmt)
         return self._working
+
+
+def work(planned: Planned) -> Tokens:
+    """Every forward of the reward model, also in another batch and with a wide head."""
+    return on_trajectories(planned, REWARDED, "reward", runs=2)

@@ -12,51 +12,43 @@ whose reward model is FP32 is the golden path itself and is measured against the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.causal import (
-    PURE,
-    REFERENCE_RUN,
-    Paired,
-    Rebatched,
-    Sums,
-    causal_verdict,
-    cell_of,
-)
-from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
+from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
+from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h2 import families, operating_point
 from precision_lib.forensics.h2 import reward_quantization as h2
+from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
+from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import Metric, resample
-from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.forensics.study import Study
 from precision_lib.formats import get_format
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.reward_model import RewardModel
 from precision_lib.trajectories.store import Trajectories
 
-H2 = "H2"
-DAMAGE, SYMPTOM = DECISIONS[H2].metric, DECISIONS[H2].symptom
+DAMAGE, SYMPTOM = H2.decision.metric, H2.decision.symptom
 
 
 @dataclass
-class H2Study:
-    """H2 over frozen trajectories: cells when asked for, then the hypothesis verdict.
+class H2Study(Study):
+    """H2 over frozen trajectories.
 
     Attributes:
         forwards: scores of the frozen sequences; it keeps what was computed.
         seed: of the resampling and of the synthetic rewards.
     """
 
+    hypothesis = H2
     forwards: RewardForwards
     seed: int
-    _cells: dict[str, Cell] = field(default_factory=dict)
     _families: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,7 +63,7 @@ class H2Study:
             raise ValueError(
                 f"{count} prompts: an interval over prompts needs at least {MIN_PROMPTS}"
             )
-        self.paired = Paired(h2.METRICS, resample(np.arange(count), self.seed), "sequences")
+        self.paired = Paired(h2.METRICS, resample(np.arange(count), self.seed), H2.counted)
 
     def context(self) -> dict[str, Any]:
         """What the measurement was made on, for the record's context."""
@@ -86,28 +78,9 @@ class H2Study:
             },
         }
 
-    def cell(self, configuration: PrecisionConfig) -> Cell:
-        """Metrics on the real scores, evidence, and the verdict.
-
-        Computed once for each reward format: configurations that agree in it differ in name only.
-        """
-        fmt = configuration.reward
-        if fmt not in self._cells:
-            metrics = h2.measured(self.paired, self.sums(configuration))
-            self._cells[fmt] = cell_of(
-                H2,
-                configuration,
-                metrics,
-                self.rebatched(fmt),
-                self.golden_rebatched,
-                self._evidence(fmt),
-                nonfinite=metrics[h2.NONFINITE].value > 0,
-            )
-        return replace(self._cells[fmt], configuration=configuration.name)
-
-    def take(self, configuration: PrecisionConfig, cell: Cell) -> None:
-        """Use a cell that the same measurement gave before, instead of computing it."""
-        self._cells[configuration.reward] = cell
+    def metrics(self, configuration: PrecisionConfig) -> dict[str, Metric]:
+        """Every metric on the real scores; where no score is finite, the share of those."""
+        return h2.measured(self.paired, self.sums(configuration))
 
     def scores(self, fmt: str, run: str = FIRST) -> Tensor:
         """[N] scores as a reward model in ``fmt`` gives them."""
@@ -117,22 +90,17 @@ class H2Study:
         """[N] what scores of ``fmt`` are held against: the stored rewards, or the exact model's."""
         return self.scores(EXACT) if fmt == GOLDEN else self.golden
 
-    def sums(self, configuration: PrecisionConfig, again: bool = False) -> Sums:
-        """Sums per prompt; ``again``: of a forward that is run once more."""
+    def measure(self, configuration: PrecisionConfig, run: str = FIRST) -> Sums:
+        """Sums per prompt."""
         fmt = configuration.reward
-        scores = self.scores(fmt, AGAIN if again else FIRST)
-        return h2.group_sums(scores, self.measured_against(fmt), self.groups)
+        return h2.group_sums(self.scores(fmt, run), self.measured_against(fmt), self.groups)
 
-    @cached_property
-    def golden_rebatched(self) -> Rebatched:
-        """The FP32 path in another order and micro-batch: the noise of the truth."""
-        return self.rebatched(GOLDEN)
-
-    def rebatched(self, fmt: str) -> Rebatched:
+    def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a format in another order and micro-batch.
 
         Where no score is finite: the share of scores of which that depends on the batch.
         """
+        fmt = configuration.reward
         first, second = self.scores(fmt), self.scores(fmt, REBATCHED)
         finite = torch.isfinite(first)
         if not bool(finite.any()):
@@ -149,8 +117,7 @@ class H2Study:
         )
         # Over the truth's signal, as the damage is: scores that tie have none of their own.
         moved["signal2"] = usual["signal2"]
-        variance, before, after = (self.paired.estimate(x, DAMAGE) for x in (moved, usual, other))
-        return Rebatched(variance, abs(after.value - before.value))
+        return rebatched(self.paired, DAMAGE, moved, usual, other)
 
     def causes(self, fmt: str) -> dict[str, dict[str, Any]]:
         """Damage and symptom of the stored score, of the forward before it, and of both.
@@ -179,18 +146,17 @@ class H2Study:
         """The law on the real scores, see :func:`operating_point.storing`."""
         return operating_point.storing(self.measured_against(fmt), self.groups, fmt)
 
-    def verdict(self) -> HypothesisVerdict:
-        """The hypothesis verdict from promotion, demotion and controls."""
+    def control(self) -> dict[str, Any]:
+        """FP32 repeats itself and what was frozen; exact rewards have no error."""
         replay = operating_point.replay(self.forwards, self.golden)
         immunity = operating_point.immunity(self.seed)
-        control = {
+        return {
             "fp32_replay": replay,
             "exact_rewards": immunity,
             "is_null": replay["is_null"] and immunity["is_null"],
         }
-        return causal_verdict(H2, self.cell, self.sums, self.paired, control, self._explanation)
 
-    def _explanation(self, contrasts: dict[str, Metric]) -> str:
+    def explanation(self, contrasts: dict[str, Metric]) -> str:
         native, fmt = operating_point.native(self.golden, self.groups, PURE.reward), PURE.reward
         causes = {name: found[DAMAGE]["value"] for name, found in self.causes(fmt).items()}
         low, high = self._family(fmt)["critical_offset_over_spread"]["predicted_range"]
@@ -205,7 +171,7 @@ class H2Study:
             f"advantage error of {causes['both']:.3f} with {ties:.1%} of the pairs tied; storing "
             f"alone costs {causes['stored_only']:.3f} ({predicted}), "
             f"{stored_share:.1%} of the power, and the {fmt} forward {causes['forward_only']:.3f}; "
-            f"the limit is {DECISIONS[H2].limit:.2f}, FP32 is at {baseline:.1e}. Storing alone "
+            f"the limit is {H2.decision.limit:.2f}, FP32 is at {baseline:.1e}. Storing alone "
             f"passes the limit from an offset of {low:.0f} to {high:.0f} spreads on, by the phase "
             "of the binade, and never for rewards 0 and 1."
         )
@@ -215,7 +181,10 @@ class H2Study:
             self._families[fmt] = families.family_evidence(fmt, self.seed)
         return self._families[fmt]
 
-    def _evidence(self, fmt: str) -> dict[str, Any]:
+    def evidence(
+        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
+    ) -> dict[str, Any]:
+        fmt = configuration.reward
         return {
             "measured_against": EXACT if fmt == GOLDEN else GOLDEN,
             "observed_formats": self._observed(fmt),
@@ -238,6 +207,11 @@ class H2Study:
             "value": None,
             "kl": None,
         }
+
+
+def open_given(given: Given) -> H2Study:
+    """H2 on the frozen trajectories of a main job; its setting is the seed."""
+    return open_h2_study(given.pipeline.reward, given.trajectories.shards, given.settings)
 
 
 def open_h2_study(

@@ -15,12 +15,12 @@ from precision_lib.forensics.causal import REFERENCE_RUN, Paired, Sums, per_sequ
 from precision_lib.forensics.forwards import GOLDEN
 from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics, Task
+from precision_lib.forensics.h3.declaration import H3
 from precision_lib.forensics.h3.updates import HeadFormats
-from precision_lib.forensics.verdicts import DECISIONS
 from precision_lib.formats import get_format, ulp
 from precision_lib.matrix import PrecisionConfig
 
-DAMAGE, LIMIT = DECISIONS["H3"].metric, DECISIONS["H3"].limit
+DAMAGE, LIMIT = H3.decision.metric, H3.decision.limit
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from precision_lib.forensics.forwards import EXACT, FIRST, takes_other_shape
 from precision_lib.forensics.observed_format import observed_format
+from precision_lib.forensics.work import SCORED, Planned, Tokens, on_trajectories
 from precision_lib.formats import format_of
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
 from precision_lib.models.placement import computes_on_cpu
@@ -100,3 +101,8 @@ class States:
                 states = trunk(self._working, tokens[chosen.to(tokens.device)])[:, :-1].cpu()
             kept |= {int(row): states[i][mask[row]] for i, row in enumerate(chosen)}
         return torch.cat([kept[row] for row in range(len(tokens))])
+
+
+def work(planned: Planned) -> Tokens:
+    """Every forward of the trunk: each format again in another batch."""
+    return on_trajectories(planned, SCORED, "policy", runs=1)

@@ -19,16 +19,17 @@ from precision_lib.forensics.causal import (
     Paired,
     Rebatched,
     Sums,
-    causal_verdict,
-    cell_of,
     per_sequence,
+    rebatched,
 )
 from precision_lib.forensics.forwards import AGAIN, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics
+from precision_lib.forensics.h3.declaration import H3
 from precision_lib.forensics.h3.magnitudes import Sizes
 from precision_lib.forensics.h3.states import States
 from precision_lib.forensics.h3.updates import UpdateSettings
+from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import (
@@ -39,16 +40,14 @@ from precision_lib.forensics.statistics import (
     median_level,
     resample,
 )
-from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.forensics.study import Study
 from precision_lib.formats import FORMATS, format_of, ulp
-from precision_lib.matrix import COMPONENTS, PrecisionConfig, get_configuration
+from precision_lib.matrix import COMPONENTS, PrecisionConfig
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.value_head import ValueHead
 from precision_lib.trajectories.store import Trajectories
 
-H3 = "H3"
-DAMAGE = DECISIONS[H3].metric
-PROMOTED, DEMOTED = map(get_configuration, (DECISIONS[H3].promoted, DECISIONS[H3].demoted))
+DAMAGE = H3.decision.metric
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,18 @@ class H3Settings:
 QUICK = H3Settings(magnitudes=(0.01, 1.0, 100.0), offsets=(0.0, 30.0, 300.0))
 
 
-@dataclass
-class H3Study:
-    """H3 over frozen trajectories: cells when asked for, then the hypothesis verdict."""
+def settings_of(quick: bool, seed: int) -> H3Settings:
+    """Those of the main job, or of a first look."""
+    return replace(QUICK if quick else H3Settings(), seed=seed)
 
+
+@dataclass
+class H3Study(Study):
+    """H3 over frozen trajectories."""
+
+    hypothesis = H3
     critics: Critics
     settings: H3Settings
-    _cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
     _causes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,40 +106,16 @@ class H3Study:
         trunk = self.critics.states.checkpoint.model.device.type
         return {"h3": asdict(self.settings) | ({} if trunk == "cpu" else {"head_device": "cpu"})}
 
-    def cell(self, configuration: PrecisionConfig) -> Cell:
-        """Metrics at the native magnitude, evidence, and the verdict.
-
-        Computed once for each pair of formats that H3 runs: two configurations that agree in them
-        differ in name only.
-        """
-        run = configuration.policy, configuration.value
-        if run not in self._cells:
-            self._cells[run] = self._cell(configuration)
-        return replace(self._cells[run], configuration=configuration.name)
-
-    def take(self, configuration: PrecisionConfig, cell: Cell) -> None:
-        """Use a cell that the same measurement gave before, instead of computing it."""
-        self._cells[configuration.policy, configuration.value] = cell
-
-    def _cell(self, configuration: PrecisionConfig) -> Cell:
-        sums = self.sums(configuration)
-        metrics = self.paired.estimates(sums)
-        reached = self._reached(sums)
-        if not reached:
+    def metrics(self, configuration: PrecisionConfig) -> dict[str, Metric]:
+        """Every metric at the native magnitude; no critical magnitude where none is reached."""
+        metrics = super().metrics(configuration)
+        if not self._reached(configuration):
             metrics.pop("value_critical_magnitude")
-        return cell_of(
-            H3,
-            configuration,
-            metrics,
-            self.rebatched(configuration),
-            self.golden_rebatched,
-            self._evidence(configuration, sums) | {"critical_magnitude_reached": reached},
-            nonfinite=metrics["value_nonfinite_frac"].value > 0,
-        )
+        return metrics
 
-    def sums(self, configuration: PrecisionConfig, again: bool = False) -> Sums:
+    def measure(self, configuration: PrecisionConfig, run: str = FIRST) -> Sums:
         """Per-sequence sums of every metric."""
-        run, native = AGAIN if again else FIRST, self.critics.native()
+        native = self.critics.native()
         values = self.critics.values(configuration, native, run)
         golden = self.critics.values(self.critics.golden(configuration), native)
         quantities = h3.finite_quantities(values, golden, native.rewards, self.mask)
@@ -149,11 +129,6 @@ class H3Study:
         levels = level_counts(steps, self.sequence, len(self.mask))
         return per_sequence(quantities, self.sequence) | levels
 
-    @cached_property
-    def golden_rebatched(self) -> Rebatched:
-        """The FP32 path in another order and micro-batch: the noise of the truth."""
-        return self.rebatched(REFERENCE_RUN)
-
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a configuration in another order and micro-batch."""
         native = self.critics.native()
@@ -161,34 +136,25 @@ class H3Study:
         first, second = (
             self.critics.values(configuration, native, run) for run in (FIRST, REBATCHED)
         )
-        variance, damage, other = (
-            self._damage(values, truth)
-            for values, truth in ((second, first), (first, golden), (second, golden))
-        )
-        return Rebatched(variance, abs(other.value - damage.value))
+        pairs = ((second, first), (first, golden), (second, golden))
+        return rebatched(self.paired, DAMAGE, *(self._against(*pair) for pair in pairs))
 
-    def _damage(self, values: Tensor, truth: Tensor) -> Metric:
-        """:data:`DAMAGE` of predictions [M] against others, with the native rewards."""
+    def _against(self, values: Tensor, truth: Tensor) -> Sums:
+        """Sums of predictions [M] against others, with the native rewards."""
         rewards = self.critics.native().rewards
         quantities = h3.finite_quantities(values, truth, rewards, self.mask)
-        return self.paired.estimate(per_sequence(quantities, self.sequence), DAMAGE)
+        return per_sequence(quantities, self.sequence)
 
-    def verdict(self) -> HypothesisVerdict:
-        """The hypothesis verdict from promotion, demotion and controls."""
-        return causal_verdict(
-            H3, self.cell, self.sums, self.paired, self._control(), self._explanation
-        )
-
-    def _reached(self, sums: Sums) -> bool:
+    def _reached(self, configuration: PrecisionConfig) -> bool:
         """True when the stagnation rate passes one half within the magnitudes, from below."""
-        rates = self._rates(sums)
+        rates = self._rates(configuration)
         return bool(rates[0] < 0.5 <= rates.max())
 
-    def _rates(self, sums: Sums) -> Array:
-        totals = {name: values.sum() for name, values in sums.items()}
+    def _rates(self, configuration: PrecisionConfig) -> Array:
+        totals = {name: values.sum() for name, values in self.sums(configuration).items()}
         return h3.stagnation_rates(totals, len(self.settings.magnitudes))
 
-    def _control(self) -> dict[str, Any]:
+    def control(self) -> dict[str, Any]:
         native = self.critics.native()
         golden = self.critics.values(REFERENCE_RUN, native)
         beyond = golden.double() - self.critics.frozen_values.double()
@@ -213,12 +179,12 @@ class H3Study:
         terms = (hidden.shape[1] + 1) * u
         return 2 * terms / (1 - terms) * size
 
-    def _explanation(self, contrasts: dict[str, Metric]) -> str:
-        cells = {c.name: self.cell(c).metrics for c in (PURE, PROMOTED, DEMOTED)}
+    def explanation(self, contrasts: dict[str, Metric]) -> str:
+        cells = {c.name: self.cell(c).metrics for c in self.looked_at}
         damage = {name: metrics[DAMAGE].value for name, metrics in cells.items()}
-        pure = cells[PURE.name]
-        critical = pure.get("value_critical_magnitude")
-        low = self._rates(self.sums(PURE))[0] < 0.5
+        pure, promoted, demoted = (c.name for c in self.looked_at)
+        critical = cells[pure].get("value_critical_magnitude")
+        low = self._rates(PURE)[0] < 0.5
         starts = (
             f"predictions stand still in half of the updates from |V| = {critical.value:.2g} on"
             if critical
@@ -226,13 +192,16 @@ class H3Study:
         )
         return (
             f"At the critic's own magnitude a bf16 pipeline's advantages are off by "
-            f"{damage[PURE.name]:.1%} of their standard deviation, {damage[PROMOTED.name]:.1%} "
+            f"{damage[pure]:.1%} of their standard deviation, {damage[promoted]:.1%} "
             f"with an FP32 value head; a bf16 value head on FP32 models alone makes "
-            f"{damage[DEMOTED.name]:.1%}. In bf16 {starts}; scaling the rewards leaves the "
+            f"{damage[demoted]:.1%}. In bf16 {starts}; scaling the rewards leaves the "
             "advantages' error as it is, an offset multiplies it."
         )
 
-    def _evidence(self, configuration: PrecisionConfig, sums: Sums) -> dict[str, Any]:
+    def evidence(
+        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
+    ) -> dict[str, Any]:
+        sums = self.sums(configuration)
         probe = Sizes(self.critics, self.paired, self.sequence)
         settings, value = self.settings, configuration.value
         if value in ("bf16", "fp16") and value not in self._causes:
@@ -244,6 +213,7 @@ class H3Study:
             "observed_formats": self._observed(configuration),
             "by_magnitude": probe.by_magnitude(configuration, settings.magnitudes, sums),
             **probe.by_offset(configuration, settings.offsets),
+            "critical_magnitude_reached": self._reached(configuration),
         } | ({"causes": causes} if causes else {})
 
     @cached_property
@@ -275,6 +245,12 @@ class H3Study:
             "policy": self.critics.states.observed(configuration.policy),
             "value": observed_format(values),
         }
+
+
+def open_given(given: Given) -> H3Study:
+    """H3 on the frozen trajectories of a main job."""
+    frozen = given.trajectories
+    return open_h3_study(given.pipeline.policy, frozen.head, frozen.shards, given.settings)
 
 
 def open_h3_study(

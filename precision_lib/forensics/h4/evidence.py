@@ -11,11 +11,11 @@ import numpy as np
 
 from precision_lib.forensics.causal import Paired
 from precision_lib.forensics.h4 import reference_drift as h4
+from precision_lib.forensics.h4.declaration import H4
 from precision_lib.forensics.h4.expected_drift import ExpectedDrift, summary
 from precision_lib.forensics.statistics import Array, Metric, MetricFunction, resample
-from precision_lib.forensics.verdicts import DECISIONS
 
-LIMIT = DECISIONS["H4"].limit
+LIMIT = H4.decision.limit
 #: How long a sequence may be until the damage passes the limit.
 CRITICAL: dict[str, tuple[MetricFunction, str]] = {
     "critical_length": (partial(h4.critical_length, limit=LIMIT), "tokens")

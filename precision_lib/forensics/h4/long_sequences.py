@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.policy_shift import solve_scales, training_direction
+from precision_lib.forensics.policy_shift import OPERATING_KL, solve_scales, training_direction
 from precision_lib.forensics.probe import MIN_PROMPTS, ProbeInput, ProbeSettings
-from precision_lib.forensics.verdicts import H1_OPERATING_KL
 from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
 from precision_lib.runtime import deterministic
@@ -68,6 +67,11 @@ class H4Settings:
 QUICK = H4Settings(length=256, expected=8)
 
 
+def settings_of(quick: bool, seed: int) -> H4Settings:
+    """Those of the main job, or of a first look."""
+    return replace(QUICK if quick else H4Settings(), seed=seed)
+
+
 @dataclass(frozen=True)
 class LongInput:
     """Everything that is fixed before a configuration is looked at.
@@ -108,7 +112,7 @@ def prepare_long(checkpoint: Checkpoint, settings: H4Settings) -> LongInput:
     probe = ProbeSettings(
         num_prompts=settings.sequences,
         seq_lengths=(sampled.length,),
-        target_kls=(H1_OPERATING_KL,),
+        target_kls=(OPERATING_KL,),
         seed=settings.seed,
     )
     given = ProbeInput(checkpoint, probe, (sampled,), direction, (0.0, scale))
@@ -139,7 +143,7 @@ def _policy_scale(
     length = min(PLACING_TOKENS, row_length(checkpoint, settings) - 1)
     model = checkpoint.model
     short = sample_responses(model, start, length, seed=settings.seed).to(model.device)
-    return solve_scales(model, direction, short, (H1_OPERATING_KL,))[0]
+    return solve_scales(model, direction, short, (OPERATING_KL,))[0]
 
 
 def _openings(checkpoint: Checkpoint, count: int) -> list[list[int]]:

@@ -7,23 +7,13 @@ model wrote.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from precision_lib.forensics.causal import (
-    PURE,
-    REFERENCE_RUN,
-    Paired,
-    Rebatched,
-    Sums,
-    causal_verdict,
-    cell_of,
-)
+from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
 from precision_lib.forensics.forwards import (
-    AGAIN,
     EXACT,
     FIRST,
     GOLDEN,
@@ -35,6 +25,7 @@ from precision_lib.forensics.forwards import (
 from precision_lib.forensics.h1 import kl_collapse as h1
 from precision_lib.forensics.h4 import evidence
 from precision_lib.forensics.h4 import reference_drift as h4
+from precision_lib.forensics.h4.declaration import H4
 from precision_lib.forensics.h4.expected_drift import ExpectedDrift, expected_drift
 from precision_lib.forensics.h4.long_sequences import (
     H4Settings,
@@ -42,22 +33,21 @@ from precision_lib.forensics.h4.long_sequences import (
     first_rows,
     prepare_long,
 )
+from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.statistics import Array, Metric
-from precision_lib.forensics.verdicts import DECISIONS, Cell, HypothesisVerdict
+from precision_lib.forensics.study import Study
 from precision_lib.formats import format_of
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.models.loading import Checkpoint
 
-H4 = "H4"
-DAMAGE = DECISIONS[H4].metric
-PROMOTED, DEMOTED = map(get_configuration, (DECISIONS[H4].promoted, DECISIONS[H4].demoted))
+DAMAGE = H4.decision.metric
 #: Configurations with one format for policy and reference, where identical weights must not drift.
 NULLS = (PURE, REFERENCE_RUN, get_configuration("fp32_bf16_kl"))
 
 
 @dataclass
-class H4Study:
-    """H4 over one set of long sequences: cells when asked for, then the hypothesis verdict.
+class H4Study(Study):
+    """H4 over one set of long sequences.
 
     Attributes:
         given: the fixed input.
@@ -65,10 +55,10 @@ class H4Study:
         checked: log-probs of the first sampled sequences, for null controls and batch variance.
     """
 
+    hypothesis = H4
     given: LongInput
     sampled: Forwards
     checked: Forwards
-    _cells: dict[tuple[str, str, str], Cell] = field(default_factory=dict)
     _drift: dict[tuple[str, str], ExpectedDrift] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,59 +76,24 @@ class H4Study:
             },
         }
 
-    def cell(self, configuration: PrecisionConfig) -> Cell:
-        """Metrics on the sampled sequences, evidence and verdict.
+    def measure(self, configuration: PrecisionConfig, run: str = FIRST) -> Sums:
+        """Per-sequence sums on the sampled sequences."""
+        return h4.sequence_sums(self.error(self.sampled, configuration, run))
 
-        Computed once for each three formats that H4 runs: two configurations that agree in them
-        differ in name only.
-        """
-        run = configuration.policy, configuration.reference, configuration.kl
-        if run not in self._cells:
-            self._cells[run] = self._cell(configuration)
-        return replace(self._cells[run], configuration=configuration.name)
+    def repeated(self, configuration: PrecisionConfig, run: str) -> tuple[Sums, Paired]:
+        """On the checked sequences alone."""
+        error = self.error(self.checked, configuration, run)
+        return h4.sequence_sums(error), self._paired(self.checked)
 
-    def _cell(self, configuration: PrecisionConfig) -> Cell:
-        metrics = self.paired.estimates(self.sums(configuration))
-        return cell_of(
-            H4,
-            configuration,
-            metrics,
-            self.rebatched(configuration),
-            self.golden_rebatched,
-            self._evidence(configuration, metrics),
-            nonfinite=metrics["log_ratio_nonfinite_frac"].value > 0,
-        )
-
-    def take(self, configuration: PrecisionConfig, cell: Cell) -> None:
-        """Use a cell that the same measurement gave before, instead of computing it."""
-        self._cells[configuration.policy, configuration.reference, configuration.kl] = cell
-
-    def verdict(self) -> HypothesisVerdict:
-        """The hypothesis verdict from promotion, demotion and controls."""
+    def control(self) -> dict[str, Any]:
+        """Identical weights do not drift."""
         identical = [self.identical_weights(c) for c in NULLS]
         nonzero = sum(i["nonzero"] for i in identical)
-        control = {
+        return {
             "identical_weights_nonzero": nonzero,
             "identical_weights_n": sum(i["n"] for i in identical),
             "is_null": nonzero == 0,
         }
-        return causal_verdict(
-            H4,
-            self.cell,
-            self.sums,
-            self.paired,
-            control,
-            self._explanation,
-            repeated=(self._checked_sums, self._paired(self.checked)),
-        )
-
-    def sums(self, configuration: PrecisionConfig, again: bool = False) -> Sums:
-        """Per-sequence sums on the sampled sequences; ``again``: of forwards run once more."""
-        return h4.sequence_sums(self.error(self.sampled, configuration, AGAIN if again else FIRST))
-
-    def _checked_sums(self, configuration: PrecisionConfig, again: bool) -> Sums:
-        run = AGAIN if again else FIRST
-        return h4.sequence_sums(self.error(self.checked, configuration, run))
 
     def error(self, forwards: Forwards, configuration: PrecisionConfig, run: str = FIRST) -> Array:
         """[N, T] error of the log-ratio, nats, against what :meth:`measured_against` says."""
@@ -161,11 +116,6 @@ class H4Study:
         want = forwards.scored(role, self.given.policy, golden).logprobs[golden]
         return _rows(forwards, got.double() - want.double())
 
-    @cached_property
-    def golden_rebatched(self) -> Rebatched:
-        """The FP32 path in another order and micro-batch: the noise of the truth."""
-        return self.rebatched(REFERENCE_RUN)
-
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a configuration in another order and micro-batch.
 
@@ -178,11 +128,8 @@ class H4Study:
         with np.errstate(invalid="ignore"):  # inf - inf of an overflow, which counts as 0 below
             moved = _rows(self.checked, again) - usual[:count]
             elsewhere = error + moved
-        variance, damage, other = (
-            self._paired(self.checked).estimate(h4.sequence_sums(x), DAMAGE)
-            for x in (moved, error, elsewhere)
-        )
-        return Rebatched(variance, abs(other.value - damage.value))
+        sums = (h4.sequence_sums(x) for x in (moved, error, elsewhere))
+        return rebatched(self._paired(self.checked), DAMAGE, *sums)
 
     def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Drift of a policy whose weights equal the reference's, before any update.
@@ -217,8 +164,8 @@ class H4Study:
         count = len(forwards.given.responses[0].tokens)
         return evidence.over_sequences(count, self.given.settings.seed)
 
-    def _explanation(self, contrasts: dict[str, Metric]) -> str:
-        pure, promoted, demoted = (self.cell(c) for c in (PURE, PROMOTED, DEMOTED))
+    def explanation(self, contrasts: dict[str, Metric]) -> str:
+        pure, promoted, demoted = (self.cell(c) for c in self.looked_at)
         healed = contrasts["promotion_damage_healed"]
         change = "changes nothing for certain"
         if healed.low > 0:
@@ -245,7 +192,7 @@ class H4Study:
             f"{found['high']:.0f}] tokens on; shorter sequences are not affected."
         )
 
-    def _evidence(
+    def evidence(
         self, configuration: PrecisionConfig, metrics: dict[str, Metric]
     ) -> dict[str, Any]:
         growth = metrics["accum_err_growth_exponent"]
@@ -318,6 +265,11 @@ def _rows(forwards: Forwards, flat: Any) -> Array:
 
 def _text(metric: Metric) -> str:
     return f"{metric.value:.2g} [{metric.low:.2g}, {metric.high:.2g}]"
+
+
+def open_given(given: Given) -> H4Study:
+    """H4 on the models of a main job."""
+    return open_h4_study(given.pipeline.policy, given.settings, given.configurations)
 
 
 def open_h4_study(

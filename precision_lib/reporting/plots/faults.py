@@ -9,12 +9,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.reporting.plots.appearance import new_figure, styled
 from precision_lib.reporting.plots.cells import shown
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
 
 NAME = "fault_matrix"
-CATCHERS = ("core", "H1", "H2", "H3", "H4", "gate")
+CATCHERS = ("core", *HYPOTHESES, "gate")
 CAUGHT, BELOW = "caught", "below the noise floor"
 #: How a fault should not end.
 BAD = ("missed", "false alarm")
@@ -30,7 +31,7 @@ def catcher(test: str) -> str:
     """Which part of the suite caught a fault, by the test's file; bare names are of conformance."""
     if test.startswith("gate:"):
         return CATCHERS[-1]
-    found = re.search(r"test_(h[1-4])_", test)
+    found = re.search(r"test_(h\d+)_", test)
     return found.group(1).upper() if found else CATCHERS[0]
 
 
@@ -62,7 +63,7 @@ def matrix(self_test: dict[str, Any]) -> Picture:
         NAME,
         _figure(faults),
         f"Planted faults ({summary}) by the part of the suite that caught each (core: "
-        "the conformance tests of the PPO core, H1 to H4: the hypothesis' own tests, gate: the "
+        "the conformance tests of the PPO core, H1 and so on: the hypothesis' own tests, gate: the "
         f"comparison with a baseline). {said} The number "
         "is the decimal logarithm of the margin, the error in times the limit (3: a thousand "
         "times), deeper shades for larger ones; a tick is a catch without a size.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from precision_lib.forensics.verdicts import H1_OPERATING_KL
+from precision_lib.forensics.policy_shift import OPERATING_KL
 from precision_lib.matrix import PrecisionConfig, get_configuration
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def small_study(checkpoint: "Checkpoint", *more: PrecisionConfig) -> "H1Study":
     from precision_lib.forensics.h1.study import open_study
     from precision_lib.forensics.probe import ProbeSettings
 
-    settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
+    settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(OPERATING_KL,))
     return open_study(checkpoint, settings, (PURE, REFERENCE_RUN, *more))
 
 
@@ -144,7 +144,7 @@ def test_an_interrupted_probe_without_a_cell_keeps_the_earlier_record(
         raise KeyboardInterrupt
 
     (tmp_path / "record.json").write_text("measured")
-    settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(H1_OPERATING_KL,))
+    settings = ProbeSettings(num_prompts=8, seq_lengths=(12,), target_kls=(OPERATING_KL,))
     monkeypatch.setattr(h1_study.H1Study, "cell", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_probe(tiny_llama, settings, (PURE,), tmp_path)

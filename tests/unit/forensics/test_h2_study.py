@@ -370,7 +370,7 @@ def test_batch_variance_sees_a_score_that_depends_on_its_batch(
     reward: "RewardModel", shards: list["Trajectories"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
-    quiet = opened(reward, shards).rebatched("fp32").variance.value
+    quiet = opened(reward, shards).rebatched(REFERENCE_RUN).variance.value
     from precision_lib.models.reward_model import score_tokens
 
     def batch_dependent(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
@@ -378,7 +378,7 @@ def test_batch_variance_sees_a_score_that_depends_on_its_batch(
         return scores + scores.square() * 2.0**-10 * len(tokens)
 
     monkeypatch.setattr(SCORE_TOKENS, batch_dependent)
-    loud = opened(reward, shards).rebatched("fp32").variance.value
+    loud = opened(reward, shards).rebatched(REFERENCE_RUN).variance.value
     assert loud > 100 * quiet
     assert loud > 0
 
@@ -394,7 +394,7 @@ def test_scores_that_all_tie_in_one_batch_shape_have_a_batch_variance(
     monkeypatch.setattr(
         study, "scores", lambda _, run="first": other if run == "rebatched" else tied
     )
-    got = study.rebatched("bf16")
+    got = study.rebatched(PURE)
     assert 0 < got.shift <= got.variance.value <= 1
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from precision_lib.forensics import policy_shift
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.models.loading import parameter_digest, set_parameters, working_copy
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.sampling import sample_responses

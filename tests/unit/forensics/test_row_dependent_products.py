@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from precision_lib.forensics.verdicts import H1_OPERATING_KL
+from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.forensics.policy_shift import OPERATING_KL
 from precision_lib.matrix import all_configurations, get_configuration
 from precision_lib.records.baseline import baseline_of
 from precision_lib.records.gate import judge
@@ -25,8 +26,8 @@ from tests.unit.small_pipelines import random_pipeline
 from tests.unit.small_runs import opened
 
 if TYPE_CHECKING:
-    from precision_lib.forensics.causal import Study
     from precision_lib.forensics.h1.study import H1Study
+    from precision_lib.forensics.study import Study
     from precision_lib.models.pipeline import Pipeline
 
 #: Enough for the four promotions, demotions and irrelevant promotions, on the embedded models.
@@ -69,14 +70,13 @@ def studies(pipeline: "Pipeline") -> "Sequence[Study]":
     from precision_lib.records.record import Recorder
 
     quick = budget(quick=True)
-    small = replace(
-        quick,
-        probe=replace(quick.probe, seq_lengths=(32,), target_kls=(H1_OPERATING_KL,)),
-        freeze=replace(quick.freeze, max_new_tokens=16),
-        h4=replace(quick.h4, length=128),
+    small = (
+        replace(quick, freeze=replace(quick.freeze, max_new_tokens=16))
+        .changed("H1", seq_lengths=(32,), target_kls=(OPERATING_KL,))
+        .changed("H4", length=128)
     )
     job = MainJob(pipeline, small, Recorder(Path("unwritten.json"), CONFIGURATIONS))
-    return job.h1, job.h2, job.h3, job.h4
+    return tuple(map(job.study, HYPOTHESES))
 
 
 def h1_study(pipeline: "Pipeline") -> "H1Study":
@@ -84,7 +84,7 @@ def h1_study(pipeline: "Pipeline") -> "H1Study":
     from precision_lib.forensics.h1.study import open_study
     from precision_lib.forensics.probe import QUICK
 
-    settings = replace(QUICK, seq_lengths=(32,), target_kls=(H1_OPERATING_KL,))
+    settings = replace(QUICK, seq_lengths=(32,), target_kls=(OPERATING_KL,))
     return open_study(pipeline.policy, settings, CONFIGURATIONS)
 
 

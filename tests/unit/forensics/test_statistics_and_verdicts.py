@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES
 from precision_lib.forensics.statistics import (
     CONFIDENCE,
     Array,
@@ -16,7 +17,6 @@ from precision_lib.forensics.statistics import (
     small_sample_factor,
 )
 from precision_lib.forensics.verdicts import (
-    DECISIONS,
     HEALTHY,
     IMPAIRED,
     INCONCLUSIVE,
@@ -206,13 +206,15 @@ def test_a_verdict_is_never_finer_than_the_noise_of_the_truth(
 def test_an_inconclusive_cell_says_which_rule_left_it_open(
     low: float, high: float, golden: float, own: float, reason: str
 ) -> None:
-    from precision_lib.forensics.causal import PURE, Rebatched, cell_of, why_inconclusive
+    from precision_lib.forensics.causal import PURE, Rebatched, why_inconclusive
+    from precision_lib.forensics.study import cell_of
 
     def point(x: float) -> Rebatched:
         return Rebatched(Metric(x, x, x, 10, "x"), 0.0)
 
-    damage = {"log_ratio_nsr": Metric((low + high) / 2, low, high, 10, "x")}
-    cell = cell_of("H1", PURE, damage, point(own), point(golden), {})
+    damage = {"accum_err_final": Metric((low + high) / 2, low, high, 10, "x")}
+    finite = {"log_ratio_nonfinite_frac": Metric(0.0, 0.0, 0.0, 10, "x")}
+    cell = cell_of(HYPOTHESES["H4"], PURE, damage | finite, point(own), point(golden), {})
     assert (cell.verdict == INCONCLUSIVE) == bool(reason)
-    assert reason in why_inconclusive(cell)
-    assert bool(why_inconclusive(cell)) == bool(reason)
+    assert reason in why_inconclusive(cell, DECISIONS["H4"])
+    assert bool(why_inconclusive(cell, DECISIONS["H4"])) == bool(reason)

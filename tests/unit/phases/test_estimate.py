@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from precision_lib.forensics.verdicts import DECISIONS, H1_OPERATING_KL
+from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.policy_shift import OPERATING_KL
 from precision_lib.matrix import all_configurations
 from precision_lib.records.record import Recorder
 from tests.unit.small_pipelines import random_pipeline
 
 if TYPE_CHECKING:
     from precision_lib.forensics.budget import Budget
+    from precision_lib.forensics.work import Pass
     from precision_lib.models.pipeline import Pipeline
     from precision_lib.phases.estimate import Estimate, Speed
     from precision_lib.phases.progress import Progress
-    from precision_lib.phases.work import Pass
 
 CONFIGURATIONS = all_configurations(None)
 
@@ -33,12 +34,12 @@ def small() -> "Budget":
     from precision_lib.forensics.budget import budget
 
     quick = budget(quick=True)
-    return replace(
-        quick,
-        probe=replace(quick.probe, seq_lengths=(8, 12), target_kls=(H1_OPERATING_KL, 1e-2)),
-        freeze=replace(quick.freeze, max_new_tokens=8, num_batches=2, ignore_eos=True),
-        h3=replace(quick.h3, magnitudes=(1.0,), offsets=(0.0, 30.0)),
-        h4=replace(quick.h4, length=48, expected=3),
+    freeze = replace(quick.freeze, max_new_tokens=8, num_batches=2, ignore_eos=True)
+    return (
+        replace(quick, freeze=freeze)
+        .changed("H1", seq_lengths=(8, 12), target_kls=(OPERATING_KL, 1e-2))
+        .changed("H3", magnitudes=(1.0,), offsets=(0.0, 30.0))
+        .changed("H4", length=48, expected=3)
     )
 
 
@@ -63,9 +64,10 @@ def test_the_models_see_the_tokens_that_were_planned(
     A drawn token does not show how long its sequence will be.
     """
     from precision_lib.forensics.h2 import families
+    from precision_lib.forensics.work import DRAWN, Tokens
     from precision_lib.phases.main_job import MainJob
     from precision_lib.phases.progress import Meter, watched
-    from precision_lib.phases.work import DRAWN, Tokens, planned_work
+    from precision_lib.phases.work import planned_work
 
     monkeypatch.setattr(families, "GROUPS", 64)
     seen: dict[str, Tokens] = {}
@@ -93,7 +95,7 @@ def test_the_models_see_the_tokens_that_were_planned(
 
 
 def test_seconds_of_a_token_follow_its_kind() -> None:
-    from precision_lib.phases.work import Pass
+    from precision_lib.forensics.work import Pass
 
     given = speed()
     assert given.seconds(Pass("scored", "fp32", 10), 2) == 2 * (1 + 0.5 * 10)
@@ -153,8 +155,8 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 def test_progress_at_the_pace_so_far() -> None:
     """100 estimated seconds, 25 of them done in 50: 75 are left, at 2 seconds each."""
+    from precision_lib.forensics.work import Pass
     from precision_lib.phases.progress import Meter
-    from precision_lib.phases.work import Pass
 
     shown: list[Progress] = []
     now = [1000.0]

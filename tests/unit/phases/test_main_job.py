@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from precision_lib.forensics.verdicts import H1_OPERATING_KL, Cell
+from precision_lib.forensics.policy_shift import OPERATING_KL
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.jsonio import append_line, to_plain
 from precision_lib.matrix import all_configurations, get_configuration
 from precision_lib.records.record import Recorder, load_cells, unfinished_run
@@ -66,12 +67,11 @@ def small_budget() -> "Budget":
     from precision_lib.forensics.budget import budget
 
     quick = budget(quick=True)
-    return replace(
-        quick,
-        probe=replace(quick.probe, seq_lengths=(8,), target_kls=(H1_OPERATING_KL,)),
-        freeze=replace(quick.freeze, max_new_tokens=8),
-        h3=replace(quick.h3, magnitudes=(1.0,), offsets=(0.0, 30.0)),
-        h4=replace(quick.h4, length=48, expected=2),
+    return (
+        replace(quick, freeze=replace(quick.freeze, max_new_tokens=8))
+        .changed("H1", seq_lengths=(8,), target_kls=(OPERATING_KL,))
+        .changed("H3", magnitudes=(1.0,), offsets=(0.0, 30.0))
+        .changed("H4", length=48, expected=2)
     )
 
 
@@ -159,11 +159,11 @@ def test_a_finished_cell_is_not_measured_again(
 
 
 OTHERS: dict[str, Callable[[Any], dict[str, Any]]] = {
-    r"budget\.probe\.seed = 0, this one has 1": lambda small: {
-        "budget": replace(small, probe=replace(small.probe, seed=1))
+    r"budget\.settings\.H1\.seed = 0, this one has 1": lambda small: {
+        "budget": small.changed("H1", seed=1)
     },
-    r"budget\.h4\.length = 48, this one has 64": lambda small: {
-        "budget": replace(small, h4=replace(small.h4, length=64))
+    r"budget\.settings\.H4\.length = 48, this one has 64": lambda small: {
+        "budget": small.changed("H4", length=64)
     },
     r"models\.reference\.name = .*moved": lambda _: {"pipeline": random_pipeline(moved=2.0**-6)},
     r"matrix\.mixed_recommended = null": lambda _: {"configurations": all_configurations(None)},
@@ -288,7 +288,7 @@ def test_a_study_takes_a_cell_for_its_own_formats_alone(
         get_configuration, ("bf16_pure", "bf16_fp32_kl", "bf16_fp32_reward")
     )
     marked = Cell("H2", "bf16_pure", "impaired", {}, {"taken": True})
-    job.h2.take(pure, marked)
-    assert job.h2.cell(pure) == marked
-    assert job.h2.cell(alike) == replace(marked, configuration="bf16_fp32_kl")
-    assert "taken" not in job.h2.cell(promoted).evidence
+    job.study("H2").take(pure, marked)
+    assert job.study("H2").cell(pure) == marked
+    assert job.study("H2").cell(alike) == replace(marked, configuration="bf16_fp32_kl")
+    assert "taken" not in job.study("H2").cell(promoted).evidence

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from precision_lib import cli
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.statistics import Metric
-from precision_lib.forensics.verdicts import DECISIONS, Cell
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.plugin.keeping import keeper
 from precision_lib.records.baseline import load_baseline
 from precision_lib.records.record import Recorder, load_record

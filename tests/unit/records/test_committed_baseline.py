@@ -13,7 +13,7 @@ import pytest
 
 from precision_lib.conformance.checks import checks
 from precision_lib.forensics.budget import budget
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.jsonio import to_plain
 from precision_lib.matrix import all_configurations
 from precision_lib.records.baseline import load_baseline, write_baseline
@@ -81,8 +81,8 @@ def test_it_is_of_the_present_matrix_budget_and_checks() -> None:
     whole = budget()
     context = BASELINE["context"]
     assert context["budget"] == "whole"
-    assert context["probe"] == to_plain(asdict(whole.probe))
-    assert context["h3"] == to_plain(asdict(whole.h3))
+    assert context["probe"] == to_plain(asdict(whole.settings["H1"]))
+    assert context["h3"] == to_plain(asdict(whole.settings["H3"]))
     frozen = context["trajectories"]["settings"]
     assert frozen["max_new_tokens"] == whole.freeze.max_new_tokens
     tests = {name: f["tests"] for name, f in BASELINE["conformance"]["functions"].items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.records.directions import DIRECTIONS
 from precision_lib.records.gate import Judgement, judge
 from tests.unit import small_blocks as small

@@ -179,7 +179,7 @@ def test_the_degrees_of_freedom_are_those_of_both() -> None:
 
 def test_a_metric_without_a_row_stops_the_gate() -> None:
     for hypothesis, name in (("H1", "brand_new"), ("H9", "log_ratio_nsr")):
-        with pytest.raises(ValueError, match=rf"{hypothesis} {name} has no direction: say in rec"):
+        with pytest.raises(ValueError, match=rf"{hypothesis} {name} has no direction: say"):
             direction(hypothesis, name)
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from precision_lib.forensics.h1.kl_collapse import METRICS
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.matrix import MATRIX
 from precision_lib.reporting.styles import STYLES
 from precision_lib.reporting.table import conformance_table, h1_table, summary

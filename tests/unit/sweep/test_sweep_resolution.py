@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from precision_lib.forensics.verdicts import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import LIMIT, POWER, gain_share, resolution
 from precision_lib.sweep.curves import run_curves

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.statistics import CONFIDENCE, Metric
 from precision_lib.forensics.verdicts import (
-    DECISIONS,
     HEALTHY,
     IMPAIRED,
     INCONCLUSIVE,

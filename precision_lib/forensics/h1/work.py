@@ -1,0 +1,46 @@
+"""Tokens that H1 sends through the policy.
+
+K policies: the identical one and one per target KL.
+"""
+
+from collections import Counter
+
+from precision_lib.forensics.forwards import EXACT, GOLDEN
+from precision_lib.forensics.work import (
+    ALWAYS,
+    DRAWN,
+    SCORED,
+    Pass,
+    Planned,
+    Tokens,
+    placing,
+    prompt_length,
+)
+
+
+def work(planned: Planned) -> Tokens:
+    """Drawing the responses, placing the policies, and every forward of cells and controls."""
+    settings = planned.settings
+    prompt = prompt_length(planned.pipeline, settings.num_prompts, settings.seed)
+    policies, count = 1 + len(settings.target_kls), settings.num_prompts
+    roles = {("policy", c.policy) for c in planned.configurations}
+    roles |= {("reference", c.reference) for c in planned.configurations}
+    first = roles | {(role, fmt) for role in ("policy", "reference") for fmt in ALWAYS}
+    forwards = Counter[str]()
+    for role, fmt in first:  # no configuration is held against the identical policy in float64
+        of_policy = policies - 1 if fmt == EXACT else policies
+        forwards[fmt] += of_policy if role == "policy" else 1
+    forwards.update(fmt for _, fmt in roles)  # in another batch shape
+    forwards.update(("bf16", "bf16"))  # the irrelevant control, again
+    forwards[GOLDEN] += 2 * (policies - 1)  # true KL of all but the identical policy
+    forwards[GOLDEN] += 2  # what theory predicts
+    for pair in {(c.policy, c.reference) for c in planned.configurations}:
+        forwards.update(pair)  # executed KL
+    tokens = placing(planned.pipeline, min(settings.seq_lengths), prompt, count, policies - 1)
+    for response in settings.seq_lengths:
+        length = prompt + response
+        tokens[Pass(DRAWN, GOLDEN, length, count)] += count * (response - 1)
+        tokens[Pass(SCORED, GOLDEN, prompt)] += count * prompt
+        for fmt, number in forwards.items():
+            tokens[Pass(SCORED, fmt, length)] += number * count * length
+    return tokens

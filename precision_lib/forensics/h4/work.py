@@ -1,0 +1,38 @@
+"""Tokens that H4 sends through the policy."""
+
+from collections import Counter
+
+from precision_lib.forensics.forwards import GOLDEN
+from precision_lib.forensics.h4.long_sequences import PLACING_TOKENS, row_length
+from precision_lib.forensics.work import ALWAYS, DRAWN, SCORED, Pass, Planned, Tokens, placing
+from precision_lib.models.embedded import load_held_out_sample
+from precision_lib.trajectories.prompts import encode
+
+
+def work(planned: Planned) -> Tokens:
+    """Drawing the sequences, placing the policy, and every forward of cells and controls."""
+    settings = planned.settings
+    length = row_length(planned.pipeline.policy, settings)
+    short = min(PLACING_TOKENS, length - 1)
+    tokens = placing(planned.pipeline, short, 1, settings.sequences, 1)
+    for drawn, count in ((short, short), (length, length - 1)):
+        tokens[Pass(DRAWN, GOLDEN, drawn, settings.sequences)] += settings.sequences * count
+    policies = {c.policy for c in planned.configurations}
+    rows = Counter[str]()
+    for formats in (policies, {c.reference for c in planned.configurations}):
+        for fmt in formats | ALWAYS:
+            rows[fmt] += settings.sequences
+        for fmt in formats:
+            rows[fmt] += 2 * settings.checked  # identical weights; another batch shape
+    # The control that is run again, with what it is measured against; the true KL.
+    rows.update({"bf16": 3 * settings.checked, GOLDEN: 3 * settings.checked})
+    text = Counter[str]()
+    for fmt in policies - {GOLDEN}:
+        rows.update({fmt: settings.expected, GOLDEN: settings.expected})
+        text.update({fmt: settings.text_windows, GOLDEN: settings.text_windows})
+    encoded = sum(len(encode(planned.pipeline.policy, text)) for text in load_held_out_sample())
+    width = min(length, encoded // settings.text_windows)
+    for kind, number in ((length, rows), (width, text)):
+        for fmt, count in number.items():
+            tokens[Pass(SCORED, fmt, kind)] += count * kind
+    return tokens

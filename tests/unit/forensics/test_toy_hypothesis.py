@@ -1,0 +1,112 @@
+"""A hypothesis is its folder and one row: a toy is added here, and every room knows it at once."""
+
+import inspect
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES
+from precision_lib.forensics.hypothesis import Imported
+from precision_lib.jsonio import to_plain
+from precision_lib.matrix import all_configurations
+from precision_lib.records.directions import DIRECTIONS, direction
+from precision_lib.records.record import Recorder
+from precision_lib.reporting.sections import EVIDENCE
+from precision_lib.reporting.table import summary
+from tests.unit.small_pipelines import random_pipeline
+
+if TYPE_CHECKING:
+    from precision_lib.models.pipeline import Pipeline
+
+CONFIGURATIONS = all_configurations(None)
+
+
+@pytest.fixture
+def row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one row, and the two tables that are made of it at import; H1 to H4 are left out."""
+    from tests.unit.forensics.toy_h0 import H0
+
+    tables: tuple[tuple[dict[str, Any], Any], ...] = (
+        (HYPOTHESES, H0),
+        (DECISIONS, H0.decision),
+        (DIRECTIONS, H0.directions),
+    )
+    for table, entry in tables:
+        for name in list(table):
+            monkeypatch.delitem(table, name)
+        monkeypatch.setitem(table, "H0", entry)
+
+
+@pytest.fixture(scope="module")
+def models() -> "Pipeline":
+    return random_pipeline()
+
+
+def test_it_takes_forty_lines() -> None:
+    """Without imports, blank lines and the docstring."""
+    from tests.unit.forensics import toy_h0
+
+    lines = inspect.getsource(toy_h0).splitlines()
+    start = lines.index("H0 = Hypothesis(")
+    assert len([line for line in lines[start:] if line.strip()]) <= 40
+
+
+@pytest.mark.usefixtures("row")
+def test_the_main_job_judges_it(models: "Pipeline", tmp_path: Path) -> None:
+    """bf16 has a step of 2**-7 between 1 and 2, so errors of 2**-7 / sqrt(12) RMS there.
+
+    That is 0.15 % of numbers of RMS sqrt(7/3). The limit is 0.1 %, so the promotion of the KL heals
+    it and the demotion harms.
+    """
+    from precision_lib.forensics.budget import budget
+    from precision_lib.phases.estimate import needed_stages
+    from precision_lib.phases.main_job import run_main_job
+    from precision_lib.phases.work import planned_work
+
+    asked = budget(quick=True)
+    path = tmp_path / "report.json"
+    run = run_main_job(models, asked, CONFIGURATIONS, path, budget_name="quick")
+    verdicts = {c["configuration"]: c["verdict"] for c in run.cells}
+    assert {verdicts[c.name] for c in CONFIGURATIONS if c.kl == "fp32"} == {"healthy"}
+    assert {verdicts[c.name] for c in CONFIGURATIONS if c.kl == "bf16"} == {"impaired"}
+    (hypothesis,) = run.hypotheses
+    assert (hypothesis["hypothesis"], hypothesis["verdict"]) == ("H0", "supported")
+    assert "H0" in planned_work(models, asked, CONFIGURATIONS)
+    assert needed_stages(["H0"]) == ("H0",)
+    block = to_plain(run.block())
+    assert block["complete"]
+    assert any("H0: stored_nsr" in text for text, _ in summary(block))
+
+
+@pytest.mark.usefixtures("row")
+def test_what_does_not_come_out_null_leaves_it_open(
+    models: "Pipeline", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault of the toy: its FP32 numbers are no FP32 numbers."""
+    from precision_lib.forensics.budget import budget
+    from precision_lib.phases.main_job import MainJob
+
+    job = MainJob(models, budget(quick=True), Recorder(Path("unwritten.json"), CONFIGURATIONS))
+    study: Any = job.study("H0")
+    study.numbers = study.numbers.double() * (1 + 2.0**-30)
+    assert study.verdict().verdict == "inconclusive"
+
+
+def test_the_gate_asks_which_way_it_gets_worse(row: None) -> None:
+    assert direction("H0", "stored_nsr").scale == "ratio"
+    with pytest.raises(ValueError, match="H0 brand_new has no direction"):
+        direction("H0", "brand_new")
+
+
+@pytest.mark.parametrize("name", HYPOTHESES)
+def test_everything_that_a_declaration_names_exists(name: str) -> None:
+    """A function is looked up when it is called; here all of them are."""
+    declared = HYPOTHESES[name]
+    assert declared.name == name == declared.decision.hypothesis
+    named = [x.name for x in vars(declared).values() if isinstance(x, Imported)]
+    assert len(named) >= 3
+    assert all(callable(pkgutil.resolve_name(function)) for function in named)
+    assert declared.directions[declared.decision.metric].scale
+    assert set(EVIDENCE) >= {name}
