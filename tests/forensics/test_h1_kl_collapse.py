@@ -119,7 +119,7 @@ def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "H1Study") -> None:
     from precision_lib.forensics.h1 import kl_collapse as h1
 
     policy = h1_study.forwards.given.operating_policy
-    k3 = h1.k3_penalty(h1.golden_log_ratio(h1_study.forwards, policy))
+    k3 = h1.k3_penalty(h1_study.forwards.golden_log_ratio(policy))
     difference = k3 - h1_study.forwards.true_kl(policy)
     sequences = torch.tensor(h1_study.sequence)
     sums = torch.zeros(int(sequences.max()) + 1, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "H1Study") -> None:
 
 def test_policies_lie_at_increasing_distances(h1_study: "H1Study") -> None:
     """The identical policy has a KL of exactly 0, the others grow with their targets."""
-    kls = [h1_study.true_kl(p) for p in range(len(h1_study.forwards.given.target_kls))]
+    kls = [h1_study.true_kl(p) for p in range(len(h1_study.forwards.given.scales))]
     assert kls[0] == 0
     assert kls == sorted(kls)
     assert len(set(kls)) == len(kls)

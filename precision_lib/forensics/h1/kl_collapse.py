@@ -29,10 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, POLICY, REFERENCE, Forwards
+from precision_lib.forensics.forwards import Forwards
 from precision_lib.forensics.statistics import Array, MetricFunction, Totals
-from precision_lib.formats import FORMATS, get_format, round_to, ulp
-from precision_lib.matrix import PrecisionConfig
+from precision_lib.formats import FORMATS, round_to, ulp
 from precision_lib.ppo import kl
 
 
@@ -62,43 +61,21 @@ def textbook_k3(log_ratio: Tensor) -> Tensor:
     return torch.exp(-log_ratio) - 1 + log_ratio
 
 
-def is_golden(configuration: PrecisionConfig) -> bool:
-    """True where the configuration's H1 components are those of the golden path itself."""
-    return {configuration.policy, configuration.reference, configuration.kl} == {GOLDEN}
-
-
-def log_ratio(
-    forwards: Forwards, configuration: PrecisionConfig, policy: int, run: str = FIRST
-) -> Tensor:
-    """[M] log-ratio as the configuration computes it, in its KL format.
-
-    ``run`` as in :meth:`Forwards.scored`.
-    """
-    moved = forwards.scored(POLICY, policy, configuration.policy, run)
-    reference = forwards.scored(REFERENCE, 0, configuration.reference, run)
-    logprobs, dtype = configuration.kl, get_format(configuration.kl).dtype
-    return kl.kl_penalty(moved.logprobs[logprobs], reference.logprobs[logprobs], "k1", dtype)
-
-
 def k3_penalty(ratio: Tensor) -> Tensor:
     """k3 of a log-ratio that is already computed, in its own format."""
     return kl.kl_penalty(ratio, torch.zeros_like(ratio), "k3", ratio.dtype)
 
 
-def golden_log_ratio(forwards: Forwards, policy: int, fmt: str = GOLDEN) -> Tensor:
-    """[M] float64 log-ratio of the models in ``fmt``: what a configuration is measured against."""
-    pair = [forwards.scored(role, policy, fmt).logprobs[fmt] for role in (POLICY, REFERENCE)]
-    return pair[0].double() - pair[1].double()
+def token_quantities(ratio: Tensor, golden: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """[M] float64 summands of every metric, by name; finite.
 
-
-def token_quantities(
-    forwards: Forwards, configuration: PrecisionConfig, policy: int, run: str = FIRST
-) -> dict[str, Tensor]:
-    """[M] float64 summands of every metric, by name; finite."""
-    ratio = log_ratio(forwards, configuration, policy, run)
+    Args:
+        ratio: [M] log-ratio as computed, in the format of the KL; may hold inf and NaN.
+        golden: [M] float64, what it is measured against.
+        reference: [M] FP32 log-probs of the reference, whose ulp is no signal.
+    """
     finite = torch.isfinite(ratio)
-    golden = golden_log_ratio(forwards, policy, EXACT if is_golden(configuration) else GOLDEN)
-    resolution = ulp(forwards.scored(REFERENCE, 0, GOLDEN).logprobs[GOLDEN], FORMATS[GOLDEN])
+    resolution = ulp(reference, FORMATS["fp32"])
     k3, textbook = k3_penalty(ratio), textbook_k3(ratio)
     computed = {
         "error2": (ratio.double() - golden) ** 2,

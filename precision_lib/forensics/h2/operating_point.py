@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from precision_lib import bounds, oracle
-from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h2 import families, law
 from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.h2.forwards import RewardForwards
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.formats import get_format, ulp
+from precision_lib.scoring.micro import AGAIN, FIRST, REBATCHED
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 
 #: Formats in which rewards of few exact values must come out without any error.
 IMMUNE_FORMATS = ("bf16", "fp16")

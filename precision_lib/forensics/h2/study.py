@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
-from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h2 import families, operating_point
 from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.h2.declaration import H2
@@ -32,6 +31,8 @@ from precision_lib.forensics.study import Study
 from precision_lib.formats import get_format
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.reward_model import RewardModel
+from precision_lib.scoring.micro import FIRST, REBATCHED
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 from precision_lib.trajectories.store import Trajectories
 
 DAMAGE, SYMPTOM = H2.decision.metric, H2.decision.symptom

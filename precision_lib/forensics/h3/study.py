@@ -22,7 +22,6 @@ from precision_lib.forensics.causal import (
     per_sequence,
     rebatched,
 )
-from precision_lib.forensics.forwards import AGAIN, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics
 from precision_lib.forensics.h3.declaration import H3
@@ -45,6 +44,8 @@ from precision_lib.formats import FORMATS, format_of, ulp
 from precision_lib.matrix import COMPONENTS, PrecisionConfig
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.value_head import ValueHead
+from precision_lib.scoring.micro import AGAIN, FIRST, REBATCHED
+from precision_lib.scoring.scorer import GOLDEN
 from precision_lib.trajectories.store import Trajectories
 
 DAMAGE = H3.decision.metric

@@ -25,11 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import GOLDEN, score_pair
-from precision_lib.forensics.probe import ProbeInput
+from precision_lib.forensics.forwards import POLICY, Forwards
 from precision_lib.forensics.statistics import Array, MetricFunction, estimate, resample
-from precision_lib.models.loading import set_parameters, working_copy
-from precision_lib.runtime import deterministic
 
 #: Tokens of a block whose errors are summed: enough that the sum is near normal.
 BLOCK = 32
@@ -85,15 +82,10 @@ def _rows_drift(executed: Tensor, golden: Tensor, tokens: Tensor) -> dict[str, T
     }
 
 
-def expected_drift(given: ProbeInput, policy: int, fmt: str) -> ExpectedDrift:
-    """The policy executed in ``fmt`` against itself in FP32, on all sequences of ``given``."""
-    (responses,) = given.responses
-    original, scale = given.checkpoint.model, given.scales[policy]
-    executed, golden = working_copy(original), working_copy(original)
-    set_parameters(executed, original, fmt, given.direction, scale)
-    set_parameters(golden, original, GOLDEN, given.direction, scale)
-    with deterministic():
-        found = score_pair(executed, golden, (responses,), pair_drift)
+def expected_drift(forwards: Forwards, policy: int, fmt: str) -> ExpectedDrift:
+    """The policy executed in ``fmt`` against itself in FP32, on one group of sequences."""
+    (responses,) = forwards.given.responses
+    found = forwards.pair(pair_drift, policy, fmt, reference_role=POLICY)
     shape = len(responses.tokens), responses.length
     return ExpectedDrift(**{name: x.view(shape).numpy() for name, x in found.items()})
 

@@ -25,7 +25,7 @@ PROMOTED, DEMOTED = get_configuration("bf16_fp32_reward"), get_configuration("fp
 HALF = replace(PURE, name="half", reward="fp16")
 SHARDS, PROMPTS, SAMPLES, LENGTH = 3, 4, 4, 12
 #: As the forwards call it.
-SCORE_TOKENS = "precision_lib.trajectories.scoring.score_tokens"
+SCORE_TOKENS = "precision_lib.scoring.forced.score_tokens"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,8 @@ def reward() -> "RewardModel":
 def freeze(reward: "RewardModel", index: int) -> "Trajectories":
     """Random tokens of random lengths, scored as a freeze does."""
     from precision_lib.runtime import deterministic
-    from precision_lib.trajectories.scoring import Micro, forced_rewards
+    from precision_lib.scoring.forced import forced_rewards
+    from precision_lib.scoring.micro import Micro
     from precision_lib.trajectories.store import Trajectories
 
     count, generator = PROMPTS * SAMPLES, torch.Generator().manual_seed(index)
@@ -113,14 +114,14 @@ def opened(reward: "RewardModel", shards: list["Trajectories"], **options: Any) 
 
 def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None:
     """Have ``change`` applied to the model of every forward."""
-    build = study.forwards._model
+    build = study.forwards.scorer.model
 
-    def changed(fmt: str) -> Any:
-        model = build(fmt)
-        change(model, fmt)
+    def changed(weights: Any, copy: int = 0) -> Any:
+        model = build(weights, copy)
+        change(model, weights.fmt)
         return model
 
-    study.forwards._model = changed  # type: ignore[method-assign]
+    study.forwards.scorer.model = changed  # type: ignore[method-assign]
 
 
 # Cells

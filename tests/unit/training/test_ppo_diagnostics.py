@@ -14,10 +14,10 @@ from torch import Tensor
 from precision_lib.bounds import gamma, log_softmax_bound
 from precision_lib.formats import FORMATS
 from precision_lib.models.reward_model import score_tokens
+from precision_lib.scoring.forward import trunk_and_logits
 from precision_lib.training.golden import damage, golden_experience, symptoms
 from precision_lib.training.rollout import Experience
 from precision_lib.training.trainer import ppo_step
-from precision_lib.trajectories.teacher_forcing import trunk_and_logits
 from tests.unit.small_runs import (
     DAMAGE,
     SYMPTOMS,

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from precision_lib.formats import FORMATS
 from precision_lib.runtime import Float64Casts, state_put_back
+from precision_lib.scoring import forward as teacher_forcing
 from precision_lib.training.forward import forward
 from precision_lib.training.rollout import Experience
 from precision_lib.training.trainer import Run, ppo_step
 from precision_lib.training.update import Updates, clip_gradient, minibatch_order, update
 from precision_lib.training.weights import Weights, perturbed
-from precision_lib.trajectories import teacher_forcing
 from tests.unit.small_runs import NAMES, experience_of, opened, settings
 
 #: Gradients as they are; ratios and values are clipped soon.
