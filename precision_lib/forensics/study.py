@@ -19,10 +19,9 @@ from precision_lib.forensics.causal import (
     Sums,
     why_inconclusive,
 )
-from precision_lib.forensics.hypothesis import Hypothesis
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Hypothesis
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import (
-    BATCH_VARIANCE,
     IMPAIRED,
     Cell,
     HypothesisVerdict,

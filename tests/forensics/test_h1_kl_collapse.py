@@ -116,7 +116,7 @@ def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "H1Study") -> None:
     """
     import torch
 
-    from precision_lib.forensics.h1 import kl_collapse as h1
+    from precision_lib.metrics import log_ratio as h1
 
     policy = h1_study.forwards.given.operating_policy
     k3 = h1.k3_penalty(h1_study.forwards.golden_log_ratio(policy))
@@ -144,8 +144,8 @@ def test_zero_log_ratios_of_rounded_log_probs_match_the_derivation(h1_study: "H1
     """
     import torch
 
-    from precision_lib.forensics.h1 import kl_collapse as h1
     from precision_lib.formats import round_to, ulp
+    from precision_lib.metrics import log_ratio as h1
 
     assert float(ulp(torch.tensor([-2.3]), FORMATS["bf16"])) == 2.0**-6
     theory = h1_study.forwards.theory(h1_study.forwards.given.operating_policy)
@@ -164,12 +164,13 @@ def test_zero_log_ratios_of_a_bf16_kl_match_the_derivation(h1_study: "H1Study") 
     """The same for the whole bf16 KL path: logits rounded, then log-probs rounded."""
     import torch
 
-    from precision_lib.forensics.h1 import kl_collapse as h1
+    from precision_lib.metrics import log_ratio as h1
 
     operating = h1_study.forwards.given.operating_policy
     cell = h1_study.cell(get_configuration("fp32_bf16_kl"))
     measured = cell.metrics["log_ratio_near_zero_frac"].value
-    expected = h1.predicted_near_zero(h1_study.forwards, operating)
+    theory = h1_study.forwards.theory(operating)
+    expected = h1.predicted_near_zero(theory.rounded_move, theory.reference_logprob)
     error = float((expected * (1 - expected)).sum().sqrt()) / expected.numel()
     z = (measured - float(torch.mean(expected))) / error
     assert abs(z) < SIGMAS, (

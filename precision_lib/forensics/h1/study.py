@@ -21,13 +21,13 @@ from precision_lib.forensics.causal import (
     rebatched,
 )
 from precision_lib.forensics.forwards import REFERENCE, Forwards, measured_against
-from precision_lib.forensics.h1 import kl_collapse as h1
 from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.probe import ProbeSettings, prepare
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.metrics import log_ratio
 from precision_lib.models.loading import Checkpoint
 from precision_lib.ppo import masked
 from precision_lib.scoring.micro import FIRST, REBATCHED
@@ -61,7 +61,7 @@ class H1Study(Study):
         # Sequence i of every length continues prompt i, so the prompt is what is resampled.
         prompts = np.concatenate([np.arange(count) for count in counts])
         resampling = resample(prompts, self.settings.seed)
-        self.paired = Paired(h1.METRICS, resampling)
+        self.paired = Paired(H1.metrics, resampling)
 
     def context(self) -> dict[str, Any]:
         """What the measurement was made on, for the record's context."""
@@ -85,7 +85,7 @@ class H1Study(Study):
         """Mean k3 penalty as a trainer would log it: by the core's masked mean, in FP32."""
         operating = self.forwards.given.operating_policy
         ratio = self.forwards.log_ratio(configuration, operating)
-        return float(masked.masked_mean(h1.k3_penalty(ratio), torch.isfinite(ratio)))
+        return float(masked.masked_mean(log_ratio.k3_penalty(ratio), torch.isfinite(ratio)))
 
     def at_policy(self, configuration: PrecisionConfig, policy: int) -> dict[str, Metric]:
         """Every metric of a configuration at a policy."""
@@ -141,7 +141,7 @@ class H1Study(Study):
         golden = self.forwards.golden_log_ratio(policy, measured_against(configuration))
         reference = self.forwards.scored(REFERENCE, 0, GOLDEN).logprobs[GOLDEN]
         ratio = self.forwards.log_ratio(configuration, policy, run)
-        return self._per_sequence(h1.token_quantities(ratio, golden, reference))
+        return self._per_sequence(log_ratio.token_quantities(ratio, golden, reference))
 
     def _per_sequence(self, quantities: dict[str, Tensor]) -> Sums:
         return per_sequence(quantities, self.sequence)
@@ -192,9 +192,11 @@ class H1Study(Study):
             },
         }
         if configuration.components == configuration.components | H1_DEMOTED:
-            predicted = h1.predicted_near_zero(self.forwards, operating)
+            theory = self.forwards.theory(operating)
+            logprobs, move = (theory.policy_logprob, theory.reference_logprob), theory.rounded_move
+            predicted = log_ratio.predicted_near_zero(move, theory.reference_logprob)
             evidence["log_ratio_near_zero_frac_predicted"] = float(predicted.mean())
-            evidence["log_ratio_nsr_by_rounding"] = h1.rounding_parts(self.forwards, operating)
+            evidence["log_ratio_nsr_by_rounding"] = log_ratio.rounding_parts(*logprobs, move)
         return evidence
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
 from precision_lib.forensics.forwards import POLICY, REFERENCE, Forwards, measured_against
 from precision_lib.forensics.h4 import evidence
-from precision_lib.forensics.h4 import reference_drift as h4
 from precision_lib.forensics.h4.declaration import H4
 from precision_lib.forensics.h4.expected_drift import ExpectedDrift, expected_drift
 from precision_lib.forensics.h4.long_sequences import (
@@ -25,9 +24,11 @@ from precision_lib.forensics.h4.long_sequences import (
     prepare_long,
 )
 from precision_lib.forensics.hypothesis import Given
-from precision_lib.forensics.statistics import Array, Metric
+from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.study import Study
 from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.metrics import drift as h4
+from precision_lib.metrics.measure import Array
 from precision_lib.models.loading import Checkpoint
 from precision_lib.scoring.micro import FIRST, REBATCHED
 from precision_lib.scoring.scorer import EXACT, GOLDEN

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.h2 import operating_point as operating_point
-from precision_lib.forensics.h2 import reward_quantization as h2
+from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.metrics import rewards as h2
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h2.study import H2Study
@@ -130,7 +131,7 @@ def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None
 def test_a_cell_holds_every_metric_over_every_sequence(clean: "H2Study") -> None:
     cell = clean.cell(PURE)
     assert cell.hypothesis == "H2"
-    assert set(cell.metrics) == {*h2.METRICS, "batch_variance"}
+    assert set(cell.metrics) == {*H2.metrics, "batch_variance"}
     sequences = SHARDS * PROMPTS * SAMPLES
     pairs = SHARDS * PROMPTS * SAMPLES * (SAMPLES - 1) // 2
     assert cell.metrics["advantage_rms_error"].n == sequences
@@ -205,7 +206,9 @@ def test_causes_are_kept_apart(clean: "H2Study") -> None:
     """Storing alone is the cast of the golden scores; a wide head leaves no grid on the scores."""
     causes = clean.causes("bf16")
     stored = h2.group_sums(clean.golden.bfloat16(), clean.golden, clean.groups)
-    assert causes["stored_only"]["advantage_rms_error"]["value"] == h2.value(stored, h2.DAMAGE)
+    assert causes["stored_only"]["advantage_rms_error"]["value"] == H2.metrics[
+        "advantage_rms_error"
+    ].of(stored)
     assert causes["both"]["advantage_rms_error"] == (
         clean.cell(PURE).metrics["advantage_rms_error"].as_json()
     )
@@ -471,7 +474,7 @@ def test_overflow_of_some_scores_impairs_the_cell(study: "H2Study") -> None:
     cell = study.cell(HALF)
     assert cell.verdict == "impaired"
     assert 0 < cell.metrics["reward_nonfinite_frac"].value < 1
-    assert set(cell.metrics) == {*h2.METRICS, "batch_variance"}
+    assert set(cell.metrics) == {*H2.metrics, "batch_variance"}
     assert all(math.isfinite(m.value) for m in cell.metrics.values())
 
 

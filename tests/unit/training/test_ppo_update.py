@@ -219,7 +219,7 @@ def test_gradient_that_is_not_finite_is_skipped_counted_and_reported(
         assert (line["updates"], line["skipped_updates"]) == (3, 3)
         assert not line["gradient_norm"] < float("inf")
         assert line["weights_moved_frac"] == 0
-        assert line["value_stagnation_rate"] is None, "no step was taken, nothing stood still"
+        assert line["values_unchanged_frac"] is None, "no step was taken, nothing stood still"
         assert line["log_ratio_largest"] == line["log_ratio_smallest"] == 0
         now = [weights.master, weights.low, moments["exp_avg"], moments["exp_avg_sq"]]
         assert all(torch.equal(a, b) for a, b in zip(kept, [*now, moments["step"]], strict=True))

@@ -1,4 +1,4 @@
-"""H1, KL collapse: does a KL computed in bf16 lose the signal near the reference?
+"""Log-ratios near the reference: zeros, noise over signal, and what k2 and k3 make of them.
 
 The hazard. Near the reference the log-ratio d = log pi - log pi_ref is a small difference of
 numbers around -2, where bf16 has a step of 2**-6. The usual reading, "catastrophic cancellation",
@@ -25,35 +25,11 @@ Golden: FP32 log-probs of the same tokens, k3 in float64. A configuration that i
 reference and KL is itself the golden path, so it is measured against the exact float64 model.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import Forwards
-from precision_lib.forensics.statistics import Array, MetricFunction, Totals
 from precision_lib.formats import FORMATS, round_to, ulp
 from precision_lib.ppo import kl
-
-
-def _share(name: str) -> MetricFunction:
-    return lambda t: t[name] / t["tokens"]
-
-
-def _nsr(totals: Totals) -> Array:
-    return np.sqrt(totals["error2"] / totals["signal2"])
-
-
-#: Metric name to (function of totals over tokens, unit).
-METRICS: dict[str, tuple[MetricFunction, str]] = {
-    "kl_penalty_mean": (_share("k3"), "nats/token"),
-    "log_ratio_near_zero_frac": (_share("near_zero"), "share of tokens"),
-    "log_ratio_nsr": (_nsr, "RMS error / RMS signal"),
-    "kl_k3_rel_error": (lambda t: t["k3"] / t["golden_k3"] - 1, "relative to golden"),
-    "k3_negative_frac": (_share("k3_negative"), "share of tokens"),
-    "k3_textbook_rel_error": (lambda t: t["textbook"] / t["golden_k3"] - 1, "relative to golden"),
-    "k3_textbook_negative_frac": (_share("textbook_negative"), "share of tokens"),
-    "log_ratio_nonfinite_frac": (_share("nonfinite"), "share of tokens"),
-}
 
 
 def textbook_k3(log_ratio: Tensor) -> Tensor:
@@ -74,24 +50,23 @@ def token_quantities(ratio: Tensor, golden: Tensor, reference: Tensor) -> dict[s
         golden: [M] float64, what it is measured against.
         reference: [M] FP32 log-probs of the reference, whose ulp is no signal.
     """
-    finite = torch.isfinite(ratio)
-    resolution = ulp(reference, FORMATS["fp32"])
-    k3, textbook = k3_penalty(ratio), textbook_k3(ratio)
+    error2 = torch.where(torch.isfinite(ratio), (ratio.double() - golden) ** 2, 0.0)
+    true = {"error2": error2, "signal2": golden**2, "golden_k3": k3_penalty(golden)}
+    return own_quantities(ratio, reference) | true
+
+
+def own_quantities(ratio: Tensor, reference: Tensor) -> dict[str, Tensor]:
+    """Those of :func:`token_quantities` that need no truth: what a run sees of itself."""
+    finite, k3, textbook = torch.isfinite(ratio), k3_penalty(ratio), textbook_k3(ratio)
     computed = {
-        "error2": (ratio.double() - golden) ** 2,
-        "near_zero": ratio.double().abs() <= resolution,
+        "near_zero": ratio.double().abs() <= ulp(reference, FORMATS["fp32"]),
         "k3": k3,
         "k3_negative": k3 < 0,
         "textbook": textbook,
         "textbook_negative": textbook < 0,
     }
-    zero = torch.zeros_like(golden)
-    return {
-        "tokens": torch.ones_like(golden),
-        "nonfinite": (~finite).double(),
-        "signal2": golden**2,
-        "golden_k3": k3_penalty(golden),
-    } | {name: torch.where(finite, value.double(), zero) for name, value in computed.items()}
+    counts = {"tokens": torch.ones_like(finite).double(), "nonfinite": (~finite).double()}
+    return counts | {n: torch.where(finite, x.double(), 0.0) for n, x in computed.items()}
 
 
 def zero_probability(move: Tensor, step: Tensor) -> Tensor:
@@ -102,29 +77,27 @@ def zero_probability(move: Tensor, step: Tensor) -> Tensor:
     return (1 - move.abs() / step).clamp(min=0)
 
 
-def predicted_near_zero(forwards: Forwards, policy: int) -> Tensor:
+def predicted_near_zero(rounded_move: Tensor, reference: Tensor) -> Tensor:
     """[M] probability that FP32 models with a bf16 KL give a log-ratio of exactly zero.
 
     The logits are rounded first: with their rounding known, the log-probs of policy and reference
     differ by ``rounded_move``. Then each log-prob is rounded, on a grid of step h. Where on the
     grid a log-prob falls is as good as random, so the two fall together with probability
-    max(0, 1 - |rounded_move| / h).
+    max(0, 1 - |rounded_move| / h). ``reference``: its exact log-probs.
     """
-    theory = forwards.theory(policy)
-    return zero_probability(theory.rounded_move, ulp(theory.reference_logprob, FORMATS["bf16"]))
+    return zero_probability(rounded_move, ulp(reference, FORMATS["bf16"]))
 
 
-def rounding_parts(forwards: Forwards, policy: int) -> dict[str, float]:
-    """:func:`_nsr` of a bf16 KL on FP32 models, by the rounding that makes it.
+def rounding_parts(policy: Tensor, reference: Tensor, rounded_move: Tensor) -> dict[str, float]:
+    """``log_ratio_nsr`` of a bf16 KL on FP32 models, by the rounding that makes it.
 
     ``logits_only``: the logits cast to bf16, everything behind them exact. ``log_probs_only``: the
-    exact log-probs of FP32 logits, rounded to bf16.
+    exact log-probs ``policy`` and ``reference`` of FP32 logits, rounded to bf16.
     """
-    theory, bf16 = forwards.theory(policy), FORMATS["bf16"]
-    exact = theory.policy_logprob - theory.reference_logprob
-    rounded = round_to(theory.policy_logprob, bf16) - round_to(theory.reference_logprob, bf16)
+    exact, bf16 = policy - reference, FORMATS["bf16"]
+    rounded = round_to(policy, bf16) - round_to(reference, bf16)
 
     def noise(move: Tensor) -> float:
         return float(((move - exact) ** 2).sum().sqrt() / (exact**2).sum().sqrt())
 
-    return {"logits_only": noise(theory.rounded_move), "log_probs_only": noise(rounded)}
+    return {"logits_only": noise(rounded_move), "log_probs_only": noise(rounded)}

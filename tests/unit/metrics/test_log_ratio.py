@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from precision_lib.forensics.h1 import kl_collapse as h1
+from precision_lib.forensics.h1.declaration import H1
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.metrics import log_ratio as h1
 from precision_lib.ppo import kl
 
 #: Log-ratios of four tokens, golden and as a low configuration gives them, and where they lie.
@@ -22,7 +23,7 @@ def metrics(ratio: list[float], golden: list[float]) -> Any:
     exact = torch.tensor(golden, dtype=torch.float64)
     quantities = h1.token_quantities(torch.tensor(ratio), exact, reference)
     totals = {name: np.asarray(float(q.sum())) for name, q in quantities.items()}
-    return {name: float(function(totals)) for name, (function, _) in h1.METRICS.items()}
+    return {name: float(metric.function(totals)) for name, metric in H1.metrics.items()}
 
 
 def test_every_metric_on_four_tokens() -> None:
