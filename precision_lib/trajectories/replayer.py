@@ -19,8 +19,10 @@ from precision_lib.matrix import COMPONENTS, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import devices_of
 from precision_lib.models.value_head import ValueHead
+from precision_lib.scoring.forced import forced, forced_rewards
+from precision_lib.scoring.forward import in_own_format
+from precision_lib.scoring.micro import Micro
 from precision_lib.trajectories.comparison import ReplayFigures, figures
-from precision_lib.trajectories.scoring import Micro, exactly, forced, forced_rewards
 from precision_lib.trajectories.store import Trajectories
 from precision_lib.trajectories.working_copy import WorkingCopy
 
@@ -94,21 +96,21 @@ class Replayer:
         if timed:  # the first forward after a cast pays for pages that the others find mapped
             _bare_forward(model, t, replace(micro, order=micro.order[: micro.rows]))
         with clock.running(model, tokens):
-            policy = forced(model, *given, kl_format=c.kl, head=self.head, value_format=c.value)
+            policy = forced(model, *given, kl_formats=(c.kl,), head=self.head, value_format=c.value)
         self._observe("policy", policy.parameters, policy.logits)
         if timed:
             with self.plain.running(model, tokens):
                 _bare_forward(model, t, micro)
         model = self._working.of(self.pipeline.reference.model, c.reference)
-        reference = forced(model, *given, kl_format=c.kl)
+        reference = forced(model, *given, kl_formats=(c.kl,))
         self._observe("reference", reference.parameters, reference.logits)
         model = self._working.of(self.pipeline.reward.model, c.reward)
         rewards, seen = forced_rewards(model, t.reward_tokens, t.reward_lengths, micro)
         self._observe("reward", *seen.values())
         assert policy.values is not None
-        found = figures(policy.logprobs, reference.logprobs, policy.values, rewards)
+        found = figures(policy.logprobs[c.kl], reference.logprobs[c.kl], policy.values, rewards)
         self._observe("value", format_of(found.value.dtype).name)
-        for x in (policy.logprobs, reference.logprobs, found.log_ratio):
+        for x in (found.policy_logprob, found.reference_logprob, found.log_ratio):
             self._observe("kl", format_of(x.dtype).name)
         return found
 
@@ -123,7 +125,6 @@ class Replayer:
 @torch.no_grad()
 def _bare_forward(model: Any, trajectories: Trajectories, micro: Micro) -> None:
     """What a replay cannot do without: the model's forward over the same micro-batches."""
-    parameters = {format_of(p.dtype).name for p in model.parameters()}
     for chosen in micro:
-        with exactly(parameters):
+        with in_own_format(model):
             model(input_ids=trajectories.tokens[chosen].to(model.device), use_cache=False)
