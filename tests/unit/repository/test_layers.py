@@ -18,7 +18,7 @@ LAYERS = (
     {"models"},
     {"trajectories"},
     {"targets"},
-    {"conformance"},
+    {"conformance", "weights"},
     {"forensics", "faults"},
     {"records", "reporting"},
     {"training"},
