@@ -12,10 +12,11 @@ from precision_lib.weights.codes import cast, decode, is_float, truncate_to_bf16
 from precision_lib.weights.context import Context
 from precision_lib.weights.findings import Finding
 from precision_lib.weights.layout import Piece
-from precision_lib.weights.partial import rows_explained
+from precision_lib.weights.partial import lines_explained
 from precision_lib.weights.relation import relation, squeezed
 from precision_lib.weights.scaled import factor_of
-from precision_lib.weights.tensors import Tensor, elements, sha256, values_of, wider
+from precision_lib.weights.survey import survey
+from precision_lib.weights.tensors import DataTensor, Tensor, elements, values_of, wider
 
 Reason = tuple[str, str, bool]  # kind, detail, exact
 #: Relative distance below which values are an earlier step's rather than unrelated ones: the
@@ -131,23 +132,34 @@ def _transposed(shared: str, trainer: Tensor, engine: Tensor, context: Context) 
 
 def _by_data(shared: str, trainer: Tensor, engine: Tensor, context: Context) -> Reason | None:
     """What only the elements themselves can say."""
-    wanted, given = values_of(trainer), values_of(engine)
-    if wanted is None or given is None or not is_float(engine.fmt) or not is_float(trainer.fmt):
+    if not (isinstance(trainer, DataTensor) and isinstance(engine, DataTensor)):
         return None
-    wanted, given = wanted.reshape(-1), given.reshape(-1)
+    if not (is_float(engine.fmt) and is_float(trainer.fmt)):
+        return None
     if wider(trainer.fmt, engine.fmt):
-        codes = engine.codes()
         for words, faulty in _faulty_casts(engine.fmt):
-            if codes is not None and sha256(faulty(wanted)) == sha256(codes):
+            if _is_cast_by(faulty, trainer, engine):
                 return "cast", words, True
-    exported = decode(cast(wanted, engine.fmt), engine.fmt)
-    reason = rows_explained(shared, exported, given, engine, context)
+    seen = survey(trainer, engine)
+    reason = lines_explained(shared, trainer, engine, seen, context)
     if reason is not None:
         return reason
-    factors = factor_of(wanted.reshape(engine.shape), given.reshape(engine.shape), engine.fmt)
+    factors = factor_of(trainer, engine)
     if factors is not None:
         return "scaled", factors, True
-    return _distance(exported, given)
+    share = seen.changed / max(seen.size, 1)
+    words = f"relative distance {seen.distance:.2g}, {share:.1%} of the values differ"
+    return _near(seen.distance, words)
+
+
+def _is_cast_by(
+    faulty: Callable[[np.ndarray], np.ndarray], trainer: DataTensor, engine: DataTensor
+) -> bool:
+    """Whether the engine's codes are those of ``faulty``; it stops at the first that is not."""
+    pieces = zip(trainer.pieces(), engine.pieces(), strict=True)
+    return all(
+        np.array_equal(faulty(decode(wanted, trainer.fmt)), given) for wanted, given in pieces
+    )
 
 
 def _faulty_casts(fmt: str) -> list[tuple[str, Callable[..., np.ndarray]]]:
@@ -161,14 +173,6 @@ def _faulty_casts(fmt: str) -> list[tuple[str, Callable[..., np.ndarray]]]:
 
 def _twice(values: np.ndarray, first: str, fmt: str) -> np.ndarray:
     return cast(decode(cast(values, first), first), fmt)
-
-
-def _distance(wanted: np.ndarray, given: np.ndarray) -> Reason:
-    norm = float(np.linalg.norm(wanted))
-    distance = float(np.linalg.norm(given - wanted)) / norm if norm else float("inf")
-    changed = np.count_nonzero(given != wanted) / max(given.size, 1)
-    words = f"relative distance {distance:.2g}, {changed:.1%} of the values differ"
-    return _near(distance, words)
 
 
 def _near(distance: float, words: str) -> Reason:

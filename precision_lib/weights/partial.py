@@ -2,156 +2,137 @@
 
 Tensor parallelism cuts projections into row shards or column shards. A shard at the wrong rank
 shows as rows (columns) that stand elsewhere in the tensor, in a sibling that is fused with it, in
-another tensor, or in older weights. Rows are compared code by code.
+another tensor, or in older weights. Rows are compared by digests of their codes.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from precision_lib.weights.codes import Codes, cast
+from precision_lib.weights import names
 from precision_lib.weights.context import Context
-from precision_lib.weights.relation import squeezed
-from precision_lib.weights.tensors import Tensor, values_of
+from precision_lib.weights.survey import Survey, as_matrix, line_digests
+from precision_lib.weights.tensors import DataTensor, Tensor
 
 Reason = tuple[str, str, bool]
 
 
-def rows_explained(
-    shared: str, exported: np.ndarray, given: np.ndarray, engine: Tensor, context: Context
-) -> Reason | None:
-    """A reason that all differing rows, or all differing columns, have in common.
+@dataclass(frozen=True)
+class _Lines:
+    """The rows (axis 0) or columns (axis 1) of an engine's tensor that differ.
 
-    Args:
-        exported, given: flat values of the trainer, cast to the engine's format, and the engine's.
+    Attributes:
+        places: [D] which of them. total: how many there are. digests: of all of them.
     """
-    differs = exported != given
-    if differs.any() and not given[differs].any():
-        return "zero", f"{np.count_nonzero(differs)} of {given.size} values are 0", True
-    shape = squeezed(engine.shape)
-    wanted, codes = (cast(x, engine.fmt).reshape(shape) for x in (exported, given))
-    if len(shape) == 1:
-        same = np.array_equal(np.sort(exported), np.sort(given))
-        return ("swapped", "the values stand in another order", True) if same else None
-    if len(shape) != 2:
-        return None
-    for axis, words in ((0, "rows"), (1, "columns")):
-        reason = _along(shared, axis, words, (wanted, codes), engine.fmt, context)
+
+    axis: int
+    places: NDArray[np.intp]
+    total: int
+    digests: list[bytes]
+    fmt: str
+    shape: tuple[int, int]
+
+    @property
+    def wanted(self) -> list[bytes]:
+        return [self.digests[place] for place in self.places]
+
+    def words(self) -> str:
+        return f"{('rows', 'columns')[self.axis]} {_spans(self.places)}"
+
+
+def lines_explained(
+    shared: str, trainer: DataTensor, engine: DataTensor, seen: Survey, context: Context
+) -> Reason | None:
+    """A reason that all differing rows, or all differing columns, have in common."""
+    if seen.changed and seen.only_zeros:
+        return "zero", f"{seen.changed} of {seen.size} values are 0", True
+    shape = as_matrix(engine.shape)
+    for axis, mask in ((0, seen.rows), (1, seen.columns)):
+        if shape[1] == 1 and axis == 1:
+            continue
+        all_differ = bool(mask.all())
+        if all_differ and not seen.same_norm and (axis == 1 or not _siblings(shared, context)):
+            continue
+        places = np.flatnonzero(mask)
+        digests = line_digests(engine, engine.fmt, axis)
+        lines = _Lines(axis, places, len(mask), digests, engine.fmt, shape)
+        reason = _inside(shared, trainer, lines, context)
+        if reason is None and not all_differ:
+            reason = _of_others(shared, lines, context)
         if reason is not None:
             return reason
     return None
 
 
-def _along(
-    shared: str,
-    axis: int,
-    words: str,
-    pair: tuple[Codes, Codes],
-    fmt: str,
-    context: Context,
-) -> Reason | None:
-    wanted, codes = pair if axis == 0 else (pair[0].T, pair[1].T)
-    places = np.flatnonzero((wanted != codes).any(axis=1))
-    rows = [codes[i].tobytes() for i in places]
-    known = {row.tobytes(): (shared, i) for i, row in enumerate(wanted)}
-    if rows[0] not in known:
-        for sibling, other in _siblings(shared, axis, wanted.shape[1], fmt, context):
-            for i, row in enumerate(other if axis == 0 else other.T):
-                known.setdefault(row.tobytes(), (sibling, i))
-    if all(row in known for row in rows) and wanted.shape[1] > 1:
-        sources = [known[row] for row in rows]
-        return _moved(shared, words, places, sources, (wanted, codes), context)
-    if len(places) < len(wanted):
-        return _of_others(shared, axis, words, places, codes, fmt, context)
-    return None
-
-
-def _moved(
-    shared: str,
-    words: str,
-    places: np.ndarray,
-    sources: list[tuple[str, int]],
-    pair: tuple[Codes, Codes],
-    context: Context,
-) -> Reason:
-    wanted, codes = pair
+def _inside(shared: str, trainer: DataTensor, lines: _Lines, context: Context) -> Reason | None:
+    """The differing lines stand elsewhere in this tensor or in its siblings."""
+    own = line_digests(trainer, lines.fmt, lines.axis)
+    permuted = sorted(own) == sorted(lines.digests)
+    if lines.shape[1] == 1:
+        return ("swapped", "the values stand in another order", True) if permuted else None
+    known = {digest: (shared, i) for i, digest in enumerate(own)}
+    wanted = lines.wanted
+    if any(digest not in known for digest in wanted) and lines.axis == 0:
+        for sibling in _siblings(shared, context):
+            other = context.trainer[sibling].tensor
+            if isinstance(other, DataTensor) and as_matrix(other.shape)[1] == lines.shape[1]:
+                for i, digest in enumerate(line_digests(other, lines.fmt, 0)):
+                    known.setdefault(digest, (sibling, i))
+    if any(digest not in known for digest in wanted):
+        return None
+    sources = [known[digest] for digest in wanted]
     owners = sorted({owner for owner, _ in sources})
-    first = sources[0][1]
-    inside = f"{words} {_spans(places)} hold {words} from {first} on of "
-    inside += " and ".join(context.trainer[owner].name for owner in owners)
+    whose = " and ".join(context.trainer[owner].name for owner in owners)
+    detail = f"{lines.words()} are those from {sources[0][1]} on of {whose}"
     if owners == [shared]:
-        same = sorted(row.tobytes() for row in wanted) == sorted(row.tobytes() for row in codes)
-        kind = "swapped" if same else "duplicated"
-    else:
-        others = [owner for owner in owners if owner != shared]
-        kind = "duplicated" if all(o in context.equal for o in others) else "swapped"
-    return kind, inside, True
+        return "swapped" if permuted else "duplicated", detail, True
+    others = [owner for owner in owners if owner != shared]
+    copies = all(owner in context.equal for owner in others)
+    return "duplicated" if copies else "swapped", detail, True
 
 
-def _siblings(
-    shared: str, axis: int, width: int, fmt: str, context: Context
-) -> Iterator[tuple[str, Codes]]:
-    """The trainer's other projections of one module with rows (columns) of this width."""
-    parent = shared.rsplit(".", 2)[0]
-    for other, piece in context.trainer.items():
-        shape = squeezed(piece.tensor.shape)
-        if other == shared or other.rsplit(".", 2)[0] != parent:
-            continue
-        if len(shape) == 2 and shape[1 - axis] == width:
-            codes = _exported(piece.tensor, fmt)
-            if codes is not None:
-                yield other, codes.reshape(shape)
+def _siblings(shared: str, context: Context) -> list[str]:
+    """The trainer's other projections that an engine fuses with this one."""
+    segments = shared.split(".")
+    if len(segments) < 2:
+        return []
+    for rule in names.rules()["fused"]:
+        if segments[-2] in rule["parts"]:
+            parts = [".".join([*segments[:-2], part, segments[-1]]) for part in rule["parts"]]
+            return [part for part in parts if part != shared and part in context.trainer]
+    return []
 
 
-def _of_others(
-    shared: str,
-    axis: int,
-    words: str,
-    places: np.ndarray,
-    codes: Codes,
-    fmt: str,
-    context: Context,
-) -> Reason | None:
-    """The differing rows stand at the same place of older weights or of another tensor."""
-    spans = _spans(places)
+def _of_others(shared: str, lines: _Lines, context: Context) -> Reason | None:
+    """The differing lines stand at the same place of older weights or of another tensor."""
     for side in context.older:
         for piece in side.pieces.get(shared, []):
-            if _holds(piece.tensor, axis, places, codes, fmt):
-                return "stale", f"{words} {spans} are equal to {side.source.label}", True
+            if _holds(piece.tensor, lines):
+                return "stale", f"{lines.words()} are equal to {side.source.label}", True
+    if lines.shape[1] == 1:
+        return None
     for other in context.same_shape(shared):
-        if _holds(context.trainer[other].tensor, axis, places, codes, fmt):
+        if _holds(context.trainer[other].tensor, lines):
             kind = "duplicated" if other in context.equal else "swapped"
-            return kind, f"{words} {spans} are those of {context.trainer[other].name}", True
+            return kind, f"{lines.words()} are those of {context.trainer[other].name}", True
     return None
 
 
-def _holds(tensor: Tensor, axis: int, places: np.ndarray, codes: Codes, fmt: str) -> bool:
-    """Whether ``tensor`` has the rows ``places`` of ``codes`` [R, C]; one row is read first."""
-    shape = codes.shape if axis == 0 else codes.shape[::-1]
-    if squeezed(tensor.shape) != squeezed(shape):
+def _holds(tensor: Tensor, lines: _Lines) -> bool:
+    """Whether ``tensor`` has the differing lines at their places; of rows, one is read first."""
+    if not isinstance(tensor, DataTensor) or as_matrix(tensor.shape) != lines.shape:
         return False
-    row = int(places[0]) if axis == 0 else 0
-    part = tensor.part(((row * shape[1], (row + 1) * shape[1]),), (shape[1],))
-    first = None if part is None else _exported(part, fmt)
-    if first is None:
-        return False
-    same = first == codes[row] if axis == 0 else first[places] == codes[places, 0]
-    if not same.all():
-        return False
-    whole = _exported(tensor, fmt)
-    if whole is None:
-        return False
-    whole = whole.reshape(shape)
-    return np.array_equal((whole if axis == 0 else whole.T)[places], codes[places])
+    if lines.axis == 0:
+        row, width = int(lines.places[0]), lines.shape[1]
+        part = tensor.part(((row * width, (row + 1) * width),), (width,))
+        if bytes.fromhex(part.digest(lines.fmt) or "")[:16] != lines.digests[row]:
+            return False
+    digests = line_digests(tensor, lines.fmt, lines.axis)
+    return all(digests[place] == lines.digests[place] for place in lines.places)
 
 
-def _exported(tensor: Tensor, fmt: str) -> Codes | None:
-    """Codes of a trainer's tensor in the engine's format, None without data."""
-    values = values_of(tensor)
-    return None if values is None else cast(values, fmt)
-
-
-def _spans(places: np.ndarray) -> str:
+def _spans(places: NDArray[np.intp]) -> str:
     """Places as ranges, three at most: ``0:32, 64:96``."""
     breaks = np.flatnonzero(np.diff(places) > 1)
     starts = places[np.r_[0, breaks + 1]]

@@ -118,11 +118,15 @@ class DataTensor:
         """Whether it is a part of a stored tensor."""
         return self._stored_shape != self.shape
 
-    def pieces(self) -> Iterator[Codes]:
-        """The codes in row-major order, flat, at most :data:`PIECE` at a time."""
+    def pieces(self, multiple: int = 1) -> Iterator[Codes]:
+        """The codes in row-major order, flat, at most :data:`PIECE` at a time.
+
+        Each has a multiple of ``multiple`` elements, and more than a piece where one is longer.
+        """
+        length = max(PIECE // max(multiple, 1), 1) * max(multiple, 1)
         for start, stop in self._ranges:
-            for place in range(start, stop, PIECE):
-                yield self._fetch(place, min(place + PIECE, stop))
+            for place in range(start, stop, length):
+                yield self._fetch(place, min(place + length, stop))
 
     def values(self) -> Iterator[Values]:
         """The decoded values in row-major order, flat, at most :data:`PIECE` at a time."""

@@ -1,4 +1,4 @@
-"""``precision-forensics weights``: exit codes, the JSON, the screen, and wrong usage in one line."""
+"""``precision-forensics weights``: exit codes, the JSON, the screen; wrong usage in one line."""
 
 import json
 from pathlib import Path
