@@ -119,7 +119,7 @@ def _to_e4m3(values: Values) -> Codes:
     size = np.minimum(np.abs(values), values.dtype.type(E4M3_LARGEST))
     invalid = np.isnan(values)
     size[invalid] = 0
-    exponent = np.maximum(np.frexp(size)[1] - 1, -6)
+    exponent = np.where(size == 0, -6, np.maximum(np.frexp(size)[1] - 1, -6))
     eighths = np.rint(np.ldexp(size, 3 - exponent)).astype(np.int32)
     codes = ((exponent + 7) << 3) + eighths - 8
     codes = np.where(np.signbit(values), codes | 0x80, codes)

@@ -6,13 +6,13 @@ from math import sqrt
 
 from precision_lib.weights import names
 from precision_lib.weights.adapters import Adapter, adapter, fitted_scale, is_merged
-from precision_lib.weights.codes import Values, is_float
+from precision_lib.weights.codes import is_float
 from precision_lib.weights.context import Context
 from precision_lib.weights.explain import explained
 from precision_lib.weights.findings import Finding, Outcome
 from precision_lib.weights.layout import Piece, Side
 from precision_lib.weights.relation import relation
-from precision_lib.weights.tensors import elements, values_of
+from precision_lib.weights.tensors import DataTensor, elements, values_of
 
 
 @dataclass(frozen=True)
@@ -77,67 +77,53 @@ def _pattern(table: Mapping[str, float], name: str, default: float | None) -> fl
     return default
 
 
+Layer = tuple[DataTensor, DataTensor, Adapter]  # below the adapter, the other side, the adapter
+
+
 def compare_merged(merges: Mapping[str, Merge], context: Context, outcome: Outcome) -> None:
     """Judge each layer: merged as stated, or what else it is."""
-    loaded: dict[str, tuple[Values, Values, Adapter]] = {}
+    layers: dict[str, Layer] = {}
     for shared, merge in merges.items():
-        values = _loaded(shared, merge, context)
-        if values is not None:
-            loaded[shared] = values
-    scale = _common_scale(merges, loaded, outcome)
+        layer = _layer(shared, merge, context)
+        if layer is not None:
+            layers[shared] = layer
+    common = _common_scale(merges, layers, outcome)
+    scales = {s: common if m.scale is None else m.scale for s, m in merges.items()}
     for shared, merge in merges.items():
-        stated = scale if merge.scale is None else merge.scale
-        if shared not in loaded:
+        stated = scales[shared]
+        if shared not in layers:
             _by_hash(shared, merge, context, outcome)
-        elif stated is not None and _follows(shared, loaded[shared], stated, merge, context):
+        elif stated is not None and is_merged(*layers[shared], stated):
             context.equal.add(shared)
             outcome.count(f"after a LoRA merge, scale {stated:.6g}")
-    for shared, merge in merges.items():
-        if shared in loaded and shared not in context.equal:
-            stated = scale if merge.scale is None else merge.scale
-            _explain(shared, merge, loaded, stated, merges, context, outcome)
+    for shared in layers:
+        if shared not in context.equal:
+            _explain(shared, merges[shared], layers, scales[shared], context, outcome)
 
 
-def _formats(shared: str, merge: Merge, context: Context) -> tuple[str, str]:
-    pair = context.trainer[shared].tensor.fmt, context.engine[shared].tensor.fmt
-    return pair if merge.at_trainer else pair[::-1]
-
-
-def _follows(
-    shared: str,
-    loaded: tuple[Values, Values, Adapter],
-    scale: float,
-    merge: Merge,
-    context: Context,
-) -> bool:
-    return is_merged(loaded[0], loaded[1], _formats(shared, merge, context), loaded[2], scale)
-
-
-def _loaded(shared: str, merge: Merge, context: Context) -> tuple[Values, Values, Adapter] | None:
-    """Weight below the adapter, weight of the other side, adapter; None without data."""
+def _layer(shared: str, merge: Merge, context: Context) -> Layer | None:
+    """The tensors of one layer; None without data, or where a side is quantised."""
     pair = context.trainer[shared], context.engine[shared]
     below, other = pair if merge.at_trainer else pair[::-1]
-    if below.scale or other.scale or below.tensor.shape != other.tensor.shape:
+    first, second = below.tensor, other.tensor
+    if below.scale or other.scale or first.shape != second.shape:
         return None
-    if not (is_float(below.tensor.fmt) and is_float(other.tensor.fmt)):
+    if not (isinstance(first, DataTensor) and isinstance(second, DataTensor)):
         return None
-    opened = [values_of(p.tensor) for p in (below, other, merge.a, merge.b)]
-    weight, engine, a, b = opened
-    if weight is None or engine is None or a is None or b is None:
+    a, b = values_of(merge.a.tensor), values_of(merge.b.tensor)
+    if a is None or b is None or not (is_float(first.fmt) and is_float(second.fmt)):
         return None
     b = b if merge.rows is None else b[slice(*merge.rows)]
-    lora = adapter(a, b, weight.shape)
-    return None if lora is None else (weight, engine, lora)
+    lora = adapter(a, b, first.shape, merge.a.tensor.fmt)
+    return None if lora is None else (first, second, lora)
 
 
 def _common_scale(
-    merges: Mapping[str, Merge],
-    loaded: Mapping[str, tuple[Values, Values, Adapter]],
-    outcome: Outcome,
+    merges: Mapping[str, Merge], layers: Mapping[str, Layer], outcome: Outcome
 ) -> float | None:
     """The scale that most layers fit, where no configuration states one; a note says so."""
-    unstated = [s for s in loaded if merges[s].scale is None]
-    fitted = sorted(fitted_scale(*loaded[shared]) for shared in unstated)
+    unstated = [shared for shared in layers if merges[shared].scale is None]
+    fitted = sorted(fitted_scale(*layers[shared]) for shared in unstated)
     if not fitted:
         return None
     scale = float(f"{fitted[len(fitted) // 2]:.4g}")
@@ -182,9 +168,8 @@ def _base_only(shared: str, merge: Merge, context: Context, outcome: Outcome) ->
 def _explain(
     shared: str,
     merge: Merge,
-    loaded: Mapping[str, tuple[Values, Values, Adapter]],
+    layers: Mapping[str, Layer],
     stated: float | None,
-    merges: Mapping[str, Merge],
     context: Context,
     outcome: Outcome,
 ) -> None:
@@ -192,19 +177,18 @@ def _explain(
     if relation(wanted.tensor, given.tensor).equal:
         _base_only(shared, merge, context, outcome)
         return
-    weight, engine, lora = loaded[shared]
+    weight, engine, lora = layers[shared]
     factor = fitted_scale(weight, engine, lora)
-    rounded = float(f"{factor:.4g}")
-    for value in (rounded, factor):
-        if _follows(shared, loaded[shared], value, merge, context):
+    for value in (float(f"{factor:.4g}"), factor):
+        if is_merged(weight, engine, lora, value):
             times = "" if not stated else f", {value / stated:.3g} times the stated {stated:.6g}"
             detail = f"the adapter is merged with scale {value:.6g}{times}"
             outcome.findings.append(_of("scaled", detail, wanted, given))
             return
-    for other, entry in loaded.items():
-        if other == shared or entry[2].delta.shape != lora.delta.shape or stated is None:
+    for other, (below, _, another) in layers.items():
+        if other == shared or below.shape != weight.shape or stated is None:
             continue
-        if _follows(shared, (weight, engine, entry[2]), stated, merge, context):
+        if is_merged(weight, engine, another, stated):
             detail = f"the adapter of {context.trainer[other].name} is merged here"
             outcome.findings.append(_of("swapped", detail, wanted, given))
             return
