@@ -36,6 +36,11 @@ def compare(
     outcome = Outcome(unread={**left.unread, **right.unread})
     tie(left, right)
     pairs = _paired(left, right, outcome)
+    shorter = None if pairs else _without_prefix(left, right)
+    if shorter is not None and shorter != (trainer, engine):
+        outcome = compare(*shorter, contract, older)
+        outcome.notes.append("one side's names have a prefix that was left out")
+        return outcome
     if not pairs:
         outcome.findings.clear()
         outcome.notes.append(_no_common_name(left, right))
@@ -106,17 +111,31 @@ def _say(
         )
     elif refused:
         outcome.findings.append(_finding("cast", refused, pair))
+    elif related.fmt == "fp16" and _overflows(wanted, given):
+        detail = "values beyond 65504 became infinite in fp16"
+        outcome.findings.append(_finding("non-finite", detail, pair))
     elif related.equal:
         ways = {"bitwise": "bitwise", "upcast": f"widened to {related.fmt}"}
         outcome.count(ways.get(related.way, f"rounded once to {related.fmt}"))
     else:
         padding = without_padding(shared, wanted, given)
         if padding is None:
-            outcome.findings.append(explained(shared, wanted, given, context))
+            finding = explained(shared, wanted, given, context)
+            if finding is None:
+                context.equal.add(shared)
+                outcome.count("up to the sign of zeros")
+            else:
+                outcome.findings.append(finding)
         elif padding:
             outcome.findings.append(_finding("extra", padding, pair))
         else:
             outcome.count("without padded rows")
+
+
+def _overflows(wanted: Piece, given: Piece) -> bool:
+    """Whether a correct cast made infinities."""
+    before, after = wanted.tensor.statistics(), given.tensor.statistics()
+    return before is not None and after is not None and after.nonfinite > before.nonfinite
 
 
 def _refused_cast(
@@ -184,7 +203,7 @@ def _paired(left: Side, right: Side, outcome: Outcome) -> Pairs:
         wanted, given = left.pieces.get(shared, []), right.pieces.get(shared, [])
         if not wanted or not given:
             alone = (wanted or given)[0]
-            if names.is_one_sided(shared):
+            if names.may_be_alone(shared, "trainer" if wanted else "engine"):
                 outcome.ignored.append(alone.stored)
             elif wanted:
                 detail = "the engine has no tensor of this name"
@@ -230,6 +249,26 @@ def _repeated(pair: tuple[Piece, Piece], given: list[Piece], outcome: Outcome) -
 
 def _finding(kind: str, detail: str, pair: tuple[Piece, Piece]) -> Finding:
     return Finding(kind, pair[0].name, detail, True, pair[0].stored, pair[1].stored)
+
+
+def _without_prefix(left: Side, right: Side) -> tuple[Source, Source] | None:
+    """Both sources, one without a prefix that all its matching names have; None without one."""
+    for side, other in ((left, right), (right, left)):
+        longest = max(other.pieces, key=len, default="")
+        prefixes = {k.removesuffix(longest) for k in side.pieces if k.endswith(f".{longest}")}
+        if not longest or len(prefixes) != 1:
+            continue
+        segments = prefixes.pop().removesuffix(".").split(".")
+        while segments and segments[-1] in names.rules()["wrappers"]["leading"]:
+            segments.pop()
+        prefix = ".".join([*segments, ""])
+        renamed = {
+            name.partition(prefix)[2] if prefix in name else name: tensor
+            for name, tensor in side.source.tensors.items()
+        }
+        shorter = replace(side.source, tensors=renamed)
+        return (shorter, other.source) if side is left else (other.source, shorter)
+    return None
 
 
 def _no_common_name(left: Side, right: Side) -> str:

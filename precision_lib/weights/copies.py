@@ -6,14 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from precision_lib.weights.codes import QUANTISED, Values, cast, decode
+from precision_lib.weights.codes import QUANTISED, Codes, Values, cast, decode, is_float
 from precision_lib.weights.context import Context
 from precision_lib.weights.explain import explained
 from precision_lib.weights.findings import Finding, Outcome
 from precision_lib.weights.layout import Piece
-from precision_lib.weights.quantisation import Copy, follows, open_copy, wrong_with
+from precision_lib.weights.quantisation import (
+    SLACK,
+    Copy,
+    codes_follow,
+    follows,
+    open_copy,
+    quantise_scales,
+    wrong_with,
+)
 from precision_lib.weights.relation import relation
-from precision_lib.weights.tensors import Tensor, values_of
+from precision_lib.weights.tensors import DataTensor, Tensor, values_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,9 @@ def compare_copies(
     """Judge every pair of which one side is quantised."""
     made: dict[str, _Made] = {}
     for shared, (wanted, given) in pairs.items():
-        if wanted.scale is not None or wanted.tensor.fmt in QUANTISED:
+        if wanted.scale is not None and is_float(given.tensor.fmt):
+            _decoded(shared, wanted, given, context, outcome)
+        elif wanted.scale is not None or wanted.tensor.fmt in QUANTISED:
             _both_quantised(shared, wanted, given, context, outcome)
         elif given.scale is None:
             detail = f"{given.tensor.fmt} codes without a scale"
@@ -42,6 +52,7 @@ def compare_copies(
             copy = _opened(wanted, given, config, outcome)
             if copy is not None:
                 made[shared] = _Made(copy, _ways(wanted.tensor, copy))
+    made |= _with_one_scale(made, pairs)
     wanted_way = _agreed(made, context.contract.quantised_from)
     for shared, entry in made.items():
         if wanted_way in entry.ways:
@@ -51,6 +62,70 @@ def compare_copies(
     for shared, entry in made.items():
         if shared not in context.equal:
             outcome.findings.append(_wrong(shared, entry, wanted_way, pairs[shared], context))
+
+
+def _with_one_scale(
+    made: Mapping[str, _Made], pairs: Mapping[str, tuple[Piece, Piece]]
+) -> dict[str, _Made]:
+    """Parts of a fused tensor with one scale: it is the largest that the recipe gives a part."""
+    groups: dict[tuple[str, object], list[str]] = {}
+    for shared in made:
+        given = pairs[shared][1]
+        if given.shares_scale and isinstance(given.scale, DataTensor):
+            groups.setdefault((given.scale.name, given.scale.ranges), []).append(shared)
+    changed: dict[str, _Made] = {}
+    for members in groups.values():
+        ways = {"master", "bf16"}
+        scales: dict[str, list[float]] = {way: [] for way in ways}
+        for shared in members:
+            copy = made[shared].copy
+            for way, values in _sources(pairs[shared][0].tensor, copy).items():
+                scales[way].append(float(quantise_scales(values, copy).flat[0]))
+                if not codes_follow(values, copy):
+                    ways.discard(way)
+        stored = float(made[members[0]].copy.scales.flat[0])
+        ways = {way for way in ways if abs(stored - max(scales[way])) <= 2 * SLACK * stored}
+        if ways:
+            changed |= {shared: _Made(made[shared].copy, frozenset(ways)) for shared in members}
+    return changed
+
+
+def _decoded(shared: str, wanted: Piece, given: Piece, context: Context, outcome: Outcome) -> None:
+    """The trainer is quantised, the engine holds the decoded values: code times scale."""
+    assert wanted.scale is not None
+    opened = None
+    if isinstance(given.tensor, DataTensor) and isinstance(wanted.tensor, DataTensor):
+        opened = open_copy(wanted.tensor, wanted.scale, {})
+    if not isinstance(opened, Copy):
+        outcome.unread[given.stored] = opened or "decoded values are checked on values, not hashes"
+        return
+    codes = given.tensor.codes()
+    assert codes is not None
+    matrix = codes.reshape(opened.codes.shape)
+    power = next((p for p in (1, 0, 2) if _is_decoded(opened, p, matrix, given.tensor.fmt)), None)
+    if power is None:
+        distance = _relative_distance(opened.decoded(), given.tensor)
+        detail = f"not code times scale; relative distance {distance:.2g}"
+        outcome.findings.append(_of("different", detail, wanted, given))
+    elif power == 1:
+        context.equal.add(shared)
+        outcome.count(f"decoded to {given.tensor.fmt}")
+    else:
+        times = {0: "not applied", 2: "applied twice"}[power]
+        outcome.findings.append(_of("scaled", f"the scale is {times}", wanted, given))
+
+
+def _is_decoded(copy: Copy, power: int, codes: Codes, fmt: str) -> bool:
+    """Whether ``codes`` are code times scale**power, rounded once to ``fmt``."""
+    scaled = Copy(copy.codes, copy.fmt, copy.scales**power, copy.blocks)
+    return np.array_equal(cast(scaled.decoded(), fmt), codes)
+
+
+def _relative_distance(wanted: Values, given: Tensor) -> float:
+    values = values_of(given)
+    assert values is not None
+    difference = values.reshape(wanted.shape) - wanted
+    return float(np.linalg.norm(difference) / (np.linalg.norm(wanted) or 1))
 
 
 def _opened(
@@ -152,7 +227,7 @@ def _both_quantised(
                 context.equal.add(shared)
                 outcome.count("bitwise")
             else:
-                outcome.findings.append(explained(shared, wanted, given, context))
+                _add(explained(shared, wanted, given, context), outcome)
             return
         detail = f"no scale at the {side}: {wanted.tensor.fmt} against {given.tensor.fmt}"
         outcome.findings.append(_of("missing", detail, wanted, given))
@@ -166,9 +241,15 @@ def _both_quantised(
         part = Piece(shared, wanted.name, wanted.stored, wanted.scale)
         other = Piece(shared, given.name, given.stored, given.scale)
         reason = explained(shared, part, other, context)
-        outcome.findings.append(_of(reason.kind, f"its scale: {reason.detail}", wanted, given))
+        if reason is not None:
+            outcome.findings.append(_of(reason.kind, f"its scale: {reason.detail}", wanted, given))
     else:
-        outcome.findings.append(explained(shared, wanted, given, context))
+        _add(explained(shared, wanted, given, context), outcome)
+
+
+def _add(finding: Finding | None, outcome: Outcome) -> None:
+    if finding is not None:
+        outcome.findings.append(finding)
 
 
 def _of(kind: str, detail: str, wanted: Piece, given: Piece) -> Finding:

@@ -24,9 +24,11 @@ Reason = tuple[str, str, bool]  # kind, detail, exact
 NEAR = 0.5
 
 
-def explained(shared: str, trainer: Piece, engine: Piece, context: Context) -> Finding:
-    """The finding for a piece that is not equal."""
+def explained(shared: str, trainer: Piece, engine: Piece, context: Context) -> Finding | None:
+    """The finding for a piece that is not equal; None where only signs of zeros differ."""
     kind, detail, exact = _reason(shared, trainer.tensor, engine.tensor, context)
+    if kind == "equal":
+        return None
     return Finding(kind, trainer.name, detail, exact, trainer.stored, engine.stored)
 
 
@@ -141,6 +143,8 @@ def _by_data(shared: str, trainer: Tensor, engine: Tensor, context: Context) -> 
             if _is_cast_by(faulty, trainer, engine):
                 return "cast", words, True
     seen = survey(trainer, engine)
+    if not seen.changed:
+        return "equal", "only signs of zeros differ", True
     reason = lines_explained(shared, trainer, engine, seen, context)
     if reason is not None:
         return reason

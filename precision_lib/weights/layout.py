@@ -6,7 +6,7 @@ the tensor is compared whole where both sides fuse it, and listed otherwise.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -24,6 +24,7 @@ class Piece:
         key: the name that both sides share. name: what a finding shows.
         stored: name of the stored tensor that holds it, with the rows where it holds more.
         tensor: its codes. scale: its scale where it is quantised.
+        shares_scale: other parts of the stored tensor have the same scale.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Piece:
     stored: str
     tensor: Tensor
     scale: Tensor | None = None
+    shares_scale: bool = False
 
 
 @dataclass
@@ -151,7 +153,13 @@ def _experts(piece: Piece, owner: str, parts: list[str]) -> Iterable[Piece]:
                 f"{piece.stored}[{expert}, {i * size}:{(i + 1) * size}]",
                 tensor,
                 scale,
+                len(parts) > 1 and piece.scale is not None and _covers(piece.scale, count),
             )
+
+
+def _covers(scale: Tensor, experts: int) -> bool:
+    """Whether all parts of an expert have one scale."""
+    return prod(scale.shape) in (1, experts)
 
 
 def _expert_scale(
@@ -186,7 +194,8 @@ def _rows(piece: Piece, keys: list[str], rows: list[list[Range]]) -> Iterable[Pi
         where = ", ".join(f"{start}:{stop}" for start, stop in part[:2])
         stored = f"{piece.stored}[{where}{', ...' if len(part) > 2 else ''}]"
         scale = piece.scale and _row_scale(piece.scale, i, sizes)
-        yield replace(piece, key=key, name=shown, stored=stored, tensor=tensor, scale=scale)
+        shares = piece.scale is not None and prod(piece.scale.shape) == 1
+        yield Piece(key, shown, stored, tensor, scale, shares)
 
 
 def _row_scale(scale: Tensor, part: int, sizes: list[int]) -> Tensor | None:

@@ -192,7 +192,9 @@ def _explain(
             detail = f"the adapter of {context.trainer[other].name} is merged here"
             outcome.findings.append(_of("swapped", detail, wanted, given))
             return
-    outcome.findings.append(explained(shared, wanted, given, context))
+    finding = explained(shared, wanted, given, context)
+    if finding is not None:
+        outcome.findings.append(finding)
 
 
 def _of(kind: str, detail: str, wanted: Piece, given: Piece) -> Finding:

@@ -48,9 +48,10 @@ def key(name: str) -> str:
     return shared
 
 
-def is_one_sided(shared: str) -> bool:
-    """Whether one side may have this tensor alone."""
-    return any(re.search(pattern, shared) for pattern in rules()["one_sided"]["patterns"])
+def may_be_alone(shared: str, side: str) -> bool:
+    """Whether ``side`` ("trainer" or "engine") may have this tensor alone."""
+    patterns = rules()["alone"]["either"] + rules()["alone"][side]
+    return any(re.search(pattern, shared) for pattern in patterns)
 
 
 def is_padded(shared: str) -> bool:

@@ -41,7 +41,7 @@ def movements(before: Source, after: Source) -> list[Movement]:
     moves = []
     for shared in sorted(left.pieces.keys() & right.pieces.keys()):
         old, new = left.pieces[shared][0], right.pieces[shared][0]
-        if not is_float(new.tensor.fmt) or names.is_one_sided(shared):
+        if not is_float(new.tensor.fmt) or names.may_be_alone(shared, "trainer"):
             continue
         related = relation(old.tensor, new.tensor)
         moved = None if related.way == "unknown" else not related.equal

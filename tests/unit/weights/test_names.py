@@ -173,3 +173,39 @@ def test_a_tensor_twice_at_the_engine_is_named(tmp_path: Path, pairs: Pairs) -> 
     assert named(pairs.compare(trained, engine)) == {"duplicated": {"model.norm.weight"}}
     engine["module.model.norm.weight"] = 3 * trained["model.norm.weight"]
     assert named(pairs.compare(trained, engine)) == {"scaled": {"model.norm.weight"}}
+
+
+def test_a_prefix_of_all_names_is_left_out_and_noted(tmp_path: Path, pairs: Pairs) -> None:
+    trained = exported("Llama", tmp_path)
+    engine = {f"worker.runner.{name}": tensor for name, tensor in as_vllm(trained).items()}
+    for outcome in (pairs.compare(trained, engine), pairs.compare(engine, trained)):
+        assert outcome.verdict == "equal"
+        assert outcome.notes == ["one side's names have a prefix that was left out"]
+
+
+def test_what_one_side_may_have_alone_depends_on_the_side(tmp_path: Path, pairs: Pairs) -> None:
+    """A critic's head stays at the trainer; a KV scale that the trainer has must arrive."""
+    trained = exported("Llama", tmp_path)
+    head = {"v_head.summary.weight": torch.ones(1, 32)}
+    scale = {"model.layers.0.self_attn.k_scale": torch.ones(1)}
+    table = {"model.layers.0.self_attn.rotary_emb.cos_sin_cache": torch.ones(4, 8)}
+    assert pairs.compare(trained | head, trained | scale | table).verdict == "equal"
+    assert named(pairs.compare(trained | scale, trained)) == {"undelivered": set(scale)}
+    assert named(pairs.compare(trained, trained | head)) == {"extra": set(head)}
+
+
+def test_infinities_of_a_cast_and_signs_of_zeros(pairs: Pairs) -> None:
+    name = "model.layers.0.mlp.down_proj.weight"
+    large = {name: torch.tensor([[1e5, 0.0], [1.0, 2.0]])}
+    assert named(pairs.compare(large, {name: large[name].half()})) == {"non-finite": {name}}
+    signed = {name: torch.tensor([[1e5, -0.0], [1.0, 2.0]])}
+    outcome = pairs.compare(large, signed)
+    assert (outcome.verdict, outcome.equal) == ("equal", {"up to the sign of zeros": 1})
+
+
+def test_shards_are_joined(tmp_path: Path) -> None:
+    trained = exported("Qwen3Moe", tmp_path)
+    model("Qwen3Moe").save_pretrained(tmp_path / "shards", max_shard_size="30KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    engine = open_source(tmp_path / "shards")
+    assert compare(open_source(save(tmp_path / "one", trained)), engine).verdict == "equal"

@@ -10,7 +10,15 @@ from torch import Tensor
 from precision_lib.weights.compare import compare
 from precision_lib.weights.findings import Contract, Outcome
 from precision_lib.weights.manifests import open_source
-from tests.unit.weights.checkpoints import MODELS, State, exported, quantised, quantised_state, save
+from tests.unit.weights.checkpoints import (
+    MODELS,
+    State,
+    as_vllm,
+    exported,
+    quantised,
+    quantised_state,
+    save,
+)
 from tests.unit.weights.test_planted_faults import named, noisy
 
 NAME = "model.layers.0.mlp.down_proj.weight"
@@ -205,3 +213,45 @@ def test_two_quantised_sides_are_compared_by_codes_and_scales(tmp_path: Path) ->
     a, b, c = (open_source(path) for path in paths)
     assert compare(a, b).verdict == "equal"
     assert only(compare(a, c))[0] == "scaled"
+
+
+def test_one_scale_of_a_fused_tensor_is_the_largest_of_its_parts(tmp_path: Path) -> None:
+    """Small q, k, v share a block; a scale for each of them would be another copy."""
+    trained = exported("Qwen3Moe", tmp_path)
+    engine: State = {}
+    for name, tensor in as_vllm(trained).items():
+        if "qkv_proj" in name or "w13" in name or "w2" in name:
+            matrices = tensor if tensor.ndim == 3 else tensor[None]
+            pairs = [quantised(matrix) for matrix in matrices]
+            codes = torch.stack([c.view(torch.uint8) for c, _ in pairs])
+            scales = torch.stack([scale for _, scale in pairs])
+            engine[name] = codes.reshape(tensor.shape).view(torch.float8_e4m3fn)
+            engine[f"{name}_scale_inv"] = scales if tensor.ndim == 3 else scales[0]
+        else:
+            engine[name] = tensor.bfloat16()
+    trainer = open_source(save(tmp_path / "t", trained))
+    outcome = compare(trainer, open_source(save(tmp_path / "e", engine)))
+    assert (outcome.verdict, outcome.findings) == ("equal", [])
+    engine["model.layers.0.self_attn.qkv_proj.weight_scale_inv"] *= 2
+    outcome = compare(trainer, open_source(save(tmp_path / "f", engine)))
+    assert set().union(*named(outcome).values()) == {
+        f"model.layers.0.self_attn.{x}_proj.weight" for x in "qkv"
+    }
+
+
+@pytest.mark.parametrize(
+    ("power", "kind"), [(1, None), (0, "scaled"), (2, "scaled"), (3, "different")]
+)
+def test_decoded_values_of_a_quantised_trainer(
+    power: int, kind: str | None, tmp_path: Path
+) -> None:
+    """A scale that was applied twice, or not at all, is named so."""
+    trainer = copied(weight())
+    spread = trainer[SCALE].repeat_interleave(128, 0)[:300].repeat_interleave(128, 1)[:, :260]
+    engine = {NAME: (trainer[NAME].float() * spread**power).bfloat16()}
+    paths = [save(tmp_path / n, s) for n, s in (("t", trainer), ("e", engine))]
+    outcome = compare(open_source(paths[0]), open_source(paths[1]))
+    if kind is None:
+        assert outcome.verdict == "equal"
+    else:
+        assert only(outcome)[0] == kind
