@@ -32,7 +32,7 @@ def test_equal_is_0_different_is_1_cannot_say_is_2(
     assert "scaled: 1 tensor" in capsys.readouterr().out
     [finding] = json.loads(file.read_text())["findings"]
     assert (finding["kind"], finding["tensor"], finding["exact"]) == ("scaled", WEIGHT, True)
-    others = {f"foreign.{name}": tensor for name, tensor in state().items()}
+    others = {f"{name}.foreign": tensor for name, tensor in state().items()}
     assert run(trainer, save(tmp_path / "foreign", others), "--json", file) == 2
     assert json.loads(file.read_text())["verdict"] == "cannot say"
     assert "no name is shared" in capsys.readouterr().out
