@@ -29,6 +29,7 @@ from precision_lib.commands import (
     sweep,
     training,
     trajectories,
+    weights,
 )
 from precision_lib.environment import set_environment
 
@@ -43,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 HEADINGS = {
     "run": "measure and test:",
     "probe": "one phase of it:",
-    "analyze": "read what was measured:",
+    "weights": "read what was measured:",
 }
 
 
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)
     training.add_ppo(commands)
+    weights.add_weights(commands)
     analysis.add_analyze(commands)
     gate.add_gate(commands)
     gate.add_calibrate(commands)

@@ -19,7 +19,7 @@ LAYERS = (
     {"scoring", "metrics"},
     {"trajectories"},
     {"targets"},
-    {"conformance"},
+    {"conformance", "weights"},
     {"forensics", "faults"},
     {"records", "reporting"},
     {"training"},

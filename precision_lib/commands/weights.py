@@ -1,0 +1,94 @@
+"""``weights``: did the trainer's weights arrive at the engine?
+
+Exit codes: 0 equal, 1 different, 2 cannot say, 4 wrong usage.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from precision_lib.commands import INCONCLUSIVE, OK, REGRESSION, UsageError, print_lines
+
+
+def add_weights(commands: Any) -> None:
+    from precision_lib.weights.must_stay import asked_groups
+
+    weights = commands.add_parser(
+        "weights",
+        help="did the trainer's weights arrive at the engine? names each tensor that did not",
+        description="Compare two checkpoint directories, safetensors files or manifests. Without "
+        "ENGINE, --write-manifest writes the manifest of the first.",
+        epilog="exit codes: 0 equal, 1 different, 2 cannot say, 4 usage",
+    )
+    weights.add_argument("trainer", type=Path, metavar="TRAINER", help="what was trained")
+    weights.add_argument("engine", type=Path, metavar="ENGINE", nargs="?", help="what generates")
+    weights.add_argument(
+        "--older",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="earlier weights of the trainer, the latest first: proves what is stale",
+    )
+    weights.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="of the steps since the first of --older: at 0 nothing may move, else all must",
+    )
+    weights.add_argument(
+        "--keep-fp32",
+        nargs="+",
+        default=[],
+        choices=asked_groups(),
+        metavar="GROUP",
+        help="what must stay FP32 besides router bias, A_log and RoPE table: %(choices)s",
+    )
+    weights.add_argument(
+        "--quantised-from",
+        choices=("master", "bf16", "either"),
+        default="either",
+        help="what the engine's codes must be made of: the trainer's values, or their bf16 "
+        "export (default: either, for all tensors alike)",
+    )
+    weights.add_argument(
+        "--lora-scale", type=float, metavar="SCALE", help="default: lora_alpha / r of the adapter"
+    )
+    weights.add_argument("--json", type=Path, metavar="FILE", help="verdict and findings")
+    weights.add_argument(
+        "--write-manifest", type=Path, metavar="FILE", help="write the manifest of TRAINER"
+    )
+    weights.set_defaults(run=_weights, kept="the weights are only read")
+
+
+def _weights(options: argparse.Namespace) -> int:
+    from precision_lib.jsonio import write_json
+    from precision_lib.reporting.weights import weight_lines
+    from precision_lib.weights.compare import compare
+    from precision_lib.weights.files import SourceError
+    from precision_lib.weights.findings import Contract, as_json
+    from precision_lib.weights.manifests import open_source, write_manifest
+    from precision_lib.weights.series import add_movement
+
+    if options.engine is None and options.write_manifest is None:
+        raise UsageError("give ENGINE to compare with, or --write-manifest FILE")
+    if options.learning_rate is not None and not options.older:
+        raise UsageError("--learning-rate needs --older FILE: the weights before the steps")
+    try:
+        trainer = open_source(options.trainer)
+        if options.write_manifest is not None:
+            write_manifest(options.write_manifest, trainer)
+            print_lines([(f"manifest: {options.write_manifest}", "")])
+        if options.engine is None:
+            return OK
+        contract = Contract(tuple(options.keep_fp32), options.quantised_from, options.lora_scale)
+        older = [open_source(path) for path in options.older]
+        outcome = compare(trainer, open_source(options.engine), contract, older)
+        if older:
+            add_movement(outcome, older[0], trainer, options.learning_rate)
+        if options.json is not None:
+            write_json(options.json, as_json(outcome))
+    except (SourceError, OSError) as error:
+        raise UsageError(str(error)) from None
+    print_lines(weight_lines(outcome))
+    return {"equal": OK, "different": REGRESSION}.get(outcome.verdict, INCONCLUSIVE)

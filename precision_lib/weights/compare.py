@@ -1,0 +1,276 @@
+"""Two sides against each other: pairs by name, how they are equal, a finding for the rest."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from precision_lib.weights import names
+from precision_lib.weights.codes import QUANTISED, is_float
+from precision_lib.weights.context import Context
+from precision_lib.weights.copies import compare_copies
+from precision_lib.weights.explain import explained
+from precision_lib.weights.files import Source
+from precision_lib.weights.findings import KINDS, Contract, Finding, Outcome
+from precision_lib.weights.layout import Piece, Side, sides
+from precision_lib.weights.merged import compare_merged, merged_layers
+from precision_lib.weights.must_stay import must_stay_fp32
+from precision_lib.weights.padding import without_padding
+from precision_lib.weights.relation import Relation, relation
+from precision_lib.weights.tensors import elements
+
+Pairs = dict[str, tuple[Piece, Piece]]
+
+
+def compare(
+    trainer: Source,
+    engine: Source,
+    contract: Contract | None = None,
+    older: Sequence[Source] = (),
+) -> Outcome:
+    """Compare the weights of an engine with those of a trainer.
+
+    Args:
+        older: earlier weights of the trainer, the latest first.
+    """
+    contract = contract or Contract()
+    left, right = sides(trainer, engine)
+    outcome = Outcome(unread={**left.unread, **right.unread})
+    tie(left, right)
+    pairs = _paired(left, right, outcome)
+    shorter = None if pairs else _without_prefix(left, right)
+    if shorter is not None and shorter != (trainer, engine):
+        outcome = compare(*shorter, contract, older)
+        outcome.notes.append("one side's names have a prefix that was left out")
+        return outcome
+    if not pairs:
+        outcome.findings.clear()
+        outcome.notes.append(_no_common_name(left, right))
+        return outcome
+    before = [sides(source, engine)[0] for source in older]
+    for side in before:
+        tie(side, right)
+    context = Context(
+        {shared: pair[0] for shared, pair in pairs.items()},
+        {shared: pair[1] for shared, pair in pairs.items()},
+        set(),
+        before,
+        contract,
+    )
+    _judge(pairs, left, right, context, outcome)
+    order = list(KINDS)
+    outcome.findings.sort(key=lambda finding: order.index(finding.kind))
+    return outcome
+
+
+def _judge(pairs: Pairs, left: Side, right: Side, context: Context, outcome: Outcome) -> None:
+    """Count what is equal, then explain the rest."""
+    formats = dominant_formats(pairs)
+    merges = merged_layers(left, right, context)
+    plain: dict[str, Relation] = {}
+    for shared, (wanted, given) in pairs.items():
+        outcome.elements += elements(given.tensor)
+        if must_stay_fp32(shared, context.contract.keep_fp32):
+            outcome.must_stay[given.name] = (wanted.tensor.fmt, given.tensor.fmt)
+        if shared in merges or given.tensor.fmt in QUANTISED or given.scale or wanted.scale:
+            continue
+        plain[shared] = relation(wanted.tensor, given.tensor)
+        if plain[shared].equal:
+            context.equal.add(shared)
+    compare_merged(merges, context, outcome)
+    copies = {s: pairs[s] for s in pairs if s not in plain and s not in merges}
+    compare_copies(copies, right.source.config, context, outcome)
+    for shared, related in plain.items():
+        _say(shared, related, pairs[shared], formats, context, outcome)
+    outcome.findings = _settled(outcome.findings, pairs)
+
+
+def _settled(findings: list[Finding], pairs: Pairs) -> list[Finding]:
+    """Vectors follow the matrices where statistics alone judge: norms near 1 are always near."""
+    matrices = {pair[0].stored for pair in pairs.values() if len(pair[0].tensor.shape) > 1}
+    kinds = [f.kind for f in findings if not f.exact and f.trainer in matrices]
+    if not kinds:
+        return findings
+    usual = max(sorted(set(kinds)), key=kinds.count)
+    return [
+        replace(f, kind=usual) if not f.exact and f.trainer not in matrices else f for f in findings
+    ]
+
+
+def _say(
+    shared: str,
+    related: Relation,
+    pair: tuple[Piece, Piece],
+    formats: tuple[str, str],
+    context: Context,
+    outcome: Outcome,
+) -> None:
+    wanted, given = pair
+    refused = _refused_cast(shared, related, pair, formats, context.contract)
+    if related.way == "unknown":
+        outcome.unread[given.stored] = (
+            f"the trainer's manifest has no hash of {wanted.name} as {given.tensor.fmt}"
+        )
+    elif refused:
+        outcome.findings.append(_finding("cast", refused, pair))
+    elif related.fmt == "fp16" and _overflows(wanted, given):
+        detail = "values beyond 65504 became infinite in fp16"
+        outcome.findings.append(_finding("non-finite", detail, pair))
+    elif related.equal:
+        ways = {"bitwise": "bitwise", "upcast": f"widened to {related.fmt}"}
+        outcome.count(ways.get(related.way, f"rounded once to {related.fmt}"))
+    else:
+        padding = without_padding(shared, wanted, given)
+        if padding is None:
+            finding = explained(shared, wanted, given, context)
+            if finding is None:
+                context.equal.add(shared)
+                outcome.count("up to the sign of zeros")
+            else:
+                outcome.findings.append(finding)
+        elif padding:
+            outcome.findings.append(_finding("extra", padding, pair))
+        else:
+            outcome.count("without padded rows")
+
+
+def _overflows(wanted: Piece, given: Piece) -> bool:
+    """Whether a correct cast made infinities."""
+    before, after = wanted.tensor.statistics(), given.tensor.statistics()
+    return before is not None and after is not None and after.nonfinite > before.nonfinite
+
+
+def _refused_cast(
+    shared: str,
+    related: Relation,
+    pair: tuple[Piece, Piece],
+    formats: tuple[str, str],
+    contract: Contract,
+) -> str:
+    """Why the contract does not allow the cast; "" where it does, or where there is none."""
+    wanted, given = pair[0].tensor.fmt, pair[1].tensor.fmt
+    if related.way == "rounded":
+        return f"rounded to {related.fmt} and stored as {given}"
+    if related.way == "trainer rounded":
+        return f"the trainer's values are the engine's rounded to {related.fmt}"
+    if related.way != "cast":
+        return ""
+    if wanted == "fp32" and must_stay_fp32(shared, contract.keep_fp32):
+        return f"{given}; it must stay fp32"
+    if given != formats[1]:
+        return f"{wanted} to {given}; the engine's other weights are {formats[1]}"
+    if wanted != formats[0]:
+        return f"{wanted} to {given}; the trainer's other weights are {formats[0]}"
+    return ""
+
+
+def dominant_formats(pairs: Pairs) -> tuple[str, str]:
+    """The floating-point format that holds most elements, at the trainer and at the engine.
+
+    Without a floating-point weight at the engine the format is "".
+    """
+    both: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    for pair in pairs.values():
+        for counts, piece in zip(both, pair, strict=True):
+            if is_float(piece.tensor.fmt):
+                size = elements(piece.tensor)
+                counts[piece.tensor.fmt] = counts.get(piece.tensor.fmt, 0) + size
+    first, second = (max(counts, key=counts.__getitem__, default="") for counts in both)
+    return first, second
+
+
+def tie(left: Side, right: Side) -> None:
+    """Give a side that ties its head the embedding under the head's name, where the other has one.
+
+    A configuration that says "not tied" is believed.
+    """
+    rule = names.rules()["tied"]
+    head = rule["head"]
+    for side, other in ((left, right), (right, left)):
+        if head in side.pieces or head not in other.pieces:
+            continue
+        config = side.source.config.get("text_config") or side.source.config
+        if config.get("tie_word_embeddings") is False:
+            continue
+        for name in rule["embedding"]:
+            for piece in side.pieces.get(name, [])[:1]:
+                side.add(replace(piece, key=head, name=other.pieces[head][0].name))
+
+
+def _paired(left: Side, right: Side, outcome: Outcome) -> Pairs:
+    """Pairs by shared name; what one side has alone becomes a finding or is ignored."""
+    pairs: Pairs = {}
+    _move_matrices(left, right)
+    for shared in sorted(left.pieces.keys() | right.pieces.keys()):
+        wanted, given = left.pieces.get(shared, []), right.pieces.get(shared, [])
+        if not wanted or not given:
+            alone = (wanted or given)[0]
+            if names.may_be_alone(shared, "trainer" if wanted else "engine"):
+                outcome.ignored.append(alone.stored)
+            elif wanted:
+                detail = "the engine has no tensor of this name"
+                outcome.findings.append(
+                    Finding("undelivered", alone.name, detail, trainer=alone.stored)
+                )
+            else:
+                detail = "the trainer has no tensor of this name"
+                outcome.findings.append(Finding("extra", alone.name, detail, engine=alone.stored))
+        elif any(not relation(wanted[0].tensor, p.tensor).equal for p in wanted[1:]):
+            outcome.unread[wanted[0].stored] = "the trainer has two tensors of this name"
+        else:
+            pairs[shared] = (wanted[0], _nearest(wanted[0], given))
+            _repeated(pairs[shared], given, outcome)
+    return pairs
+
+
+def _move_matrices(left: Side, right: Side) -> None:
+    """LoRA matrices are compared one by one where both sides have some of the layer."""
+    for layer in left.adapters.keys() & right.adapters.keys():
+        for side in (left, right):
+            for matrix, piece in side.adapters.pop(layer).items():
+                shared = f"{layer.removesuffix('.weight')}.lora_{matrix}.weight"
+                side.add(replace(piece, key=shared))
+
+
+def _nearest(wanted: Piece, given: list[Piece]) -> Piece:
+    """The one of several engine tensors that differs, if one does: it may be the one in use."""
+    for piece in given if len(given) > 1 else []:
+        if not relation(wanted.tensor, piece.tensor).equal:
+            return piece
+    return given[0]
+
+
+def _repeated(pair: tuple[Piece, Piece], given: list[Piece], outcome: Outcome) -> None:
+    for piece in given:
+        if piece is not pair[1] and relation(pair[0].tensor, piece.tensor).equal:
+            same = relation(pair[0].tensor, pair[1].tensor).equal
+            if same:
+                detail = f"the engine has it twice, as {pair[1].stored} too"
+                outcome.findings.append(_finding("duplicated", detail, (pair[0], piece)))
+
+
+def _finding(kind: str, detail: str, pair: tuple[Piece, Piece]) -> Finding:
+    return Finding(kind, pair[0].name, detail, True, pair[0].stored, pair[1].stored)
+
+
+def _without_prefix(left: Side, right: Side) -> tuple[Source, Source] | None:
+    """Both sources, one without a prefix that all its matching names have; None without one."""
+    for side, other in ((left, right), (right, left)):
+        longest = max(other.pieces, key=len, default="")
+        prefixes = {k.removesuffix(longest) for k in side.pieces if k.endswith(f".{longest}")}
+        if not longest or len(prefixes) != 1:
+            continue
+        segments = prefixes.pop().removesuffix(".").split(".")
+        while segments and segments[-1] in names.rules()["wrappers"]["leading"]:
+            segments.pop()
+        prefix = ".".join([*segments, ""])
+        renamed = {
+            name.partition(prefix)[2] if prefix in name else name: tensor
+            for name, tensor in side.source.tensors.items()
+        }
+        shorter = replace(side.source, tensors=renamed)
+        return (shorter, other.source) if side is left else (other.source, shorter)
+    return None
+
+
+def _no_common_name(left: Side, right: Side) -> str:
+    some = [", ".join(list(side.pieces)[:2]) or "none" for side in (left, right)]
+    return f"no name is shared: trainer {some[0]}; engine {some[1]}; add a rule to names.toml"

@@ -1,0 +1,304 @@
+"""One side as *pieces*: the tensors of one expert, one projection, one norm, by shared name.
+
+The hazard. Fused tensors are split by the sizes of the other side or of the configuration. A split
+at a wrong row would call healthy weights different, so a size that is not known is not guessed:
+the tensor is compared whole where both sides fuse it, and listed otherwise.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from precision_lib.weights import names
+from precision_lib.weights.codes import QUANTISED
+from precision_lib.weights.files import Source
+from precision_lib.weights.tensors import Range, Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A tensor as both sides can have it.
+
+    Attributes:
+        key: the name that both sides share. name: what a finding shows.
+        stored: name of the stored tensor that holds it, with the rows where it holds more.
+        tensor: its codes. scale: its scale where it is quantised.
+        shares_scale: other parts of the stored tensor have the same scale.
+    """
+
+    key: str
+    name: str
+    stored: str
+    tensor: Tensor
+    scale: Tensor | None = None
+    shares_scale: bool = False
+
+
+@dataclass
+class Side:
+    """The pieces of one side.
+
+    Attributes:
+        pieces: by key; more than one where several stored tensors have one shared name.
+        adapters: key of a weight -> {"A": piece, "B": piece} of LoRA.
+        unread: stored names of which nothing can be said, with the reason.
+        ignored: stored names that are no weights.
+    """
+
+    source: Source
+    pieces: dict[str, list[Piece]] = field(default_factory=dict)
+    adapters: dict[str, dict[str, Piece]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        self.pieces.setdefault(piece.key, []).append(piece)
+
+
+def sides(trainer: Source, engine: Source) -> tuple[Side, Side]:
+    """Both sides split into pieces, each with the sizes of the other where it has none itself."""
+    both = (_unsplit(trainer), _unsplit(engine))
+    for side, other in (both, both[::-1]):
+        rows = {k: p[0].tensor.shape for k, p in other.pieces.items() if p[0].tensor.shape}
+        for config in (side.source.config, other.source.config):
+            rows = _head_rows(side, config) | rows
+        _split_heads(side, other, rows)
+    return both
+
+
+def pieces_alone(source: Source) -> Side:
+    """One side without another one: what its own configuration can split."""
+    side = _unsplit(source)
+    _split_heads(side, None, _head_rows(side, source.config))
+    return side
+
+
+def _unsplit(source: Source) -> Side:
+    """Experts and equal halves are split; q, k and v are not yet."""
+    side = Side(source)
+    scales = _scales(source.tensors)
+    taken = {scale.name for scale in scales.values()}
+    for name, tensor in source.tensors.items():
+        shared = names.key(name)
+        if name in taken or names.is_activation_scale(name):
+            continue
+        if names.is_unread(name):
+            side.unread[name] = "a packed format that is not read"
+            continue
+        piece = Piece(shared, names.clean(name), name, tensor, scales.get(name))
+        adapter = names.adapter_of(shared)
+        if adapter is not None:
+            side.adapters.setdefault(adapter[0], {})[adapter[1]] = piece
+            continue
+        _add_all(side, piece, list(_expanded(piece)))
+    return side
+
+
+def _add_all(side: Side, piece: Piece, parts: list[Piece]) -> None:
+    """Add the parts of ``piece``; all or none, since a manifest may lack some."""
+    complete = sum(prod(part.tensor.shape) for part in parts) == prod(piece.tensor.shape)
+    if not complete or any((part.scale is None) != (piece.scale is None) for part in parts):
+        side.unread[piece.stored] = "a part or its scale is not in the manifest"
+        return
+    for part in parts:
+        side.add(part)
+
+
+def _scales(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Stored name of each quantised weight -> its scale."""
+    scales = {}
+    for name, tensor in tensors.items():
+        owner = names.scale_owner(name)
+        if owner is not None and owner in tensors and tensors[owner].fmt in QUANTISED:
+            scales[owner] = tensor
+    return scales
+
+
+def _expanded(piece: Piece) -> Iterable[Piece]:
+    stacked = names.stacked_parts(piece.key)
+    if stacked is not None and len(piece.tensor.shape) == 3:
+        yield from _experts(piece, *stacked)
+        return
+    fused = names.fused_rule(piece.key)
+    rows = piece.tensor.shape[0] if piece.tensor.shape else 0
+    if fused is not None and fused[0]["split"] == "equal" and rows % len(fused[1]) == 0:
+        size = rows // len(fused[1])
+        yield from _rows(
+            piece, fused[1], [[(i * size, (i + 1) * size)] for i in range(len(fused[1]))]
+        )
+        return
+    yield piece
+
+
+def _experts(piece: Piece, owner: str, parts: list[str]) -> Iterable[Piece]:
+    count, rows, columns = piece.tensor.shape
+    if rows % len(parts):
+        yield piece
+        return
+    size = rows // len(parts)
+    shown = piece.name.rsplit(".", 1)[0]
+    for expert in range(count):
+        for i, part in enumerate(parts):
+            first = (expert * rows + i * size) * columns
+            tensor = piece.tensor.part(((first, first + size * columns),), (size, columns))
+            if tensor is None:
+                continue
+            scale = None
+            if piece.scale is not None:
+                scale = _expert_scale(piece.scale, (expert, count), (i, len(parts)), size)
+            yield Piece(
+                f"{owner}.{expert}.{part}.weight",
+                f"{shown}.{expert}.{part}.weight",
+                f"{piece.stored}[{expert}, {i * size}:{(i + 1) * size}]",
+                tensor,
+                scale,
+                len(parts) > 1 and piece.scale is not None and _covers(piece.scale, count),
+            )
+
+
+def _covers(scale: Tensor, experts: int) -> bool:
+    """Whether all parts of an expert have one scale."""
+    return prod(scale.shape) in (1, experts)
+
+
+def _expert_scale(
+    scale: Tensor, expert: tuple[int, int], part: tuple[int, int], rows: int
+) -> Tensor | None:
+    """The scale of one part of one expert: [E], [E, parts], or [E, rows or blocks, ...]."""
+    if not scale.shape or scale.shape[0] != expert[1]:
+        return scale if prod(scale.shape) == 1 else None
+    each = prod(scale.shape[1:])
+    first = expert[0] * each
+    if len(scale.shape) == 1 or each == 1:
+        return scale.part(((first, first + each),), ())
+    if scale.shape[1] % part[1]:
+        return None
+    size = each // part[1]
+    shape = (scale.shape[1] // part[1], *scale.shape[2:])
+    first += part[0] * size
+    return scale.part(((first, first + size),), shape)
+
+
+def _rows(piece: Piece, keys: list[str], rows: list[list[Range]]) -> Iterable[Piece]:
+    """Parts of a fused projection; ``rows`` has the row ranges of each."""
+    width = prod(piece.tensor.shape[1:])
+    head = piece.name.rsplit(".", 2)
+    sizes = [sum(stop - start for start, stop in part) for part in rows]
+    for i, (key, part) in enumerate(zip(keys, rows, strict=True)):
+        flat = tuple((start * width, stop * width) for start, stop in part)
+        tensor = piece.tensor.part(flat, (sizes[i], *piece.tensor.shape[1:]))
+        if tensor is None:
+            continue
+        shown = ".".join([*head[:-2], *key.split(".")[-2:]])
+        where = ", ".join(f"{start}:{stop}" for start, stop in part[:2])
+        stored = f"{piece.stored}[{where}{', ...' if len(part) > 2 else ''}]"
+        scale = piece.scale and _row_scale(piece.scale, i, sizes)
+        shares = piece.scale is not None and prod(piece.scale.shape) == 1
+        yield Piece(key, shown, stored, tensor, scale, shares)
+
+
+def _row_scale(scale: Tensor, part: int, sizes: list[int]) -> Tensor | None:
+    """The scale of one part: one for all, one for each part, each row, or each block of rows."""
+    if prod(scale.shape) == 1:
+        return scale
+    width = prod(scale.shape[1:])
+    for block in (1, 128, max(sizes)):
+        blocks = [-(-size // block) for size in sizes]
+        if block == max(sizes):
+            blocks = [1] * len(sizes)
+        if sum(blocks) == scale.shape[0]:
+            first = sum(blocks[:part])
+            ranges = ((first * width, (first + blocks[part]) * width),)
+            return scale.part(ranges, (blocks[part], *scale.shape[1:]))
+    return None
+
+
+def heads(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Query heads, key-value heads and head size of a configuration, None where it names none."""
+    config = config.get("text_config") or config
+    count = config.get("num_attention_heads")
+    if not count:
+        return None
+    groups = config.get("num_key_value_heads") or count
+    size = config.get("head_dim") or config.get("hidden_size", 0) // count
+    return (int(count), int(groups), int(size)) if size else None
+
+
+def _head_rows(side: Side, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of q, k and v by key, as the configuration says, where they fill the fused tensor."""
+    known = heads(config)
+    rows: dict[str, tuple[int, ...]] = {}
+    if known is None:
+        return rows
+    count, groups, size = known
+    for shared, pieces in side.pieces.items():
+        fused = names.fused_rule(shared)
+        tensor = pieces[0].tensor
+        if fused is None or not tensor.shape or fused[0]["split"] == "equal":
+            continue
+        if tensor.shape[0] == (count + 2 * groups) * size:
+            for part, heads_of_part in zip(fused[1], (count, groups, groups), strict=True):
+                rows[part] = (heads_of_part * size, *tensor.shape[1:])
+    return rows
+
+
+def _split_heads(side: Side, other: Side | None, rows: Mapping[str, tuple[int, ...]]) -> None:
+    for shared in list(side.pieces):
+        fused = names.fused_rule(shared)
+        if fused is None or fused[0]["split"] == "equal":
+            continue
+        if other is not None and shared in other.pieces and fused[1][0] not in rows:
+            continue  # both sides fuse it: it is compared whole
+        for piece in side.pieces.pop(shared):
+            parts = _head_parts(piece, fused, rows, side, other)
+            for part in parts:
+                side.add(part)
+            if not parts:
+                side.unread[piece.stored] = (
+                    "the sizes of q, k and v are not known; put config.json beside it"
+                )
+
+
+def _head_parts(
+    piece: Piece,
+    fused: tuple[dict[str, Any], list[str]],
+    rows: Mapping[str, tuple[int, ...]],
+    side: Side,
+    other: Side | None,
+) -> list[Piece]:
+    rule, keys = fused
+    if any(part not in rows for part in keys):
+        return []
+    sizes = [rows[part][0] for part in keys]
+    if sum(sizes) != piece.tensor.shape[0]:
+        return []
+    if rule["split"] == "heads":
+        starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        ranges = [[(start, start + size)] for start, size in zip(starts, sizes, strict=True)]
+    else:
+        size = _head_size(side, other)
+        if size is None or sizes[1] % size or sizes[0] % sizes[1]:
+            return []
+        ranges = _group_rows(sizes[1] // size, sizes[0] // sizes[1], size)
+    parts = list(_rows(piece, keys, ranges))
+    return parts if len(parts) == len(keys) else []
+
+
+def _head_size(side: Side, other: Side | None) -> int | None:
+    for one in (side, other):
+        known = None if one is None else heads(one.source.config)
+        if known is not None:
+            return known[2]
+    return None
+
+
+def _group_rows(groups: int, queries: int, size: int) -> list[list[Range]]:
+    """Rows of q, k and v where each group has its query heads, a key head, then a value head."""
+    stride = (queries + 2) * size
+    offsets = ((0, queries * size), (queries * size, (queries + 1) * size))
+    last = ((queries + 1) * size, stride)
+    return [
+        [(g * stride + low, g * stride + high) for g in range(groups)]
+        for low, high in (*offsets, last)
+    ]

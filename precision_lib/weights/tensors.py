@@ -1,0 +1,333 @@
+"""A tensor of a checkpoint or of a manifest, and the facts that are compared: hashes, statistics.
+
+Canonical bytes: the codes in row-major order of the logical shape, little-endian, without padding,
+in the tensor's own format. ``sha256`` is SHA-256 of these bytes alone; name and shape are not part
+of it. A hash "as bf16" is that of the values rounded once to nearest, ties to even.
+
+A tensor of a file is read in pieces of 1 Mi elements at most. A tensor of a manifest has the facts
+that were written, and None for all others.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from precision_lib.weights.codes import (
+    SIGNIFICAND,
+    Codes,
+    Values,
+    cast,
+    code_type,
+    decode,
+    is_float,
+)
+
+PIECE = 1 << 20
+#: Values at equal distances that a manifest keeps of each tensor.
+SKETCH = 16
+#: Bytes up to which a manifest holds the hash of the transposed tensor, which needs it whole.
+TRANSPOSED_LIMIT = 1 << 26
+#: Formats that a manifest also hashes a wider tensor in.
+CASTS = ("bf16", "fp16")
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What narrows a difference down; never a reason to call two tensors equal.
+
+    Attributes:
+        norm: root of the sum of squares of the finite values, four digits.
+        zeros, nonfinite: counts of elements.
+        sketch: values at equal distances in row-major order, at most :data:`SKETCH`.
+    """
+
+    norm: float
+    zeros: int
+    nonfinite: int
+    sketch: tuple[float, ...]
+
+
+class Tensor(Protocol):
+    """Facts about a stored tensor or a part of one; None is "not recorded"."""
+
+    name: str
+    fmt: str
+    shape: tuple[int, ...]
+
+    def digest(self, fmt: str) -> str | None:
+        """SHA-256 of the canonical bytes after a cast to ``fmt``."""
+
+    def transposed_digest(self, fmt: str) -> str | None:
+        """The same of the transposed matrix; None for what is no matrix."""
+
+    def exact_in(self, fmt: str) -> bool | None:
+        """Whether a cast to ``fmt`` changes no value."""
+
+    def statistics(self) -> Statistics | None: ...
+
+    def codes(self) -> Codes | None:
+        """All codes in the tensor's shape; None without data."""
+
+    def part(self, ranges: tuple[Range, ...], shape: tuple[int, ...]) -> "Tensor | None":
+        """The elements of ``ranges`` (flat, row-major) as a tensor of ``shape``."""
+
+
+def values_of(tensor: Tensor) -> Values | None:
+    """Decoded values in the tensor's shape, or None without data."""
+    codes = tensor.codes()
+    return None if codes is None else decode(codes, tensor.fmt)
+
+
+def elements(tensor: Tensor) -> int:
+    """Number of elements."""
+    return prod(tensor.shape)
+
+
+class DataTensor:
+    """A tensor whose codes can be read: ``fetch(start, stop)`` gives those of flat elements."""
+
+    def __init__(
+        self,
+        name: str,
+        fmt: str,
+        shape: tuple[int, ...],
+        fetch: Callable[[int, int], Codes],
+        ranges: tuple[Range, ...] | None = None,
+        stored_shape: tuple[int, ...] | None = None,
+    ) -> None:
+        self.name, self.fmt, self.shape = name, fmt, shape
+        self._stored_shape = shape if stored_shape is None else stored_shape
+        self._fetch = fetch
+        self._ranges = ((0, prod(shape)),) if ranges is None else ranges
+        self._known: dict[str, Any] = {}
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """Flat element ranges of the stored tensor that this one consists of."""
+        return self._ranges
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a part of a stored tensor."""
+        return self._stored_shape != self.shape
+
+    def pieces(self, multiple: int = 1) -> Iterator[Codes]:
+        """The codes in row-major order, flat, at most :data:`PIECE` at a time.
+
+        Each has a multiple of ``multiple`` elements, and more than a piece where one is longer.
+        """
+        length = max(PIECE // max(multiple, 1), 1) * max(multiple, 1)
+        for start, stop in self._ranges:
+            for place in range(start, stop, length):
+                yield self._fetch(place, min(place + length, stop))
+
+    def values(self) -> Iterator[Values]:
+        """The decoded values in row-major order, flat, at most :data:`PIECE` at a time."""
+        return (decode(codes, self.fmt) for codes in self.pieces())
+
+    def digest(self, fmt: str) -> str | None:
+        if f"sha256:{fmt}" not in self._known:
+            self._scan([fmt], with_statistics=False)
+        digest: str | None = self._known[f"sha256:{fmt}"]
+        return digest
+
+    def exact_in(self, fmt: str) -> bool | None:
+        if not (is_float(fmt) and is_float(self.fmt)):
+            return None
+        if f"exact:{fmt}" not in self._known:
+            self._scan([fmt], with_statistics=False)
+        return bool(self._known[f"exact:{fmt}"])
+
+    def statistics(self) -> Statistics:
+        if "statistics" not in self._known:
+            self._scan([], with_statistics=True)
+        statistics: Statistics = self._known["statistics"]
+        return statistics
+
+    def codes(self) -> Codes:
+        parts = list(self.pieces())
+        whole = parts[0] if len(parts) == 1 else np.concatenate([*parts, _none(self.fmt)])
+        return whole.reshape(self.shape)
+
+    def transposed_digest(self, fmt: str) -> str | None:
+        if len(self.shape) != 2:
+            return None
+        key = f"transposed:{fmt}"
+        if key not in self._known:
+            codes = self.codes()
+            converted = codes if fmt == self.fmt else _converted(codes, self.fmt, fmt)
+            self._known[key] = None if converted is None else sha256(converted.T)
+        digest: str | None = self._known[key]
+        return digest
+
+    def part(self, ranges: tuple[Range, ...], shape: tuple[int, ...]) -> "DataTensor":
+        starts = np.cumsum([0, *(stop - start for start, stop in self._ranges)])
+        inside = [
+            _absolute(self._ranges, starts, start, stop) for start, stop in ranges if stop > start
+        ]
+        joined = tuple(span for spans in inside for span in spans)
+        return DataTensor(self.name, self.fmt, shape, self._fetch, joined, self._stored_shape)
+
+    def record(self) -> dict[str, Any]:
+        """What a manifest holds of this tensor."""
+        casts = [f for f in CASTS if is_float(self.fmt) and f != self.fmt]
+        self._scan([self.fmt, *casts], with_statistics=True)
+        small = elements(self) * code_type(self.fmt).itemsize <= TRANSPOSED_LIMIT
+        transposed = [self.fmt, *casts] if small and len(self.shape) == 2 else []
+        statistics = self.statistics()
+        return {
+            "format": self.fmt,
+            "shape": list(self.shape),
+            "sha256": self.digest(self.fmt),
+            "casts": {fmt: self.digest(fmt) for fmt in casts},
+            "exact_in": [fmt for fmt in casts if self.exact_in(fmt)],
+            "transposed": {fmt: self.transposed_digest(fmt) for fmt in transposed},
+            **asdict(statistics),
+        }
+
+    def _scan(self, formats: list[str], *, with_statistics: bool) -> None:
+        """One pass over the codes for all hashes that are asked for."""
+        hashes = {fmt: hashlib.sha256() for fmt in formats}
+        exact = dict.fromkeys(formats, True)
+        counted = _Counts(elements(self)) if with_statistics else None
+        for codes in self.pieces():
+            values: Values | None = None
+            if counted is not None or any(fmt != self.fmt for fmt in formats):
+                values = decode(codes, self.fmt)
+            for fmt in formats:
+                converted = codes if fmt == self.fmt else _converted(codes, self.fmt, fmt, values)
+                if converted is None:
+                    exact[fmt] = False
+                    continue
+                hashes[fmt].update(converted.data)
+                if fmt != self.fmt and exact[fmt] and values is not None:
+                    exact[fmt] = _same_values(decode(converted, fmt), values)
+            if counted is not None and values is not None:
+                counted.add(values)
+        for fmt in formats:
+            known = fmt == self.fmt or (is_float(fmt) and is_float(self.fmt))
+            self._known[f"sha256:{fmt}"] = hashes[fmt].hexdigest() if known else None
+            self._known[f"exact:{fmt}"] = exact[fmt]
+        if counted is not None:
+            self._known["statistics"] = counted.result()
+
+
+class ManifestTensor:
+    """A tensor of which only the recorded facts are known."""
+
+    def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
+        self.name, self.fmt = name, str(facts["format"])
+        self.shape = tuple(int(n) for n in facts["shape"])
+        self._facts = facts
+
+    def digest(self, fmt: str) -> str | None:
+        recorded = self._facts["sha256"] if fmt == self.fmt else self._facts["casts"].get(fmt)
+        return None if recorded is None else str(recorded)
+
+    def transposed_digest(self, fmt: str) -> str | None:
+        recorded = self._facts["transposed"].get(fmt)
+        return None if recorded is None else str(recorded)
+
+    def exact_in(self, fmt: str) -> bool | None:
+        if fmt == self.fmt:
+            return True
+        return fmt in self._facts["exact_in"] if fmt in self._facts["casts"] else None
+
+    def statistics(self) -> Statistics:
+        facts = self._facts
+        sketch = tuple(float(value) for value in facts["sketch"])
+        return Statistics(float(facts["norm"]), facts["zeros"], facts["nonfinite"], sketch)
+
+    def codes(self) -> None:
+        return None
+
+    def part(self, ranges: tuple[Range, ...], shape: tuple[int, ...]) -> "ManifestTensor | None":
+        if ranges == ((0, elements(self)),) and shape == self.shape:
+            return self
+        recorded = self._facts.get("parts", {}).get(part_key(ranges))
+        if recorded is None or prod(recorded["shape"]) != prod(shape):
+            return None
+        return ManifestTensor(self.name, {**recorded, "shape": list(shape)})
+
+
+def part_key(ranges: tuple[Range, ...]) -> str:
+    """The name of a part in a manifest: flat element ranges, such as ``0:4096,8192:12288``."""
+    return ",".join(f"{start}:{stop}" for start, stop in ranges)
+
+
+def sha256(codes: Codes) -> str:
+    """SHA-256 of the canonical bytes of ``codes``, as hexadecimal digits."""
+    return hashlib.sha256(np.ascontiguousarray(codes).data).hexdigest()
+
+
+def _converted(codes: Codes, own: str, fmt: str, values: Values | None = None) -> Codes | None:
+    """``codes`` cast to ``fmt``; None where one of the formats is not a floating-point format."""
+    if not (is_float(own) and is_float(fmt)):
+        return None
+    return cast(decode(codes, own) if values is None else values, fmt)
+
+
+def _same_values(back: Values, values: Values) -> bool:
+    if back.dtype == values.dtype == np.float32:
+        return bool(np.array_equal(back.view(np.uint32), values.view(np.uint32)))
+    return bool(np.array_equal(back, values, equal_nan=True))
+
+
+def _none(fmt: str) -> Codes:
+    return np.empty(0, code_type(fmt))
+
+
+def _absolute(
+    outer: tuple[Range, ...], starts: Any, start: int, stop: int
+) -> list[tuple[int, int]]:
+    """Elements start to stop of the concatenated ``outer`` ranges, as ranges of the storage."""
+    parts = []
+    for (low, high), offset in zip(outer, starts, strict=False):
+        first, last = max(start - offset, 0), min(stop - offset, high - low)
+        if first < last:
+            parts.append((int(low + first), int(low + last)))
+    return parts
+
+
+class _Counts:
+    """Statistics of a tensor that comes in pieces."""
+
+    def __init__(self, size: int) -> None:
+        self._squares, self._zeros, self._nonfinite, self._seen = 0.0, 0, 0, 0
+        self._wanted = sketch_places(size)
+        self._sketch: list[float] = []
+
+    def add(self, values: Values) -> None:
+        squares = float(np.dot(values, values)) if values.size else 0.0
+        if not np.isfinite(squares):
+            finite = np.isfinite(values)
+            self._nonfinite += int(values.size - np.count_nonzero(finite))
+            wide = values[finite].astype(np.float64)
+            squares = float(np.dot(wide, wide))
+        self._squares += squares
+        self._zeros += int(values.size - np.count_nonzero(values))
+        inside = (self._wanted >= self._seen) & (self._wanted < self._seen + values.size)
+        self._sketch += [float(x) for x in values[self._wanted[inside] - self._seen]]
+        self._seen += values.size
+
+    def result(self) -> Statistics:
+        norm = float(f"{np.sqrt(self._squares):.4g}")
+        return Statistics(norm, self._zeros, self._nonfinite, tuple(self._sketch))
+
+
+@functools.lru_cache(maxsize=1024)
+def sketch_places(size: int) -> Any:
+    """Flat places of the sketch's values in a tensor of ``size`` elements."""
+    return (np.arange(min(SKETCH, size)) * size) // max(min(SKETCH, size), 1)
+
+
+def wider(fmt: str, than: str) -> bool:
+    """Whether ``fmt`` has more significand bits."""
+    return SIGNIFICAND.get(fmt, 0) > SIGNIFICAND.get(than, 0)
