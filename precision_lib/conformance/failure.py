@@ -1,6 +1,7 @@
 """What a failed conformance check says."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from precision_lib.conformance.strategies.cases import Case
@@ -44,6 +45,16 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         if self.inputs:
             lines.append(f"  input: {Case(self.inputs, self.recipe)!r}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+@contextmanager
+def told_as(what: str) -> Iterator[None]:
+    """Put ``what`` in front of a failure: in which way, other than the plain one, it was called."""
+    try:
+        yield
+    except ConformanceFailure as failure:
+        failure.args = (f"{what}\n  {failure.args[0]}",)
+        raise
 
 
 class DeviceLostError(BaseException):

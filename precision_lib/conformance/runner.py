@@ -69,7 +69,7 @@ class _Search:
     def _judged(self, case: Case) -> Compared:
         """An error of the device can come up when the result is fetched: it is the function's."""
         try:
-            return self.check.judge(self.function, dict(case.inputs))
+            return self.check.judge(self.function, case)
         except RuntimeError as error:
             if not is_fatal(error):
                 raise

@@ -131,6 +131,16 @@ def test_property_holds(verify: Callable[[], None]) -> None:
     verify()
 
 
+def test_another_way_of_calling_changes_nothing(verify: Callable[[], None]) -> None:
+    """Another memory layout, mask dtype or grad mode, a second call: the same result."""
+    verify()
+
+
+def test_edge_of_the_contract(verify: Callable[[], None]) -> None:
+    """NaN at a real token, ids outside the vocabulary, a missing gradient, one too many."""
+    verify()
+
+
 def test_pinned_example(verify: Callable[[], None]) -> None:
     """Inputs that broke somebody's core."""
     verify()
