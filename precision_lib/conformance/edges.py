@@ -26,9 +26,13 @@ FOREIGN_IDS = (-100, -1)
 def nan_is_visible(name: str, function: Function, inputs: Inputs) -> int:
     """A NaN at a real token of each floating-point input makes a part of the result NaN.
 
-    A refusal is an answer, too.
+    A refusal is an answer, too. A single token says nothing: whitened it is 0.
     """
     compared = 0
+    if int(inputs.get("mask", next(iter(inputs.values()))).numel()) < 2:
+        return 1
+    if "mask" in inputs and int(inputs["mask"].sum()) < 2:
+        return 1
     keys = [k for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
     for key in keys:
         changed = dict(inputs) | {key: _with_nan(inputs[key], inputs.get("mask"))}

@@ -42,7 +42,12 @@ def counts(
     seed = 0 if profile == "ci" else secrets.randbelow(2**31)
     seed = int(asked) if asked and asked != "random" else seed
     counts = ConformanceCounts(
-        target.name, target.not_offered, profile, seed, version=target.version
+        target.name,
+        target.not_offered,
+        profile,
+        seed,
+        version=target.version,
+        strict=known.is_strict(pytestconfig),
     )
     if pytestconfig.getoption("target"):
         from precision_lib.conformance.in_rl_terms import measure
@@ -80,6 +85,10 @@ def verify(
         function = target.functions.get(check.function)
         if function is None:
             pytest.skip(f"{check.function} is not offered by {target.name}")
+        if check.cpu_only and device != "cpu":
+            pytest.skip("on a GPU such an id ends the process; the CPU run asks for it")
+        if "-gradient_exists-" in check.id and check.function in target.without_gradient:
+            pytest.skip(f"{check.function} carries no gradient on purpose (WITHOUT_GRADIENT)")
         found: Outcome | ConformanceFailure
         try:
             moved = on_device(check.function, function, device)
@@ -90,8 +99,12 @@ def verify(
             found, request.session.shouldfail = lost.failure, str(lost)
         counts.add(check, found)
         if isinstance(found, ConformanceFailure):
-            counts.known += [check.name] if expected is not None else []
             record_property("worst_over_limit", found.times)
+            if check.is_note:
+                return
+            if not counts.is_counted(check):
+                pytest.xfail(f"severity range, fails with --strict alone: {found.args[0]}")
+            counts.known += [check.name] if expected is not None else []
             command = again(check, counts, pytestconfig)
             pytest.fail(f"{found}\n  again: {command}", pytrace=False)
         record_property("compared", found.compared)

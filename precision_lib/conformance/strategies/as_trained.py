@@ -152,6 +152,15 @@ def _kl(shape: tuple[int, int], distance: float, estimator: str) -> Scene:
     return scene
 
 
+def _within_1e_6(random: np.random.Generator, fmt: Format) -> Case:
+    """k3 of log-ratios of 2.6e-7 to 1e-6, where expm1 still tells it from 0; 0 in 16 bits."""
+    policy = -random.uniform(0.02, 0.3, (1, DISTINCT))
+    distance = random.uniform(2.6e-7, 1e-6, (1, DISTINCT)) * random.choice([-1, 1], (1, DISTINCT))
+    tensors = (_tensor(policy, fmt), _tensor(policy + distance, fmt))
+    names = ("policy_logprobs", "ref_logprobs")
+    return _repeated(dict(zip(names, tensors, strict=True)) | {"estimator": "k3"}, (5, 60))
+
+
 def _masked(
     names: tuple[str, ...],
     values: Callable[[np.random.Generator, tuple[int, int]], tuple[Vector, ...]],
@@ -189,6 +198,15 @@ def _policies(distance: float, far: float = 0.0) -> Callable[..., tuple[Vector, 
         return new, old, advantages
 
     return values
+
+
+def _harmful(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Vector, ...]:
+    """Log-ratios of 2, 4 and 25 on tokens of negative advantage, which nothing clips."""
+    new, old, advantages = _policies(0.1)(random, shape)
+    for column, log_ratio in ((2, 2.0), (4, 4.0), (6, 25.0)):
+        new[:, column], old[:, column] = -0.25, -0.25 - log_ratio
+        advantages[:, column] = -np.abs(advantages[:, column])
+    return new, old, advantages
 
 
 def _critics(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Vector, ...]:
@@ -252,6 +270,7 @@ SCENES: dict[str, dict[str, Scene]] = {
     "kl_penalty": {
         "batch_of_17_by_257": _kl(BATCH, 1e-2, "k3"),
         "near_the_reference": _kl(BATCH, 3e-4, "k3"),
+        "within_1e_6_of_the_reference": _within_1e_6,
         "70_049_tokens": _kl(MANY_ROWS, 0.1, "k3"),
         "long_k1": _kl(BATCH, 0.1, "k1"),
         "long_k2": _kl(BATCH, 0.1, "k2"),
@@ -284,6 +303,7 @@ SCENES: dict[str, dict[str, Scene]] = {
     "policy_loss": {
         "batch_of_17_by_257": _masked(_LOSS, _policies(0.1), BATCH, clip_range=0.2),
         "far_ratios_in_a_long_batch": _masked(_LOSS, _policies(0.1, 90.0), BATCH, clip_range=0.2),
+        "harmful_ratios": _masked(_LOSS, _harmful, (9, 300), clip_range=0.2),
         "more_than_2_15_tokens": _masked(_LOSS, _policies(0.05), MANY, clip_range=0.2),
         "widest_clip_range": _masked(_LOSS, _policies(0.5), (5, 300), clip_range=0.999),
         "narrowest_clip_range": _masked(_LOSS, _policies(0.01), (5, 300), clip_range=1e-6),

@@ -45,14 +45,14 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
     x = _real(mask, x)
     centred = torch.where(mask.bool(), x - x.sum() / mask.sum().clamp(min=1), 0.0)
     variance = centred.square().sum() / (mask.sum() - 1).clamp(min=1)
-    return torch.where(variance > 0, centred / variance.sqrt(), 0.0)
+    return torch.where(variance == 0, 0.0, centred / variance.sqrt())
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
     rewards = rewards.double()
     centred = rewards - rewards.mean(-1, keepdim=True)
     variance = centred.square().sum(-1, keepdim=True) / max(rewards.shape[1] - 1, 1)
-    return torch.where(variance > 0, centred / variance.sqrt(), 0.0)
+    return torch.where(variance == 0, 0.0, centred / variance.sqrt())
 
 
 def gae(

@@ -1,7 +1,7 @@
 """A core in numpy: loops over sequences and tokens in float64, results rounded once to FP32.
 
-Losses, log-probs and KL carry a gradient, in closed form; nothing else does. B sequences, T tokens, V vocabulary,
-G groups, K samples; masks are True for a real token.
+Losses, log-probs and KL carry a gradient, in closed form; nothing else does. B sequences, T tokens,
+V vocabulary, G groups, K samples; masks are True for a real token.
 """
 
 import math
@@ -153,8 +153,8 @@ def value_loss(
     loss, gradient, count = 0.0, np.zeros(v.shape), int(real.sum())
     for b, t in zip(*np.nonzero(real), strict=True):
         error = v[b, t] - target[b, t]
-        clipped = min(max(v[b, t], old[b, t] - clip_range), old[b, t] + clip_range) - target[b, t]
-        loss += 0.5 * max(error * error, clipped * clipped) / count
+        clipped = np.clip(v[b, t], old[b, t] - clip_range, old[b, t] + clip_range) - target[b, t]
+        loss += 0.5 * np.maximum(error * error, clipped * clipped) / count
         if error * error >= clipped * clipped:
             gradient[b, t] = error / count
     return _Known.apply(values, loss, gradient)  # type: ignore[no-any-return]
