@@ -1,5 +1,6 @@
 """What a failed conformance check says."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         times: how many times the limit the error is, 0 where there is no limit.
         drawn: the case that was judged; a property may have called with a variant of it.
         notes: lines behind the input, such as how bad it gets elsewhere.
+        cause: sentences that tell one cause from another, see ``diagnosis.py``.
     """
 
     def __init__(self, message: str, inputs: Mapping[str, Any], times: float = 0.0) -> None:
@@ -33,6 +35,12 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         self.recipe = ""
         self.drawn: Case | None = None
         self.notes: list[str] = []
+        self.cause: list[str] = []
+
+    def signature(self) -> str:
+        """What failures of one cause have in common: the first line without its numbers."""
+        first = re.sub(r"[-+]?\d[\w.+-]*", "#", str(self.args[0]).splitlines()[0])
+        return " ".join([first, *(line.partition(":")[0] for line in self.cause[:1])])
 
     def case_text(self) -> str:
         """The judged case as an expression that makes it again; "" where it is too large."""

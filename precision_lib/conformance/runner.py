@@ -20,6 +20,7 @@ from torch import Tensor
 
 from precision_lib.conformance.calls import check_unchanged
 from precision_lib.conformance.checks import Check, Compared
+from precision_lib.conformance.diagnosis import diagnosis, place_of
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError, is_fatal
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.strategies import Case
@@ -119,7 +120,10 @@ def run(
             worst = max(failure.times for failure in search.failures.values())
             if smallest.times < worst:
                 smallest.notes.append(f"largest error met: {worst:.3g} times the limit")
-            smallest.notes.append(f"the region: {check.meaning}")
+            smallest.cause = _cause(check, function, smallest)
+            smallest.notes += [*smallest.cause, f"the region: {check.meaning}"]
+            place = place_of(function)
+            smallest.notes += [f"{check.function} is defined at {place}"] if place else []
             raise
     if changed:
         what = ", ".join(f"{name} from {a} to {b}" for name, (a, b) in changed.items())
@@ -129,6 +133,16 @@ def run(
             f"{check.name} compared nothing in {search.seen.examples} inputs", {}
         )
     return search.seen
+
+
+def _cause(check: Check, function: Callable[..., Any], failure: ConformanceFailure) -> list[str]:
+    """What tells the cause, of a check that compares values; a diagnosis never hides a failure."""
+    if check.test != "test_values_are_within_their_bound":
+        return []
+    try:
+        return diagnosis(check.function, function, failure.inputs)
+    except Exception:
+        return []
 
 
 @contextmanager

@@ -170,8 +170,8 @@ def nan_lost_in_a_minimum(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
 ) -> Tensor:
     """fmin takes the other branch where one is NaN, and a NaN ratio is clamped to 1."""
-    seen = (torch.where(x.isnan(), 0, x) for x in (logprobs, old_logprobs, advantages))
-    return policy_loss(*seen, mask, clip_range)
+    new, old, a = (torch.where(x.isnan(), 0, x) for x in (logprobs, old_logprobs, advantages))
+    return policy_loss(new, old, a, mask, clip_range)
 
 
 def clip_range_in_fp16(

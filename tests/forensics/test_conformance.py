@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from precision_lib.plugin import known
+from precision_lib.plugin.grouping import CAUSE
 from precision_lib.records.conformance import ConformanceCounts
 from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
@@ -100,6 +101,7 @@ def verify(
         counts.add(check, found)
         if isinstance(found, ConformanceFailure):
             record_property("worst_over_limit", found.times)
+            record_property(CAUSE, found.signature())
             if check.is_note:
                 return
             if not counts.is_counted(check):
