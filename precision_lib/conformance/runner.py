@@ -24,6 +24,7 @@ from precision_lib.conformance.diagnosis import diagnosis, place_of
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError, is_fatal
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.strategies import Case
+from precision_lib.conformance.surroundings import surroundings_put_back
 from precision_lib.runtime import state_put_back
 
 #: Calls spent on making a failing input smaller.
@@ -110,7 +111,12 @@ def run(
     tried: Callable[[], None] = drawn
     for case in first:
         tried = example(case)(tried)
-    with _lost_device_first(), state_put_back() as changed, warnings.catch_warnings():
+    with (
+        _lost_device_first(),
+        state_put_back() as changed,
+        surroundings_put_back() as moved,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", HypothesisWarning)  # a long repr is no error of the core
         try:
             tried()
@@ -125,8 +131,9 @@ def run(
             place = place_of(function)
             smallest.notes += [f"{check.function} is defined at {place}"] if place else []
             raise
-    if changed:
-        what = ", ".join(f"{name} from {a} to {b}" for name, (a, b) in changed.items())
+    if changed or moved:
+        switches = [f"{name} from {a} to {b}" for name, (a, b) in changed.items()]
+        what = ", ".join([*switches, *moved])
         raise ConformanceFailure(f"{check.function} changed {what}", {})
     if not search.seen.compared:
         raise ConformanceFailure(

@@ -4,7 +4,7 @@ Thin callers of ``precision_lib.conformance``, where the checks and what they sa
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +18,7 @@ from precision_lib.targets import Target
 
 if TYPE_CHECKING:
     from precision_lib.conformance.checks import Check
+    from precision_lib.conformance.examiner import Examiner
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,8 +33,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
+def examiner(pytestconfig: pytest.Config, target: Target, device: str) -> Iterator["Examiner"]:
+    """Who runs the checks: a child process where one is safe, else this process."""
+    from precision_lib.conformance.examiner import Examiner
+
+    limit = pytestconfig.getoption("check_timeout")
+    with Examiner(target, device, limit, apart=bool(pytestconfig.getoption("target"))) as examiner:
+        yield examiner
+
+
+@pytest.fixture(scope="module")
 def counts(
-    pytestconfig: pytest.Config, target: Target, recorder: Recorder, device: str
+    pytestconfig: pytest.Config,
+    target: Target,
+    recorder: Recorder,
+    device: str,
+    examiner: "Examiner",
 ) -> ConformanceCounts:
     """What the record says about this run's conformance checks, and which examples they draw."""
     from hypothesis import settings
@@ -51,9 +66,7 @@ def counts(
         strict=known.is_strict(pytestconfig),
     )
     if pytestconfig.getoption("target"):
-        from precision_lib.conformance.in_rl_terms import measure
-
-        counts.consequences = measure(target.functions)
+        counts.consequences = {name: examiner.consequences(name) for name in target.functions}
     recorder.conformance = counts
     recorder.context = run_context(device, seed) | recorder.context
     return counts
@@ -66,6 +79,7 @@ def verify(
     check: "Check",
     target: Target,
     counts: ConformanceCounts,
+    examiner: "Examiner",
     device: str,
     record_property: Callable[[str, object], None],
 ) -> Callable[[], None]:
@@ -73,18 +87,14 @@ def verify(
 
     A function that ends the device ends the run, so that no other is blamed for it.
     """
-    from hypothesis import settings
-
     from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError
-    from precision_lib.conformance.runner import Outcome, on_device, run
-    from precision_lib.conformance.written_case import read_case
+    from precision_lib.conformance.runner import Outcome
 
     expected = known.entry(pytestconfig, check.name)
-    pinned = [read_case(expected.input)] if expected is not None and expected.input else []
+    pinned = [expected.input] if expected is not None and expected.input else []
 
     def verified() -> None:
-        function = target.functions.get(check.function)
-        if function is None:
+        if check.function not in target.functions:
             pytest.skip(f"{check.function} is not offered by {target.name}")
         if check.cpu_only and device != "cpu":
             pytest.skip("on a GPU such an id ends the process; the CPU run asks for it")
@@ -92,12 +102,10 @@ def verify(
             pytest.skip(f"{check.function} carries no gradient on purpose (WITHOUT_GRADIENT)")
         found: Outcome | ConformanceFailure
         try:
-            moved = on_device(check.function, function, device)
-            found = run(check, moved, settings(), counts.seed, pinned)
-        except ConformanceFailure as failure:
-            found = failure
+            found = examiner.examine(check, counts.seed, pinned)
         except DeviceLostError as lost:
             found, request.session.shouldfail = lost.failure, str(lost)
+        _warn_once(pytestconfig, examiner, len(request.session.items))
         counts.add(check, found)
         if isinstance(found, ConformanceFailure):
             record_property("worst_over_limit", found.times)
@@ -113,6 +121,14 @@ def verify(
         record_property("worst_over_limit", found.worst)
 
     return verified
+
+
+def _warn_once(config: pytest.Config, examiner: "Examiner", checks: int) -> None:
+    """On the terminal, as soon as it is known that a slow core takes minutes."""
+    line = examiner.slow(checks)
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if line and reporter is not None:
+        reporter.write_line(line, yellow=True)
 
 
 def again(check: "Check", counts: ConformanceCounts, config: pytest.Config) -> str:
