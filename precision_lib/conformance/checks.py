@@ -15,11 +15,12 @@ from precision_lib.conformance.calls import PLAIN, Way, call
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.edges import GRADIENT_IS_OPTIONAL, edges_of
 from precision_lib.conformance.failure import ConformanceFailure, told_as
+from precision_lib.conformance.layouts import sliced
 from precision_lib.conformance.pinned import PINNED
 from precision_lib.conformance.properties import PROPERTIES, Function, Holds
 from precision_lib.conformance.strategies import INPUT_FORMATS, REGIONS, Case, Region
 from precision_lib.conformance.truth import truths_of
-from precision_lib.conformance.variants import sliced, variants_of
+from precision_lib.conformance.variants import variants_of
 from precision_lib.formats import FORMATS, Format, get_format
 from precision_lib.targets import INTERFACE
 

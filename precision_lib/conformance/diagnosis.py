@@ -16,8 +16,8 @@ from torch import Tensor
 from precision_lib.conformance.calls import SHAPED_LIKE, call
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.sameness import by_sequence
 from precision_lib.conformance.truth import truths
-from precision_lib.conformance.variants import by_sequence
 
 #: Larger inputs are not called again: a diagnosis may cost a second, and not a minute.
 LARGEST_INPUT = 20_000

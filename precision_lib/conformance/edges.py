@@ -13,7 +13,7 @@ from torch import Tensor
 
 from precision_lib.conformance.calls import DIFFERENTIABLE_IN, call, returned
 from precision_lib.conformance.failure import ConformanceFailure
-from precision_lib.conformance.variants import Function, Inputs, equal_bits, unless_refused
+from precision_lib.conformance.sameness import Function, Inputs, equal_bits, unless_refused
 
 #: Inputs that a loss takes as constants, function by function.
 CONSTANTS = {"policy_loss": ("old_logprobs", "advantages")}
