@@ -41,7 +41,8 @@ def _mean_of_terms(terms: Tensor, errors: Tensor, mask: Tensor, fmt: Format) -> 
 class _Surrogate:
     """A token's A q, q = min(r, 1+c) for A >= 0 and max(r, 1-c) for A < 0, of real tokens [n].
 
-    r carries |d| u of the rounding of d and 8u of exp, the limit 2u (1 + c): its own rounding and
+    r carries |d| u of the rounding of d, as much of an argument that is scaled by log2 e for exp2,
+    and 8u of exp, the limit 2u (1 + c): its own rounding and
     that of c. Where they differ by more than both errors the branch is certain.
 
     Attributes:
@@ -62,7 +63,7 @@ class _Surrogate:
         self.ratio = torch.exp(d)
         limit = 1 + clip_range * torch.where(up, 1.0, -1.0).double()
         self.q = torch.where(up, torch.minimum(self.ratio, limit), torch.maximum(self.ratio, limit))
-        self.ratio_error = gammas(d.abs().clamp(max=_CERTAIN) + FUNCTION_ERROR, fmt)
+        self.ratio_error = gammas(2 * d.abs().clamp(max=_CERTAIN) + FUNCTION_ERROR, fmt)
         self.limit_error = 2 * fmt.unit_roundoff * (1 + clip_range)
         gap = torch.where(up, limit - self.ratio, self.ratio - limit)  # >= 0 where r counts
         slack = torch.where(
@@ -110,7 +111,7 @@ def policy_loss_gradient_bound(
 ) -> Tensor:
     """Bound for -A r / n where the unclipped branch counts, and 0 where it does not.
 
-    r carries |d| u + 8u, products with A and 1/n at most 5u. Where the branch is uncertain, |r -
+    r carries 2 |d| u + 8u, products with A and 1/n at most 5u. Where the branch is uncertain, |r -
     limit| being within the errors of both, the bound is the whole |A| r / n with its rounding.
 
     Returns:

@@ -26,8 +26,9 @@ def _finite(x: Tensor) -> Tensor:
 def log_softmax_bound(logits: Tensor, logprobs: Tensor, fmt: Format = FP32) -> Tensor:
     """Bound of |computed - exact| for a log-softmax evaluated with FP32-style max subtraction.
 
-    Each d_v carries u |d_v|, so exp(d_v) carries a relative |d_v| u + 8u; the sum of V terms adds
-    g. Hence log s has an absolute error of at most E[|d|] u + 8u + g, plus 8u |log s| of the
+    Each d_v carries u |d_v|, and as much when a kernel scales it by log2 e for exp2, so exp(d_v)
+    carries a relative 2 |d_v| u + 8u; the sum of V terms adds g. Hence log s has an absolute error
+    of at most 2 E[|d|] u + 8u + g, plus 8u |log s| of the
     logarithm and 8u for a logarithm that is only absolutely accurate near 1.
     The two subtractions of l = (z_t - max z) - log s add u |d_t| + u |l|.
 
@@ -44,7 +45,7 @@ def log_softmax_bound(logits: Tensor, logprobs: Tensor, fmt: Format = FP32) -> T
     log_sum = torch.logsumexp(depth, -1)
     size = _finite(exact).abs()
     u = fmt.unit_roundoff
-    relative = (mean_depth + 2 * FUNCTION_ERROR + log_sum * FUNCTION_ERROR) * u
+    relative = (2 * mean_depth + 2 * FUNCTION_ERROR + log_sum * FUNCTION_ERROR) * u
     bound = relative + gamma(sum_depth(logits.shape[-1]), fmt) + u * (2 * size + log_sum)
     bound = infinite_beyond(size, bound, fmt)
     return torch.where(exact == -torch.inf, torch.zeros_like(bound), bound)
@@ -87,8 +88,9 @@ def log_softmax_gradient_bound(
     """Bound for upstream * (onehot - softmax), the gradient of chosen log-probs.
 
     p_v is exp of a computed l_v, error b_v of :func:`log_softmax_bound`, or a quotient whose error
-    is smaller: relative b_v + 8u. Product and subtraction add 2u |.| each. The entry of the
-    largest logit may carry the residue of differentiating through max z.
+    is smaller: relative b_v + 8u, and |l_v| u of an argument that is scaled for exp2. Product and
+    subtraction add 2u |.| each. The entry of the largest logit may carry the residue of
+    differentiating through max z.
 
     Args:
         logits: [..., V]. tokens, upstream: [...].
@@ -97,10 +99,11 @@ def log_softmax_gradient_bound(
         [..., V] float64; 0 at a zero probability that was not chosen.
     """
     u = fmt.unit_roundoff
-    p, _, each = _all_entries(logits, fmt)
+    p, size, each = _all_entries(logits, fmt)
     onehot = torch.zeros_like(p).scatter_(-1, tokens.unsqueeze(-1), 1.0)
     exact = onehot - p
-    bound = p * (each + (FUNCTION_ERROR + 2) * u) + 2 * u * exact.abs() + _flushed(p, fmt)
+    of_power = each + (FUNCTION_ERROR + 2 + size.abs()) * u
+    bound = p * of_power + 2 * u * exact.abs() + _flushed(p, fmt)
     return _with_upstream(bound, exact, logits, upstream, fmt)
 
 
@@ -108,7 +111,8 @@ def _entropy_and_bound(logits: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
     u = fmt.unit_roundoff
     p, size, each = _all_entries(logits, fmt)
     entropy = -(p * size).sum(-1)
-    relative = each + (FUNCTION_ERROR + 2) * u + gamma(sum_depth(logits.shape[-1]), fmt)
+    relative = each + (FUNCTION_ERROR + 2 + size.abs()) * u
+    relative = relative + gamma(sum_depth(logits.shape[-1]), fmt)
     terms = p * (size.abs() * relative + each) + _flushed(p, fmt) * size.abs()
     return entropy, terms.sum(-1) + u * entropy
 
@@ -116,9 +120,9 @@ def _entropy_and_bound(logits: Tensor, fmt: Format) -> tuple[Tensor, Tensor]:
 def entropy_bound(logits: Tensor, fmt: Format = FP32) -> Tensor:
     """Bound for H = -sum_v p_v l_v.
 
-    The term p_v l_v has the error of l_v, b_v, times p_v, and a relative b_v + 8u of p_v, 2u of
-    the products and g of the sum. The form log s + E[-d] stays within the same: |d_v| <= |l_v|, and
-    b_v contains the error of s and of log s.
+    The term p_v l_v has the error of l_v, b_v, times p_v, a relative b_v + 8u + |l_v| u of p_v, 2u
+    of the products and g of the sum. The form log s + E[-d] stays within the same: |d_v| <= |l_v|,
+    and b_v contains the error of s and of log s.
 
     Args:
         logits: [..., V].
@@ -147,7 +151,7 @@ def entropy_gradient_bound(logits: Tensor, upstream: Tensor, fmt: Format = FP32)
     u = fmt.unit_roundoff
     p, size, each = _all_entries(logits, fmt)
     entropy, entropy_error = (x.unsqueeze(-1) for x in _entropy_and_bound(logits, fmt))
-    relative = each + (FUNCTION_ERROR + 4) * u
+    relative = each + (FUNCTION_ERROR + 4 + size.abs()) * u
     of_sum = entropy_error + (p * relative).sum(-1, keepdim=True)
     of_sum = of_sum + gamma(sum_depth(logits.shape[-1]), fmt)
     parts = size.abs() + entropy + 2

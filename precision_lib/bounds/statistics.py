@@ -49,14 +49,15 @@ def masked_mean_gradient_bound(x: Tensor, mask: Tensor, fmt: Format = FP32) -> T
 def _standardised_bound(x: Tensor, slots: int, fmt: Format) -> Tensor:
     """Bound for (x - mean) / std of n exact values [n], taken from ``slots`` terms.
 
-    e = gamma_(depth+3) mean|x| bounds the error of the mean (sum, division, storage). Centred
-    values are (c_i + e')(1 + d_i), |e'| <= e, |d_i| <= u. With t = e / std, the sum of their
-    squares is that of c_i^2 up to a relative gamma_(depth+3) (two roundings of c_i, the square and
-    the sum), a cross term 2 e' sum c_i (1 + d_i), at most 4 t u as sum c_i = 0, and
-    n e'^2 <= 2 t^2 (n-1) std^2. Halving for the square root, with 2u for it and the
-    division, and 6u for a reciprocal root or a library's sqrt: the std has a relative error
-    r <= t^2 + (gamma_(depth+5) + 4 t u) / 2 + 8u. The quotient is then wrong by
-    (t + |y| (r + 3u)) / (1 - r).
+    A core may subtract the first value x_0 before, so that a constant gives 0: s = x - x_0 rounds
+    u |s_i|. e = gamma_(depth+3) max(mean|x|, mean|s|) bounds the error of the mean (sum, division,
+    storage). Centred values are (c_i + e')(1 + d_i), |e'| <= e, |d_i| <= u. With t = e / std, the
+    sum of their squares is that of c_i^2 up to a relative gamma_(depth+3) (two roundings of c_i,
+    the square and the sum), a cross term 2 e' sum c_i (1 + d_i), at most 4 t u as sum c_i = 0, and
+    n e'^2 <= 2 t^2 (n-1) std^2. Halving for the square root, with 2u for it and the division, 6u
+    for a reciprocal root or a library's sqrt, and q = u sqrt(sum s_i^2 / (n - 1)) / std of the
+    roundings of s: the std has a relative error r <= t^2 + (gamma_(depth+5) + 4 t u) / 2 + 8u + q.
+    The quotient is then wrong by (t + u |s_i| / std + |y| (r + 3u)) / (1 - r).
 
     inf where t >= 0.1: FP32 promises nothing there. 0 for a constant, which must come out as 0.
     """
@@ -67,11 +68,13 @@ def _standardised_bound(x: Tensor, slots: int, fmt: Format) -> Tensor:
     centred = shifted - shifted.mean()
     std = (centred.square().sum() / (n - 1)).sqrt()
     depth = sum_depth(n, slots)
-    t = gamma(depth + 3, fmt) * x.abs().mean() / std
+    t = gamma(depth + 3, fmt) * torch.maximum(x.abs().mean(), shifted.abs().mean()) / std
     if not t < _WORST_CONDITION:
         return torch.full_like(x, torch.inf)
-    r = t * t + (gamma(depth + 5, fmt) + 4 * t * u) / 2 + 8 * u
-    return (t + (centred / std).abs() * (r + 3 * u)) / (1 - r) + fmt.smallest_subnormal
+    of_shift = u * (shifted.square().sum() / (n - 1)).sqrt() / std
+    r = t * t + (gamma(depth + 5, fmt) + 4 * t * u) / 2 + 8 * u + of_shift
+    each = t + u * shifted.abs() / std
+    return (each + (centred / std).abs() * (r + 3 * u)) / (1 - r) + fmt.smallest_subnormal
 
 
 def whiten_bound(x: Tensor, mask: Tensor, fmt: Format = FP32) -> Tensor:

@@ -8,6 +8,8 @@ name of what it did, and never an error of the suite.
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,47 +50,96 @@ SHAPED_LIKE = {
 }
 
 
-def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+def upstream(shape: torch.Size) -> Tensor:
+    """Weights of a result in its gradient: exact, of both signs, never all 1, float32.
+
+    A backward that forgets to multiply by what comes from above is right for weights of 1 alone.
+    """
+    pattern = torch.tensor([-0.5, 1.0, -1.0, 0.5, -2.0])
+    count = shape.numel()
+    return pattern.repeat(count // len(pattern) + 1)[:count].view(shape)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a function is called: what may vary and must not change the result.
+
+    Attributes:
+        layout: makes a tensor of the same values, in memory of its own.
+        source_requires_grad: whether the differentiable input asks for a gradient.
+        context: in which the function, and not its backward, runs.
+        weights: result to what its gradient is multiplied by, of its shape and format.
+    """
+
+    layout: Callable[[Tensor], Tensor] = torch.clone
+    source_requires_grad: bool = True
+    context: Callable[[], AbstractContextManager[Any]] = torch.enable_grad
+    weights: Callable[[Tensor], Tensor] = lambda result: upstream(result.shape).to(result)
+
+
+PLAIN = Way()
+
+
+def call(
+    name: str, function: Callable[..., Any], inputs: Mapping[str, Any], way: Way = PLAIN
+) -> dict[str, Tensor]:
     """Call the function on copies of the inputs.
 
     Returns:
         Part to tensor on the CPU; a function with one result has the part ``result``, and
         ``gradient`` where it is differentiable and kept the graph:
-        d sum(result * upstream) / d input.
+        d sum(result * way.weights) / d input.
 
     Raises:
         ConformanceFailure: when it raises, changes its input, or returns what the interface does
             not know.
     """
-    copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    source = DIFFERENTIABLE_IN.get(name)
+    copies = {k: way.layout(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    source = DIFFERENTIABLE_IN.get(name) if way.source_requires_grad else None
     if source is not None:
         copies[source].requires_grad_(True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # the target's, not ours
-        try:
-            returned = _attributed(f"{name} raised", lambda: function(**copies), inputs)
-        finally:
-            left = _left_behind()
-        if left:
-            raise ConformanceFailure(f"{name} {left}", inputs)
-        parts = _parts(name, returned, inputs)
+        parts = _parts(name, returned(name, function, copies, inputs, way.context), inputs)
         if source is not None and parts["result"].requires_grad:
-            parts["gradient"] = _attributed(
+            parts["gradient"] = attributed(
                 f"backward through {name} raised",
-                lambda: _gradient(parts["result"], copies[source]),
+                lambda: _gradient(parts["result"], copies[source], way.weights),
                 inputs,
             )
     check_unchanged(name, copies, inputs)
-    if "gradient" not in parts and name in GRADIENT_IS_REQUIRED:
+    if source is not None and "gradient" not in parts and name in GRADIENT_IS_REQUIRED:
         raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
     return {part: x.detach().cpu() for part, x in parts.items()}
 
 
-def _left_behind() -> str:
+def returned(
+    name: str,
+    function: Callable[..., Any],
+    given: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    context: Callable[[], AbstractContextManager[Any]] = torch.enable_grad,
+) -> Any:
+    """What the function returns for exactly ``given``; ``inputs`` stand in the failure.
+
+    Raises:
+        ConformanceFailure: it raised, or left gradients or the device in another state.
+    """
+    with context():
+        gradients = torch.is_grad_enabled()
+        try:
+            value = attributed(f"{name} raised", lambda: function(**given), inputs)
+        finally:
+            left = _left_behind(gradients)
+    if left:
+        raise ConformanceFailure(f"{name} {left}", inputs)
+    return value
+
+
+def _left_behind(gradients: bool) -> str:
     """What a call changed of how the next input is made, put back; the other switches can wait."""
-    if not torch.is_grad_enabled():
-        return "left gradients switched off"
+    if torch.is_grad_enabled() != gradients:
+        return f"left gradients switched {'off' if gradients else 'on'}"
     device = torch.get_default_device()
     if device.type == "cpu":
         return ""
@@ -96,7 +147,7 @@ def _left_behind() -> str:
     return f"changed default_device from cpu to {device}"
 
 
-def _attributed(what: str, action: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
+def attributed(what: str, action: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
     """The action's value; whatever it raises, leaving and skipping included, is a finding."""
     try:
         return action()
@@ -135,19 +186,9 @@ def _same_values(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def upstream(shape: torch.Size) -> Tensor:
-    """Weights of a result in its gradient: exact, of both signs, never all 1, float32.
-
-    A backward that forgets to multiply by what comes from above is right for weights of 1 alone.
-    """
-    pattern = torch.tensor([-0.5, 1.0, -1.0, 0.5, -2.0])
-    count = shape.numel()
-    return pattern.repeat(count // len(pattern) + 1)[:count].view(shape)
-
-
-def _gradient(result: Tensor, source: Tensor) -> Tensor:
-    weights = upstream(result.shape).to(result)
-    (gradient,) = torch.autograd.grad(result, source, weights, allow_unused=True)
+def _gradient(result: Tensor, source: Tensor, weights: Callable[[Tensor], Tensor]) -> Tensor:
+    above = weights(result.detach())
+    (gradient,) = torch.autograd.grad(result, source, above, allow_unused=True)
     return torch.zeros_like(source) if gradient is None else gradient
 
 

@@ -6,19 +6,23 @@ The list is a constant, the same for every target. Each check has an id that say
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis.strategies import SearchStrategy
+from torch import no_grad
 
-from precision_lib.conformance.calls import call
+from precision_lib.conformance.calls import PLAIN, Way, call
 from precision_lib.conformance.compare import compare
-from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.edges import GRADIENT_IS_OPTIONAL, edges_of
+from precision_lib.conformance.failure import ConformanceFailure, told_as
+from precision_lib.conformance.layouts import sliced
 from precision_lib.conformance.pinned import PINNED
 from precision_lib.conformance.properties import PROPERTIES, Function, Holds
-from precision_lib.conformance.strategies import INPUT_FORMATS, REGIONS, Case
-from precision_lib.conformance.truth import truths
-from precision_lib.formats import FORMATS, get_format
+from precision_lib.conformance.strategies import INPUT_FORMATS, REGIONS, Case, Region
+from precision_lib.conformance.truth import truths_of
+from precision_lib.conformance.variants import variants_of
+from precision_lib.formats import FORMATS, Format, get_format
+from precision_lib.targets import INTERFACE
 
 #: (number of compared elements, largest error as a share of its limit)
 Compared = tuple[int, float]
@@ -30,18 +34,24 @@ class Check:
     """One conformance test, ``test[id]``; the id is ``function-variant-format``.
 
     Attributes:
-        judge: (function under test, inputs) -> what was compared; raises ConformanceFailure.
+        judge: (function under test, case) -> what was compared; raises ConformanceFailure.
         meaning: what is hard, in one sentence, with a link where it was reported.
         cost: share of the normal number of examples.
+        severity: of the region, see ``strategies.SEVERITIES``.
+        is_note: a failure is said in the table, and fails no run.
+        cpu_only: what a GPU does instead ends the process.
     """
 
     test: str
     id: str
     function: str
     cases: SearchStrategy[Case]
-    judge: Callable[[Function, dict[str, Any]], Compared]
+    judge: Callable[[Function, Case], Compared]
     meaning: str
     cost: float = 1.0
+    severity: str = "training"
+    is_note: bool = False
+    cpu_only: bool = False
 
     @property
     def name(self) -> str:
@@ -52,7 +62,14 @@ class Check:
 @cache
 def checks() -> tuple[Check, ...]:
     """All checks, in a fixed order."""
-    return (*_value_checks(), *_format_checks(), *_property_checks(), *_pinned_checks())
+    return (
+        *_value_checks(),
+        *_format_checks(),
+        *_property_checks(),
+        *_variant_checks(),
+        *_edge_checks(),
+        *_pinned_checks(),
+    )
 
 
 def find_check(name: str) -> Check:
@@ -76,9 +93,10 @@ def _value_checks() -> Iterator[Check]:
                     f"{function}-{region}-{fmt}",
                     function,
                     about.cases(get_format(fmt)),
-                    partial(_values, function),
+                    partial(_values_in_every_way if about.every_way else _values, function),
                     about.meaning,
                     about.cost,
+                    about.severity,
                 )
 
 
@@ -110,6 +128,49 @@ def _property_checks() -> Iterator[Check]:
                 )
 
 
+#: Regions whose cases are called in other ways, in this order, those that a function has.
+_CALLED_IN_OTHER_WAYS = ("ordinary", "ragged", "masked_nonfinite", "minus_inf", "near_identical")
+
+
+def _usual(regions: dict[str, Region], fmt: Format) -> SearchStrategy[Case]:
+    """Cases of the regions that a variant is tried in."""
+    names = [name for name in _CALLED_IN_OTHER_WAYS if name in regions]
+    return st.one_of([regions[name].cases(fmt) for name in names])
+
+
+def _variant_checks() -> Iterator[Check]:
+    for function, regions in REGIONS.items():
+        for name, variant in variants_of(function, INTERFACE[function]).items():
+            for fmt in variant.formats:
+                yield Check(
+                    "test_another_way_of_calling_changes_nothing",
+                    f"{function}-{name}-{fmt}",
+                    function,
+                    _usual(regions, get_format(fmt)),
+                    partial(_property, variant.holds, function),
+                    variant.meaning,
+                    cost=0.3,
+                )
+
+
+def _edge_checks() -> Iterator[Check]:
+    for function, regions in REGIONS.items():
+        for name, (meaning, holds) in edges_of(function, INTERFACE[function]).items():
+            for fmt in ("bf16", "fp32"):
+                yield Check(
+                    "test_edge_of_the_contract",
+                    f"{function}-{name}-{fmt}",
+                    function,
+                    regions["ordinary"].cases(get_format(fmt)),
+                    partial(_property, holds, function),
+                    meaning,
+                    cost=0.3,
+                    severity="edge",
+                    is_note=name == "gradient_exists" and function in GRADIENT_IS_OPTIONAL,
+                    cpu_only=name == "foreign_ids_are_not_token_0",
+                )
+
+
 def _pinned_checks() -> Iterator[Check]:
     for pinned in PINNED:
         yield Check(
@@ -122,12 +183,12 @@ def _pinned_checks() -> Iterator[Check]:
         )
 
 
-def _values(name: str, function: Function, inputs: dict[str, Any]) -> Compared:
-    got = call(name, function, inputs)
+def _values(name: str, function: Function, case: Case, way: Way = PLAIN) -> Compared:
+    got = call(name, function, case.inputs, way)
     count, worst = 0, 0.0
-    for part, truth in truths(name, inputs).items():
+    for part, truth in truths_of(name, case).items():
         if part in got:
-            compared, share = compare(name, got[part], truth, inputs)
+            compared, share = compare(name, got[part], truth, case.inputs)
             count += compared
             # A 16-bit gradient is half a step of its own format off, whatever the core does.
             if got[part].dtype in FP32_OR_WIDER:
@@ -135,18 +196,34 @@ def _values(name: str, function: Function, inputs: dict[str, Any]) -> Compared:
     return count, worst
 
 
-def _fp32_or_wider(name: str, function: Function, inputs: dict[str, Any]) -> Compared:
-    parts = call(name, function, inputs)
+#: What a case of the size that a trainer has is called with, beside the plain call.
+_WAYS = {
+    "under no_grad": Way(source_requires_grad=False, context=no_grad),
+    "with inputs cut out of a buffer": Way(layout=sliced),
+}
+
+
+def _values_in_every_way(name: str, function: Function, case: Case) -> Compared:
+    count, worst = _values(name, function, case)
+    for what, way in _WAYS.items():
+        with told_as(f"{name} fails {what}, and not in a plain call"):
+            compared, share = _values(name, function, case, way)
+        count, worst = count + compared, max(worst, share)
+    return count, worst
+
+
+def _fp32_or_wider(name: str, function: Function, case: Case) -> Compared:
+    parts = call(name, function, case.inputs)
     results = {k: v for k, v in parts.items() if k != "gradient"}
     for part, x in results.items():
         if x.dtype not in FP32_OR_WIDER:
             raise ConformanceFailure(
                 f"{name}: the {part} is {x.dtype}; the interface asks for float32 or wider, "
                 "whatever the input format",
-                inputs,
+                case.inputs,
             )
     return len(results), 0.0
 
 
-def _property(holds: Holds, name: str, function: Function, inputs: dict[str, Any]) -> Compared:
-    return holds(name, function, inputs), 0.0
+def _property(holds: Holds, name: str, function: Function, case: Case) -> Compared:
+    return holds(name, function, case.inputs), 0.0

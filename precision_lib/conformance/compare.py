@@ -59,12 +59,11 @@ def _message(
     worst = int(badness.flatten().argmax())
     index = [int(i) for i in torch.unravel_index(torch.tensor(worst), got.shape)]
     g, w = float(got.flatten()[worst]), float(truth.want.flatten()[worst])
-    limit, ratio = float(truth.limit.flatten()[worst]), float(share.flatten()[worst])
-    times = f" = {ratio:.3g} times the limit" if ratio == ratio else ""
+    limit = float(truth.limit.flatten()[worst])
     lines = [
         f"{name}: {int((~passed).sum())} of {passed.numel()} values of the {truth.part} are wrong",
         f"worst at {index}: got {g.hex()} ({g:.9g}), want {w.hex()} ({w:.9g})",
-        f"error {abs(g - w):.3g}{times}; limit {limit:.3g} from {truth.bound}",
+        _size_of_error(abs(g - w), w, limit, truth.bound),
         f"the {truth.part} is {got.dtype}",
     ]
     if truth.part != "gradient" and format_of(got.dtype).significand_bits < 24:
@@ -72,3 +71,13 @@ def _message(
     if mask is not None and mask.shape == got.shape and not bool(mask.flatten()[worst]):
         lines.append(f"{index} is a padded slot: the {truth.part} is 0 there")
     return "\n  ".join(lines)
+
+
+def _size_of_error(error: float, want: float, limit: float, bound: str) -> str:
+    """The error against its limit, or what the limit means where a quotient says nothing."""
+    if want == 0 and limit <= 4 * FORMATS["fp32"].smallest_subnormal:
+        return f"error {error:.3g}; want exactly 0, from {bound}"
+    if limit == float("inf"):
+        return f"error {error:.3g}; FP32 promises no more than a finite value here, from {bound}"
+    times = f" = {error / limit:.3g} times the limit" if 0 < error < float("inf") and limit else ""
+    return f"error {error:.3g}{times}; limit {limit:.3g} from {bound}"

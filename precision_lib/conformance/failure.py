@@ -1,6 +1,8 @@
 """What a failed conformance check says."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from precision_lib.conformance.strategies.cases import Case
@@ -23,6 +25,7 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         times: how many times the limit the error is, 0 where there is no limit.
         drawn: the case that was judged; a property may have called with a variant of it.
         notes: lines behind the input, such as how bad it gets elsewhere.
+        cause: sentences that tell one cause from another, see ``diagnosis.py``.
     """
 
     def __init__(self, message: str, inputs: Mapping[str, Any], times: float = 0.0) -> None:
@@ -32,6 +35,12 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         self.recipe = ""
         self.drawn: Case | None = None
         self.notes: list[str] = []
+        self.cause: list[str] = []
+
+    def signature(self) -> str:
+        """What failures of one cause have in common: the first line without its numbers."""
+        first = re.sub(r"[-+]?\d[\w.+-]*", "#", str(self.args[0]).splitlines()[0])
+        return " ".join([first, *(line.partition(":")[0] for line in self.cause[:1])])
 
     def case_text(self) -> str:
         """The judged case as an expression that makes it again; "" where it is too large."""
@@ -44,6 +53,16 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         if self.inputs:
             lines.append(f"  input: {Case(self.inputs, self.recipe)!r}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+@contextmanager
+def told_as(what: str) -> Iterator[None]:
+    """Put ``what`` in front of a failure: in which way, other than the plain one, it was called."""
+    try:
+        yield
+    except ConformanceFailure as failure:
+        failure.args = (f"{what}\n  {failure.args[0]}",)
+        raise
 
 
 class DeviceLostError(BaseException):

@@ -25,9 +25,11 @@ from torch import Tensor
 
 from precision_lib.conformance.calls import check_unchanged
 from precision_lib.conformance.checks import Check, Compared
+from precision_lib.conformance.diagnosis import diagnosis, place_of
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError, is_fatal
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.strategies import Case
+from precision_lib.conformance.surroundings import surroundings_put_back
 from precision_lib.runtime import state_put_back
 
 #: Calls spent on making a failing input smaller.
@@ -74,7 +76,7 @@ class _Search:
     def _judged(self, case: Case) -> Compared:
         """An error of the device can come up when the result is fetched: it is the function's."""
         try:
-            return self.check.judge(self.function, dict(case.inputs))
+            return self.check.judge(self.function, case)
         except RuntimeError as error:
             if not is_fatal(error):
                 raise
@@ -114,8 +116,13 @@ def run(
     tried: Callable[[], None] = drawn
     for case in first:
         tried = example(case)(tried)
-    quiet = warnings.catch_warnings()
-    with _lost_device_first(), _imports_left_out(), state_put_back() as changed, quiet:
+    with (
+        _lost_device_first(),
+        _imports_left_out(),
+        state_put_back() as changed,
+        surroundings_put_back() as moved,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", HypothesisWarning)  # a long repr is no error of the core
         try:
             tried()
@@ -125,16 +132,30 @@ def run(
             worst = max(failure.times for failure in search.failures.values())
             if smallest.times < worst:
                 smallest.notes.append(f"largest error met: {worst:.3g} times the limit")
-            smallest.notes.append(f"the region: {check.meaning}")
+            smallest.cause = _cause(check, function, smallest)
+            smallest.notes += [*smallest.cause, f"the region: {check.meaning}"]
+            place = place_of(function)
+            smallest.notes += [f"{check.function} is defined at {place}"] if place else []
             raise
-    if changed:
-        what = ", ".join(f"{name} from {a} to {b}" for name, (a, b) in changed.items())
+    if changed or moved:
+        switches = [f"{name} from {a} to {b}" for name, (a, b) in changed.items()]
+        what = ", ".join([*switches, *moved])
         raise ConformanceFailure(f"{check.function} changed {what}", {})
     if not search.seen.compared:
         raise ConformanceFailure(
             f"{check.name} compared nothing in {search.seen.examples} inputs", {}
         )
     return search.seen
+
+
+def _cause(check: Check, function: Callable[..., Any], failure: ConformanceFailure) -> list[str]:
+    """What tells the cause, of a check that compares values; a diagnosis never hides a failure."""
+    if check.test != "test_values_are_within_their_bound":
+        return []
+    try:
+        return diagnosis(check.function, function, failure.inputs)
+    except Exception:
+        return []
 
 
 @contextmanager

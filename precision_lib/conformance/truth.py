@@ -5,7 +5,7 @@ agrees with its errors. Values come from ``oracle``, limits from ``bounds``.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,8 @@ from torch import Tensor
 
 from precision_lib import bounds, oracle
 from precision_lib.conformance.calls import upstream
+from precision_lib.conformance.strategies.cases import Case
 from precision_lib.formats import FORMATS, format_of
-
-#: Above this many logits in a row their gradient is not compared: it adds time and no information.
-_GRADIENT_UP_TO = 2**15
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,17 @@ def truths(name: str, inputs: Mapping[str, Any]) -> dict[str, Truth]:
     """Part to truth, of the function called ``name`` on exactly these inputs."""
     exact = {k: _exact(v) for k, v in inputs.items()}
     return {t.part: t for t in _TRUTHS[name](exact, inputs)}
+
+
+def truths_of(name: str, case: Case) -> dict[str, Truth]:
+    """:func:`truths` of a case; of an embedded one from the truth of the small case."""
+    if case.embedded is None:
+        return truths(name, case.inputs)
+    spread = case.embedded.spread
+    return {
+        part: replace(truth, want=spread(truth.want), limit=spread(truth.limit))
+        for part, truth in truths(name, case.embedded.inputs).items()
+    }
 
 
 def _exact(value: Any) -> Any:
@@ -75,25 +84,25 @@ def _token_logprobs(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[
     logits, tokens = exact["logits"], exact["tokens"]
     want = oracle.token_logprobs(**_numpy(exact))
     limit = bounds.log_softmax_bound(logits, torch.from_numpy(want))
-    parts = [_result(want, limit, "log_softmax_bound")]
-    if logits.shape[-1] <= _GRADIENT_UP_TO:
-        weights = upstream(tokens.shape).double()
-        gradient = oracle.token_logprobs_gradient(**_numpy(exact), upstream=weights.numpy())
-        limit = bounds.log_softmax_gradient_bound(logits, tokens, weights)
-        parts.append(_gradient(gradient, limit, "log_softmax_gradient_bound", given["logits"]))
-    return parts
+    weights = upstream(tokens.shape).double()
+    gradient = oracle.token_logprobs_gradient(**_numpy(exact), upstream=weights.numpy())
+    of_gradient = bounds.log_softmax_gradient_bound(logits, tokens, weights)
+    return [
+        _result(want, limit, "log_softmax_bound"),
+        _gradient(gradient, of_gradient, "log_softmax_gradient_bound", given["logits"]),
+    ]
 
 
 def _entropy(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:
     logits = exact["logits"]
+    weights = upstream(logits.shape[:-1]).double()
     want = oracle.entropy(**_numpy(exact))
-    parts = [_result(want, bounds.entropy_bound(logits), "entropy_bound")]
-    if logits.shape[-1] <= _GRADIENT_UP_TO:
-        weights = upstream(logits.shape[:-1]).double()
-        gradient = oracle.entropy_gradient(logits.numpy(), weights.numpy())
-        limit = bounds.entropy_gradient_bound(logits, weights)
-        parts.append(_gradient(gradient, limit, "entropy_gradient_bound", given["logits"]))
-    return parts
+    gradient = oracle.entropy_gradient(logits.numpy(), weights.numpy())
+    of_gradient = bounds.entropy_gradient_bound(logits, weights)
+    return [
+        _result(want, bounds.entropy_bound(logits), "entropy_bound"),
+        _gradient(gradient, of_gradient, "entropy_gradient_bound", given["logits"]),
+    ]
 
 
 def _kl_penalty(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:

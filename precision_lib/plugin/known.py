@@ -92,6 +92,11 @@ def header(config: pytest.Config, target: "Target") -> list[str]:
     return [line]
 
 
+def is_strict(config: pytest.Config) -> bool:
+    """Whether ``--strict``, an option of pytest itself, was given: it counts ``range`` too."""
+    return "--strict" in config.invocation_params.args
+
+
 def entry(config: pytest.Config, test: str) -> Known | None:
     """What is known of a check."""
     return config.stash[LIST].by_test().get(test) if LIST in config.stash else None

@@ -43,6 +43,13 @@ def add_for_a_core(add: Add) -> None:
         metavar="FILE.toml",
         help="with --target: write what fails to this list; reasons that stand there are kept",
     )
+    add(
+        "--check-timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="with --target: how long a check of 25 examples may take (default: 60)",
+    )
 
 
 def add_for_every_run(add: Add) -> None:

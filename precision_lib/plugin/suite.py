@@ -17,7 +17,7 @@ set_environment()
 
 from precision_lib import faults, matrix  # noqa: E402
 from precision_lib.jsonio import check_writable  # noqa: E402
-from precision_lib.plugin import gating, known, main_job, options  # noqa: E402
+from precision_lib.plugin import gating, grouping, known, main_job, options  # noqa: E402
 from precision_lib.plugin.packaged import CONFORMANCE, FORENSICS, REGRESSIONS, SWEEP  # noqa: E402
 from precision_lib.records.record import Recorder  # noqa: E402
 from precision_lib.reporting import gate, table  # noqa: E402
@@ -54,6 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("target"):
         config.stash[TARGET] = _load_target(config.getoption("target"))
         known.configure(config, config.stash[TARGET])
+        config.pluginmanager.register(grouping.OneBlockForACause())
         # Each failure ends with the line that repeats it; a list of them would hide the table.
         config.option.reportchars = (
             config.option.reportchars.replace("a", "").replace("f", "") + "s"

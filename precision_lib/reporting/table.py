@@ -187,7 +187,7 @@ def conformance_table(block: dict[str, Any]) -> list[Line]:
     found = block.get("conformance")
     if not found:
         return []
-    heading = f"{'function':<18}{'tests':>6}{'failed':>8}{'inputs':>9}{'compared':>11}"
+    heading = f"{'function':<18}{'tests':>6}{'failed':>8}{'range':>7}{'inputs':>9}{'compared':>11}"
     whose = f"{found['target']} {found.get('version', '')}".strip()
     lines: list[Line] = [
         (f"conformance of {whose} to FP32", ""),
@@ -196,11 +196,15 @@ def conformance_table(block: dict[str, Any]) -> list[Line]:
     ]
     for name, counts in found["functions"].items():
         failed = len(counts["failed"])
-        text = f"{name:<18}{counts['tests']:>6}{failed:>8}{counts['inputs']:>9}"
+        text = f"{name:<18}{counts['tests']:>6}{failed:>8}{len(counts.get('range', ())):>7}"
+        text += f"{counts['inputs']:>9}"
         text += f"{counts['compared']:>11}{counts['worst_over_limit']:>13.2g}"
         lines.append((text, "red" if failed else "green"))
     lines += [(f"{name:<18}not offered", "yellow") for name in found["not_offered"]]
     lines += [("", ""), ("error/limit: the largest error as a share of what FP32 may do", "")]
+    if any(counts.get("range") for counts in found["functions"].values()):
+        lines.append(("range: failures where only the range of a format ends; --strict counts", ""))
+    lines += [(f"note: {note}", "yellow") for note in found.get("notes", {}).values()]
     if found.get("known"):
         failed = sum(len(counts["failed"]) for counts in found["functions"].values())
         lines.append((f"{len(found['known'])} of {failed} failures are known", ""))

@@ -42,6 +42,7 @@ class Target:
         changed: switches of torch that its import changed, put back since.
         version: of the framework, "" for other targets.
         near: name of the interface that is missing to one of the core that looks like it.
+        without_gradient: functions that carry none on purpose, the core's ``WITHOUT_GRADIENT``.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Target:
     changed: tuple[str, ...] = ()
     version: str = ""
     near: Mapping[str, str] = field(default_factory=dict)
+    without_gradient: tuple[str, ...] = ()
 
     @property
     def not_offered(self) -> list[str]:
@@ -151,7 +153,19 @@ def make_target(name: str, core: object) -> Target:
         if function not in found
         and (close := difflib.get_close_matches(function, set(dir(core)) - set(found), 1, 0.85))
     }
-    return Target(name, found, near=near)
+    return Target(name, found, near=near, without_gradient=_without_gradient(name, core))
+
+
+def _without_gradient(name: str, core: object) -> tuple[str, ...]:
+    """What the core says in ``WITHOUT_GRADIENT``."""
+    said = _attribute(name, core, "WITHOUT_GRADIENT")
+    names = () if said is None else tuple(said)
+    strangers = [str(function) for function in names if function not in INTERFACE]
+    if isinstance(said, str) or strangers:
+        raise TargetError(
+            f"target {name!r}: WITHOUT_GRADIENT is {said!r}; give a tuple of names of the interface"
+        )
+    return names
 
 
 def _attribute(name: str, core: object, part: str) -> Any:

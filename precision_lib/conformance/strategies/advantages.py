@@ -142,7 +142,7 @@ GAE = {
         _build(_ordinary, "padded"),
     ),
     "long": region(
-        "up to 2,048 tokens with a reward of 0.01 each: a low-precision accumulator stalls",
+        "up to 8,192 tokens with a reward of 0.01 each: a low-precision accumulator stalls",
         _long,
         cost=0.1,
     ),

@@ -23,6 +23,44 @@ PRINTED_IN_FULL = 64
 PRINTED_OF_LARGE = 8
 
 
+#: Who meets such an input: a training run; its edge; nobody, because only the format's range ends
+#: there. A failure of the last kind is counted apart and fails a run with ``--strict`` alone.
+SEVERITIES = ("training", "edge", "range")
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """The small case inside a large one: the truth of the large one follows from its truth.
+
+    Attributes:
+        inputs: of the small case, [1, n] slots, or n sequences.
+        rows: int64, which small slot, or sequence, each of the large case repeats. Where n slots
+            are a multiple of five, the upstream weights repeat along.
+        shape: (B, T) of the large case.
+        columns: [v] int64, where the entries of a small row of logits stand.
+        width: V of the large case.
+        by_sequence: whether ``rows`` counts sequences.
+    """
+
+    inputs: dict[str, Any]
+    rows: Tensor
+    shape: tuple[int, int]
+    columns: Tensor | None = None
+    width: int = 0
+    by_sequence: bool = False
+
+    def spread(self, x: Tensor, filler: float = 0.0) -> Tensor:
+        """A small input, result or gradient as the large case has it."""
+        if self.by_sequence:
+            return x[self.rows]
+        rows = x.reshape(-1, *x.shape[2:])[self.rows]
+        if x.dim() > 2 and self.columns is not None:
+            wide = rows.new_full((len(rows), self.width), filler)
+            wide[:, self.columns] = rows
+            rows = wide
+        return rows.reshape(*self.shape, *rows.shape[1:])
+
+
 @dataclass(frozen=True, eq=False)
 class Case:
     """The input of one call.
@@ -32,10 +70,12 @@ class Case:
             int64 tokens, bool masks, floats, strings. The tensors are the exact numbers of the
             test: the truth is that of the rounded input.
         recipe: what was drawn to make them, by name; printed when a tensor is too large to be.
+        embedded: the small case that the truth comes from; None where it is that of ``inputs``.
     """
 
     inputs: dict[str, Any]
     recipe: str = ""
+    embedded: Embedded | None = None
 
     def __repr__(self) -> str:
         printed = [f"{name!r}: {_printed(value)}" for name, value in self.inputs.items()]
@@ -53,12 +93,16 @@ class Region:
         cases: the strategy that draws a :class:`Case` in a format.
         cost: share of the normal number of examples to run.
         formats: names of the formats in which the region exists.
+        severity: one of :data:`SEVERITIES`.
+        every_way: each case is also called without a gradient and with sliced memory.
     """
 
     meaning: str
     cases: Callable[[Format], SearchStrategy[Case]]
     cost: float = 1.0
     formats: tuple[str, ...] = INPUT_FORMATS
+    severity: str = "training"
+    every_way: bool = False
 
 
 def hex_tensor(format_name: str, shape: Sequence[int], values: str) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["CATALOGUE", "Fault"]
 
-_TOPICS = ("distributions", "statistics", "losses", "pipeline", "harmless")
+_TOPICS = ("distributions", "statistics", "losses", "other_paths", "pipeline", "harmless")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def _real(mask: Tensor, x: Tensor) -> Tensor:
-    return torch.where(mask, x.double(), 0.0)
+    return torch.where(mask.bool(), x.double(), 0.0)
 
 
 def _mean(terms: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, terms, 0.0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask.bool(), terms, 0.0).sum() / mask.detach().sum().clamp(min=1)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -43,38 +43,38 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 def whiten(x: Tensor, mask: Tensor) -> Tensor:
     x = _real(mask, x)
-    centred = torch.where(mask, x - x.sum() / mask.sum().clamp(min=1), 0.0)
+    centred = torch.where(mask.bool(), x - x.sum() / mask.sum().clamp(min=1), 0.0)
     variance = centred.square().sum() / (mask.sum() - 1).clamp(min=1)
-    return torch.where(variance > 0, centred / variance.sqrt(), 0.0)
+    return torch.where(variance == 0, 0.0, centred / variance.sqrt())
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
     rewards = rewards.double()
     centred = rewards - rewards.mean(-1, keepdim=True)
     variance = centred.square().sum(-1, keepdim=True) / max(rewards.shape[1] - 1, 1)
-    return torch.where(variance > 0, centred / variance.sqrt(), 0.0)
+    return torch.where(variance == 0, 0.0, centred / variance.sqrt())
 
 
 def gae(
     rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    rewards, values = _real(mask, rewards), _real(mask, values)
+    rewards, values, real = _real(mask, rewards), _real(mask, values), mask.bool()
     advantages = torch.zeros_like(rewards)
     advantage = next_value = torch.zeros(len(rewards), dtype=torch.float64)
     for t in reversed(range(rewards.shape[1])):
         delta = rewards[:, t] + gamma * next_value - values[:, t]
-        advantage = delta + gamma * lam * advantage
-        next_value = values[:, t]
-        advantages[:, t] = advantage
+        advantages[:, t] = torch.where(real[:, t], delta + gamma * lam * advantage, 0.0)
+        advantage = torch.where(real[:, t], advantages[:, t], advantage)
+        next_value = torch.where(real[:, t], values[:, t], next_value)
     return advantages, advantages + values
 
 
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
 ) -> Tensor:
-    ratio = torch.exp(_real(mask, logprobs) - _real(mask, old_logprobs))
+    ratio = torch.exp(_real(mask, logprobs) - _real(mask, old_logprobs.detach()))
     clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
-    a = _real(mask, advantages)
+    a = _real(mask, advantages.detach())
     return -_mean(torch.min(ratio * a, clipped * a), mask)
 
 

@@ -241,7 +241,7 @@ def raising(error: Exception) -> Any:
 
 
 def test_a_check_that_compared_nothing_fails() -> None:
-    check = Check("test", "id", "whiten", st.just(Case({})), lambda function, inputs: (0, 0.0), "")
+    check = Check("test", "id", "whiten", st.just(Case({})), lambda function, case: (0, 0.0), "")
     with pytest.raises(ConformanceFailure, match=r"test\[id\] compared nothing in"):
         runner.run(check, ppo.whiten)
 
@@ -277,7 +277,7 @@ def _note_number(
 def test_the_outcome_counts_inputs_and_elements_and_keeps_the_worst() -> None:
     shares = iter([0.5, 0.25])
     cases = st.sampled_from([Case({"x": 1.0}), Case({"x": 2.0})])
-    check = Check("t", "i", "whiten", cases, lambda function, inputs: (3, next(shares, 0.0)), "")
+    check = Check("t", "i", "whiten", cases, lambda function, case: (3, next(shares, 0.0)), "")
     outcome = runner.run(check, ppo.whiten)
     assert outcome.examples >= 2
     assert outcome.compared == 3 * outcome.examples
@@ -308,8 +308,8 @@ def test_the_search_is_told_every_error_and_climbs_to_the_largest(
     seen: list[float] = []
     monkeypatch.setattr("hypothesis.target", told.append)
 
-    def judge(_function: Any, inputs: Any) -> tuple[int, float]:
-        seen.append(float(inputs["x"][inputs["mask"]].abs().sum()))
+    def judge(_function: Any, case: Case) -> tuple[int, float]:
+        seen.append(float(case.inputs["x"][case.inputs["mask"]].abs().sum()))
         return 1, seen[-1]
 
     runner.run(replace(check, judge=judge), ppo.masked_mean)

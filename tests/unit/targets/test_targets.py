@@ -118,7 +118,8 @@ def entropy(logits):
 def test_a_run_names_the_function_the_region_the_input_and_how_to_repeat_it(
     tmp_path: Path,
 ) -> None:
-    run = run_on(tmp_path, PARTLY_WRONG, "-k", "near_identical or entropy-ties or mean-ties-fp32")
+    wanted = "near_identical-fp32 or entropy-ties or mean-ties-fp32"
+    run = run_on(tmp_path, PARTLY_WRONG, "-k", wanted)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "target their_core: offers 3 of 9 functions; not offered: token_logprobs" in run.stdout
     assert "kl_penalty: 1 of 1 values of the result are wrong" in run.stdout

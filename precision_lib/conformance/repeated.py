@@ -1,0 +1,94 @@
+"""A function called more than once: it has no memory, and draws no random numbers.
+
+The hazard. What a core keeps by shape (a count, a compiled kernel) is right in the first call of a
+shape and wrong in the second. A check that calls once on each input never sees it.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precision_lib.conformance.calls import call
+from precision_lib.conformance.compare import compare
+from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.sameness import (
+    Function,
+    Inputs,
+    Parts,
+    by_sequence,
+    equal_bits,
+    finite,
+    first_values,
+)
+from precision_lib.conformance.truth import truths
+
+
+def called_again(name: str, function: Function, inputs: Inputs) -> int:
+    """The same call twice, then again after calls with other values and of another shape."""
+    first = call(name, function, inputs)
+    second = call(name, function, inputs)
+    _repeats(name, "the same call twice gives two results", second, first, inputs)
+    other = _other_values(inputs)
+    got = call(name, function, other)
+    for part, truth in truths(name, other).items():
+        if part in got:
+            _after(name, function, (part, got[part], truth), inputs, other)
+    call(name, function, _longer(inputs))
+    again = call(name, function, inputs)
+    _repeats(name, "calls in between change the result", again, first, inputs)
+    return 3 * sum(x.numel() for x in first.values())
+
+
+def _repeats(name: str, what: str, got: Parts, want: Parts, inputs: Inputs) -> None:
+    for part, x in want.items():
+        if part not in got or not equal_bits(got[part], x):
+            shown = first_values(got[part]) if part in got else "nothing"
+            raise ConformanceFailure(
+                f"{name}: {what}: the {part} is {shown} and was {first_values(x)}", inputs
+            )
+
+
+def _after(
+    name: str, function: Function, found: tuple[str, Tensor, Any], before: Inputs, inputs: Inputs
+) -> None:
+    """Compare a result that followed a call of the same shape; wrong in a new shape too is no case.
+
+    Raises:
+        ConformanceFailure: it is wrong there and right in a shape that was not used before.
+    """
+    part, got, truth = found
+    try:
+        compare(name, got, truth, inputs)
+    except ConformanceFailure as failure:
+        rows = by_sequence(inputs, lambda x: x.repeat_interleave(7, 0))
+        fresh, want = call(name, function, rows), truths(name, rows)
+        try:
+            compare(name, fresh[part], want[part], rows)
+        except ConformanceFailure:
+            return
+        message = f"{name} fails only after a call of the same shape with other values"
+        raise ConformanceFailure(f"{message}\n  {failure.args[0]}", inputs, failure.times) from None
+
+
+def _other_values(inputs: Inputs) -> dict[str, Any]:
+    """The same shapes and formats with other values, and one real token less where possible."""
+    changed = dict(inputs)
+    for key, value in inputs.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            changed[key] = value.roll(1, -1) * 0.5
+    if "mask" in inputs:
+        mask = inputs["mask"].clone()
+        if int(mask.sum()) > 1:
+            row = int(mask.sum(-1).argmax())
+            mask[row, int(mask[row].sum()) - 1] = False
+        changed["mask"] = mask
+        for key, value in changed.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                changed[key] = torch.where(mask, finite(value), torch.zeros_like(value))
+    return changed
+
+
+def _longer(inputs: Inputs) -> dict[str, Any]:
+    """One more sequence."""
+    return by_sequence(inputs, lambda x: torch.cat([x, x[:1]]))

@@ -1,0 +1,321 @@
+"""Inputs of the size and shape that a trainer has: ``as_trained``, a region of every function.
+
+The hazard. A core chooses another path for a long row, many rows or many tokens, and that is the
+one that every real batch takes. Small cases never enter it. A *scene* is one such input, the same
+in every run; the region is all scenes of a function.
+
+A large scene repeats a small one (:class:`Embedded`), so that its truth costs no more. B sequences,
+T tokens, V vocabulary, G groups, K samples.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from precision_lib.conformance.strategies.cases import Case, Embedded, Region
+from precision_lib.conformance.strategies.primitives import Vector
+from precision_lib.formats import Format, round_to
+
+#: An odd batch: no block of a kernel divides it.
+BATCH = (17, 257)
+#: More than 2^15 tokens, and more rows than 2^16.
+MANY = (41, 1025)
+MANY_ROWS = (7, 10_007)
+#: Distinct slots of a batch that repeats them; a multiple of five, see ``Embedded``.
+DISTINCT = 60
+#: One more than a block; a block more than 2^16; Gemma 3, more than 2^18.
+VOCABULARIES = (4_099, 65_537, 262_208)
+#: Entries of a row that are not -inf, where blocks of the others are.
+POSSIBLE = 120
+#: Scenes of seconds, which one format is enough for.
+IN_ONE_FORMAT = ("more_than_2_22_tokens",)
+
+Scene = Callable[[np.random.Generator, Format], Case]
+
+
+def as_trained(function: str, scenes: Mapping[str, Scene]) -> Region:
+    """The region of a function's scenes; each is drawn once, and no draw varies it."""
+
+    def case(fmt: Format, name: str) -> Case:
+        seed = zlib.crc32(f"{function} {name}".encode())
+        made = scenes[name](np.random.Generator(np.random.PCG64(seed)), fmt)
+        return Case(made.inputs, f"scene={name}", made.embedded)
+
+    def names(fmt: Format) -> list[str]:
+        return [name for name in scenes if fmt.name == "bf16" or name not in IN_ONE_FORMAT]
+
+    return Region(
+        f"batches as trainers have them: {', '.join(scenes).replace('_', ' ')}",
+        lambda fmt: st.sampled_from(names(fmt)).map(partial(case, fmt)),
+        every_way=True,
+    )
+
+
+def _tensor(x: Vector, fmt: Format) -> Tensor:
+    """``x`` rounded once to the format."""
+    return round_to(torch.from_numpy(np.ascontiguousarray(x)), fmt).to(fmt.dtype)
+
+
+def _ragged(shape: tuple[int, int], random: np.random.Generator) -> NDArray[np.bool_]:
+    """Right-padded rows of half the length or more, one full and one of a single token."""
+    lengths = random.integers(shape[1] // 2, shape[1] + 1, shape[0])
+    lengths[0], lengths[-1] = shape[1], 1 if shape[0] > 1 else shape[1]
+    return np.arange(shape[1]) < lengths[:, None]
+
+
+def _repeated(inputs: dict[str, Any], shape: tuple[int, int]) -> Case:
+    """[1, n] slots repeated until they fill ``shape``."""
+    count = next(v for v in inputs.values() if isinstance(v, Tensor)).shape[1]
+    embedded = Embedded(inputs, torch.arange(shape[0] * shape[1]) % count, shape)
+    large = {k: embedded.spread(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    return Case(large, embedded=embedded)
+
+
+def _logits(
+    shape: tuple[int, ...], random: np.random.Generator, fmt: Format, *, with_tokens: bool
+) -> dict[str, Any]:
+    """Rows of spread 3, each with a peak at a random entry; the last row has it at the end.
+
+    Tokens are the peak of every other row. A peak of 30 leaves a long row a tail that no order of
+    summation can harm: what is asked here is the path, and ``large_vocabulary`` asks for the sum.
+    """
+    z = 3 * random.standard_normal(shape).reshape(-1, shape[-1])
+    rows, peaks = len(z), random.integers(0, shape[-1], len(z))
+    peaks[-1] = shape[-1] - 1
+    z[np.arange(rows), peaks] = 8.0 if shape[-1] < 2**15 else 30.0
+    tokens = np.where(np.arange(rows) % 2 == 1, peaks, random.integers(0, shape[-1], rows))
+    inputs: dict[str, Any] = {"logits": _tensor(z.reshape(shape), fmt)}
+    if with_tokens:
+        inputs["tokens"] = torch.from_numpy(tokens.reshape(shape[:-1]))
+    return inputs
+
+
+def _rows_of(shape: tuple[int, int], size: int, *, with_tokens: bool) -> Scene:
+    return lambda random, fmt: _repeated(
+        _logits((1, DISTINCT, size), random, fmt, with_tokens=with_tokens), shape
+    )
+
+
+def _wide(size: int, *, with_tokens: bool) -> Scene:
+    rows = 3 if size < 2**15 else 2
+    return lambda random, fmt: Case(_logits((1, rows, size), random, fmt, with_tokens=with_tokens))
+
+
+def _blocked(size: int, first: int, *, with_tokens: bool) -> Scene:
+    """All entries are -inf but 120 from ``first`` on; a tail of 61 is padding."""
+
+    def scene(random: np.random.Generator, fmt: Format) -> Case:
+        small = _logits((1, 5, POSSIBLE), random, fmt, with_tokens=with_tokens)
+        columns = np.sort(random.choice(np.arange(first, size - 61), POSSIBLE, replace=False))
+        columns[-1] = size - 62
+        embedded = Embedded(small, torch.arange(5), (1, 5), torch.from_numpy(columns), size)
+        large = {"logits": embedded.spread(small["logits"], -torch.inf)}
+        if with_tokens:
+            large["tokens"] = embedded.columns[small["tokens"]]  # type: ignore[index]
+        return Case(large, embedded=embedded)
+
+    return scene
+
+
+def _of_logits(*, with_tokens: bool) -> dict[str, Scene]:
+    small, middle, large = VOCABULARIES
+    return {
+        "batch_of_17_by_257": _rows_of(BATCH, 37, with_tokens=with_tokens),
+        "70_049_rows": _rows_of(MANY_ROWS, 5, with_tokens=with_tokens),
+        "vocabulary_of_4_099": _wide(small, with_tokens=with_tokens),
+        "vocabulary_of_65_537": _wide(middle, with_tokens=with_tokens),
+        "vocabulary_of_262_208": _wide(large, with_tokens=with_tokens),
+        "first_block_of_1_100_excluded": _blocked(small, 1_100, with_tokens=with_tokens),
+        "first_262_000_excluded": _blocked(large, 262_000, with_tokens=with_tokens),
+        "padded_vocabulary": _blocked(large, 0, with_tokens=with_tokens),
+    }
+
+
+def _kl(shape: tuple[int, int], distance: float, estimator: str) -> Scene:
+    def scene(random: np.random.Generator, fmt: Format) -> Case:
+        policy = -np.abs(2 * random.standard_normal((1, DISTINCT))) - 0.05
+        ref = np.minimum(policy + distance * random.standard_normal((1, DISTINCT)), 0.0)
+        inputs = {
+            "policy_logprobs": _tensor(policy, fmt),
+            "ref_logprobs": _tensor(ref, fmt),
+            "estimator": estimator,
+        }
+        return _repeated(inputs, shape)
+
+    return scene
+
+
+def _within_1e_6(random: np.random.Generator, fmt: Format) -> Case:
+    """k3 of log-ratios of 2.6e-7 to 1e-6, where expm1 still tells it from 0; 0 in 16 bits."""
+    policy = -random.uniform(0.02, 0.3, (1, DISTINCT))
+    distance = random.uniform(2.6e-7, 1e-6, (1, DISTINCT)) * random.choice([-1, 1], (1, DISTINCT))
+    tensors = (_tensor(policy, fmt), _tensor(policy + distance, fmt))
+    names = ("policy_logprobs", "ref_logprobs")
+    return _repeated(dict(zip(names, tensors, strict=True)) | {"estimator": "k3"}, (5, 60))
+
+
+def _masked(
+    names: tuple[str, ...],
+    values: Callable[[np.random.Generator, tuple[int, int]], tuple[Vector, ...]],
+    shape: tuple[int, int],
+    **options: Any,
+) -> Scene:
+    """Tensors of these names over a ragged mask; NaN in the masked slots."""
+
+    def scene(random: np.random.Generator, fmt: Format) -> Case:
+        mask = torch.from_numpy(_ragged(shape, random))
+        inputs: dict[str, Any] = {
+            name: _tensor(x, fmt).masked_fill(~mask, torch.nan)
+            for name, x in zip(names, values(random, shape), strict=True)
+        }
+        return Case(inputs | {"mask": mask} | options)
+
+    return scene
+
+
+def _noise(mean: float, spread: float) -> Callable[..., tuple[Vector, ...]]:
+    return lambda random, shape: (mean + spread * random.standard_normal(shape),)
+
+
+def _policies(distance: float, far: float = 0.0) -> Callable[..., tuple[Vector, ...]]:
+    """Log-probs, old ones and advantages; a few log-ratios are +-``far``, clipped on the way up."""
+
+    def values(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Vector, ...]:
+        new = -np.abs(2 * random.standard_normal(shape)) - 0.05
+        old = np.minimum(new + distance * random.standard_normal(shape), 0.0)
+        advantages = random.standard_normal(shape)
+        if far:
+            new[:, 3], old[:, 3] = -0.25, -0.25 - far
+            new[:, 5], old[:, 5] = -0.25 - far, -0.25
+            advantages[:, 3] = np.abs(advantages[:, 3])
+        return new, old, advantages
+
+    return values
+
+
+def _harmful(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Vector, ...]:
+    """Log-ratios of 2, 4 and 25 on tokens of negative advantage, which nothing clips."""
+    new, old, advantages = _policies(0.1)(random, shape)
+    for column, log_ratio in ((2, 2.0), (4, 4.0), (6, 25.0)):
+        new[:, column], old[:, column] = -0.25, -0.25 - log_ratio
+        advantages[:, column] = -np.abs(advantages[:, column])
+    return new, old, advantages
+
+
+def _critics(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Vector, ...]:
+    values = 1 + random.standard_normal(shape)
+    return (
+        values,
+        values + 0.3 * random.standard_normal(shape),
+        values + random.standard_normal(shape),
+    )
+
+
+def _long_gae(sequences: int, tokens: int, gamma: float, lam: float) -> Scene:
+    """Three sequences, repeated; values of size 1 and 100, a small reward on each token."""
+
+    def scene(random: np.random.Generator, fmt: Format) -> Case:
+        mask = _ragged((3, tokens), random)
+        rewards = 0.01 + 0.1 * random.standard_normal(mask.shape)
+        values = np.array([[1.0], [100.0], [1.0]]) * (1 + 0.3 * random.standard_normal(mask.shape))
+        small = {
+            "rewards": _tensor(rewards, fmt).masked_fill(torch.from_numpy(~mask), torch.nan),
+            "values": _tensor(values, fmt).masked_fill(torch.from_numpy(~mask), torch.nan),
+            "mask": torch.from_numpy(mask),
+        }
+        rows = torch.arange(sequences) % 3
+        embedded = Embedded(
+            small | {"gamma": gamma, "lam": lam}, rows, (sequences, tokens), by_sequence=True
+        )
+        large = {k: embedded.spread(v) for k, v in small.items()}
+        return Case(large | {"gamma": gamma, "lam": lam}, embedded=embedded)
+
+    return scene
+
+
+def _groups(
+    groups: int, samples: int, rewards: Callable[[np.random.Generator, tuple[int, int]], Vector]
+) -> Scene:
+    return lambda random, fmt: Case({"rewards": _tensor(rewards(random, (groups, samples)), fmt)})
+
+
+def _equal(random: np.random.Generator, shape: tuple[int, int]) -> Vector:
+    """Every group has one reward: 0.95, 0.1, 2/3 and so on."""
+    values = np.resize([0.95, 0.1, 2 / 3, 1.1, -0.3], shape[0])
+    return np.repeat(values[:, None], shape[1], 1)
+
+
+def _scores(offset: float, spread: float) -> Callable[..., Vector]:
+    return lambda random, shape: offset + spread * random.standard_normal(shape)
+
+
+def _graded(random: np.random.Generator, shape: tuple[int, int]) -> Vector:
+    """Multiples of 0.1: none of them is a binary number."""
+    return random.integers(0, 11, shape) / 10
+
+
+_LOSS = ("logprobs", "old_logprobs", "advantages")
+_VALUES = ("values", "old_values", "returns")
+
+SCENES: dict[str, dict[str, Scene]] = {
+    "token_logprobs": _of_logits(with_tokens=True),
+    "entropy": _of_logits(with_tokens=False),
+    "kl_penalty": {
+        "batch_of_17_by_257": _kl(BATCH, 1e-2, "k3"),
+        "near_the_reference": _kl(BATCH, 3e-4, "k3"),
+        "within_1e_6_of_the_reference": _within_1e_6,
+        "70_049_tokens": _kl(MANY_ROWS, 0.1, "k3"),
+        "long_k1": _kl(BATCH, 0.1, "k1"),
+        "long_k2": _kl(BATCH, 0.1, "k2"),
+    },
+    "masked_mean": {
+        "batch_of_17_by_257": _masked(("x",), _noise(0.3, 1.0), BATCH),
+        "more_than_2_15_tokens": _masked(("x",), _noise(0.3, 1.0), MANY),
+        "more_than_2_22_tokens": _masked(("x",), _noise(0.3, 1.0), (700, 8_200)),
+    },
+    "whiten": {
+        "batch_of_17_by_257": _masked(("x",), _noise(0.3, 1.0), BATCH),
+        "large_mean": _masked(("x",), _noise(50.0, 1.0), BATCH),
+        "constant": _masked(("x",), _noise(0.95, 0.0), BATCH),
+        "more_than_2_15_tokens": _masked(("x",), _noise(3.0, 1.0), MANY),
+    },
+    "gae": {
+        "batch_of_17_by_257": _long_gae(17, 257, 1.0, 0.95),
+        "small_lambda": _long_gae(5, 2_048, 0.999, 0.3),
+        "lambda_0": _long_gae(5, 1_000, 0.99, 0.0),
+        "lambda_1": _long_gae(4, 2_048, 1.0, 1.0),
+        "8_192_tokens": _long_gae(4, 8_192, 0.9999, 0.97),
+    },
+    "group_advantages": {
+        "16_equal_rewards": _groups(33, 16, _equal),
+        "1_025_equal_rewards": _groups(5, 1_025, _equal),
+        "16_scores_with_an_offset": _groups(65, 16, _scores(5.0, 0.5)),
+        "64_graded_rewards": _groups(33, 64, _graded),
+        "1_025_scores": _groups(3, 1_025, _scores(-2.0, 0.7)),
+    },
+    "policy_loss": {
+        "batch_of_17_by_257": _masked(_LOSS, _policies(0.1), BATCH, clip_range=0.2),
+        "far_ratios_in_a_long_batch": _masked(_LOSS, _policies(0.1, 90.0), BATCH, clip_range=0.2),
+        "harmful_ratios": _masked(_LOSS, _harmful, (9, 300), clip_range=0.2),
+        "more_than_2_15_tokens": _masked(_LOSS, _policies(0.05), MANY, clip_range=0.2),
+        "widest_clip_range": _masked(_LOSS, _policies(0.5), (5, 300), clip_range=0.999),
+        "narrowest_clip_range": _masked(_LOSS, _policies(0.01), (5, 300), clip_range=1e-6),
+    },
+    "value_loss": {
+        "batch_of_17_by_257": _masked(_VALUES, _critics, BATCH, clip_range=0.2),
+        "more_than_2_15_tokens": _masked(_VALUES, _critics, MANY, clip_range=0.2),
+        "widest_clip_range": _masked(_VALUES, _critics, (5, 300), clip_range=1e6),
+        "narrowest_clip_range": _masked(_VALUES, _critics, (5, 300), clip_range=1e-6),
+    },
+}
+
+AS_TRAINED: dict[str, dict[str, Region]] = {
+    function: {"as_trained": as_trained(function, scenes)} for function, scenes in SCENES.items()
+}
