@@ -20,6 +20,7 @@ LAYERS = (
     {"targets"},
     {"conformance"},
     {"forensics", "faults"},
+    {"mismatch"},
     {"records", "reporting"},
     {"training"},
     {"sweep"},
