@@ -48,8 +48,10 @@ def read_table(path: Path) -> Table:
 
 def _npz(path: Path) -> Table:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: _npz_column(path, archive, name) for name in archive.files}
+        with path.open("rb") as file, zipfile.ZipFile(file):
+            file.seek(0)  # np.load takes other files than archives, and leaves broken ones open
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: _npz_column(path, archive, name) for name in archive.files}
     except DumpError:
         raise
     except (ValueError, EOFError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
