@@ -23,6 +23,7 @@ from precision_lib.commands import (
     check_devices,
     fail,
     gate,
+    mismatch,
     print_lines,
     self_test,
     suite,
@@ -110,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_ppo(commands)
     weights.add_weights(commands)
     analysis.add_analyze(commands)
+    mismatch.add_mismatch(commands)
     gate.add_gate(commands)
     gate.add_calibrate(commands)
     self_test.add_self_test(commands)

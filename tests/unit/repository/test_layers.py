@@ -21,6 +21,7 @@ LAYERS = (
     {"targets"},
     {"conformance", "weights"},
     {"forensics", "faults"},
+    {"mismatch"},
     {"records", "reporting"},
     {"training"},
     {"sweep"},

@@ -1,0 +1,88 @@
+"""``mismatch``: which kind of disagreement is between a rollout engine and a trainer?
+
+Exit codes: 0 equal or precision within the limits, 1 a bug or precision beyond them, 2 cannot say,
+4 wrong usage or a file that cannot be read.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from precision_lib.commands import UsageError, print_lines
+
+
+def add_mismatch(commands: Any) -> None:
+    mismatch = commands.add_parser(
+        "mismatch", help="rollout and trainer disagree: is it precision or a bug, from a dump"
+    )
+    mismatch.add_argument(
+        "dumps",
+        type=Path,
+        nargs="+",
+        metavar="DUMP",
+        help="one file with both sides' log-probs, or two: ROLLOUT TRAIN (npz, safetensors, "
+        "jsonl, parquet, pt; docs/mismatch.md)",
+    )
+    mismatch.add_argument(
+        "--claim",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what you believe, for example rollout_dtype=bf16 trainer_dtype=bf16 temperature=1",
+    )
+    mismatch.add_argument(
+        "--limit", type=float, metavar="NATS", help="accept precision up to this RMS of d (nats)"
+    )
+    mismatch.add_argument("--json", type=Path, metavar="FILE", help="the record, strict JSON")
+    mismatch.add_argument("--markdown", type=Path, metavar="FILE", help="one screen of it")
+    mismatch.add_argument(
+        "--page", type=Path, metavar="FILE", help="an HTML page with four plots (extra report)"
+    )
+    mismatch.set_defaults(run=_mismatch, kept="the dumps are as they were")
+
+
+def _mismatch(options: argparse.Namespace) -> int:
+    from precision_lib.jsonio import write_json, write_text
+    from precision_lib.mismatch.report import exit_code, record
+    from precision_lib.mismatch.schema import DumpError
+    from precision_lib.mismatch.verdict import judge
+    from precision_lib.reporting.mismatch import mismatch_lines, mismatch_markdown
+
+    if options.limit is not None and not options.limit > 0:
+        raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
+    try:
+        judgement = judge(_read(options.dumps, _claims(options.claim)), options.limit)
+        result = record(judgement)
+        if options.json is not None:
+            write_json(options.json, result)
+        if options.markdown is not None:
+            write_text(options.markdown, mismatch_markdown(result))
+    except (DumpError, OSError) as error:
+        raise UsageError(str(error)) from None
+    print_lines(mismatch_lines(result))
+    return exit_code(judgement)
+
+
+def _read(paths: list[Path], claims: dict[str, str]) -> Any:
+    from precision_lib.mismatch.reading import read_dump, read_pair
+
+    if len(paths) > 2:
+        raise UsageError(f"{len(paths)} files; give one dump, or two: ROLLOUT TRAIN")
+    if len(paths) == 2:
+        return read_pair(paths[0], paths[1], claims)
+    return read_dump(paths[0], claims)
+
+
+def _claims(arguments: list[str]) -> dict[str, str]:
+    from dataclasses import fields
+
+    from precision_lib.mismatch.schema import Claims
+
+    known = [field.name for field in fields(Claims)]
+    claims = {}
+    for text in arguments:
+        name, equals, value = text.partition("=")
+        if not equals or name not in known:
+            raise UsageError(f"--claim {text}: give NAME=VALUE with one of {', '.join(known)}")
+        claims[name] = value
+    return claims

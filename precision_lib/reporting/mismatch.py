@@ -1,0 +1,67 @@
+"""The verdict on a dump, for a terminal and for a pull request."""
+
+from typing import Any
+
+from precision_lib.reporting.markdown import table
+from precision_lib.reporting.styles import Line
+
+_STYLE = {"equal": "green", "precision": "green", "cannot say": "yellow"}
+_COST = {
+    "token_outside_clip_frac": "tokens whose ratio is outside 1 +- 0.2",
+    "token_truncated_weight_mean": "mean truncated weight of a token, E[min(w, 2)]",
+    "token_ess_frac": "effective sample size of token weights",
+    "sequence_log_ratio_rms": "RMS of a sequence's summed log-ratio, nats",
+    "sequence_truncated_weight_mean": "mean truncated weight of a sequence, E[min(w, 2)]",
+    "sequence_outside_gspo_frac": "sequences outside GSPO's band",
+    "gradient_cosine": "cosine of the weighted and the plain gradient",
+}
+
+
+def mismatch_lines(record: dict[str, Any]) -> list[Line]:
+    """Verdict, evidence, cost and next experiment."""
+    style = _STYLE.get(record["verdict"], "red") if record["exit_code"] != 1 else "red"
+    lines: list[Line] = [(f"verdict: {record['verdict']} ({record['cause']})", style)]
+    lines += [(f"  {text}", "") for text in record["evidence"]]
+    if record["also_possible"]:
+        lines.append((f"  not excluded: {', '.join(record['also_possible'])}", ""))
+    lines.append(("cost:", "bold"))
+    lines += [(f"  {words}: {value}", "") for words, value in _costs(record["cost"])]
+    lines.append(("next:", "bold"))
+    lines += [(f"  {text}", "") for text in record["next"]]
+    return lines + [(f"note: {text}", "") for text in record["notes"]]
+
+
+def _costs(cost: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(words, f"{cost[name]:.4g}") for name, words in _COST.items() if name in cost]
+    by_length = cost["sequence_ess_frac_by_length"]
+    if by_length:
+        text = ", ".join(f"{value:.2f} at {length}" for length, value in by_length.items())
+        rows.append(("effective sample size of sequence weights, by tokens", text))
+    return rows
+
+
+def mismatch_markdown(record: dict[str, Any]) -> str:
+    """One screen of Markdown."""
+    tests = [
+        (
+            name,
+            f"{p['value']:.4g}",
+            "" if p["limit"] is None else f"{p['limit']:.3g}",
+            "**not rounding**" if p["rejects"] else "rounding explains it",
+        )
+        for name, p in record["fingerprints"].items()
+    ]
+    parts = [
+        f"### Trainer against rollout: {record['verdict']} ({record['cause']})",
+        "\n".join(f"- {text}" for text in record["evidence"]),
+        "**Next.** " + ". ".join(_sentence(text) for text in record["next"]) + ".",
+        table(("cost", "value"), _costs(record["cost"])),
+        table(("fingerprint", "value", "limit", ""), tests),
+        f"Rounding noise is called a bug in at most {record['false_alarm_rate']:g} of all runs. "
+        f"Source: `{record['source']}`.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,119 @@
+"""The verdict on simulated dumps: every planted kind by its name, pure noise never."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from precision_lib.mismatch.noise import side_sigma
+from precision_lib.mismatch.report import exit_code, record
+from precision_lib.mismatch.schema import Claims, Dump
+from precision_lib.mismatch.verdict import judge
+from tools.mismatch.calibration import false_alarms
+from tools.mismatch.faults import FAULTS, Fault
+from tools.mismatch.policy import noise_dump
+
+ROWS, LENGTH = 64, 64
+BF16 = Claims("bf16", "bf16", None, 1.0, 1.0, None, "raw")
+FP32 = replace(BF16, rollout_dtype="fp32", trainer_dtype="fp32")
+
+
+def noise(claims: Claims, seed: int = 0, rows: int = ROWS) -> Dump:
+    sigmas = (side_sigma(str(claims.rollout_dtype)), side_sigma(str(claims.trainer_dtype)))
+    return noise_dump(seed, rows, LENGTH, sigmas, claims)
+
+
+@pytest.mark.parametrize("claims", [BF16, FP32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_gross_fault_is_called_by_its_name(fault: Fault, claims: Claims) -> None:
+    sigma = side_sigma(str(claims.rollout_dtype))
+    dump = fault.plant(7, ROWS, LENGTH, (sigma, sigma), claims, fault.sizes[-1])
+    judgement = judge(dump)
+    assert judgement.verdict == fault.verdict, judgement.reasons
+    assert exit_code(judgement) == 1
+
+
+def test_pure_noise_of_every_pair_of_formats_is_never_called_a_bug() -> None:
+    """A small version of the 1,000 runs in docs/mismatch.md."""
+    noisy = false_alarms(66, first=100_000)
+    assert sum(noisy.verdicts.values()) == 66
+    assert noisy.verdicts["precision"] > 40
+    assert noisy.alarms == ()
+
+
+def test_equal_to_the_bit_is_equal() -> None:
+    dump = noise(BF16)
+    judgement = judge(replace(dump, trainer=dump.rollout))
+    assert (judgement.verdict, exit_code(judgement)) == ("equal", 0)
+
+
+def test_no_more_than_the_noise_floor_is_equal() -> None:
+    dump = noise(BF16)
+    again = dump.trainer + (dump.rollout - dump.trainer)[::-1]
+    for factor, verdict in ((0.5, "precision"), (2.0, "equal")):
+        second = dump.trainer + factor * (again - dump.trainer)
+        assert judge(replace(dump, trainer_again=second)).verdict == verdict
+
+
+def test_few_tokens_say_nothing() -> None:
+    dump = noise(BF16, rows=1)
+    judgement = judge(dump)
+    assert (judgement.verdict, exit_code(judgement)) == ("cannot say", 2)
+    assert record(judgement)["next"] == ["dump at least 32 responses of 64 tokens"]
+
+
+def test_a_small_fault_is_lost_in_bf16_and_stands_out_in_fp32() -> None:
+    """A norm epsilon: 0.002 nats of a logit, 1 % of bf16's variance and 25 times fp32's sigma."""
+    [fault] = [f for f in FAULTS if f.name == "another function"]
+    verdicts = []
+    for claims in (BF16, FP32):
+        sigma = side_sigma(str(claims.rollout_dtype))
+        dump = fault.plant(3, ROWS, LENGTH, (sigma, sigma), claims, 0.005)
+        verdicts.append(judge(dump))
+    assert [j.verdict for j in verdicts] == ["precision", "model"]
+    assert "fp32" in record(verdicts[0])["next"][-1]
+
+
+def test_a_size_between_the_limits_is_not_judged_and_the_next_step_is_named() -> None:
+    [fault] = [f for f in FAULTS if f.name == "another function"]
+    judgement = judge(fault.plant(3, ROWS, LENGTH, (0.05, 0.05), BF16, 0.4))
+    assert judgement.verdict == "cannot say"
+    assert set(judgement.also_possible) == {"precision", "delivery", "model"}
+    assert any("both sides in fp32" in step for step in record(judgement)["next"])
+
+
+def test_the_users_limit_makes_precision_a_regression() -> None:
+    dump = noise(BF16)
+    assert exit_code(judge(dump)) == 0
+    judgement = judge(dump, limit=0.001)
+    assert (judgement.verdict, exit_code(judgement)) == ("precision", 1)
+    assert "above the limit given" in judgement.reasons[0]
+
+
+def test_raw_log_probs_of_a_claimed_temperature_are_semantics_without_entropies() -> None:
+    dump = noise(replace(BF16, temperature=0.7))
+    assert judge(replace(dump, entropy=None)).verdict == "semantics"
+
+
+def test_log_probs_above_zero_convict() -> None:
+    dump = noise(BF16)
+    trainer = dump.trainer.copy()
+    trainer[5] = 3.0
+    judgement = judge(replace(dump, trainer=trainer))
+    assert judgement.verdict == "semantics"
+    assert "above 0, up to 3" in judgement.reasons[0]
+
+
+def test_a_sampled_token_of_probability_zero_convicts_the_trainer() -> None:
+    dump = noise(BF16)
+    trainer = np.where(np.arange(len(dump.trainer)) % 50 == 0, -np.inf, dump.trainer)
+    judgement = judge(replace(dump, trainer=trainer))
+    assert judgement.verdict == "semantics"
+    assert "probability 0" in judgement.reasons[0]
+
+
+def test_what_a_shift_hides_is_measured_after_it_is_undone() -> None:
+    fault = FAULTS[0]
+    judgement = judge(fault.plant(1, ROWS, LENGTH, (0.05, 0.05), BF16, 1.0))
+    assert judgement.problems[0].undo == 1
+    assert judgement.size.sigma < 0.1
