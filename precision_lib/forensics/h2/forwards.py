@@ -7,7 +7,6 @@ apart: a forward in the format whose score head and score stay wide says what th
 N sequences of all shards, one shard after the other.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +63,13 @@ class RewardForwards:
     Attributes:
         reward: the FP32 reward model, unchanged.
         trajectories: the shards.
-        progress: called after each forward.
     """
 
     reward: RewardModel
     trajectories: tuple[Trajectories, ...]
-    progress: Callable[[], Any] = lambda: None
 
     def __post_init__(self) -> None:
-        self.scorer = Scorer(self.reward.model, self._score, progress=self.progress)
+        self.scorer = Scorer(self.reward.model, self._score)
 
     def scored(self, fmt: str, run: str = FIRST) -> RewardScored:
         """Scores of all sequences with parameters in ``fmt``.

@@ -10,7 +10,7 @@ N sequences of G prompts. What is measured against golden: the stored FP32 rewar
 whose reward model is FP32 is the golden path itself and is measured against the float64 model.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,7 +220,6 @@ def open_h2_study(
     reward: RewardModel,
     trajectories: Sequence[Trajectories],
     seed: int,
-    progress: Callable[[], Any] = lambda: None,
 ) -> H2Study:
     """Be ready to measure cells on frozen trajectories.
 
@@ -229,9 +228,8 @@ def open_h2_study(
         trajectories: shards; the sequences of a prompt id form a group, at least 2 of each, and 4
             or more to make sense.
         seed: of the resampling and of the synthetic rewards.
-        progress: called after each forward.
 
     Raises:
         ValueError: no shard, fewer than 8 prompts, or a prompt with one sequence only.
     """
-    return H2Study(RewardForwards(reward, tuple(trajectories), progress), seed)
+    return H2Study(RewardForwards(reward, tuple(trajectories)), seed)

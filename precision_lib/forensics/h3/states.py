@@ -8,7 +8,7 @@ N sequences, T response tokens at most, M response tokens in all (one sequence a
 L prompt and response tokens, H hidden size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,15 +44,13 @@ class States:
     Attributes:
         checkpoint: the FP32 policy.
         shards: the frozen trajectories.
-        progress: called after each forward over all of them.
     """
 
     checkpoint: Checkpoint
     shards: Sequence[Trajectories]
-    progress: Callable[[], Any] = lambda: None
 
     def __post_init__(self) -> None:
-        self.scorer = Scorer(self.checkpoint.model, self._score, progress=self.progress)
+        self.scorer = Scorer(self.checkpoint.model, self._score)
 
     def hidden(self, fmt: str, run: str = FIRST) -> Tensor:
         """[M, H] on the CPU, in the format in which the trunk made them.

@@ -4,7 +4,7 @@ Rewards are scaled, and rewards are offset; the head is fitted again each time, 
 where a head rounds are tried alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -251,7 +251,6 @@ def open_h3_study(
     head: ValueHead,
     shards: Sequence[Trajectories],
     settings: H3Settings,
-    progress: Callable[[], Any] = lambda: None,
 ) -> H3Study:
     """Be ready to measure H3's cells on frozen trajectories.
 
@@ -259,7 +258,6 @@ def open_h3_study(
         checkpoint: the FP32 policy that the trajectories were frozen with.
         head: its value head.
         shards: at least one; together at least :data:`MIN_PROMPTS` prompts.
-        progress: called after each forward over all of them.
 
     Raises:
         ValueError: too few prompts for an interval.
@@ -278,5 +276,5 @@ def open_h3_study(
                 f"all {len(found)} {name} are {float(found[0]):g}: no advantage can be lost; "
                 "give a reward model that tells responses apart (--reward-model)"
             )
-    states = States(checkpoint, shards, progress)
+    states = States(checkpoint, shards)
     return H3Study(Critics(states, scores, head, values, settings.updates), settings)

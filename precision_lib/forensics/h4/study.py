@@ -6,7 +6,7 @@ components alone beside their difference, on tokens that the policy wrote and on
 model wrote.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -251,14 +251,12 @@ def open_h4_study(
     checkpoint: Checkpoint,
     settings: H4Settings,
     configurations: Iterable[PrecisionConfig],
-    progress: Callable[[], Any] = lambda: None,
 ) -> H4Study:
     """Draw the sequences, place the policy, and be ready to measure cells.
 
     Args:
         configurations: those that will be asked for; they say in which formats the log-softmax is
             taken of each forward.
-        progress: called after each forward.
 
     Raises:
         ValueError: when the model or the text is too short.
@@ -266,7 +264,7 @@ def open_h4_study(
     kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
     given = prepare_long(checkpoint, settings)
     sampled, checked = (
-        Forwards(rows, kl_formats, progress)
+        Forwards(rows, kl_formats)
         for rows in (given.sampled, first_rows(given.sampled, settings.checked))
     )
     return H4Study(given, sampled, checked)

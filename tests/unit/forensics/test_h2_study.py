@@ -107,10 +107,10 @@ def few_families(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_families, "GROUPS", 16)
 
 
-def opened(reward: "RewardModel", shards: list["Trajectories"], **options: Any) -> "H2Study":
+def opened(reward: "RewardModel", shards: list["Trajectories"]) -> "H2Study":
     from precision_lib.forensics.h2.study import open_h2_study
 
-    return open_h2_study(reward, shards, 0, **options)
+    return open_h2_study(reward, shards, 0)
 
 
 def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None:
@@ -181,7 +181,8 @@ def test_observed_formats(clean: "H2Study", fmt: str) -> None:
 def test_each_forward_runs_once(reward: "RewardModel", shards: list["Trajectories"]) -> None:
     """bf16: first, again, rebatched, wide head; FP32: the same four; the exact model."""
     calls: list[None] = []
-    study = opened(reward, shards, progress=lambda: calls.append(None))
+    study = opened(reward, shards)
+    study.forwards.scorer.progress = lambda: calls.append(None)
     for configuration in (PURE, REFERENCE_RUN, PROMOTED, DEMOTED):
         study.cell(configuration)
     study.verdict()
