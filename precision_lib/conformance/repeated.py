@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.conformance.calls import call
+from precision_lib.conformance.calls import call, returned
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.sameness import (
@@ -25,7 +25,10 @@ from precision_lib.conformance.truth import truths
 
 
 def called_again(name: str, function: Function, inputs: Inputs) -> int:
-    """The same call twice, then again after calls with other values and of another shape."""
+    """The same call twice, then again after calls with other values and of another shape.
+
+    At last the very same tensors are called with, after other values were written into them.
+    """
     first = call(name, function, inputs)
     second = call(name, function, inputs)
     _repeats(name, "the same call twice gives two results", second, first, inputs)
@@ -37,7 +40,26 @@ def called_again(name: str, function: Function, inputs: Inputs) -> int:
     call(name, function, _longer(inputs))
     again = call(name, function, inputs)
     _repeats(name, "calls in between change the result", again, first, inputs)
+    _overwritten(name, function, inputs, other)
     return 3 * sum(x.numel() for x in first.values())
+
+
+def _overwritten(name: str, function: Function, inputs: Inputs, other: Inputs) -> None:
+    """Tensors whose values change between two calls, as buffers of a trainer do."""
+    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    returned(name, function, given, inputs, torch.no_grad)
+    for key, value in other.items():
+        if isinstance(value, Tensor):
+            given[key].copy_(value)
+    kept = returned(name, function, given, other, torch.no_grad)
+    fresh = {k: v.clone() if isinstance(v, Tensor) else v for k, v in other.items()}
+    wanted = returned(name, function, fresh, other, torch.no_grad)
+    pairs = [(kept, wanted)] if isinstance(kept, Tensor) else zip(kept, wanted, strict=True)
+    for got, want in pairs:
+        if isinstance(got, Tensor) and not equal_bits(got, want):
+            what = "tensors that were overwritten since an earlier call give the earlier result"
+            shown = f"got {first_values(got)}, want {first_values(want)}"
+            raise ConformanceFailure(f"{name}: {what}\n  {shown}", other)
 
 
 def _repeats(name: str, what: str, got: Parts, want: Parts, inputs: Inputs) -> None:

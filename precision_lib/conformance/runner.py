@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 import hypothesis
+import torch
 from hypothesis import example, given, settings
 from hypothesis.errors import Flaky, HypothesisWarning
 from hypothesis.internal.conjecture import providers
@@ -210,9 +211,37 @@ def on_device(name: str, function: Callable[..., Any], device: str) -> Callable[
 
     def moved_and_called(**inputs: Any) -> Any:
         tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
-        moved = {k: v.to(device) for k, v in tensors.items()}
+        moved = {k: _OnDevice.apply(v, device) for k, v in tensors.items()}
         returned = function(**inputs | moved)
         check_unchanged(name, moved, inputs | {k: v.detach() for k, v in tensors.items()})
         return returned
 
     return moved_and_called
+
+
+class _OnDevice(torch.autograd.Function):
+    """A tensor on a device behind its own strides, which a copy of a slice would lose."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, device: str) -> Tensor:
+        ctx.device = x.device
+        return _with_strides(x.detach(), device)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return upstream.to(ctx.device), None
+
+
+def _with_strides(x: Tensor, device: str) -> Tensor:
+    y = x.to(device)
+    if y.stride() == x.stride() or not x.numel():
+        return y
+    shared = [d for d in range(x.dim()) if x.stride(d) == 0]
+    if shared:
+        for d in shared:
+            x = x.narrow(d, 0, 1)
+        return _with_strides(x, device).expand(y.shape)
+    size = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    buffer = y.new_full((size,), float("nan") if x.is_floating_point() else 1)
+    strided = buffer.as_strided(x.shape, x.stride())
+    return strided.copy_(y)

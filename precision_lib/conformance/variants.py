@@ -146,13 +146,19 @@ def _off_the_grid(x: Tensor) -> Tensor:
     return x.float() * (1 - 2.0**-11 / 3)
 
 
+def _square(x: Tensor) -> Tensor:
+    """The sequences repeated until there are as many as tokens."""
+    return x[torch.arange(x.shape[1]) % len(x)] if x.dim() > 1 else x
+
+
 def _part_of_the_batch(name: str, function: Function, inputs: Inputs) -> int:
-    """B = 1, T = 1 and both: each is judged on its own."""
+    """B = 1, T = 1, both, and B = T, which hides a wrong axis: each is judged on its own."""
     compared = 0
     for what, cut in (
         ("with one sequence", lambda x: x[:1]),
         ("with one token in each sequence", lambda x: x[:, :1] if x.dim() > 1 else x),
         ("with one token", lambda x: x[:1, :1] if x.dim() > 1 else x[:1]),
+        ("with as many sequences as tokens", _square),
     ):
         changed = by_sequence(inputs, lambda x, cut=cut: cut(x).clone())  # type: ignore[misc]
         if "mask" in changed and not bool(changed["mask"].any()):
@@ -245,8 +251,8 @@ VARIANTS: dict[str, Variant] = {
         lambda name, _: name in DIFFERENTIABLE_IN and SHAPED_LIKE.get(name) is not None,
     ),
     "mask_of_numbers": Variant(
-        "a mask of 0 and 1 in int64 or float32: the same result, or a refusal",
-        _other_dtype("mask", (torch.int64, torch.float32)),
+        "a mask of 0 and 1 in int64, uint8 or float32: the same result, or a refusal",
+        _other_dtype("mask", (torch.int64, torch.uint8, torch.float32)),
         _has("mask"),
     ),
     "int32_tokens": Variant(
@@ -279,7 +285,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "reversed_sequences": Variant("the sequences of the batch in reverse order", _turned),
     "one_sequence_one_token": Variant(
-        "B = 1, T = 1 and both, each judged on its own",
+        "B = 1, T = 1, both, and B = T, each judged on its own",
         _part_of_the_batch,
     ),
 }

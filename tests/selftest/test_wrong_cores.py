@@ -47,7 +47,9 @@ def test_the_built_in_core_passes_the_very_same_check(name: str) -> None:
 @pytest.mark.parametrize("core", CORRECT)
 def test_a_correct_core_raises_no_false_alarm(core: str, function: str) -> None:
     """Where a run can come; at the ends of the range an FP32 core may fail."""
-    mine = [c for c in checks() if c.function == function and c.severity != "range"]
+    mine = [
+        c for c in checks() if c.function == function and c.severity != "range" and not c.is_note
+    ]
     assert mine
     few = settings(PROFILE, max_examples=12)
     alarms = []

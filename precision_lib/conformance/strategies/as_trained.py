@@ -28,6 +28,7 @@ BATCH = (17, 257)
 #: More than 2^15 tokens, and more rows than 2^16.
 MANY = (41, 1025)
 MANY_ROWS = (7, 10_007)
+ONE_LONG = (1, 2_051)
 #: Distinct slots of a batch that repeats them; a multiple of five, see ``Embedded``.
 DISTINCT = 60
 #: One more than a block; a block more than 2^16; Gemma 3, more than 2^18.
@@ -108,13 +109,13 @@ def _wide(size: int, *, with_tokens: bool) -> Scene:
     return lambda random, fmt: Case(_logits((1, rows, size), random, fmt, with_tokens=with_tokens))
 
 
-def _blocked(size: int, first: int, *, with_tokens: bool) -> Scene:
-    """All entries are -inf but 120 from ``first`` on; a tail of 61 is padding."""
+def _blocked(size: int, first: int, tail: int, *, with_tokens: bool) -> Scene:
+    """All entries are -inf but 120 from ``first`` on; the last ``tail`` are padding."""
 
     def scene(random: np.random.Generator, fmt: Format) -> Case:
         small = _logits((1, 5, POSSIBLE), random, fmt, with_tokens=with_tokens)
-        columns = np.sort(random.choice(np.arange(first, size - 61), POSSIBLE, replace=False))
-        columns[-1] = size - 62
+        columns = np.sort(random.choice(np.arange(first, size - tail), POSSIBLE, replace=False))
+        columns[-1] = size - tail - 1
         embedded = Embedded(small, torch.arange(5), (1, 5), torch.from_numpy(columns), size)
         large = {"logits": embedded.spread(small["logits"], -torch.inf)}
         if with_tokens:
@@ -132,9 +133,9 @@ def _of_logits(*, with_tokens: bool) -> dict[str, Scene]:
         "vocabulary_of_4_099": _wide(small, with_tokens=with_tokens),
         "vocabulary_of_65_537": _wide(middle, with_tokens=with_tokens),
         "vocabulary_of_262_208": _wide(large, with_tokens=with_tokens),
-        "first_block_of_1_100_excluded": _blocked(small, 1_100, with_tokens=with_tokens),
-        "first_262_000_excluded": _blocked(large, 262_000, with_tokens=with_tokens),
-        "padded_vocabulary": _blocked(large, 0, with_tokens=with_tokens),
+        "first_block_of_1_100_excluded": _blocked(small, 1_100, 61, with_tokens=with_tokens),
+        "first_262_000_excluded": _blocked(large + 1, 262_000, 0, with_tokens=with_tokens),
+        "padded_vocabulary": _blocked(large, 0, 61, with_tokens=with_tokens),
     }
 
 
@@ -274,6 +275,7 @@ SCENES: dict[str, dict[str, Scene]] = {
         "70_049_tokens": _kl(MANY_ROWS, 0.1, "k3"),
         "long_k1": _kl(BATCH, 0.1, "k1"),
         "long_k2": _kl(BATCH, 0.1, "k2"),
+        "one_long_sequence": _kl(ONE_LONG, 0.03, "k3"),
     },
     "masked_mean": {
         "batch_of_17_by_257": _masked(("x",), _noise(0.3, 1.0), BATCH),
@@ -285,11 +287,15 @@ SCENES: dict[str, dict[str, Scene]] = {
         "large_mean": _masked(("x",), _noise(50.0, 1.0), BATCH),
         "constant": _masked(("x",), _noise(0.95, 0.0), BATCH),
         "more_than_2_15_tokens": _masked(("x",), _noise(3.0, 1.0), MANY),
+        "one_long_sequence": _masked(("x",), _noise(20.0, 1.0), ONE_LONG),
+        "one_long_constant": _masked(("x",), _noise(0.1, 0.0), ONE_LONG),
     },
     "gae": {
         "batch_of_17_by_257": _long_gae(17, 257, 1.0, 0.95),
         "small_lambda": _long_gae(5, 2_048, 0.999, 0.3),
         "lambda_0": _long_gae(5, 1_000, 0.99, 0.0),
+        "gamma_0": _long_gae(5, 257, 0.0, 1.0),
+        "one_sequence": _long_gae(1, 2_048, 0.99, 0.5),
         "lambda_1": _long_gae(4, 2_048, 1.0, 1.0),
         "8_192_tokens": _long_gae(4, 8_192, 0.9999, 0.97),
     },
@@ -305,12 +311,14 @@ SCENES: dict[str, dict[str, Scene]] = {
         "far_ratios_in_a_long_batch": _masked(_LOSS, _policies(0.1, 90.0), BATCH, clip_range=0.2),
         "harmful_ratios": _masked(_LOSS, _harmful, (9, 300), clip_range=0.2),
         "more_than_2_15_tokens": _masked(_LOSS, _policies(0.05), MANY, clip_range=0.2),
+        "one_long_sequence": _masked(_LOSS, _policies(0.1), ONE_LONG, clip_range=0.28),
         "widest_clip_range": _masked(_LOSS, _policies(0.5), (5, 300), clip_range=0.999),
         "narrowest_clip_range": _masked(_LOSS, _policies(0.01), (5, 300), clip_range=1e-6),
     },
     "value_loss": {
         "batch_of_17_by_257": _masked(_VALUES, _critics, BATCH, clip_range=0.2),
         "more_than_2_15_tokens": _masked(_VALUES, _critics, MANY, clip_range=0.2),
+        "one_long_sequence": _masked(_VALUES, _critics, ONE_LONG, clip_range=0.3),
         "widest_clip_range": _masked(_VALUES, _critics, (5, 300), clip_range=1e6),
         "narrowest_clip_range": _masked(_VALUES, _critics, (5, 300), clip_range=1e-6),
     },

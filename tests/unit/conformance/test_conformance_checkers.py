@@ -20,7 +20,7 @@ from hypothesis.internal.conjecture import providers
 from torch import Tensor
 
 from precision_lib import ppo
-from precision_lib.conformance import profiles, runner
+from precision_lib.conformance import layouts, profiles, runner
 from precision_lib.conformance.calls import call, upstream
 from precision_lib.conformance.checks import Check, checks, find_check
 from precision_lib.conformance.compare import compare
@@ -176,6 +176,18 @@ def test_on_a_device_too_a_core_that_changes_its_input_is_named(in_place: bool) 
             gradient = call("value_loss", moved, inputs)["gradient"]
             assert gradient.tolist() == [[2 * float(upstream(torch.Size())), 0.0]]
     assert inputs["values"].tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("layout", [layouts.sliced, layouts.every_other, layouts.stride_0])
+def test_on_a_device_too_a_tensor_keeps_its_strides_and_its_gradient(layout: Any) -> None:
+    """A simulated device; a slice and rows of stride 0 would become dense in a plain copy."""
+    x = layout(torch.tensor([[1.0, 2.0], [1.0, 2.0]])).requires_grad_(True)
+    with two_devices():
+        moved = runner._OnDevice.apply(x, "cpu:1")
+        assert moved.stride() == x.stride()
+        assert moved.tolist() == [[1.0, 2.0], [1.0, 2.0]]
+        (gradient,) = torch.autograd.grad((moved * moved).sum(), x)
+    assert gradient.tolist() == [[2.0, 4.0], [2.0, 4.0]]
 
 
 def test_warnings_of_a_core_are_not_errors_of_the_suite() -> None:
