@@ -201,6 +201,8 @@ def _paired(left: Side, right: Side, outcome: Outcome) -> Pairs:
     _move_matrices(left, right)
     for shared in sorted(left.pieces.keys() | right.pieces.keys()):
         wanted, given = left.pieces.get(shared, []), right.pieces.get(shared, [])
+        if shared in left.unread_keys | right.unread_keys:
+            continue  # the fused tensor is listed
         if not wanted or not given:
             alone = (wanted or given)[0]
             if names.may_be_alone(shared, "trainer" if wanted else "engine"):

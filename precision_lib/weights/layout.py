@@ -43,6 +43,7 @@ class Side:
         pieces: by key; more than one where several stored tensors have one shared name.
         adapters: key of a weight -> {"A": piece, "B": piece} of LoRA.
         unread: stored names of which nothing can be said, with the reason.
+        unread_keys: shared names of the parts of such a tensor.
         ignored: stored names that are no weights.
     """
 
@@ -50,6 +51,7 @@ class Side:
     pieces: dict[str, list[Piece]] = field(default_factory=dict)
     adapters: dict[str, dict[str, Piece]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    unread_keys: set[str] = field(default_factory=set)
     ignored: list[str] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
@@ -85,6 +87,10 @@ def _unsplit(source: Source) -> Side:
             continue
         if names.is_unread(name):
             side.unread[name] = "a packed format that is not read"
+            continue
+        if not prod(tensor.shape):
+            side.unread[name] = "empty: it was packed after loading; write the manifest before that"
+            side.unread_keys.update((names.fused_rule(shared) or ({}, [shared]))[1])
             continue
         piece = Piece(shared, names.clean(name), name, tensor, scales.get(name))
         adapter = names.adapter_of(shared)
@@ -255,6 +261,7 @@ def _split_heads(side: Side, other: Side | None, rows: Mapping[str, tuple[int, .
             for part in parts:
                 side.add(part)
             if not parts:
+                side.unread_keys.update(fused[1])
                 side.unread[piece.stored] = (
                     "the sizes of q, k and v are not known; put config.json beside it"
                 )

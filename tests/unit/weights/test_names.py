@@ -209,3 +209,18 @@ def test_shards_are_joined(tmp_path: Path) -> None:
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
     engine = open_source(tmp_path / "shards")
     assert compare(open_source(save(tmp_path / "one", trained)), engine).verdict == "equal"
+
+
+def test_a_weight_that_the_engine_packed_is_listed_and_not_judged(
+    tmp_path: Path, pairs: Pairs
+) -> None:
+    """vLLM's CPU build packs matrices after loading and leaves empty weights behind."""
+    trained = exported("Llama", tmp_path)
+    engine = {
+        name: torch.empty(0) if "proj" in name else tensor
+        for name, tensor in as_vllm(trained).items()
+    }
+    for by_manifest in (False, True):
+        outcome = pairs.compare(trained, engine, by_manifest=by_manifest)
+        assert (outcome.verdict, outcome.findings) == ("cannot say", [])
+        assert len(outcome.unread) == 2 * 4
