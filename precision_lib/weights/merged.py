@@ -30,17 +30,18 @@ class Merge:
     scale: float | None
 
 
-def merged_layers(left: Side, right: Side, context: Context) -> dict[str, Merge]:
+def merged_layers(left: Side, right: Side, context: Context, outcome: Outcome) -> dict[str, Merge]:
     """Shared name of each weight that one side has with an adapter and the other one without."""
     merges = {}
     for side, at_trainer in ((left, True), (right, False)):
         for layer, matrices in side.adapters.items():
-            if matrices.keys() != {"A", "B"}:
-                continue
             scale = context.contract.lora_scale
             if scale is None:
                 scale = _stated(side, layer, matrices["A"].tensor.shape[0])
-            for shared, rows in _targets(layer, context).items():
+            targets = _targets(layer, context)
+            if not targets:
+                outcome.unread[matrices["A"].stored] = f"{layer}, the weight below it, is not there"
+            for shared, rows in targets.items():
                 merges[shared] = Merge(matrices["A"], matrices["B"], rows, at_trainer, scale)
     return merges
 
