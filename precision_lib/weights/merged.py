@@ -39,7 +39,14 @@ def merged_layers(left: Side, right: Side, context: Context, outcome: Outcome) -
             if scale is None:
                 scale = _stated(side, layer, matrices["A"].tensor.shape[0])
             targets = _targets(layer, context)
-            if not targets:
+            other = right if at_trainer else left
+            if not targets and layer not in other.pieces:
+                kind, side_of = ("undelivered", "trainer") if at_trainer else ("extra", "engine")
+                for matrix in matrices.values():
+                    detail = "the other side has neither the adapter nor the weight below it"
+                    stored = {side_of: matrix.stored}
+                    outcome.findings.append(Finding(kind, matrix.name, detail, True, **stored))
+            elif not targets:
                 outcome.unread[matrices["A"].stored] = f"{layer}, the weight below it, is not there"
             for shared, rows in targets.items():
                 merges[shared] = Merge(matrices["A"], matrices["B"], rows, at_trainer, scale)
