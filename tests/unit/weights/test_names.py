@@ -224,3 +224,14 @@ def test_a_weight_that_the_engine_packed_is_listed_and_not_judged(
         outcome = pairs.compare(trained, engine, by_manifest=by_manifest)
         assert (outcome.verdict, outcome.findings) == ("cannot say", [])
         assert len(outcome.unread) == 2 * 4
+
+
+def test_a_live_tensor_with_two_names_is_listed_once() -> None:
+    """vLLM's experts hold the router too; a tied head is the embedding."""
+    layer = torch.nn.Module()
+    layer.mlp = torch.nn.Module()
+    layer.mlp.gate = torch.nn.LayerNorm(2, bias=False)
+    layer.mlp.experts = torch.nn.Module()
+    layer.mlp.experts.gate = layer.mlp.gate
+    assert list(manifest(layer)["tensors"]) == ["mlp.gate.weight"]
+    assert names.key("layers.0.mlp.experts.gate.weight") == "layers.0.mlp.gate.weight"
