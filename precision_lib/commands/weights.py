@@ -11,8 +11,6 @@ from precision_lib.commands import INCONCLUSIVE, OK, REGRESSION, UsageError, pri
 
 
 def add_weights(commands: Any) -> None:
-    from precision_lib.weights.must_stay import asked_groups
-
     weights = commands.add_parser(
         "weights",
         help="did the trainer's weights arrive at the engine? names each tensor that did not",
@@ -36,6 +34,18 @@ def add_weights(commands: Any) -> None:
         metavar="RATE",
         help="of the steps since the first of --older: at 0 nothing may move, else all must",
     )
+    _add_contract(weights)
+    weights.add_argument("--json", type=Path, metavar="FILE", help="verdict and findings")
+    weights.add_argument(
+        "--write-manifest", type=Path, metavar="FILE", help="write the manifest of TRAINER"
+    )
+    weights.set_defaults(run=_weights, kept="the weights are only read")
+
+
+def _add_contract(weights: argparse.ArgumentParser) -> None:
+    """What the two sides agreed on."""
+    from precision_lib.weights.must_stay import asked_groups
+
     weights.add_argument(
         "--keep-fp32",
         nargs="+",
@@ -54,11 +64,6 @@ def add_weights(commands: Any) -> None:
     weights.add_argument(
         "--lora-scale", type=float, metavar="SCALE", help="default: lora_alpha / r of the adapter"
     )
-    weights.add_argument("--json", type=Path, metavar="FILE", help="verdict and findings")
-    weights.add_argument(
-        "--write-manifest", type=Path, metavar="FILE", help="write the manifest of TRAINER"
-    )
-    weights.set_defaults(run=_weights, kept="the weights are only read")
 
 
 def _weights(options: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ def compare(
 def _judge(pairs: Pairs, left: Side, right: Side, context: Context, outcome: Outcome) -> None:
     """Count what is equal, then explain the rest."""
     formats = dominant_formats(pairs)
-    merges = merged_layers(left, right, context)
+    merges = merged_layers(left, right, context, outcome)
     plain: dict[str, Relation] = {}
     for shared, (wanted, given) in pairs.items():
         outcome.elements += elements(given.tensor)
@@ -201,6 +201,8 @@ def _paired(left: Side, right: Side, outcome: Outcome) -> Pairs:
     _move_matrices(left, right)
     for shared in sorted(left.pieces.keys() | right.pieces.keys()):
         wanted, given = left.pieces.get(shared, []), right.pieces.get(shared, [])
+        if shared in left.unread_keys | right.unread_keys:
+            continue  # the fused tensor is listed
         if not wanted or not given:
             alone = (wanted or given)[0]
             if names.may_be_alone(shared, "trainer" if wanted else "engine"):
@@ -222,10 +224,12 @@ def _paired(left: Side, right: Side, outcome: Outcome) -> Pairs:
 
 
 def _move_matrices(left: Side, right: Side) -> None:
-    """LoRA matrices are compared one by one where both sides have some of the layer."""
-    for layer in left.adapters.keys() & right.adapters.keys():
-        for side in (left, right):
-            for matrix, piece in side.adapters.pop(layer).items():
+    """LoRA matrices are compared one by one, except where one side has both and the other none."""
+    for layer in left.adapters.keys() | right.adapters.keys():
+        matrices = [side.adapters.get(layer, {}) for side in (left, right)]
+        whole = sorted(len(some) for some in matrices) == [0, 2]
+        for side in (left, right) if not whole else ():
+            for matrix, piece in side.adapters.pop(layer, {}).items():
                 shared = f"{layer.removesuffix('.weight')}.lora_{matrix}.weight"
                 side.add(replace(piece, key=shared))
 

@@ -139,6 +139,12 @@ def _opened(
         return None
     assert given.scale is not None
     if given.tensor.codes() is None or wanted.tensor.codes() is None:
+        counts = [t.statistics() for t in (given.tensor, given.scale)]
+        bad = [count.nonfinite for count in counts if count is not None]
+        if any(bad):
+            detail = f"{bad[0]} codes and {bad[-1]} scales are not finite"
+            outcome.findings.append(_of("non-finite", detail, wanted, given))
+            return None
         outcome.unread[given.stored] = "a recipe is checked on values; a manifest has hashes alone"
         return None
     copy = open_copy(given.tensor, given.scale, config)

@@ -196,10 +196,10 @@ def _by_statistics(trainer: Tensor, engine: Tensor) -> Reason:
     words = f"norm {own.norm:g}, trainer {other.norm:g}; of {len(given)} sampled values: "
     nonzero = wanted != 0
     ratios = given[nonzero] / wanted[nonzero]
-    if len(ratios) > 1 and np.ptp(ratios) < 0.02 * abs(ratios.mean()):
-        mean = float(ratios.mean())
-        if abs(mean - 1) > 0.05:
-            return "scaled", f"{words}ratio {mean:.3g} throughout", False
+    if len(ratios) > 3:
+        mean, spread = float(ratios.mean()), float(np.ptp(ratios))
+        if spread < min(abs(mean - 1), 0.02 * abs(mean)):
+            return "scaled", f"{words}ratio {mean:.4g} throughout", False
     return _near(distance, f"{words}relative distance {distance:.2g}")
 
 

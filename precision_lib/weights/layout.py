@@ -11,8 +11,8 @@ from math import prod
 from typing import Any
 
 from precision_lib.weights import names
-from precision_lib.weights.codes import QUANTISED
 from precision_lib.weights.files import Source
+from precision_lib.weights.scale_parts import covers_expert, expert_scale, row_scale, scales_of
 from precision_lib.weights.tensors import Range, Tensor
 
 
@@ -43,6 +43,7 @@ class Side:
         pieces: by key; more than one where several stored tensors have one shared name.
         adapters: key of a weight -> {"A": piece, "B": piece} of LoRA.
         unread: stored names of which nothing can be said, with the reason.
+        unread_keys: shared names of the parts of such a tensor.
         ignored: stored names that are no weights.
     """
 
@@ -50,6 +51,7 @@ class Side:
     pieces: dict[str, list[Piece]] = field(default_factory=dict)
     adapters: dict[str, dict[str, Piece]] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    unread_keys: set[str] = field(default_factory=set)
     ignored: list[str] = field(default_factory=list)
 
     def add(self, piece: Piece) -> None:
@@ -77,7 +79,7 @@ def pieces_alone(source: Source) -> Side:
 def _unsplit(source: Source) -> Side:
     """Experts and equal halves are split; q, k and v are not yet."""
     side = Side(source)
-    scales = _scales(source.tensors)
+    scales = scales_of(source.tensors)
     taken = {scale.name for scale in scales.values()}
     for name, tensor in source.tensors.items():
         shared = names.key(name)
@@ -85,6 +87,10 @@ def _unsplit(source: Source) -> Side:
             continue
         if names.is_unread(name):
             side.unread[name] = "a packed format that is not read"
+            continue
+        if not prod(tensor.shape):
+            side.unread[name] = "empty: it was packed after loading; write the manifest before that"
+            side.unread_keys.update((names.fused_rule(shared) or ({}, [shared]))[1])
             continue
         piece = Piece(shared, names.clean(name), name, tensor, scales.get(name))
         adapter = names.adapter_of(shared)
@@ -103,16 +109,6 @@ def _add_all(side: Side, piece: Piece, parts: list[Piece]) -> None:
         return
     for part in parts:
         side.add(part)
-
-
-def _scales(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Stored name of each quantised weight -> its scale."""
-    scales = {}
-    for name, tensor in tensors.items():
-        owner = names.scale_owner(name)
-        if owner is not None and owner in tensors and tensors[owner].fmt in QUANTISED:
-            scales[owner] = tensor
-    return scales
 
 
 def _expanded(piece: Piece) -> Iterable[Piece]:
@@ -146,38 +142,15 @@ def _experts(piece: Piece, owner: str, parts: list[str]) -> Iterable[Piece]:
                 continue
             scale = None
             if piece.scale is not None:
-                scale = _expert_scale(piece.scale, (expert, count), (i, len(parts)), size)
+                scale = expert_scale(piece.scale, (expert, count), (i, len(parts)), size)
             yield Piece(
                 f"{owner}.{expert}.{part}.weight",
                 f"{shown}.{expert}.{part}.weight",
                 f"{piece.stored}[{expert}, {i * size}:{(i + 1) * size}]",
                 tensor,
                 scale,
-                len(parts) > 1 and piece.scale is not None and _covers(piece.scale, count),
+                len(parts) > 1 and piece.scale is not None and covers_expert(piece.scale, count),
             )
-
-
-def _covers(scale: Tensor, experts: int) -> bool:
-    """Whether all parts of an expert have one scale."""
-    return prod(scale.shape) in (1, experts)
-
-
-def _expert_scale(
-    scale: Tensor, expert: tuple[int, int], part: tuple[int, int], rows: int
-) -> Tensor | None:
-    """The scale of one part of one expert: [E], [E, parts], or [E, rows or blocks, ...]."""
-    if not scale.shape or scale.shape[0] != expert[1]:
-        return scale if prod(scale.shape) == 1 else None
-    each = prod(scale.shape[1:])
-    first = expert[0] * each
-    if len(scale.shape) == 1 or each == 1:
-        return scale.part(((first, first + each),), ())
-    if scale.shape[1] % part[1]:
-        return None
-    size = each // part[1]
-    shape = (scale.shape[1] // part[1], *scale.shape[2:])
-    first += part[0] * size
-    return scale.part(((first, first + size),), shape)
 
 
 def _rows(piece: Piece, keys: list[str], rows: list[list[Range]]) -> Iterable[Piece]:
@@ -193,25 +166,9 @@ def _rows(piece: Piece, keys: list[str], rows: list[list[Range]]) -> Iterable[Pi
         shown = ".".join([*head[:-2], *key.split(".")[-2:]])
         where = ", ".join(f"{start}:{stop}" for start, stop in part[:2])
         stored = f"{piece.stored}[{where}{', ...' if len(part) > 2 else ''}]"
-        scale = piece.scale and _row_scale(piece.scale, i, sizes)
+        scale = piece.scale and row_scale(piece.scale, i, sizes)
         shares = piece.scale is not None and prod(piece.scale.shape) == 1
         yield Piece(key, shown, stored, tensor, scale, shares)
-
-
-def _row_scale(scale: Tensor, part: int, sizes: list[int]) -> Tensor | None:
-    """The scale of one part: one for all, one for each part, each row, or each block of rows."""
-    if prod(scale.shape) == 1:
-        return scale
-    width = prod(scale.shape[1:])
-    for block in (1, 128, max(sizes)):
-        blocks = [-(-size // block) for size in sizes]
-        if block == max(sizes):
-            blocks = [1] * len(sizes)
-        if sum(blocks) == scale.shape[0]:
-            first = sum(blocks[:part])
-            ranges = ((first * width, (first + blocks[part]) * width),)
-            return scale.part(ranges, (blocks[part], *scale.shape[1:]))
-    return None
 
 
 def heads(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
@@ -255,6 +212,7 @@ def _split_heads(side: Side, other: Side | None, rows: Mapping[str, tuple[int, .
             for part in parts:
                 side.add(part)
             if not parts:
+                side.unread_keys.update(fused[1])
                 side.unread[piece.stored] = (
                     "the sizes of q, k and v are not known; put config.json beside it"
                 )

@@ -46,8 +46,9 @@ def manifest(
     """The manifest of a model, a state dictionary, or an iterable of names and tensors.
 
     Args:
-        model: of a module, parameters and buffers are taken, those that are not saved too. An
-            iterable is read once, so that a generator may gather one shard after the other.
+        model: of a module, parameters and buffers are taken, those that are not saved too; one
+            that has two names has the first. An iterable is read once, so that a generator may
+            gather one shard after the other.
         path: where to write it as JSON; None does not write. Write on one rank alone.
         config: a transformers configuration or a dictionary; default: ``model.config``.
         step: the training step, which later comparisons name.
@@ -72,8 +73,8 @@ def manifest(
 
 def _named(model: torch.nn.Module | Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
     if isinstance(model, torch.nn.Module):
-        yield from model.named_parameters(remove_duplicate=False)
-        yield from model.named_buffers(remove_duplicate=False)
+        yield from model.named_parameters()
+        yield from model.named_buffers()
     else:
         yield from model.items()
 

@@ -30,17 +30,25 @@ class Merge:
     scale: float | None
 
 
-def merged_layers(left: Side, right: Side, context: Context) -> dict[str, Merge]:
+def merged_layers(left: Side, right: Side, context: Context, outcome: Outcome) -> dict[str, Merge]:
     """Shared name of each weight that one side has with an adapter and the other one without."""
     merges = {}
     for side, at_trainer in ((left, True), (right, False)):
         for layer, matrices in side.adapters.items():
-            if matrices.keys() != {"A", "B"}:
-                continue
             scale = context.contract.lora_scale
             if scale is None:
                 scale = _stated(side, layer, matrices["A"].tensor.shape[0])
-            for shared, rows in _targets(layer, context).items():
+            targets = _targets(layer, context)
+            other = right if at_trainer else left
+            if not targets and layer not in other.pieces:
+                kind, side_of = ("undelivered", "trainer") if at_trainer else ("extra", "engine")
+                for matrix in matrices.values():
+                    detail = "the other side has neither the adapter nor the weight below it"
+                    stored = {side_of: matrix.stored}
+                    outcome.findings.append(Finding(kind, matrix.name, detail, True, **stored))
+            elif not targets:
+                outcome.unread[matrices["A"].stored] = f"{layer}, the weight below it, is not there"
+            for shared, rows in targets.items():
                 merges[shared] = Merge(matrices["A"], matrices["B"], rows, at_trainer, scale)
     return merges
 

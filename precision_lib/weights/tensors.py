@@ -8,10 +8,9 @@ A tensor of a file is read in pieces of 1 Mi elements at most. A tensor of a man
 that were written, and None for all others.
 """
 
-import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from math import prod
 from typing import Any, Protocol
 
@@ -26,32 +25,15 @@ from precision_lib.weights.codes import (
     decode,
     is_float,
 )
+from precision_lib.weights.statistics import Counts, Statistics
 
 PIECE = 1 << 20
-#: Values at equal distances that a manifest keeps of each tensor.
-SKETCH = 16
 #: Bytes up to which a manifest holds the hash of the transposed tensor, which needs it whole.
 TRANSPOSED_LIMIT = 1 << 26
 #: Formats that a manifest also hashes a wider tensor in.
 CASTS = ("bf16", "fp16")
 
 Range = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What narrows a difference down; never a reason to call two tensors equal.
-
-    Attributes:
-        norm: root of the sum of squares of the finite values, four digits.
-        zeros, nonfinite: counts of elements.
-        sketch: values at equal distances in row-major order, at most :data:`SKETCH`.
-    """
-
-    norm: float
-    zeros: int
-    nonfinite: int
-    sketch: tuple[float, ...]
 
 
 class Tensor(Protocol):
@@ -196,7 +178,7 @@ class DataTensor:
         """One pass over the codes for all hashes that are asked for."""
         hashes = {fmt: hashlib.sha256() for fmt in formats}
         exact = dict.fromkeys(formats, True)
-        counted = _Counts(elements(self)) if with_statistics else None
+        counted = Counts(elements(self)) if with_statistics else None
         for codes in self.pieces():
             values: Values | None = None
             if counted is not None or any(fmt != self.fmt for fmt in formats):
@@ -294,38 +276,6 @@ def _absolute(
         if first < last:
             parts.append((int(low + first), int(low + last)))
     return parts
-
-
-class _Counts:
-    """Statistics of a tensor that comes in pieces."""
-
-    def __init__(self, size: int) -> None:
-        self._squares, self._zeros, self._nonfinite, self._seen = 0.0, 0, 0, 0
-        self._wanted = sketch_places(size)
-        self._sketch: list[float] = []
-
-    def add(self, values: Values) -> None:
-        squares = float(np.dot(values, values)) if values.size else 0.0
-        if not np.isfinite(squares):
-            finite = np.isfinite(values)
-            self._nonfinite += int(values.size - np.count_nonzero(finite))
-            wide = values[finite].astype(np.float64)
-            squares = float(np.dot(wide, wide))
-        self._squares += squares
-        self._zeros += int(values.size - np.count_nonzero(values))
-        inside = (self._wanted >= self._seen) & (self._wanted < self._seen + values.size)
-        self._sketch += [float(x) for x in values[self._wanted[inside] - self._seen]]
-        self._seen += values.size
-
-    def result(self) -> Statistics:
-        norm = float(f"{np.sqrt(self._squares):.4g}")
-        return Statistics(norm, self._zeros, self._nonfinite, tuple(self._sketch))
-
-
-@functools.lru_cache(maxsize=1024)
-def sketch_places(size: int) -> Any:
-    """Flat places of the sketch's values in a tensor of ``size`` elements."""
-    return (np.arange(min(SKETCH, size)) * size) // max(min(SKETCH, size), 1)
 
 
 def wider(fmt: str, than: str) -> bool:

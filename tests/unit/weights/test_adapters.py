@@ -155,3 +155,45 @@ def test_an_adapter_directory_finds_its_base(tmp_path: Path) -> None:
     engine = save(tmp_path / "merged", merged(lora.state, lora.adapter, 2.0, torch.float32))
     assert compare(open_source(alone), open_source(engine)).verdict == "equal"
     assert set(named(compare(open_source(alone), open_source(base)))) == {"undelivered"}
+
+
+def test_half_an_adapter_and_one_without_its_weight_are_not_passed_over(tmp_path: Path) -> None:
+    lora = Lora(tmp_path, "Llama")
+    engine = lora.state | {n.removeprefix(PREFIX): t for n, t in lora.adapter.items()}
+    [name, *_] = sorted(n for n in engine if "lora_B" in n)
+    del engine[name]
+    assert named(lora.against(engine)) == {"undelivered": {name}}
+    foreign = {f"{PREFIX}model.layers.9.mlp.up_proj.lora_{x}.default.weight": torch.ones(2, 2)
+               for x in "AB"}  # fmt: skip
+    trainer = open_source(save(tmp_path / "t", lora.state | foreign))
+    outcome = compare(trainer, open_source(save(tmp_path / "e", lora.state)))
+    assert named(outcome) == {"undelivered": {n.removeprefix(PREFIX) for n in foreign}}
+    weight = {"model.layers.9.mlp.up_proj.weight": torch.ones(2, 2)}
+    outcome = compare(trainer, open_source(save(tmp_path / "f", lora.state | weight)))
+    assert list(outcome.unread) == [f"{PREFIX}model.layers.9.mlp.up_proj.lora_A.default.weight"]
+
+
+def test_a_merge_into_the_embedding_and_into_a_fused_layer_has_no_finding(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    embedding = torch.randn(20, 8, generator=generator)
+    fused = torch.randn(16, 8, generator=generator)
+    a, b = torch.randn(2, 20, generator=generator), torch.randn(8, 2, generator=generator)
+    up, down = torch.randn(2, 8, generator=generator), torch.randn(16, 2, generator=generator)
+    state = {
+        "model.embed_tokens.weight": embedding,
+        "model.embed_tokens.lora_embedding_A.default": a,
+        "model.embed_tokens.lora_embedding_B.default": b,
+        "model.layers.0.mlp.gate_up_proj.weight": fused,
+        "model.layers.0.mlp.gate_up_proj.lora_A.default.weight": up,
+        "model.layers.0.mlp.gate_up_proj.lora_B.default.weight": down,
+    }
+    merged_fused = fused + 0.5 * (down @ up)
+    engine = {
+        "model.embed_tokens.weight": embedding + 0.5 * (b @ a).T,
+        "model.layers.0.mlp.gate_proj.weight": merged_fused[:8],
+        "model.layers.0.mlp.up_proj.weight": merged_fused[8:],
+    }
+    paths = [save(tmp_path / n, s) for n, s in (("t", state), ("e", engine))]
+    contract = Contract(lora_scale=0.5)
+    outcome = compare(open_source(paths[0]), open_source(paths[1]), contract)
+    assert (outcome.verdict, outcome.findings) == ("equal", [])

@@ -4,6 +4,7 @@ The hazard. One wrong rounding would call every healthy export different.
 """
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from precision_lib.weights import manifest
-from precision_lib.weights.codes import cast, code_type, decode, truncate_to_bf16
+from precision_lib.weights.codes import Codes, cast, code_type, decode, truncate_to_bf16
+from precision_lib.weights.files import Source
 from precision_lib.weights.manifests import describe, open_source
-from precision_lib.weights.tensors import PIECE
+from precision_lib.weights.tensors import PIECE, DataTensor
 from tests.unit.weights.checkpoints import save
 
 DTYPES = {
@@ -125,3 +127,26 @@ def test_a_tensor_of_several_pieces_has_the_hash_of_the_whole() -> None:
 def test_a_dtype_without_a_name_is_refused() -> None:
     with pytest.raises(TypeError, match=r"w has dtype torch\.complex64"):
         manifest({"w": torch.zeros(1, dtype=torch.complex64)})
+
+
+def peak_of_a_manifest(tensors: int) -> int:
+    """Peak of allocated bytes while shards that are made on the fly are described."""
+
+    def fetch(start: int, stop: int) -> Codes:
+        assert stop - start <= PIECE
+        return np.arange(start, stop, dtype=np.float32)
+
+    made = {str(i): DataTensor(str(i), "fp32", (PIECE + 7,), fetch) for i in range(tensors)}
+    tracemalloc.start()
+    try:
+        describe(Source("simulated", made))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_number_of_tensors() -> None:
+    """Each tensor adds its facts, a few kilobytes; the codes are 4 MiB."""
+    few, many = peak_of_a_manifest(1), peak_of_a_manifest(8)
+    assert few > 4 * PIECE
+    assert many - few < 7 * 16_000

@@ -209,3 +209,29 @@ def test_shards_are_joined(tmp_path: Path) -> None:
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
     engine = open_source(tmp_path / "shards")
     assert compare(open_source(save(tmp_path / "one", trained)), engine).verdict == "equal"
+
+
+def test_a_weight_that_the_engine_packed_is_listed_and_not_judged(
+    tmp_path: Path, pairs: Pairs
+) -> None:
+    """vLLM's CPU build packs matrices after loading and leaves empty weights behind."""
+    trained = exported("Llama", tmp_path)
+    engine = {
+        name: torch.empty(0) if "proj" in name else tensor
+        for name, tensor in as_vllm(trained).items()
+    }
+    for by_manifest in (False, True):
+        outcome = pairs.compare(trained, engine, by_manifest=by_manifest)
+        assert (outcome.verdict, outcome.findings) == ("cannot say", [])
+        assert len(outcome.unread) == 2 * 4
+
+
+def test_a_live_tensor_with_two_names_is_listed_once() -> None:
+    """vLLM's experts hold the router too; a tied head is the embedding."""
+    layer = torch.nn.Module()
+    layer.mlp = torch.nn.Module()
+    layer.mlp.gate = torch.nn.LayerNorm(2, bias=False)
+    layer.mlp.experts = torch.nn.Module()
+    layer.mlp.experts.gate = layer.mlp.gate
+    assert list(manifest(layer)["tensors"]) == ["mlp.gate.weight"]
+    assert names.key("layers.0.mlp.experts.gate.weight") == "layers.0.mlp.gate.weight"

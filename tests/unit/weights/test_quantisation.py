@@ -9,7 +9,7 @@ from torch import Tensor
 
 from precision_lib.weights.compare import compare
 from precision_lib.weights.findings import Contract, Outcome
-from precision_lib.weights.manifests import open_source
+from precision_lib.weights.manifests import open_source, write_manifest
 from tests.unit.weights.checkpoints import (
     MODELS,
     State,
@@ -94,6 +94,11 @@ def test_a_zero_block_that_became_nan_is_named(tmp_path: Path) -> None:
     engine = copied(weight())
     engine[SCALE][2, 0] = torch.nan
     assert only(against(tmp_path, engine))[0] == "non-finite"
+    sources = []
+    for side in ("trainer", "engine"):
+        write_manifest(tmp_path / f"{side}.json", open_source(tmp_path / side))
+        sources.append(open_source(tmp_path / f"{side}.json"))
+    assert only(compare(sources[0], sources[1]))[0] == "non-finite"
 
 
 def test_wrong_scales_are_told_apart(tmp_path: Path) -> None:
