@@ -6,7 +6,7 @@ The cell also has to be measured against something: FP32 that repeats itself in 
 from collections.abc import Callable
 
 from precision_lib.forensics.verdicts import DECISIONS, Cell
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 
 Keep = Callable[[Cell], None]
 
