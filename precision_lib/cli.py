@@ -166,7 +166,7 @@ def _probe(options: argparse.Namespace) -> int:
     except (CheckpointError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     recorder = run_probe(checkpoint, settings, configurations, options.output_dir)
-    print_lines(summary(recorder.block(), details=True))
+    print_lines(summary(recorder.record(), details=True))
     print(f"record: {recorder.path}")  # noqa: T201
     return OK
 

@@ -39,34 +39,65 @@ def parse_json(text: str) -> Any:
     return json.loads(text, parse_constant=_reject_constant)
 
 
-def load_object(path: Path, schema: Any, what: str, how: str) -> dict[str, Any]:
-    """A JSON object that carries ``schema`` under that name.
+def load_object(path: Path, what: str, how: str) -> dict[str, Any]:
+    """A file that holds one JSON object.
 
     Args:
-        what: what it is a record of; how: which command writes one.
+        what: the kind of the file. how: which command writes one.
 
     Raises:
-        ValueError: missing, truncated, of another schema; the message says what to do.
+        ValueError: missing, truncated, or not an object; the message says what to do.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; {how}") from None
     except ValueError as error:
         raise ValueError(f"{path} is not whole JSON ({error}); make it again: {how}") from None
-    if not isinstance(found, dict) or found.get("schema") != schema:
-        raise ValueError(f"{path} is no record of {what} ({schema}); {how}")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no {what} of this suite; {how}")
+    return content
 
 
 def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is not strict JSON")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON with :func:`write_text`."""
-    text = json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+def write_json(path: Path, value: Any, *, sort_keys: bool = False) -> None:
+    """Write strict JSON with :func:`write_text`; a short or flat object takes one line.
+
+    Args:
+        sort_keys: for a file whose lines are reviewed; then a flat object takes a line, and no
+            other.
+    """
+    write_text(path, "\n".join(_lines(to_plain(value), sort_keys, 0)) + "\n")
+
+
+_SHORT = 200
+
+
+def _lines(value: Any, sort_keys: bool, depth: int) -> list[str]:
+    text = json.dumps(value, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False)
+    if not _is_deep(value) or (len(text) < _SHORT and not sort_keys):
+        return [text]
+    indent, brackets = " " * (depth + 1), "{}" if isinstance(value, dict) else "[]"
+    keys = sorted(value) if isinstance(value, dict) and sort_keys else value
+    lines = [brackets[0]]
+    for key in keys:
+        item = value[key] if isinstance(value, dict) else key
+        first, *rest = _lines(item, sort_keys, depth + 1)
+        name = f"{json.dumps(key, ensure_ascii=False)}: " if isinstance(value, dict) else ""
+        lines += [f"{indent}{name}{first}", *rest]
+        lines[-1] += ","
+    lines[-1] = lines[-1].removesuffix(",")
+    return [*lines, " " * depth + brackets[1]]
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it holds an object, or a list of objects or of lists."""
+    if isinstance(value, dict):
+        return any((isinstance(v, dict) and bool(v)) or _is_deep(v) for v in value.values())
+    return isinstance(value, list) and any(isinstance(v, dict | list) and v for v in value)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.exit_codes import OK, USAGE
-from precision_lib.reporting.benchmarks import ResultsError, Row, load_results, rows
+from precision_lib.reporting.benchmarks import ResultsError, Row, load_plain, results_of
 from tools.documents import MarkerError, write_between
 
 FORMATS = ("fp32", "bf16")
@@ -65,7 +65,7 @@ def tables(results: dict[str, Any]) -> str:
         ResultsError: when nothing of the core was measured.
     """
     device_of(results)
-    measured = rows(results)
+    measured = results_of(results).rows
     parts = [_context(results, measured)]
     for step in dict.fromkeys(row.step for row in measured):
         of_step = [row for row in measured if row.step == step]
@@ -207,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables or put them between a document's markers."""
     options = _parser().parse_args(arguments)
     try:
-        results = load_results(options.results)
+        results = load_plain(options.results)
         text = tables(results)
         if options.into is not None:
             write_between(options.into, f"benchmarks {device_of(results)}", text)

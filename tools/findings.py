@@ -9,167 +9,152 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from precision_lib.compare.baseline import Baseline, BaselineError, load_baseline, summary_of
 from precision_lib.exit_codes import OK, USAGE
-from precision_lib.records.record import RecordError, load_record
-from precision_lib.reporting.commits import commit_of
+from precision_lib.record.files import RecordError, load_record
+from precision_lib.record.record import Cell, Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.table import summary
 from tools import findings_tables
 from tools.documents import MarkerError, write_between
 
-Block = dict[str, Any]
 
-
-def findings(blocks: Sequence[Block]) -> str:
-    """The tables of a document: those of the first record, and what the others say of its verdicts.
+def findings(record: Record, seeds: Sequence[Baseline] = ()) -> str:
+    """The tables of a document: those of the record, and what other seeds say of its verdicts.
 
     Args:
-        blocks: ``precision`` blocks of records of different seeds.
+        seeds: baselines that were made from runs with other seeds.
     """
-    first = blocks[0]
-    _check_comparable(blocks)
-    parts = [_made_from(first), "### Verdicts by cell", _cells(first), "### Hypotheses"]
-    parts += [_hypotheses(first), *_explanations(first)]
-    for name in dict.fromkeys(c["hypothesis"] for c in first["cells"]):
+    own = summary_of(record)
+    _check_comparable(own, seeds)
+    parts = [_made_from(record), "### Verdicts by cell", _cells(record), "### Hypotheses"]
+    parts += [_hypotheses(record), *_explanations(record)]
+    for name in dict.fromkeys(cell.hypothesis for cell in record.cells):
         tables = getattr(findings_tables, name.lower(), None)
-        parts += tables(first) if tables else []
-    if len(blocks) > 1:
-        parts += ["### Other seeds", _seeds(blocks), *_text_drift(blocks)]
+        parts += tables(record) if tables else []
+    if seeds:
+        every = [own, *seeds]
+        parts += ["### Other seeds", _seeds(every), *_text_drift(every)]
     return "\n\n".join(parts)
 
 
-def _check_comparable(blocks: Sequence[Block]) -> None:
-    """Records of other seeds must be of the same model, budget and cells, or nothing is compared.
+def _check_comparable(first: Baseline, seeds: Sequence[Baseline]) -> None:
+    """Runs of other seeds must be of the same model, budget and cells, or nothing is compared.
 
     Raises:
-        ValueError: naming the first record that differs, by its place.
+        ValueError: naming the first that differs, by its place.
     """
 
-    def of(block: Block) -> dict[str, Any]:
-        context = block["context"]
+    def of(baseline: Baseline) -> dict[str, object]:
+        context = baseline.context
         return {
-            "model": context.get("checkpoint", {}).get("sha256"),
-            "budget": context.get("budget"),
-            "cells": sorted(_verdicts(block)),
+            "model": context.checkpoint and context.checkpoint.sha256,
+            "budget": context.budget,
+            "cells": sorted(_verdicts(baseline)),
         }
 
-    for number, block in enumerate(blocks[1:], 2):
-        for name, wanted in of(blocks[0]).items():
-            if of(block)[name] != wanted:
+    for number, baseline in enumerate(seeds, 2):
+        for name, wanted in of(first).items():
+            if of(baseline)[name] != wanted:
                 raise ValueError(
-                    f"record {number} has another {name} than the first; give records of one model "
+                    f"file {number} has another {name} than the first; give files of one model "
                     "and budget that measured the same cells, with different --seed"
                 )
 
 
-def _made_from(block: Block) -> str:
-    context = block["context"]
-    quick = ", --quick" if context.get("budget") == "quick" else ""
-    versions, checkpoint = context["versions"], context.get("checkpoint", {"name": "unknown"})
+def _made_from(record: Record) -> str:
+    context = record.context
+    quick = ", --quick" if context.is_quick else ""
     return (
-        f"Model `{checkpoint['name']}`, {context['device']['name']}, seed "
-        f"{context['seed']}{quick}, torch {versions['torch']}, transformers "
-        f"{versions['transformers']}, commit {commit_of(context, 12)}."
+        f"Model `{context.model_name}`, {context.device_name}, seed {context.seed}{quick}, torch "
+        f"{context.versions['torch']}, transformers {context.versions['transformers']}, commit "
+        f"{context.commit_digits(12)}."
     )
 
 
-def _cells(block: Block) -> str:
-    found = {(c["hypothesis"], c["configuration"]): c for c in block["cells"]}
-    hypotheses = sorted({h for h, _ in found})
+def _cells(record: Record) -> str:
+    by_key, hypotheses = record.by_key, record.measured_hypotheses
     rows = [
-        [f"`{name}`", *(_cell(block, found.get((h, name))) for h in hypotheses)]
-        for name in dict.fromkeys(c["configuration"] for c in block["cells"])
+        [f"`{name}`", *(_cell(record, by_key.get((h, name))) for h in hypotheses)]
+        for name in dict.fromkeys(cell.configuration for cell in record.cells)
     ]
-    titles = [f"{h} `{block['thresholds'][h]['metric']}`" for h in hypotheses]
+    titles = [f"{h} `{record.thresholds[h].metric}`" for h in hypotheses]
     return table(["configuration", *titles], rows)
 
 
-def _cell(block: Block, cell: dict[str, Any] | None) -> str:
+def _cell(record: Record, cell: Cell | None) -> str:
     if cell is None:
         return ""
-    metric = cell["metrics"][block["thresholds"][cell["hypothesis"]]["metric"]]
-    verdict = cell["verdict"] if cell["verdict"] != "impaired" else "**impaired**"
+    metric = cell.metrics[record.thresholds[cell.hypothesis].metric]
+    verdict = cell.verdict if cell.verdict != "impaired" else "**impaired**"
     return f"{interval(metric)} {verdict}"
 
 
-def _hypotheses(block: Block) -> str:
-    rows = []
-    for h in block["hypotheses"]:
-        title = block["thresholds"][h["hypothesis"]]["title"]
-        contrasts = h["contrasts"]
-        rows.append(
-            [
-                f"{h['hypothesis']} {title}",
-                f"**{h['verdict']}**",
-                interval(contrasts["promotion_damage_healed"]),
-                interval(contrasts["demotion_damage_added"]),
-                "null" if h["control"]["is_null"] else "**NOT NULL**",
-            ]
-        )
-    return table(
+def _hypotheses(record: Record) -> str:
+    rows = [
         [
-            "",
-            "verdict",
-            "damage removed by promotion, share",
-            "damage added by demotion",
-            "controls",
-        ],
-        rows,
-    )
-
-
-def _explanations(block: Block) -> list[str]:
-    return [f"- **{h['hypothesis']}**: {h['explanation']}" for h in block["hypotheses"]]
-
-
-def _seeds(blocks: Sequence[Block]) -> str:
-    """Verdict and effect of each hypothesis for each seed."""
-    hypotheses = [h["hypothesis"] for h in blocks[0]["hypotheses"]]
-    rows = []
-    for block in blocks:
-        found = {h["hypothesis"]: h for h in block["hypotheses"]}
-        shown = [
-            f"{found[h]['verdict']}, {two(found[h]['effect'])}" if h in found else ""
-            for h in hypotheses
+            f"{h.hypothesis} {record.thresholds[h.hypothesis].title}",
+            f"**{h.verdict}**",
+            interval(h.contrasts["promotion_damage_healed"]),
+            interval(h.contrasts["demotion_damage_added"]),
+            "null" if h.control.is_null else "**NOT NULL**",
         ]
-        same = sum(_verdicts(blocks[0]).get(key) == v for key, v in _verdicts(block).items())
-        rows.append([str(block["context"]["seed"]), *shown, f"{same} of {len(block['cells'])}"])
+        for h in record.hypotheses
+    ]
+    removed, added = "damage removed by promotion, share", "damage added by demotion"
+    return table(["", "verdict", removed, added, "controls"], rows)
+
+
+def _explanations(record: Record) -> list[str]:
+    return [f"- **{h.hypothesis}**: {h.explanation}" for h in record.hypotheses]
+
+
+def _seeds(runs: Sequence[Baseline]) -> str:
+    """Verdict and effect of each hypothesis for each seed."""
+    hypotheses = list(runs[0].hypotheses)
+    rows = []
+    for run in runs:
+        found = run.hypotheses
+        shown = [
+            f"{found[h].verdict}, {two(found[h].effect)}" if h in found else "" for h in hypotheses
+        ]
+        verdicts = _verdicts(run)
+        same = sum(_verdicts(runs[0]).get(key) == verdict for key, verdict in verdicts.items())
+        rows.append([str(run.context.seed), *shown, f"{same} of {len(verdicts)}"])
     titles = [f"{h}: verdict, share removed" for h in hypotheses]
     return table(["seed", *titles, "cells as with the first seed"], rows)
 
 
-def _text_drift(blocks: Sequence[Block]) -> list[str]:
+def _text_drift(runs: Sequence[Baseline]) -> list[str]:
     """Drift of a bf16 policy's log-probs on text that neither model wrote, seed by seed."""
     rows = []
-    for block in blocks:
-        for cell in block["cells"]:
-            if (cell["hypothesis"], cell["configuration"]) == ("H4", "fp32_bf16_policy"):
-                found = cell["evidence"]["expected_policy_drift"]["text"]
-                shown = [interval(found[k]) for k in ("seen", "expected_of_golden_tokens")]
-                rows.append([str(block["context"]["seed"]), *shown])
+    for run in runs:
+        cell = run.cell("H4", "fp32_bf16_policy")
+        if cell is not None and cell.text_drift:
+            shown = [interval(cell.text_drift[k]) for k in ("seen", "expected_of_golden_tokens")]
+            rows.append([str(run.context.seed), *shown])
     title = "Log-prob of a bf16 policy on text of neither model, nats per 1,000 tokens:"
     return [title, table(["seed", "drift seen", "-KL of FP32 from bf16"], rows)] if rows else []
 
 
-def _verdicts(block: Block) -> dict[tuple[str, str], str]:
-    return {(c["hypothesis"], c["configuration"]): c["verdict"] for c in block["cells"]}
+def _verdicts(run: Baseline) -> dict[tuple[str, str], str]:
+    return {(h, c): cell.verdict for h, cells in run.cells.items() for c, cell in cells.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables or put them between a document's markers."""
     options = _parser().parse_args(arguments)
     try:
-        blocks = [load_record(path)["precision"] for path in options.records]
-        text = findings(blocks)
+        record = load_record(options.record)
+        text = findings(record, [load_baseline(path) for path in options.seeds])
         if options.into is not None:
             write_between(options.into, "findings", text)
         if options.summary_into is not None:
-            lines = "\n".join(line.rstrip() for line, _ in summary(blocks[0]))
+            lines = "\n".join(line.rstrip() for line, _ in summary(record))
             write_between(options.summary_into, "summary", f"```\n{lines}\n```")
-    except (RecordError, MarkerError, OSError, ValueError) as error:
+    except (BaselineError, RecordError, MarkerError, OSError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return USAGE
     if options.into is None:
@@ -180,11 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.findings")
     parser.add_argument(
-        "records",
-        type=Path,
-        nargs="+",
-        metavar="REPORT.json",
-        help="what pytest -m forensics wrote; more of them: the verdicts of other seeds",
+        "record", type=Path, metavar="REPORT.json", help="what pytest -m forensics wrote"
+    )
+    parser.add_argument(
+        "seeds", type=Path, nargs="*", metavar="BASELINE.json", help="of runs with other seeds"
     )
     parser.add_argument(
         "--into", type=Path, metavar="FILE.md", help="replace what stands between its markers"

@@ -15,10 +15,11 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from precision_lib.exit_codes import OK, USAGE
-from precision_lib.records.record import RecordError, load_record
+from precision_lib.record.conformance import Conformance
+from precision_lib.record.files import RecordError, load_record
+from precision_lib.record.record import Record
 from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.markdown import table
 from precision_lib.targets import INTERFACE
@@ -38,24 +39,25 @@ class FrameworksError(ValueError):
     """The tables cannot be made; the message says from what."""
 
 
-def frameworks(blocks: Sequence[Mapping[str, Any]], defects: Path) -> str:
+def frameworks(records: Sequence[Record], defects: Path) -> str:
     """All tables.
 
     Args:
-        blocks: the ``precision`` blocks of records of runs on shipped adapters.
+        records: of runs on shipped adapters.
         defects: the TOML file of defects, each with its reproducer.
 
     Raises:
-        FrameworksError: when a block is not of a framework, or the file of defects is not one.
+        FrameworksError: when a record is not of a framework, or the file of defects is not one.
     """
     parts = ["## Defects", _defects(defects)]
-    for block in blocks:
-        found = block.get("conformance") or {}
-        path = shipped(str(found.get("target")))
-        if path is None:
-            raise FrameworksError(f"no record of a run on a framework: {found.get('target')!r}")
+    for record in records:
+        found = record.conformance
+        path = shipped(found.target) if found else None
+        if found is None or path is None:
+            target = found.target if found else None
+            raise FrameworksError(f"no record of a run on a framework: {target!r}")
         try:
-            parts += _framework(block, found, read_known_failures(path))
+            parts += _framework(record, found, read_known_failures(path))
         except KnownFailuresError as error:
             raise FrameworksError(str(error)) from None
     return "\n\n".join(parts)
@@ -86,14 +88,11 @@ def _reported(link: str) -> str:
     return f" (the same in [{where}]({link}))" if link else ""
 
 
-def _framework(
-    block: Mapping[str, Any], found: Mapping[str, Any], known: KnownFailures
-) -> list[str]:
-    name, version = found["target"], found["version"]
+def _framework(record: Record, found: Conformance, known: KnownFailures) -> list[str]:
+    name, version = found.target, found.version
     adapter = importlib.import_module(f"precision_lib.targets.adapters.{name}").FRAMEWORK
     kinds = {test: entry.kind for test, entry in known.by_test().items()}
-    context = block["context"]
-    where = f"torch {context['versions']['torch']}, {context['device']['name']}"
+    where = f"torch {record.context.versions['torch']}, {record.context.device_name}"
     listed = "" if known.version == version else f", list of failures of {known.version}"
     absent = [f"`{f}` ({adapter.not_offered[f]})" for f in INTERFACE if f in adapter.not_offered]
     parts = [
@@ -101,52 +100,51 @@ def _framework(
         f"{where}{listed}. "
         + (f"Not offered: {'; '.join(absent)}." if absent else "All nine functions are offered."),
         _counts(found, adapter.offered, kinds),
-        _consequences(found.get("consequences") or {}),
+        _consequences(found),
         _causes(found, known),
     ]
     return [part for part in parts if part]
 
 
-def _counts(found: Mapping[str, Any], offered: Mapping[str, str], kinds: Mapping[str, str]) -> str:
+def _counts(found: Conformance, offered: Mapping[str, str], kinds: Mapping[str, str]) -> str:
     """One row a function: what is called, checks passed, failures by kind, worst by format."""
     shown = [kind for kind in KINDS if kind != "unexplained" or _unexplained(found, kinds)]
     rows = []
-    for function, counts in found["functions"].items():
-        by_kind = Counter(kinds.get(test, "unexplained") for test in counts["failed"])
-        passed = counts["tests"] - len(counts["failed"])
+    for function, counts in found.functions.items():
+        by_kind = Counter(kinds.get(test, "unexplained") for test in counts.failed)
+        passed = counts.tests - len(counts.failed)
         rows.append(
             [
                 f"`{function}`: {offered[function]}",
-                f"{passed} of {counts['tests']}",
+                f"{passed} of {counts.tests}",
                 *(str(by_kind[kind]) for kind in shown),
-                *(_worst(counts["by_format"].get(fmt, 0.0)) for fmt in FORMATS),
+                *(_worst(counts.by_format.get(fmt, 0.0)) for fmt in FORMATS),
             ]
         )
     heads = ("function", "passed", *shown, *(f"error/limit {fmt}" for fmt in FORMATS))
     return table(heads, rows)
 
 
-def _unexplained(found: Mapping[str, Any], kinds: Mapping[str, str]) -> bool:
-    return any(kinds.get(test, "unexplained") == "unexplained" for test in found["failures"])
+def _unexplained(found: Conformance, kinds: Mapping[str, str]) -> bool:
+    return any(kinds.get(test, "unexplained") == "unexplained" for test in found.failures)
 
 
-def _worst(value: Any) -> str:
-    number = float(value)
-    return f"{number:.2g}" if math.isfinite(number) and number < 1e300 else "not finite"
+def _worst(value: float) -> str:
+    return f"{value:.2g}" if math.isfinite(value) and value < 1e300 else "not finite"
 
 
-def _consequences(consequences: Mapping[str, Mapping[str, Any]]) -> str:
+def _consequences(found: Conformance) -> str:
     rows = [
         [f"`{function}`", *(sentence(formats.get(fmt, {})) for fmt in ("fp32", "bf16"))]
-        for function, formats in consequences.items()
+        for function, formats in found.consequences.items()
     ]
     heads = ("on an ordinary batch", "FP32 input", "bf16 input")
     return table(heads, rows, numbers=False) if rows else ""
 
 
-def _causes(found: Mapping[str, Any], known: KnownFailures) -> str:
+def _causes(found: Conformance, known: KnownFailures) -> str:
     """Why checks fail, cause by cause; one that did not fail in this run is not counted."""
-    failed = set(found["failures"])
+    failed = set(found.failures)
     counted = Counter(
         (e.kind, e.reason, e.consequence, e.link) for e in known.known if e.test in failed
     )
@@ -164,8 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables or put them between a document's markers."""
     options = _parser().parse_args(arguments)
     try:
-        blocks = [load_record(path)["precision"] for path in options.records]
-        text = frameworks(blocks, options.defects)
+        records = [load_record(path) for path in options.records]
+        text = frameworks(records, options.defects)
         if options.into is not None:
             write_between(options.into, "frameworks", text)
     except (FrameworksError, MarkerError, RecordError, OSError) as error:

@@ -7,22 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.exit_codes import OK, USAGE
-from precision_lib.jsonio import parse_json
-from precision_lib.phases.sweep import load_sweep_record
+from precision_lib.record.files import load_calibration, load_self_test, load_sweep
 from tools.documents import MarkerError, write_between
 from tools.gate_tables import calibration_table, self_test_tables
 from tools.training_tables import training_tables
 
-
-def _plain(path: Path) -> Any:
-    return parse_json(path.read_text(encoding="utf-8"))
-
-
 #: Name of the markers to (how the record is read, its tables).
 KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], str]]] = {
-    "training": (load_sweep_record, training_tables),
-    "calibration": (_plain, calibration_table),
-    "self-test": (_plain, self_test_tables),
+    "training": (load_sweep, training_tables),
+    "calibration": (load_calibration, calibration_table),
+    "self-test": (load_self_test, self_test_tables),
 }
 
 

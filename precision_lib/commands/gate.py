@@ -35,9 +35,9 @@ def add_gate(commands: Any) -> None:
 
 
 def _gate(options: argparse.Namespace) -> int:
+    from precision_lib.compare.baseline import BaselineError
     from precision_lib.phases import gate as phase
-    from precision_lib.records.baseline import BaselineError
-    from precision_lib.records.record import RecordError
+    from precision_lib.record.files import RecordError
     from precision_lib.reporting.gate import gate_lines
 
     try:
@@ -50,20 +50,19 @@ def _gate(options: argparse.Namespace) -> int:
             return OK
         if options.baseline is None:
             raise UsageError("give --baseline FILE, --update-baseline or --compare EARLIER.json")
-        block, code = phase.run_gate(options.report, options.baseline, options.markdown)
+        record, code = phase.run_gate(options.report, options.baseline, options.markdown)
     except (BaselineError, RecordError, OSError) as error:
         raise UsageError(str(error)) from None
-    print_lines(gate_lines(block))
+    print_lines(gate_lines(record))
     return code
 
 
 def _compared(report: Path, earlier: Path) -> list[Line]:
     """Lines about what changed from one record to a later one."""
-    from precision_lib.records.record import load_record
+    from precision_lib.record.files import load_record
     from precision_lib.reporting.comparison import comparison_lines
 
-    blocks = [load_record(path)["precision"] for path in (earlier, report)]
-    return comparison_lines(*blocks)
+    return comparison_lines(load_record(earlier), load_record(report))
 
 
 def add_calibrate(commands: Any) -> None:
@@ -85,10 +84,10 @@ def add_calibrate(commands: Any) -> None:
 def _calibrate(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from precision_lib.compare.baseline import load_baseline
     from precision_lib.jsonio import check_writable
     from precision_lib.matrix import all_configurations
     from precision_lib.phases import calibrate as phase
-    from precision_lib.records.baseline import load_baseline
     from precision_lib.reporting.calibration import calibration_lines
 
     try:

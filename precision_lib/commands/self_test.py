@@ -57,5 +57,5 @@ def _self_test(options: argparse.Namespace) -> int:
         clean = clean_runs.false_alarms(seeds, directory)
     path = phase.write_self_test(options.output_dir, faults, clean)
     print_lines([*self_test_lines(faults, clean), (f"record: {path}", "")])
-    wrong = any(fault["outcome"] in (phase.MISSED, phase.FALSE_ALARM) for fault in faults)
-    return REGRESSION if wrong or (clean and clean["false_alarms"]) else OK
+    wrong = any(fault.outcome in (phase.MISSED, phase.FALSE_ALARM) for fault in faults)
+    return REGRESSION if wrong or (clean and clean.false_alarms) else OK

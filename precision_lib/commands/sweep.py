@@ -71,11 +71,11 @@ def _sweep(options: argparse.Namespace) -> int:
         interrupted = stop()
     print("\n".join(text for text, _ in sweep_lines(record)))  # noqa: T201
     print(f"record: {record_path(plan)}")  # noqa: T201
-    if interrupted and not record["complete"]:
+    if interrupted and not record.complete:
         return fail(INTERNAL, f"stopped by {interrupted}; continue with --resume")
-    if record["failed"]:
-        return fail(INTERNAL, f"{len(record['failed'])} cells failed; continue with --resume")
-    return OK if record["evidence"] else fail(INCONCLUSIVE, record["not_compared"])
+    if record.failed:
+        return fail(INTERNAL, f"{len(record.failed)} cells failed; continue with --resume")
+    return OK if record.evidence else fail(INCONCLUSIVE, record.not_compared)
 
 
 def _asked_for(options: argparse.Namespace) -> tuple[Any, Any]:

@@ -4,27 +4,29 @@ The main job is run again as it was, in other batch shapes and, on the CPU, with
 threads. The largest difference of a metric between the first run and any other is its noise floor.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from precision_lib.compare.baseline import Calibrated, load_baseline, summary_of, write_baseline
+from precision_lib.compare.cells import noise_floor
+from precision_lib.compare.directions import direction
+from precision_lib.compare.inconclusive import foreign_context
+from precision_lib.compare.power import POWER, smallest_regression
 from precision_lib.forensics.budget import budget
 from precision_lib.forensics.hypotheses import DECISIONS
-from precision_lib.jsonio import write_json
 from precision_lib.matrix import all_configurations
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.main_job import run_main_job
-from precision_lib.records.baseline import load_baseline, summary_of, write_baseline
-from precision_lib.records.cell_changes import noise_floor
-from precision_lib.records.directions import direction
-from precision_lib.records.inconclusive import foreign
-from precision_lib.records.power import POWER, smallest_regression
+from precision_lib.record.files import write_result
+from precision_lib.record.record import Record
+from precision_lib.record.self_test import Calibration
 from precision_lib.scoring.micro import batch_shapes_exchanged
 
-SCHEMA = 1
+#: Hypothesis, configuration and metric to a figure in the metric's unit.
+Figured = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -58,45 +60,40 @@ def calibrate(
     quick: bool = False,
     seed: int = 0,
     progress: Callable[[int], object] = lambda _: None,
-) -> dict[str, Any]:
+) -> Calibration:
     """Measure the noise floor of every metric and state the smallest regression that is found.
 
     Args:
         progress: called with 1 after each cell.
-
-    Returns:
-        ``floors`` and ``smallest`` by hypothesis, configuration and metric; ``values``; the
-        ``variations``, ``comparisons`` and the ``power``; ``context`` of the first run.
     """
     varied = variations(pipeline.policy.model.device.type)
     first = _run(pipeline, quick, seed, _AGAIN, progress)
     others = [_run(pipeline, quick, seed, variation, progress) for variation in varied]
     floors = _floors(first, others)
-    baseline = summary_of(first) | {"calibration": {"floors": floors}}
+    baseline = replace(summary_of(first), calibration=Calibrated(floors))
     gated = [
-        (cell["hypothesis"], cell["configuration"], name, metric)
-        for cell in first["cells"]
-        for name, metric in cell["metrics"].items()
-        if direction(cell["hypothesis"], name).scale
+        (*cell.key, name, metric)
+        for cell in first.cells
+        for name, metric in cell.metrics.items()
+        if direction(cell.hypothesis, name).scale
     ]
-    smallest: dict[str, Any] = {}
-    values: dict[str, Any] = {}
+    smallest: Figured = {}
+    values: Figured = {}
     for hypothesis, configuration, name, metric in gated:
         floor = noise_floor(hypothesis, configuration, name, first, baseline)
-        found = smallest_regression(metric, direction(hypothesis, name), len(gated), floor)
-        smallest.setdefault(hypothesis, {}).setdefault(configuration, {})[name] = found
-        values.setdefault(hypothesis, {}).setdefault(configuration, {})[name] = metric["value"]
-    return {
-        "schema": SCHEMA,
-        "context": first["context"],
-        "variations": [variation.name for variation in varied],
-        "power": POWER,
-        "comparisons": len(gated),
-        "thresholds": first["thresholds"],
-        "values": values,
-        "floors": floors,
-        "smallest": smallest,
-    }
+        reach = smallest_regression(metric, direction(hypothesis, name), len(gated), floor)
+        smallest.setdefault(hypothesis, {}).setdefault(configuration, {})[name] = reach
+        values.setdefault(hypothesis, {}).setdefault(configuration, {})[name] = metric.value
+    return Calibration(
+        context=first.context,
+        variations=tuple(variation.name for variation in varied),
+        power=POWER,
+        comparisons=len(gated),
+        thresholds=first.thresholds,
+        values=values,
+        floors=floors,
+        smallest=smallest,
+    )
 
 
 def variation_cells(configurations: int, device: str) -> int:
@@ -105,7 +102,7 @@ def variation_cells(configurations: int, device: str) -> int:
 
 
 def write_calibration(
-    result: dict[str, Any], output_dir: Path, baseline_file: Path | None = None
+    result: Calibration, output_dir: Path, baseline_file: Path | None = None
 ) -> Path:
     """Write ``calibration.json``, and the floors into a baseline of the same device class.
 
@@ -115,13 +112,14 @@ def write_calibration(
     """
     if baseline_file is not None:
         baseline = load_baseline(baseline_file)
-        apart = foreign({"context": result["context"], "cells": []}, baseline)
+        apart = foreign_context(result.context, baseline)
         if apart:
             raise ValueError(f"{baseline_file}: {'; '.join(apart)}: this noise says nothing of it")
-        kept = {key: result[key] for key in ("variations", "floors")}
-        write_baseline(baseline_file, baseline | {"calibration": kept})
-    write_json(output_dir / "calibration.json", result)
-    return output_dir / "calibration.json"
+        kept = Calibrated(result.floors, result.variations)
+        write_baseline(baseline_file, replace(baseline, calibration=kept))
+    path = output_dir / "calibration.json"
+    write_result(path, result, "calibration")
+    return path
 
 
 def _run(
@@ -130,8 +128,8 @@ def _run(
     seed: int,
     variation: Variation,
     progress: Callable[[int], object],
-) -> dict[str, Any]:
-    """The ``precision`` block of one run of the main job."""
+) -> Record:
+    """The record of one run of the main job."""
     shapes = batch_shapes_exchanged() if variation.other_shapes else nullcontext()
     with TemporaryDirectory() as scratch, _threads(variation.threads), shapes:
         recorder = run_main_job(
@@ -142,7 +140,7 @@ def _run(
             budget_name="quick" if quick else "whole",
             progress=progress,
         )
-        return recorder.block()
+        return recorder.record()
 
 
 @contextmanager
@@ -157,18 +155,18 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _floors(first: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+def _floors(first: Record, others: Sequence[Record]) -> Figured:
     """Largest difference of each metric between the first run and any other.
 
     Of a damage metric also what its cell saw between two batch shapes. A critical magnitude that
     another run does not reach is not there, and has no difference.
     """
-    floors: dict[str, Any] = {}
-    for index, cell in enumerate(first["cells"]):
-        here = floors.setdefault(cell["hypothesis"], {}).setdefault(cell["configuration"], {})
-        for name, metric in cell["metrics"].items():
-            found = [other["cells"][index]["metrics"].get(name, metric) for other in others]
-            here[name] = max(abs(same["value"] - metric["value"]) for same in found)
-        damage = first["thresholds"][cell["hypothesis"]]["metric"]
-        here[damage] = max(here[damage], cell["evidence"]["batch_shift"])
+    floors: Figured = {}
+    for index, cell in enumerate(first.cells):
+        own = floors.setdefault(cell.hypothesis, {}).setdefault(cell.configuration, {})
+        for name, metric in cell.metrics.items():
+            same = [other.cells[index].metrics.get(name, metric) for other in others]
+            own[name] = max(abs(other.value - metric.value) for other in same)
+        damage = first.thresholds[cell.hypothesis].metric
+        own[damage] = max(own[damage], cell.evidence.batch_shift or 0.0)
     return floors

@@ -5,21 +5,24 @@ run is judged against the baseline of the first seed.
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from precision_lib.compare.baseline import Baseline, summary_of
+from precision_lib.compare.comparison import Comparison
+from precision_lib.compare.gate import judge
 from precision_lib.environment import set_environment
-from precision_lib.jsonio import write_json
-from precision_lib.records.baseline import summary_of
-from precision_lib.records.gate import judge
-from precision_lib.records.record import load_record
+from precision_lib.record.conformance import ConformanceCounts
+from precision_lib.record.evidence import Evidence
+from precision_lib.record.files import load_record, write_record
+from precision_lib.record.record import Record
+from precision_lib.record.self_test import CleanJudgements, CleanRuns
 
 #: Examples per conformance check of a clean run; a whole run draws 25.
 EXAMPLES = 3
-#: Of a cell's evidence, what the gate reads.
-_KEPT = ("golden_floor", "batch_shift", "true_kl", "observed_formats")
 #: The models of a worker process, loaded once.
 _MODELS: list[Any] = []
 
@@ -54,12 +57,12 @@ class _Measure:
         self.directory = directory
 
     def __call__(self, seed: int) -> int:
-        write_json(record_path(self.directory, seed), {"precision": clean_block(seed)})
+        write_record(record_path(self.directory, seed), clean_record(seed))
         return seed
 
 
-def clean_block(seed: int) -> dict[str, Any]:
-    """The ``precision`` block of one quick run of everything, without the evidence for readers."""
+def clean_record(seed: int) -> Record:
+    """One quick run of everything, with the evidence that the gate reads and no other."""
     import tempfile
 
     from precision_lib.forensics.budget import budget
@@ -78,13 +81,21 @@ def clean_block(seed: int) -> dict[str, Any]:
             budget_name="quick",
         )
     recorder.conformance = _conformance(seed)
-    block = recorder.block()
-    for cell in block["cells"]:
-        cell["evidence"] = {k: v for k, v in cell["evidence"].items() if k in _KEPT}
-    return block
+    record = recorder.record()
+    cells = (replace(cell, evidence=_kept(cell.evidence)) for cell in record.cells)
+    return replace(record, cells=tuple(cells))
 
 
-def _conformance(seed: int) -> Any:
+def _kept(evidence: Evidence) -> Evidence:
+    return Evidence(
+        true_kl=evidence.true_kl,
+        observed_formats=evidence.observed_formats,
+        golden_floor=evidence.golden_floor,
+        batch_shift=evidence.batch_shift,
+    )
+
+
+def _conformance(seed: int) -> ConformanceCounts:
     """Counts of all conformance checks of the built-in core, on examples of this seed."""
     from hypothesis import settings
 
@@ -92,7 +103,6 @@ def _conformance(seed: int) -> Any:
     from precision_lib.conformance.failure import ConformanceFailure
     from precision_lib.conformance.profiles import CI
     from precision_lib.conformance.runner import Outcome, run
-    from precision_lib.records.conformance import ConformanceCounts
     from precision_lib.targets import BUILT_IN, load_target
 
     target = load_target(BUILT_IN)
@@ -109,38 +119,31 @@ def _conformance(seed: int) -> Any:
     return counts
 
 
-def false_alarms(seeds: Sequence[int], directory: Path) -> dict[str, Any]:
-    """Judge every run against the first seed's, and each against the one before it.
-
-    Returns:
-        ``runs`` and ``comparisons`` judged, ``false_alarms`` (runs with a regression) with
-        ``alarms`` (their messages), ``worst_share_of_limit`` with ``worst_metric``; the same under
-        ``against_the_run_before``.
-    """
-    blocks = [load_record(record_path(directory, seed))["precision"] for seed in seeds]
-    first = summary_of(blocks[0])
-    against_first = _judged((block, first) for block in blocks[1:])
-    pairs = ((after, summary_of(before)) for before, after in pairwise(blocks))
-    return {
-        "baseline_seed": seeds[0],
-        "last_seed": seeds[-1],
-        "seeds": list(seeds[1:]),
-        **against_first,
-        "against_the_run_before": _judged(pairs),
-    }
+def false_alarms(seeds: Sequence[int], directory: Path) -> CleanRuns:
+    """Judge every run against the first seed's, and each against the one before it."""
+    records = [load_record(record_path(directory, seed)) for seed in seeds]
+    first = summary_of(records[0])
+    before = ((after, summary_of(earlier)) for earlier, after in pairwise(records))
+    return CleanRuns(
+        **vars(_judged((record, first) for record in records[1:])),
+        baseline_seed=seeds[0],
+        last_seed=seeds[-1],
+        seeds=tuple(seeds[1:]),
+        against_the_run_before=_judged(before),
+    )
 
 
-def _judged(pairs: Iterator[tuple[dict[str, Any], dict[str, Any]]]) -> dict[str, Any]:
-    judgements = [judge(block, baseline) for block, baseline in pairs]
-    if not judgements:
+def _judged(pairs: Iterable[tuple[Record, Baseline]]) -> CleanJudgements:
+    comparisons = [judge(record, baseline) for record, baseline in pairs]
+    if not comparisons:
         raise ValueError("nothing was compared: give at least two seeds")
-    share, metric = max(j.worst for j in judgements)
-    return {
-        "runs": len(judgements),
-        "comparisons": sum(j.compared for j in judgements),
-        "false_alarms": sum(bool(j.regressions) for j in judgements),
-        "not_compared": sum(bool(j.obstacles) for j in judgements),
-        "alarms": [c.message for j in judgements for c in j.regressions],
-        "worst_share_of_limit": share,
-        "worst_metric": metric,
-    }
+    total = sum(comparisons, start=Comparison())
+    return CleanJudgements(
+        runs=len(comparisons),
+        comparisons=total.compared,
+        false_alarms=sum(bool(c.worse) for c in comparisons),
+        not_compared=sum(bool(c.inconclusive) for c in comparisons),
+        alarms=tuple(change.message for change in total.worse),
+        worst_share_of_limit=total.worst.share_of_limit,
+        worst_metric=total.worst.metric,
+    )

@@ -4,26 +4,27 @@ The hazard. A run that was killed leaves the record of an earlier one behind, wh
 and about other code. So the cells that were measured since are looked at first.
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from precision_lib.jsonio import write_text
-from precision_lib.records.baseline import (
+from precision_lib.compare.baseline import (
     BaselineError,
     baseline_of,
     baseline_path,
     load_baseline,
     write_baseline,
 )
-from precision_lib.records.gate import Judgement, judge
-from precision_lib.records.record import RecordError, load_record, unfinished_run
+from precision_lib.compare.comparison import Comparison
+from precision_lib.compare.gate import judge
+from precision_lib.jsonio import write_text
+from precision_lib.record.files import RecordError, load_record
+from precision_lib.record.record import Record, nothing_measured
+from precision_lib.record.recorder import unfinished_run
 from precision_lib.reporting.gate import pull_request
 
 
-def run_gate(
-    report: Path, baseline_file: Path, markdown: Path | None = None
-) -> tuple[dict[str, Any], int]:
-    """The record's ``precision`` block with the gate's verdict in it, and the exit code.
+def run_gate(report: Path, baseline_file: Path, markdown: Path | None = None) -> tuple[Record, int]:
+    """The record with the gate's verdict in it, and the exit code.
 
     Args:
         markdown: where the summary for a pull request goes.
@@ -34,40 +35,31 @@ def run_gate(
     """
     baseline = load_baseline(baseline_file)
     unfinished = unfinished_run(report)
+    comparison = Comparison(inconclusive=(unfinished,) if unfinished else ())
     if unfinished and not report.is_file():
-        block: dict[str, Any] = {"cells": [], "expected": [], "context": {}, "planted_fault": None}
-        judgement = Judgement((), (), (unfinished,), 0)
+        record = nothing_measured()
     else:
         record = load_record(report)
-        block = record["precision"]
-        judgement = judge(block, baseline)
-        more = [*([unfinished] if unfinished else []), *distrust(record, judgement)]
-        judgement = judgement.with_obstacles(more)
-    block = block | {
-        "regressions": [c.as_json() for c in judgement.regressions],
-        "gate": {"baseline": str(baseline_file), **judgement.as_json()},
-    }
+        judged = judge(record, baseline)
+        comparison += Comparison(inconclusive=distrust(record, judged)) + judged
+    record = replace(record, regressions=comparison.worse, gate=comparison.gate(str(baseline_file)))
     if markdown is not None:
-        write_text(markdown, pull_request(block))
-    return block, judgement.exit_code
+        write_text(markdown, pull_request(record))
+    return record, comparison.exit_code
 
 
-def failed_tests(record: dict[str, Any]) -> list[str]:
+def failed_tests(record: Record) -> list[str]:
     """Tests of the run that failed for another reason than the gate itself."""
-    return [
-        test["nodeid"]
-        for test in record.get("tests", [])
-        if test["outcome"] in ("failed", "error") and "test_regressions.py" not in test["nodeid"]
-    ]
+    return [name for name in record.failed_tests if "test_regressions.py" not in name]
 
 
-def distrust(record: dict[str, Any], judgement: Judgement) -> list[str]:
+def distrust(record: Record, comparison: Comparison) -> tuple[str, ...]:
     """A sentence when tests failed and no regression says why."""
     failed = failed_tests(record)
-    if not failed or judgement.regressions:
-        return []
+    if not failed or comparison.worse:
+        return ()
     more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-    return [f"the measurement cannot be trusted: {failed[0]}{more} failed"]
+    return (f"the measurement cannot be trusted: {failed[0]}{more} failed",)
 
 
 def update_baseline(report: Path, file: Path | None = None) -> Path:
@@ -87,7 +79,6 @@ def update_baseline(report: Path, file: Path | None = None) -> Path:
     failed = failed_tests(record)
     if failed:
         raise BaselineError(f"{failed[0]} of {report} failed: make no baseline of it")
-    block = record["precision"]
-    path = file or baseline_path(block)
-    write_baseline(path, baseline_of(block))
+    path = file or baseline_path(record)
+    write_baseline(path, baseline_of(record))
     return path

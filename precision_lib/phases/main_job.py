@@ -19,9 +19,9 @@ from precision_lib.forensics.verdicts import Cell
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.work import FREEZE
-from precision_lib.records.context import run_context
-from precision_lib.records.record import Recorder
-from precision_lib.records.resume import continue_run, origin_of, say_origin
+from precision_lib.record.context import run_context
+from precision_lib.record.recorder import Recorder
+from precision_lib.record.resume import continue_run, origin_of, say_origin
 
 
 @dataclass

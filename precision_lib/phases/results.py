@@ -6,26 +6,19 @@ file's name.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from precision_lib.jsonio import load_object, write_bytes
-from precision_lib.phases.sweep import RECORD, load_sweep_record
-from precision_lib.records.record import load_record
+from precision_lib.jsonio import write_bytes
+from precision_lib.phases.sweep import RECORD
+from precision_lib.record.files import load_record, load_self_test, load_sweep
 from precision_lib.reporting import benchmarks
 from precision_lib.reporting.page import PAGE, page
 from precision_lib.reporting.plots.appearance import rendered
-from precision_lib.reporting.reproduction import plain
+from precision_lib.reporting.reproduction import MEASURE, plain
 from precision_lib.reporting.results import Results, ResultsError
 from precision_lib.reporting.sections import sections
 
-#: Where each file is looked for, below the results directory.
-PLACES = {
-    "report": ("report.json",),
-    "sweep": (RECORD, f"sweep/{RECORD}"),
-    "benchmarks": ("benchmarks.json",),
-    "self_test": ("self_test.json",),
-}
-SELF_TEST_SCHEMA = 1
+T = TypeVar("T")
 
 
 def load_results(directory: Path) -> Results:
@@ -34,49 +27,33 @@ def load_results(directory: Path) -> Results:
     Raises:
         ResultsError: it holds nothing of it, or a file is damaged or of something else.
     """
-    found: dict[str, Any] = {}
-    for kind, places in PLACES.items():
-        path = next((directory / p for p in places if (directory / p).exists()), None)
-        if path is not None:
-            found[kind] = _read(_READERS[kind], path)
-            if path == directory / RECORD:
-                found["sweep_below"] = ""
-    name = shown(directory)
-    if not found:
-        looked = ", ".join(places[-1] for places in PLACES.values())
-        made = "\n".join(f"  {plain(Results(name), kind)}" for kind in PLACES)
+    here, below = directory / RECORD, directory / "sweep" / RECORD
+    results = Results(
+        shown(directory),
+        report=_read(load_record, directory / "report.json"),
+        sweep=_read(load_sweep, here if here.exists() else below),
+        benchmarks=_read(benchmarks.load_results, directory / "benchmarks.json"),
+        self_test=_read(load_self_test, directory / "self_test.json"),
+        sweep_below="" if here.exists() else "/sweep",
+    )
+    if not (results.report or results.sweep or results.benchmarks or results.self_test):
+        looked = f"report.json, sweep/{RECORD}, benchmarks.json, self_test.json"
+        made = "\n".join(f"  {plain(results, kind)}" for kind in MEASURE)
         raise ResultsError(f"{directory} holds none of {looked}; these commands make them:\n{made}")
-    return Results(name, **found)
+    return results
+
+
+def _read(reader: Callable[[Path], T], path: Path) -> T | None:
+    """The content of a file, None where it does not exist."""
+    try:
+        return reader(path) if path.exists() else None
+    except (ValueError, benchmarks.ResultsError) as error:
+        raise ResultsError(str(error)) from None
 
 
 def shown(directory: Path) -> str:
     """How a page calls a directory: as it was given, but no machine's absolute path."""
     return directory.name if directory.is_absolute() else directory.as_posix()
-
-
-def _read(reader: Callable[[Path], dict[str, Any]], path: Path) -> dict[str, Any]:
-    try:
-        return reader(path)
-    except (ValueError, benchmarks.ResultsError) as error:
-        raise ResultsError(str(error)) from None
-
-
-def load_self_test(path: Path) -> dict[str, Any]:
-    """Read a ``self_test.json`` and check that it is one.
-
-    Raises:
-        ValueError: unreadable, truncated, of something else; the message says what to do.
-    """
-    how = "`precision-forensics self-test` writes one"
-    return load_object(path, SELF_TEST_SCHEMA, "a self-test", how)
-
-
-_READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "report": load_record,
-    "sweep": load_sweep_record,
-    "benchmarks": benchmarks.load_results,
-    "self_test": load_self_test,
-}
 
 
 def analyse(results: Results, output: Path) -> list[Path]:

@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from precision_lib.compare.baseline import baseline_of, write_baseline
 from precision_lib.faults import FAULTS, Fault, wrong_core
-from precision_lib.jsonio import write_json
-from precision_lib.records.baseline import baseline_of, write_baseline
-from precision_lib.records.changes import LARGEST, times_the_limit
-from precision_lib.records.context import run_context
-from precision_lib.records.record import load_record
+from precision_lib.record.changes import LARGEST
+from precision_lib.record.codec import decode
+from precision_lib.record.context import Context, run_context
+from precision_lib.record.files import load_record, write_result
+from precision_lib.record.self_test import Catch, CleanRuns, FaultOutcome, SelfTest
 from precision_lib.targets import INTERFACE
 
-SCHEMA = 1
 CAUGHT, MISSED = "caught", "missed"
 TOO_SMALL, FALSE_ALARM = "below the noise floor", "false alarm"
 TIMES = "times the limit"
@@ -37,8 +37,8 @@ class SelfTestError(ValueError):
 
 
 def plant_faults(
-    names: Sequence[str], output_dir: Path, say: Callable[[dict[str, Any]], object] = lambda _: None
-) -> list[dict[str, Any]]:
+    names: Sequence[str], output_dir: Path, say: Callable[[FaultOutcome], object] = lambda _: None
+) -> list[FaultOutcome]:
     """Plant the named faults one after the other; what became of each.
 
     Args:
@@ -74,7 +74,7 @@ def file_of(fault: Fault) -> str:
     return fault.measured_in or fault.caught_in_pipeline.split("::")[0]
 
 
-def in_a_core(fault: Fault) -> list[dict[str, Any]]:
+def in_a_core(fault: Fault) -> list[Catch]:
     """The conformance check that catches a core with this fault: the named one, else another."""
     from precision_lib.conformance.checks import checks
 
@@ -83,7 +83,7 @@ def in_a_core(fault: Fault) -> list[dict[str, Any]]:
         margin = _margin(check, fault)
         if margin is not None:
             size = math.inf if margin >= LARGEST else margin or None
-            return [{"by": check.name, "margin": size, "unit": TIMES}]
+            return [Catch(check.name, size, TIMES)]
     return []
 
 
@@ -105,7 +105,7 @@ def _margin(check: Any, fault: Fault) -> float | None:
 
 def planted(
     fault: Fault, baseline: Path | None, output_dir: Path
-) -> tuple[list[dict[str, Any]], str | None]:
+) -> tuple[list[Catch], str | None]:
     """Who catches a fault that is planted in a process of the pipeline's tests.
 
     Returns:
@@ -120,37 +120,31 @@ def planted(
     if not record.is_file():  # nothing could be measured
         if code != 1:
             raise SelfTestError(f"{fault.name} ended with exit code {code}:\n{text}")
-        return [{"by": f"{file_of(fault)}: no test could run", "margin": None, "unit": ""}], None
-    report = load_record(record)
-    failed = [t["nodeid"] for t in report["tests"] if t["outcome"] in ("failed", "error")]
-    tests = dict.fromkeys(_short(name) for name in failed if _REGRESSIONS not in name)
-    by: list[dict[str, Any]] = [{"by": name, "margin": None, "unit": ""} for name in tests]
-    worst = sorted(report["precision"]["regressions"], key=times_the_limit)[-1:]
-    by += [
-        {
-            "by": f"gate: {c['where']} {c['configuration']} {c['metric']}",
-            "margin": times if math.isfinite(times := times_the_limit(c)) else None,
-            "unit": TIMES,
-        }
-        for c in worst
-    ]
-    moved = report["precision"]["gate"].get("moved", {"share_of_limit": 0})
-    if by or not moved["share_of_limit"] > _NOTHING:
+        return [Catch(f"{file_of(fault)}: no test could run", None, "")], None
+    found = load_record(record)
+    tests = dict.fromkeys(_short(name) for name in found.failed_tests if _REGRESSIONS not in name)
+    by = [Catch(name, None, "") for name in tests]
+    for change in sorted(found.regressions, key=lambda c: c.times_the_limit)[-1:]:
+        times = change.times_the_limit
+        name = f"gate: {change.where} {change.configuration} {change.metric}"
+        by.append(Catch(name, times if math.isfinite(times) else None, TIMES))
+    if by or found.gate is None or not found.gate.moved.share_of_limit > _NOTHING:
         return by, None
-    return by, f"{1 / moved['share_of_limit']:.2g} times this size ({moved['metric']})"
+    moved = found.gate.moved
+    return by, f"{1 / moved.share_of_limit:.2g} times this size ({moved.metric})"
 
 
-def _outcome(fault: Fault, caught: list[dict[str, Any]], smallest: str | None) -> dict[str, Any]:
+def _outcome(fault: Fault, caught: list[Catch], smallest: str | None) -> FaultOutcome:
     hit, miss = (FALSE_ALARM, TOO_SMALL) if fault.harmless else (CAUGHT, MISSED)
-    return {
-        "name": fault.name,
-        "function": fault.function,
-        "meaning": fault.meaning,
-        "source": fault.source,
-        "outcome": hit if caught else miss,
-        "caught": caught,
-        "smallest_detectable": None if caught else smallest,
-    }
+    return FaultOutcome(
+        name=fault.name,
+        function=fault.function,
+        meaning=fault.meaning,
+        source=fault.source,
+        outcome=hit if caught else miss,
+        caught=tuple(caught),
+        smallest_detectable=None if caught else smallest,
+    )
 
 
 def _short(nodeid: str) -> str:
@@ -168,11 +162,11 @@ def _clean_baseline(file: str, output_dir: Path) -> Path | None:
     code, text = _pytest(file, record)
     if code != 0:
         raise SelfTestError(f"{file} is not green without a fault (exit code {code}):\n{text}")
-    block = load_record(record)["precision"]
-    if not block["cells"]:
+    measured = load_record(record)
+    if not measured.cells:
         return None
     baseline = output_dir / "planted" / f"baseline_{name}.json"
-    write_baseline(baseline, baseline_of(block))
+    write_baseline(baseline, baseline_of(measured))
     return baseline
 
 
@@ -195,18 +189,14 @@ def _pytest(file: str, record: Path, *arguments: str) -> tuple[int, str]:
 
 
 def write_self_test(
-    output_dir: Path, faults: list[dict[str, Any]], clean_runs: dict[str, Any] | None
+    output_dir: Path, faults: Sequence[FaultOutcome], clean_runs: CleanRuns | None
 ) -> Path:
     """Write ``self_test.json``; where it went.
 
     Args:
         clean_runs: of :func:`clean_runs.false_alarms`; None where they were not run.
     """
-    result = {
-        "schema": SCHEMA,
-        "context": run_context("cpu", 0),
-        "faults": faults,
-        "clean_runs": clean_runs,
-    }
-    write_json(output_dir / "self_test.json", result)
-    return output_dir / "self_test.json"
+    context = decode(Context, run_context("cpu", 0))
+    path = output_dir / "self_test.json"
+    write_result(path, SelfTest(context, tuple(faults), clean_runs), "self-test")
+    return path

@@ -14,8 +14,8 @@ from precision_lib.forensics.probe import ProbeSettings
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.placement import spread
-from precision_lib.records.context import run_context
-from precision_lib.records.record import Recorder
+from precision_lib.record.context import run_context
+from precision_lib.record.recorder import Recorder
 
 
 def run_probe(

@@ -8,23 +8,31 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from precision_lib.jsonio import check_writable, load_object, write_json
+from precision_lib.jsonio import check_writable, to_plain
 from precision_lib.models.loading import resolve_device
 from precision_lib.models.pipeline import load_pipeline
-from precision_lib.records.context import run_context
+from precision_lib.record.codec import Json, decode
+from precision_lib.record.context import Context, run_context
+from precision_lib.record.files import write_result
+from precision_lib.record.sweep import (
+    UNFINISHED,
+    ModelsUsed,
+    Run,
+    Sweep,
+    TrainingEvidence,
+    TrainingSettings,
+)
 from precision_lib.sweep.curves import RunCurves, run_curves
 from precision_lib.sweep.events import Event
-from precision_lib.sweep.evidence import Evidence, TooFewRunsError, weigh
+from precision_lib.sweep.evidence import TooFewRunsError, weigh
 from precision_lib.sweep.plan import PlanError, SweepCell, SweepPlan, check_same, ended
 from precision_lib.sweep.progress import Progress, steps_done
 from precision_lib.training.directory import alone, read_lines
 from precision_lib.trajectories.batches import check_fits
 
-SCHEMA = "precision-forensics/sweep/1"
 RECORD = "sweep.json"
 #: Figures of each step that the record keeps, so that curves can be drawn from it alone.
 CURVES = (
@@ -42,7 +50,7 @@ CURVES = (
 Executor = Callable[[list[SweepCell]], Iterable[Event]]
 
 
-def check_models(plan: SweepPlan, *, here: bool = True) -> dict[str, Any]:
+def check_models(plan: SweepPlan, *, here: bool = True) -> dict[str, Json]:
     """Load what every worker will load, once and on the CPU, so that it is refused here if at all.
 
     Args:
@@ -102,35 +110,32 @@ def load_runs(plan: SweepPlan) -> dict[tuple[str, int], RunCurves]:
     return runs
 
 
-def sweep_record(plan: SweepPlan, failed: dict[str, str]) -> dict[str, Any]:
-    """Everything that a sweep found, for the record: runs, curves, evidence, context.
-
-    ``evidence`` is null, and ``not_compared`` says why, where nothing could be compared.
-    """
+def sweep_record(plan: SweepPlan, failed: dict[str, str]) -> Sweep:
+    """Everything that a sweep found, for the record: runs, curves, evidence, context."""
     evidence, reason = evidence_of(plan)
-    return {
-        "schema": SCHEMA,
-        "complete": not missing_cells(plan),
-        "context": _context(plan),
-        "models": asdict(plan.models),
-        "settings": plan.cells[0].settings.identity,
-        "max_steps": plan.cells[0].settings.max_steps,
-        "matrix": {c.configuration.name: c.configuration.components for c in plan.cells},
-        "failed": failed,
-        "runs": [_run(plan, cell) for cell in plan.cells],
-        "evidence": evidence.as_json() if evidence else None,
-        "not_compared": reason,
-    }
+    settings = plan.cells[0].settings
+    return Sweep(
+        complete=not missing_cells(plan),
+        context=_context(plan),
+        models=ModelsUsed(**asdict(plan.models)),
+        settings=decode(TrainingSettings, to_plain(settings.identity)),
+        max_steps=settings.max_steps,
+        matrix={c.configuration.name: c.configuration.components for c in plan.cells},
+        failed=failed,
+        runs=tuple(_run(plan, cell) for cell in plan.cells),
+        evidence=evidence,
+        not_compared=reason,
+    )
 
 
-def _context(plan: SweepPlan) -> dict[str, Any]:
+def _context(plan: SweepPlan) -> Context:
     """Where it was trained: of the first run that ended; of this machine before that."""
     summaries = (ended(plan, cell) for cell in plan.cells)
     found = next((s.context for s in summaries if s is not None), None)
-    return found or run_context("cpu", plan.cells[0].settings.seed)
+    return decode(Context, found or run_context("cpu", plan.cells[0].settings.seed))
 
 
-def evidence_of(plan: SweepPlan) -> tuple[Evidence | None, str]:
+def evidence_of(plan: SweepPlan) -> tuple[TrainingEvidence | None, str]:
     """The evidence, or None and why there is none."""
     try:
         check_same(plan)
@@ -139,24 +144,18 @@ def evidence_of(plan: SweepPlan) -> tuple[Evidence | None, str]:
         return None, str(error)
 
 
-def _run(plan: SweepPlan, cell: SweepCell) -> dict[str, Any]:
+def _run(plan: SweepPlan, cell: SweepCell) -> Run:
     summary = ended(plan, cell)
-    run: dict[str, Any] = {
-        "configuration": cell.configuration.name,
-        "seed": cell.settings.seed,
-        "status": summary.status if summary else "unfinished",
-    }
     if summary is None:
-        return run
-    lines = read_lines(plan.run_directory(cell))
-    kept = asdict(summary)
-    for name in ("configuration", "seed", "status"):
-        kept.pop(name)
+        return Run(cell.configuration.name, cell.settings.seed, UNFINISHED)
+    kept = to_plain(asdict(summary))
     kept["commit"] = kept.pop("context").get("commit")  # a sweep that goes on may have several
-    return run | kept | {"curves": {n: [_short(line.get(n)) for line in lines] for n in CURVES}}
+    lines = read_lines(plan.run_directory(cell))
+    curves = {name: [_short(line.get(name)) for line in lines] for name in CURVES}
+    return decode(Run, kept | {"curves": curves})
 
 
-def _short(value: Any) -> Any:
+def _short(value: Json) -> Json:
     """Six digits are more than a curve shows, and a third of the bytes."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
@@ -165,11 +164,11 @@ def run_sweep(
     plan: SweepPlan,
     execute: Executor,
     *,
-    origin: Callable[[], dict[str, Any]] | None = None,
+    origin: Callable[[], dict[str, Json]] | None = None,
     fresh: bool = False,
     say: Callable[[str], None] = lambda _line: None,
-) -> dict[str, Any]:
-    """Run what is missing and write ``sweep.json`` in the plan's directory; its content.
+) -> Sweep:
+    """Run what is missing and write ``sweep.json`` in the plan's directory; what it holds.
 
     The record is written whatever happens, an interruption too, from what has ended by then.
 
@@ -198,20 +197,10 @@ def run_sweep(
             progress.watch(execute(missing))
         finally:
             record = sweep_record(plan, progress.failed)
-            write_json(record_path(plan), record)
+            write_result(record_path(plan), record, "sweep")
     return record
 
 
 def record_path(plan: SweepPlan) -> Path:
     """Where the sweep's record is."""
     return plan.directory / RECORD
-
-
-def load_sweep_record(path: Path) -> dict[str, Any]:
-    """Read a ``sweep.json`` and check that it is one.
-
-    Raises:
-        ValueError: missing, truncated, of another schema; the message says what to do.
-    """
-    how = "`precision-forensics sweep` and `pytest -m sweep` write one"
-    return load_object(path, SCHEMA, "a PPO sweep", how)

@@ -8,10 +8,10 @@ import re
 
 import pytest
 
+from precision_lib.compare import baseline as baselines
+from precision_lib.compare.gate import judge
 from precision_lib.jsonio import write_text
-from precision_lib.records import baseline as baselines
-from precision_lib.records.gate import judge
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 from precision_lib.reporting.gate import pull_request
 
 BASELINE = pytest.StashKey[baselines.Baseline]()
@@ -44,10 +44,10 @@ def judge_run(session: pytest.Session, recorder: Recorder) -> None:
     """Compare with the baseline, if there is one; 1 and 2 mean the same to pytest and the gate."""
     config = session.config
     if BASELINE in config.stash:
-        judgement = judge(recorder.block(), config.stash[BASELINE])
-        recorder.judgement = judgement, str(config.getoption("baseline"))
+        comparison = judge(recorder.record(), config.stash[BASELINE])
+        recorder.comparison = comparison, str(config.getoption("baseline"))
         if session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = judgement.exit_code
+            session.exitstatus = comparison.exit_code
 
 
 def write_files(session: pytest.Session, recorder: Recorder) -> None:
@@ -55,7 +55,7 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
     option, green = session.config.getoption, session.exitstatus == pytest.ExitCode.OK
     if option("markdown"):
         try:
-            write_text(option("markdown"), pull_request(recorder.block()))
+            write_text(option("markdown"), pull_request(recorder.record()))
         except OSError as error:
             refuse(session, f"--markdown: {error}")
     if not option("update_baseline"):
@@ -63,9 +63,9 @@ def write_files(session: pytest.Session, recorder: Recorder) -> None:
     try:
         if not green:
             raise baselines.BaselineError("tests failed: the baseline stays as it was")
-        block = recorder.block()
-        path = option("baseline") or baselines.baseline_path(block)
-        baselines.write_baseline(path, baselines.baseline_of(block))
+        record = recorder.record()
+        path = option("baseline") or baselines.baseline_path(record)
+        baselines.write_baseline(path, baselines.baseline_of(record))
         note(session, f"baseline: {path}")
     except (baselines.BaselineError, OSError) as error:
         refuse(session, f"--update-baseline: {error}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.verdicts import Cell
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 
 Keep = Callable[[Cell], None]
 

@@ -11,7 +11,8 @@ import pytest
 
 from precision_lib.jsonio import write_text
 from precision_lib.plugin import gating
-from precision_lib.records.record import Recorder
+from precision_lib.record.codec import encode
+from precision_lib.record.recorder import Recorder
 from precision_lib.targets.known_failures import (
     Known,
     KnownFailures,
@@ -68,7 +69,7 @@ def write_list(session: pytest.Session, recorder: Recorder) -> None:
         return
     try:
         old = read_known_failures(path) if path.exists() else KnownFailures()
-        new = refreshed(old, recorder.block()["conformance"])
+        new = refreshed(old, encode(recorder.conformance.counted()))
         write_text(path, as_toml(new))
     except (KnownFailuresError, OSError) as error:
         gating.refuse(session, f"--update-known-failures: {error}")

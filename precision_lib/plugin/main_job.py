@@ -11,7 +11,7 @@ import pytest
 
 from precision_lib.plugin.gating import swept
 from precision_lib.plugin.options import EMBEDDED
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.budget import Budget
@@ -44,7 +44,7 @@ def main_job(config: pytest.Config, recorder: Recorder) -> "MainJob":
     """
     if JOB not in config.stash:
         from precision_lib.phases.main_job import open_main_job
-        from precision_lib.records.resume import ResumeError
+        from precision_lib.record.resume import ResumeError
 
         option = config.getoption
         try:

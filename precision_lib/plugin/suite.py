@@ -19,7 +19,7 @@ from precision_lib import faults, matrix  # noqa: E402
 from precision_lib.jsonio import check_writable  # noqa: E402
 from precision_lib.plugin import gating, grouping, known, main_job, options  # noqa: E402
 from precision_lib.plugin.packaged import CONFORMANCE, FORENSICS, REGRESSIONS, SWEEP  # noqa: E402
-from precision_lib.records.record import Recorder  # noqa: E402
+from precision_lib.record.recorder import Recorder  # noqa: E402
 from precision_lib.reporting import gate, table  # noqa: E402
 
 if TYPE_CHECKING:
@@ -219,8 +219,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     report = getattr(getattr(config, "_json_report", None), "report", None)
     if report is not None:
         report["exitcode"] = int(session.exitstatus)
-        report.pop("root", None)  # a path of this machine
-        report.pop("environment", None)  # always empty with pytest-metadata >= 3; see context
     recorder.write(report)
     gating.write_files(session, recorder)
     known.write_list(session, recorder)
@@ -231,9 +229,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     recorder = config.stash.get(RECORDER, None)
     if recorder is None or not recorder.path.is_file():
         return
-    block = recorder.block()
-    lines = table.summary(block, details=config.option.verbose > 0)
-    judged = gate.gate_lines(block)
+    record = recorder.record()
+    lines = table.summary(record, details=config.option.verbose > 0)
+    judged = gate.gate_lines(record)
     lines += [("", ""), *judged] if lines and judged else judged
     if lines:
         terminalreporter.section("precision forensics")

@@ -1,13 +1,14 @@
 """Run a sweep for pytest: the same library functions as the command, and what came of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from tqdm import tqdm
 
 from precision_lib.phases.sweep import check_models, run_sweep
-from precision_lib.records.record import Recorder
+from precision_lib.record.codec import encode
+from precision_lib.record.recorder import Recorder
+from precision_lib.record.sweep import Run, Sweep
 from precision_lib.sweep.executors import LOCAL, Resources, executor
 from precision_lib.sweep.plan import SweepPlan
 from precision_lib.training.signals import stop_requests
@@ -15,25 +16,20 @@ from precision_lib.training.signals import stop_requests
 
 @dataclass(frozen=True)
 class Outcome:
-    """A sweep's record.
+    """What a sweep found."""
 
-    Attributes:
-        record: as ``sweep.json`` holds it.
-    """
-
-    record: dict[str, Any]
+    record: Sweep
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Sweep:
         """The record without the curves of its runs, which are large."""
-        runs = [{k: v for k, v in run.items() if k != "curves"} for run in self.record["runs"]]
-        return self.record | {"runs": runs}
+        runs = tuple(replace(run, curves={}) for run in self.record.runs)
+        return replace(self.record, runs=runs)
 
-    def run(self, cell_name: str) -> dict[str, Any]:
+    def run(self, cell_name: str) -> Run:
         """The run of a cell by its name, ``bf16_pure-seed-0``."""
-        runs = {f"{r['configuration']}-seed-{r['seed']}": r for r in self.record["runs"]}
-        found: dict[str, Any] = runs[cell_name]
-        return found
+        runs = {f"{run.configuration}-seed-{run.seed}": run for run in self.record.runs}
+        return runs[cell_name]
 
 
 def run(plan: SweepPlan, resources: Resources, recorder: Recorder, *, fresh: bool) -> Outcome:
@@ -48,8 +44,8 @@ def run(plan: SweepPlan, resources: Resources, recorder: Recorder, *, fresh: boo
     with stop_requests() as stop:
         execute = executor(plan, resources, stop)
         outcome = Outcome(run_sweep(plan, execute, origin=origin, fresh=fresh, say=tqdm.write))
-        recorder.context = outcome.record["context"]
+        recorder.context = encode(outcome.record.context)
         recorder.training = outcome.summary
-        if stop() and not outcome.record["complete"]:
+        if stop() and not outcome.record.complete:
             raise KeyboardInterrupt(f"{stop()}: run it again to go on where it stopped")
     return outcome

@@ -3,49 +3,45 @@
 A metric is named where it passes the limit that the gate would draw.
 """
 
-from collections.abc import Iterator
-from typing import Any
-
-from precision_lib.records.baseline import summary_of
-from precision_lib.records.changes import grouped
-from precision_lib.records.gate import compare
+from precision_lib.compare.baseline import summary_of
+from precision_lib.compare.gate import compare
+from precision_lib.record.changes import Change, grouped
+from precision_lib.record.context import Context, flattened
+from precision_lib.record.record import Record
 from precision_lib.reporting.styles import Line
 
 #: Parts of a context that are measured anew each time and say nothing about a difference.
 _LEFT_OUT = ("shards", "observed_formats")
 
 
-def comparison_lines(before: dict[str, Any], after: dict[str, Any]) -> list[Line]:
-    """Lines about two ``precision`` blocks, the earlier one first; at the end, what was left out.
+def comparison_lines(before: Record, after: Record) -> list[Line]:
+    """Lines about two records, the earlier one first; at the end, what was left out.
 
     Raises:
         BaselineError: the earlier one holds no measurement.
     """
-    baseline = summary_of(before)
-    found = compare(after, baseline)
-    worse = [c.as_json() for c in found.regressions]
-    better = [c.as_json() for c in found.improvements]
+    comparison = compare(after, summary_of(before))
     lines: list[Line] = [("context", "bold")]
-    lines += [(text, "") for text in _context(before["context"], after["context"])]
+    lines += [(text, "") for text in _context(before.context, after.context)]
     lines += [("", ""), ("verdicts", "bold"), *_or_same(_verdicts(before, after))]
-    heading = f"metrics beyond both intervals and the noise floor, of {found.compared}"
+    heading = f"metrics beyond both intervals and the noise floor, of {comparison.compared}"
     lines += [("", ""), (heading, "bold")]
-    shown = [(f"worse: {_message(c, n)}", "red") for c, n in grouped(worse)]
-    shown += [(f"better: {_message(c, n)}", "green") for c, n in grouped(better)]
-    lines += _or_same(shown)
-    return [*lines, *((text, "yellow") for text in found.obstacles)]
+    changes = [(f"worse: {_message(*c)}", "red") for c in grouped(comparison.worse)]
+    changes += [(f"better: {_message(*c)}", "green") for c in grouped(comparison.better)]
+    lines += _or_same(changes)
+    return [*lines, *((text, "yellow") for text in comparison.inconclusive)]
 
 
 def _or_same(lines: list[Line]) -> list[Line]:
     return lines or [("the same in both", "")]
 
 
-def _message(change: dict[str, Any], count: int) -> str:
-    return str(change["message"]) + (f" (and in {count - 1} more)" if count > 1 else "")
+def _message(change: Change, count: int) -> str:
+    return change.message + (f" (and in {count - 1} more)" if count > 1 else "")
 
 
-def _context(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    old, new = dict(_flat(before)), dict(_flat(after))
+def _context(before: Context, after: Context) -> list[str]:
+    old, new = (dict(flattened(context, _LEFT_OUT)) for context in (before, after))
     found = []
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
@@ -53,20 +49,11 @@ def _context(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return found or ["the same in both"]
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for key, inside in value.items():
-            if key not in _LEFT_OUT:
-                yield from _flat(inside, f"{name}.{key}" if name else key)
-    else:
-        yield name, str(value)
-
-
-def _verdicts(before: dict[str, Any], after: dict[str, Any]) -> list[Line]:
-    old = {(c["hypothesis"], c["configuration"]): c["verdict"] for c in before["cells"]}
-    old |= {(h["hypothesis"], "as a whole"): h["verdict"] for h in before["hypotheses"]}
-    new = {(c["hypothesis"], c["configuration"]): c["verdict"] for c in after["cells"]}
-    new |= {(h["hypothesis"], "as a whole"): h["verdict"] for h in after["hypotheses"]}
+def _verdicts(before: Record, after: Record) -> list[Line]:
+    old, new = (
+        r.verdicts | {(h.hypothesis, "as a whole"): h.verdict for h in r.hypotheses}
+        for r in (before, after)
+    )
     return [
         (f"{h} {c}: {old[h, c]} -> {verdict}", "yellow")
         for (h, c), verdict in new.items()

@@ -1,7 +1,7 @@
 """Consequences of a core's errors in words, for the terminal and for documents."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
 #: Metric to its words; the figure goes where the braces are.
 WORDS = {
@@ -25,7 +25,7 @@ _NOTHING = ("0", "0 %", "below 0.001 %")
 _PLAIN = ("gradient_cosine", "largest_for_equal_rewards")
 
 
-def sentence(figures: Mapping[str, Any]) -> str:
+def sentence(figures: Mapping[str, float | str]) -> str:
     """What is not as it should be, in one line; "none" where everything is."""
     if "raised" in figures:
         return str(figures["raised"]).partition("\n")[0][:120]
@@ -37,10 +37,10 @@ def sentence(figures: Mapping[str, Any]) -> str:
     return "; ".join(said) or "none"
 
 
-def _figure(name: str, value: Any) -> str:
+def _figure(name: str, value: float | str) -> str:
     """A share as per cent, a cosine by its distance from 1; a name (``nan``) as it is."""
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str) or not math.isfinite(value):
+        return str(value)
     if name in _PLAIN:
         near = name == "gradient_cosine" and abs(value - 1) < 5e-6
         return "1" if near else f"{value:.3g}" if name != "gradient_cosine" else f"{value:.5f}"

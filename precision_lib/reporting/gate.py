@@ -3,10 +3,10 @@
 Verdict, number of comparisons and every regression stand at the end, and in one screen of Markdown.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
-from precision_lib.records.changes import grouped
-from precision_lib.reporting.commits import commit_of
+from precision_lib.record.changes import Change, Gate, grouped
+from precision_lib.record.record import Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.styles import Line
 from precision_lib.reporting.table import matrix_table
@@ -16,38 +16,38 @@ _STYLE = {"no regression": "green", "regression": "red", "inconclusive": "yellow
 _MOST = 10
 
 
-def gate_lines(block: dict[str, Any]) -> list[Line]:
+def gate_lines(record: Record) -> list[Line]:
     """Lines of the gate's verdict; none where no baseline was given."""
-    gate = block.get("gate")
-    if not gate:
+    gate = record.gate
+    if gate is None:
         return []
-    heading = f"gate: {gate['verdict']}, {gate['compared']} comparisons with {gate['baseline']}"
-    lines: list[Line] = [(heading, _STYLE[gate["verdict"]])]
-    lines += [(f"REGRESSION {text}", "red") for text in _messages(block["regressions"])]
-    lines += [(f"inconclusive: {text}", "yellow") for text in _first(gate["obstacles"])]
-    better = _messages(gate["improvements"])
+    heading = f"gate: {gate.verdict}, {gate.compared} comparisons with {gate.baseline}"
+    lines: list[Line] = [(heading, _STYLE[gate.verdict])]
+    lines += [(f"REGRESSION {text}", "red") for text in _messages(record.regressions)]
+    lines += [(f"inconclusive: {text}", "yellow") for text in _first(gate.obstacles)]
+    better = _messages(gate.improvements)
     lines += [(f"improved {text}", "green") for text in better[:_MOST]]
     if len(better) > _MOST:
         lines.append((f"and {len(better) - _MOST} more improvements", "green"))
     if better:
         lines.append(("--update-baseline holds on to what has improved", ""))
-    if gate["blind"]:
-        shown = ", ".join(gate["blind"][:3]) + (", ..." if len(gate["blind"]) > 3 else "")
-        text = f"{len(gate['blind'])} metrics scatter too much to ever turn red: {shown}"
+    if gate.blind:
+        shown = ", ".join(gate.blind[:3]) + (", ..." if len(gate.blind) > 3 else "")
+        text = f"{len(gate.blind)} metrics scatter too much to ever turn red: {shown}"
         lines.append((text, ""))
-    worst = gate["worst"]
-    if gate["verdict"] == "no regression" and worst["share_of_limit"] > 0:
-        share = f"{worst['share_of_limit']:.0%}"
-        lines.append((f"nearest to its limit: {worst['metric']}, at {share} of what it may", ""))
+    worst = gate.worst
+    if gate.verdict == "no regression" and worst.share_of_limit > 0:
+        share = f"{worst.share_of_limit:.0%}"
+        lines.append((f"nearest to its limit: {worst.metric}, at {share} of what it may", ""))
     return lines
 
 
-def _messages(changes: list[dict[str, Any]]) -> list[str]:
+def _messages(changes: Sequence[Change]) -> list[str]:
     """One line per metric; the same one in other configurations is counted."""
-    return [c["message"] + _others(count) for c, count in grouped(changes)]
+    return [c.message + _others(count) for c, count in grouped(changes)]
 
 
-def _first(sentences: list[str]) -> list[str]:
+def _first(sentences: Sequence[str]) -> list[str]:
     """A screen of them: fewer elements than before can be said of every metric of a run."""
     more = len(sentences) - _MOST
     return [*sentences[:_MOST], *([f"and {more} more, see the record"] if more > 0 else [])]
@@ -59,40 +59,41 @@ def _others(count: int) -> str:
     return f" (and in {count - 1} more configuration{'s' if count > 2 else ''})"
 
 
-def pull_request(block: dict[str, Any]) -> str:
+def pull_request(record: Record) -> str:
     """One screen of Markdown: verdict, regressions, what could not be compared, the matrix."""
-    gate = block.get("gate") or {}
-    verdict = gate.get("verdict", "no baseline was given")
-    parts = [f"### Precision: {verdict}", _counts(block, gate)]
-    if block["planted_fault"]:
-        parts.append(f"**{block['planted_fault']} was planted: nothing here is a measurement.**")
-    if block["regressions"]:
-        parts.append(_changes(block["regressions"]))
-    parts.append("\n".join(f"- inconclusive: {text}" for text in _first(gate.get("obstacles", []))))
-    if gate.get("improvements"):
-        parts.append(_folded("improvements", _changes(gate["improvements"])))
-    lines = "\n".join(text for text, _ in matrix_table(block))
+    gate = record.gate
+    verdict = gate.verdict if gate else "no baseline was given"
+    parts = [f"### Precision: {verdict}", _counts(record, gate)]
+    if record.planted_fault:
+        parts.append(f"**{record.planted_fault} was planted: nothing here is a measurement.**")
+    if record.regressions:
+        parts.append(_changes(record.regressions))
+    if gate is not None:
+        parts.append("\n".join(f"- inconclusive: {text}" for text in _first(gate.obstacles)))
+    if gate is not None and gate.improvements:
+        parts.append(_folded("improvements", _changes(gate.improvements)))
+    lines = "\n".join(text for text, _ in matrix_table(record))
     if lines:
         parts.append(_folded("damage and verdict of every cell", f"```\n{lines}\n```"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _counts(block: dict[str, Any], gate: dict[str, Any]) -> str:
-    text = f"{len(block['cells'])} of {len(block.get('expected', []))} cells measured"
-    if gate:
-        text += f", {gate['compared']} comparisons with `{gate['baseline']}`"
-    return f"{text}, commit {commit_of(block['context'], 10)}."
+def _counts(record: Record, gate: Gate | None) -> str:
+    text = f"{len(record.cells)} of {len(record.expected)} cells measured"
+    if gate is not None:
+        text += f", {gate.compared} comparisons with `{gate.baseline}`"
+    return f"{text}, commit {record.context.commit_digits(10)}."
 
 
-def _changes(changes: list[dict[str, Any]]) -> str:
+def _changes(changes: Sequence[Change]) -> str:
     found = grouped(changes)
     rows = [
         (
-            f"{c['where']} {c['configuration']}{_others(count)}".strip(),
-            c["component"],
-            f"`{c['metric']}`",
-            *(_number(c[name]) for name in ("before", "after", "limit")),
-            c["unit"],
+            f"{c.where} {c.configuration}{_others(count)}".strip(),
+            c.component,
+            f"`{c.metric}`",
+            *(_number(value) for value in (c.before, c.after, c.limit)),
+            c.unit,
         )
         for c, count in found[:_MOST]
     ]

@@ -3,14 +3,16 @@
 What is wrong (half a run, a planted fault) stands above everything that the record says.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
 
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE
-from precision_lib.reporting.commits import commit_of
-from precision_lib.reporting.plots.cells import number, shown
+from precision_lib.record.codec import encode
+from precision_lib.record.context import Context
+from precision_lib.record.record import Record
+from precision_lib.record.self_test import SelfTest
+from precision_lib.record.sweep import Sweep
+from precision_lib.reporting.numbers import DASH, shown
 from precision_lib.reporting.plots.faults import BAD
 from precision_lib.reporting.plots.picture import Table
 from precision_lib.reporting.results import Results
@@ -18,105 +20,79 @@ from precision_lib.reporting.section import Section, checked, command_of
 
 
 def alarms(results: Results) -> list[str]:
-    """What a reader has to know before anything else, in big words; none when all is in order.
-
-    Raises:
-        ResultsError: a file lacks what this version shows.
-    """
-    found: list[str] = []
-    if results.report:
-        block = results.report["precision"]
-        found += checked(results, "report", lambda: _record_alarms(block))
-    if sweep := results.sweep:
-        found += checked(results, "sweep", lambda: _sweep_alarms(sweep))
-    if self_test := results.self_test:
-        found += checked(results, "self_test", lambda: _fault_alarms(self_test))
-    return found
+    """What a reader has to know before anything else, in big words; none when all is in order."""
+    return [
+        *(_record_alarms(results.report) if results.report else ()),
+        *(_sweep_alarms(results.sweep) if results.sweep else ()),
+        *(_fault_alarms(results.self_test) if results.self_test else ()),
+    ]
 
 
-def _record_alarms(block: dict[str, Any]) -> list[str]:
-    found = []
-    if block.get("planted_fault"):
-        fault = block["planted_fault"]
-        found.append(f"PLANTED FAULT: {fault}. Nothing here is a measurement.")
-    done = {(c["hypothesis"], c["configuration"]) for c in block["cells"]}
-    missing = [f"{h} {c}" for h, c in block.get("expected", []) if (h, c) not in done]
-    if missing or not block.get("complete", True):
-        said = ", ".join(missing) or "the run measured no hypothesis"
-        found.append(f"INCOMPLETE: not measured: {said}.")
-    for h in block["hypotheses"]:
-        if not h["control"]["is_null"]:
-            found.append(f"CONTROL NOT NULL: {h['hypothesis']} cannot be trusted.")
-    if block.get("regressions"):
-        found.append(f"REGRESSIONS: {len(block['regressions'])}.")
-    if block["context"].get("budget") == "quick":
-        found.append("A first look (--quick), not the whole budget.")
-    return found
+def _record_alarms(record: Record) -> Iterator[str]:
+    if record.planted_fault:
+        yield f"PLANTED FAULT: {record.planted_fault}. Nothing here is a measurement."
+    if record.missing or not record.complete:
+        missing = ", ".join(record.missing) or "the run measured no hypothesis"
+        yield f"INCOMPLETE: not measured: {missing}."
+    for h in record.hypotheses:
+        if not h.control.is_null:
+            yield f"CONTROL NOT NULL: {h.hypothesis} cannot be trusted."
+    if record.regressions:
+        yield f"REGRESSIONS: {len(record.regressions)}."
+    if record.context.is_quick:
+        yield "A first look (--quick), not the whole budget."
 
 
-def _sweep_alarms(sweep: dict[str, Any]) -> list[str]:
-    if sweep["complete"]:
-        return []
-    ended = sum(run["status"] != "unfinished" for run in sweep["runs"])
-    return [f"INCOMPLETE SWEEP: {ended} of {len(sweep['runs'])} runs ended."]
+def _sweep_alarms(sweep: Sweep) -> Iterator[str]:
+    if not sweep.complete:
+        yield f"INCOMPLETE SWEEP: {sweep.ended} of {len(sweep.runs)} runs ended."
 
 
-def _fault_alarms(self_test: dict[str, Any]) -> list[str]:
-    found = []
+def _fault_alarms(self_test: SelfTest) -> Iterator[str]:
     for outcome in BAD:
-        names = [f["name"] for f in self_test["faults"] if f["outcome"] == outcome]
-        found += [f"SELF-TEST, {outcome.upper()}: {', '.join(names)}."] if names else []
-    return found
+        names = [fault.name for fault in self_test.faults if fault.outcome == outcome]
+        if names:
+            yield f"SELF-TEST, {outcome.upper()}: {', '.join(names)}."
 
 
 def headline(results: Results) -> list[tuple[str, str]]:
     """What, when, on which device, from which commit and seed: name and value."""
-    if report := results.report:
-        found: list[tuple[str, str]] = checked(results, "report", lambda: _of_record(report))
-        return found
+    if record := results.report:
+        model = record.context.checkpoint.name if record.context.checkpoint else "none"
+        about = [("model", model), ("measured", when(record.created))]
+        return [*about, *_where(record.context)]
     if results.sweep:
-        steps = ("training", f"{results.sweep['max_steps']} PPO steps a run")
-        return [steps, *_where(results.sweep["context"])]
+        steps = ("training", f"{results.sweep.max_steps} PPO steps a run")
+        return [steps, *_where(results.sweep.context)]
     if results.self_test:
-        return _where(results.self_test["context"])
-    return [("measured", str((results.benchmarks or {}).get("datetime", "unknown"))[:10])]
+        return _where(results.self_test.context)
+    return [("measured", results.benchmarks.day if results.benchmarks else "unknown")]
 
 
-def _of_record(report: dict[str, Any]) -> list[tuple[str, str]]:
-    context = report["precision"]["context"]
-    model = str(context.get("checkpoint", {}).get("name", "none"))
-    return [("model", model), ("measured", when(report.get("created"))), *_where(context)]
-
-
-def when(created: Any) -> str:
+def when(created: float | None) -> str:
     """A time in UTC from seconds since 1970, as pytest-json-report writes them."""
-    if not isinstance(created, int | float):
+    if created is None:
         return "unknown"
     return datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _where(context: dict[str, Any]) -> list[tuple[str, str]]:
-    device, seed = context.get("device", {}).get("name"), context.get("seed")
+def _where(context: Context) -> list[tuple[str, str]]:
+    device = context.device.name if context.device else ""
+    changed = " with uncommitted changes" if context.commit and context.commit.dirty else ""
     return [
-        ("device", str(device or "unknown")),
-        ("commit", _commit(context)),
-        ("seed", "unknown" if seed is None else str(seed)),
+        ("device", device or "unknown"),
+        ("commit", context.commit_digits(12) + changed),
+        ("seed", "unknown" if context.seed is None else str(context.seed)),
     ]
-
-
-def _commit(context: dict[str, Any]) -> str:
-    commit = context.get("commit") or {}
-    changed = " with uncommitted changes" if commit.get("dirty") else ""
-    return commit_of(context, 12) + changed
 
 
 def method(results: Results) -> Section:
     """How a verdict is reached, with every limit and the floors that were measured."""
-    block, title = results.block, "Method and limits"
-    if block is None:
+    record, title = results.measured, "Method and limits"
+    if record is None:
         command = command_of(results, "report")
         return Section("method", title, missing="not measured", command=command)
-    rows = checked(results, "report", lambda: _limits(block))
+    rows = checked(results, "report", lambda: _limits(record))
     headings = (
         "hypothesis",
         "damage metric",
@@ -147,72 +123,57 @@ def method(results: Results) -> Section:
     )
 
 
-def _limits(block: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+def _limits(record: Record) -> tuple[tuple[str, ...], ...]:
     rows = []
-    for name, row in block["thresholds"].items():
-        floors = block.get("noise_floors", {}).get(name, {}).values()
-        largest = max((number(f["value"]) for f in floors), default=None)
+    for name, row in record.thresholds.items():
+        largest = max(record.golden_floors(name), default=None)
         variances = [
-            number(cell["metrics"][BATCH_VARIANCE]["value"])
-            for cell in block["cells"]
-            if cell["hypothesis"] == name and BATCH_VARIANCE in cell["metrics"]
+            cell.metrics[BATCH_VARIANCE].value
+            for cell in record.cells_of(name).values()
+            if BATCH_VARIANCE in cell.metrics
         ]
         variance = shown(max(variances, default=None))
-        limit = f"{row['limit']:.3g}"
-        title = f"{name} {row['title']}"
-        rows.append((title, row["metric"], limit, shown(largest), variance, row["meaning"]))
+        limit, title = f"{row.limit:.3g}", f"{name} {row.title}"
+        rows.append((title, row.metric, limit, shown(largest), variance, row.meaning))
     return tuple(rows)
 
 
 def provenance(results: Results) -> Section:
     """Versions, checkpoints, formats as observed, and every switch that changes numbers."""
-    readers: dict[str, Callable[[dict[str, Any]], list[Table]]] = {
-        "report": lambda r: [
-            _context(r["precision"]["context"], "The forensics record"),
-            *_formats(r["precision"]),
-        ],
-        "sweep": lambda r: [_context(r["context"], "The sweep"), _settings(r["settings"])],
-        "self_test": lambda r: [_context(r["context"], "The self-test")],
-        "benchmarks": lambda r: [_machine(r["machine_info"])],
-    }
     tables: list[Table] = []
-    for kind, read in readers.items():
-        content = getattr(results, kind)
-        if content is not None:
-            tables += checked(results, kind, partial(read, content))
+    if record := results.report:
+        tables += [_context(record.context, "The forensics record"), *_formats(record.context)]
+    if sweep := results.sweep:
+        tables += [_context(sweep.context, "The sweep"), _settings(sweep)]
+    if self_test := results.self_test:
+        tables.append(_context(self_test.context, "The self-test"))
+    if benchmarks := results.benchmarks:
+        tables.append(Table(("", "value"), benchmarks.machine, "The benchmarks"))
     return Section("provenance", "Provenance", tables=tuple(tables))
 
 
-def _settings(settings: dict[str, Any]) -> Table:
-    rows = tuple((name, str(value)) for name, value in settings.items())
+def _settings(sweep: Sweep) -> Table:
+    rows = tuple((name, str(value)) for name, value in encode(sweep.settings).items())
     return Table(("setting", "value"), rows, "PPO settings of the sweep")
 
 
-def _machine(machine: dict[str, Any]) -> Table:
-    names = ("python_version", "torch", "threads", "machine")
-    rows = tuple((n, str(machine[n])) for n in names if n in machine)
-    return Table(("", "value"), rows, "The benchmarks")
-
-
-def _context(context: dict[str, Any], caption: str) -> Table:
-    rows = [("commit", commit_of(context)), *_where(context)[::2]]
-    rows += [("python", str(context.get("python"))), ("platform", str(context.get("platform")))]
-    for role in ("checkpoint", "reward_model"):
-        model = context.get(role)
-        rows += [(f"{role}, SHA-256", f"{model['name']}, {model['sha256']}")] if model else []
-    rows += [(name, str(version)) for name, version in context.get("versions", {}).items()]
-    rows += [(name, str(value)) for name, value in context.get("settings", {}).items()]
-    rows += [(name, value) for name, value in context.get("overrides", {}).items() if value]
+def _context(context: Context, caption: str) -> Table:
+    rows = [("commit", context.commit_digits()), *_where(context)[::2]]
+    rows += [("python", str(context.python)), ("platform", str(context.platform))]
+    models = (("checkpoint", context.checkpoint), ("reward_model", context.reward_model))
+    rows += [(f"{role}, SHA-256", f"{m.name}, {m.sha256}") for role, m in models if m]
+    rows += [(name, str(version)) for name, version in context.versions.items()]
+    rows += [(name, str(value)) for name, value in context.settings.items()]
+    rows += [(name, value) for name, value in context.overrides.items() if value]
     return Table(("", "value"), tuple(rows), caption)
 
 
-def _formats(block: dict[str, Any]) -> list[Table]:
-    observed = block["context"].get("observed_formats") or {}
+def _formats(context: Context) -> list[Table]:
+    observed = context.observed_formats
     if not observed:
         return []
     parts = list(dict.fromkeys(part for formats in observed.values() for part in formats))
     rows = tuple(
-        (name, *(str(formats.get(part, "–")) for part in parts))
-        for name, formats in observed.items()
+        (name, *(formats.get(part, DASH) for part in parts)) for name, formats in observed.items()
     )
     return [Table(("configuration", *parts), rows, "Formats as observed at run time")]

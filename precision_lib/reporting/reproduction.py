@@ -4,8 +4,9 @@ Seed, budget, device and model are taken from the record.
 """
 
 import shlex
-from typing import Any
 
+from precision_lib.record.record import Record
+from precision_lib.record.sweep import Sweep
 from precision_lib.reporting.results import Results
 
 _HERE = "./setup.sh --local -- "
@@ -23,11 +24,11 @@ def measuring(results: Results, kind: str) -> str:
     """The command that measures one of the files, as it was measured where the file is there."""
     command = plain(results, kind)
     if kind == "report" and results.report:
-        command += _report_options(results.report["precision"])
+        command += _report_options(results.report)
     if kind == "sweep" and results.sweep:
         command += _sweep_options(results.sweep)
-    if kind == "self_test" and results.self_test and results.self_test["clean_runs"]:
-        command += f" --clean_runs {results.self_test['clean_runs']['last_seed']}"
+    if kind == "self_test" and results.self_test and results.self_test.clean_runs:
+        command += f" --clean_runs {results.self_test.clean_runs.last_seed}"
     return command
 
 
@@ -43,24 +44,26 @@ def drawing(results: Results, output: str) -> str:
     return f"{_HERE}precision-forensics analyze {given}"
 
 
-def _report_options(block: dict[str, Any]) -> str:
-    context, fault = block["context"], block.get("planted_fault")
-    options = [f"--seed {context['seed']}"] if context.get("seed") else []
+def _report_options(record: Record) -> str:
+    context, fault = record.context, record.planted_fault
+    options = [f"--seed {context.seed}"] if context.seed else []
     options += [f"--plant-fault={fault}"] if fault else []
-    options += ["--quick"] if context.get("budget") == "quick" else []
-    options += ["--gpu"] if context.get("device", {}).get("class", "cpu") != "cpu" else []
-    for option, role in (("--model", "checkpoint"), ("--reward-model", "reward_model")):
-        name = context.get(role, {}).get("name", EMBEDDED)
+    options += ["--quick"] if context.is_quick else []
+    options += ["--gpu"] if context.device and context.device.device_class != "cpu" else []
+    for option, model in (
+        ("--model", context.checkpoint),
+        ("--reward-model", context.reward_model),
+    ):
+        name = model.name if model else EMBEDDED
         options += [f"{option} {shlex.quote(name)}"] if name != EMBEDDED else []
     return "".join(f" {option}" for option in options)
 
 
-def _sweep_options(sweep: dict[str, Any]) -> str:
-    seeds = sorted({run["seed"] for run in sweep["runs"]})
-    options = [f"--seeds {' '.join(map(str, seeds))}", f"--max_steps {sweep['max_steps']}"]
-    models = sweep["models"]
-    options += [f"--device {models['device']}"] if models["device"] != "cpu" else []
-    for option, role in (("--model", "model"), ("--reward-model", "reward_model")):
-        name = models[role]
-        options += [f"{option} {shlex.quote(name)}"] if name not in (EMBEDDED, None) else []
+def _sweep_options(sweep: Sweep) -> str:
+    seeds = sorted({run.seed for run in sweep.runs})
+    options = [f"--seeds {' '.join(map(str, seeds))}", f"--max_steps {sweep.max_steps}"]
+    models = sweep.models
+    options += [f"--device {models.device}"] if models.device != "cpu" else []
+    for option, name in (("--model", models.model), ("--reward-model", models.reward_model)):
+        options += [f"{option} {shlex.quote(name)}"] if name != EMBEDDED else []
     return "".join(f" {option}" for option in options)

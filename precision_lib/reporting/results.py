@@ -1,7 +1,11 @@
 """What one results directory holds; an absent file is None, and every reader says so."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from precision_lib.record.record import Record
+from precision_lib.record.self_test import SelfTest
+from precision_lib.record.sweep import Sweep
+from precision_lib.reporting.benchmarks import Benchmarks
 
 
 class ResultsError(ValueError):
@@ -14,7 +18,7 @@ class Results:
 
     Attributes:
         directory: how the directory is called in the commands that a reader is given.
-        report: the forensics record, pytest-json-report's object with its ``precision`` block.
+        report: the forensics record.
         sweep: the record of a PPO sweep.
         benchmarks: the file of ``pytest --benchmark-json``.
         self_test: what planting faults and running clean showed.
@@ -22,14 +26,13 @@ class Results:
     """
 
     directory: str
-    report: dict[str, Any] | None = None
-    sweep: dict[str, Any] | None = None
-    benchmarks: dict[str, Any] | None = None
-    self_test: dict[str, Any] | None = None
+    report: Record | None = None
+    sweep: Sweep | None = None
+    benchmarks: Benchmarks | None = None
+    self_test: SelfTest | None = None
     sweep_below: str = "/sweep"
 
     @property
-    def block(self) -> dict[str, Any] | None:
-        """The ``precision`` block of the record, None where it measured no hypothesis."""
-        block = self.report["precision"] if self.report else None
-        return block if block and block["cells"] else None
+    def measured(self) -> Record | None:
+        """The record, None where it measured no hypothesis."""
+        return self.report if self.report and self.report.cells else None

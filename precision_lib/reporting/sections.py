@@ -4,19 +4,20 @@ Every section is always there; one that has nothing to show says so and how to m
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.record.record import Hypothesis, Record
+from precision_lib.reporting.numbers import with_interval
 from precision_lib.reporting.plots import benchmarks, faults, training, verdicts
-from precision_lib.reporting.plots.cells import with_interval
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
 from precision_lib.reporting.provenance import method, provenance
 from precision_lib.reporting.results import Results
 from precision_lib.reporting.section import Section, checked, command_of
 from precision_lib.reporting.self_test import seed_ranges
 
-Block = dict[str, Any]
-EVIDENCE: dict[str, tuple[str, Callable[[Block], Picture]]] = {
+T = TypeVar("T")
+EVIDENCE: dict[str, tuple[str, Callable[[Record], Picture]]] = {
     name: (f"{name}, {h.decision.title}", h.picture)
     for name, h in HYPOTHESES.items()
     if h.picture is not None
@@ -31,31 +32,28 @@ def sections(results: Results) -> list[Section]:
     """
     return [
         _hypotheses(results),
-        _drawn(results, "report", "verdicts", "Every cell", verdicts.heat_map),
+        _drawn(results, results.measured, "report", "verdicts", "Every cell", verdicts.heat_map),
         _regressions(results),
         *(_evidence(results, name) for name in EVIDENCE),
         _training(results),
-        _drawn(results, "benchmarks", "benchmarks", "Benchmarks", benchmarks.ratios),
+        _benchmarks(results),
         _fault_matrix(results),
         method(results),
         provenance(results),
     ]
 
 
-def _content(results: Results, kind: str) -> dict[str, Any] | None:
-    return results.block if kind == "report" else getattr(results, kind)
-
-
 def _drawn(
     results: Results,
+    content: T | None,
     kind: str,
     place: str,
     title: str,
-    draw: Callable[[dict[str, Any]], Picture | list[Picture]],
+    draw: Callable[[T], Picture | list[Picture]],
     paragraphs: tuple[str, ...] = (),
 ) -> Section:
     """A section with the pictures of one file, or with the command that makes it."""
-    content, command = _content(results, kind), command_of(results, kind)
+    command = command_of(results, kind)
     if content is None:
         return Section(place, title, missing="not measured", command=command)
     try:
@@ -68,97 +66,97 @@ def _drawn(
 
 def _hypotheses(results: Results) -> Section:
     title, command = "Verdicts", command_of(results, "report")
-    block = results.block
-    if block is None:
+    record = results.measured
+    if record is None:
         return Section("hypotheses", title, missing="not measured", command=command)
     headings = (
         *("hypothesis", "verdict", "share of the damage removed by promotion"),
         *("damage added by demotion", "controls"),
     )
-    rows = checked(
-        results, "report", lambda: tuple(_verdict(block, h) for h in block["hypotheses"])
-    )
-    words = tuple(f"{h['hypothesis']}: {h['explanation']}" for h in block["hypotheses"])
+    rows = checked(results, "report", lambda: tuple(_verdict(record, h) for h in record.hypotheses))
+    words = tuple(f"{h.hypothesis}: {h.explanation}" for h in record.hypotheses)
     if not rows:
         return Section("hypotheses", title, missing="no hypothesis was judged", command=command)
     return Section("hypotheses", title, words, tables=(Table(headings, rows),))
 
 
-def _verdict(block: Block, found: dict[str, Any]) -> tuple[str, ...]:
-    contrasts = found["contrasts"]
-    name = found["hypothesis"]
+def _verdict(record: Record, found: Hypothesis) -> tuple[str, ...]:
+    added = found.contrasts["demotion_damage_added"]
     return (
-        f"{name} {block['thresholds'][name]['title']}",
-        found["verdict"],
-        with_interval(contrasts["promotion_damage_healed"]),
-        f"{with_interval(contrasts['demotion_damage_added'])} "
-        + contrasts["demotion_damage_added"]["unit"],
+        f"{found.hypothesis} {record.thresholds[found.hypothesis].title}",
+        found.verdict,
+        with_interval(found.contrasts["promotion_damage_healed"]),
+        f"{with_interval(added)} {added.unit}",
         _control(found),
     )
 
 
-def _control(found: dict[str, Any]) -> str:
-    return "null" if found["control"]["is_null"] else "NOT NULL"
+def _control(found: Hypothesis) -> str:
+    return "null" if found.control.is_null else "NOT NULL"
 
 
 def _regressions(results: Results) -> Section:
     """Against the baseline: what got worse, or that nothing did, or that nobody looked."""
     title = "Regressions"
-    if results.report is None:
+    record = results.report  # the core alone can be worse, without a single cell
+    if record is None:
         command = command_of(results, "report")
         return Section("regressions", title, missing="not measured", command=command)
-    block = results.report["precision"]  # the core alone can be worse, without a single cell
-    found = block.get("regressions", [])
-    gate = block.get("gate") or {}
-    if found:
-        return Section("regressions", title, items=tuple(r["message"] for r in found), alarm=True)
-    obstacles = tuple(map(str, gate.get("obstacles", ())))
-    if not (block.get("baseline") or gate.get("baseline")):
+    if record.regressions:
+        messages = tuple(change.message for change in record.regressions)
+        return Section("regressions", title, items=messages, alarm=True)
+    if record.gate is None:
         return Section("regressions", title, ("No baseline was given.",))
-    if obstacles:
-        said = ("Inconclusive: not everything could be compared with the baseline.",)
-        return Section("regressions", title, said, items=obstacles, alarm=True)
+    if record.gate.obstacles:
+        text = ("Inconclusive: not everything could be compared with the baseline.",)
+        return Section("regressions", title, text, items=record.gate.obstacles, alarm=True)
     return Section("regressions", title, ("None.",))
 
 
 def _evidence(results: Results, name: str) -> Section:
     title, draw = EVIDENCE[name]
-    block = results.block
+    record = results.measured
     place = name.lower()
-    if block is not None and not any(c["hypothesis"] == name for c in block["cells"]):
+    if record is not None and not record.cells_of(name):
         command = command_of(results, "report")
         return Section(place, title, missing="not measured in this record", command=command)
     words = tuple(
-        f"Verdict: {h['verdict']}, controls {_control(h)}."
-        for h in (block or {"hypotheses": []})["hypotheses"]
-        if h["hypothesis"] == name
+        f"Verdict: {h.verdict}, controls {_control(h)}."
+        for h in (record.hypotheses if record else ())
+        if h.hypothesis == name
     )
-    return _drawn(results, "report", place, title, draw, words)
+    return _drawn(results, record, "report", place, title, draw, words)
 
 
 def _training(results: Results) -> Section:
     sweep = results.sweep
     words: tuple[str, ...] = ()
-    if sweep is not None and sweep["evidence"]:
+    if sweep is not None and sweep.evidence is not None:
         words = tuple(
-            f"{v['hypothesis']} {v['title']}, in training: {v['verdict']}. {v['explanation']}"
-            for v in sweep["evidence"]["hypotheses"]
+            f"{v.hypothesis} {v.title}, in training: {v.verdict}. {v.explanation}"
+            for v in sweep.evidence.hypotheses
         )
     elif sweep is not None:
-        words = (f"Nothing was compared: {sweep['not_compared']}",)
-    failed = sweep["failed"].items() if sweep else ()
+        words = (f"Nothing was compared: {sweep.not_compared}",)
+    failed = sweep.failed.items() if sweep else ()
     words = (*(f"FAILED {name}: {reason}" for name, reason in failed), *words)
     title = "PPO training"
-    return _drawn(results, "sweep", "training", title, training.pictures, words)
+    return _drawn(results, sweep, "sweep", "training", title, training.pictures, words)
+
+
+def _benchmarks(results: Results) -> Section:
+    content, place = results.benchmarks, "benchmarks"
+    return _drawn(results, content, place, place, "Benchmarks", benchmarks.ratios)
 
 
 def _fault_matrix(results: Results) -> Section:
     words: tuple[str, ...] = ()
-    if results.self_test and (clean := results.self_test["clean_runs"]):
+    self_test = results.self_test
+    if self_test and (clean := self_test.clean_runs):
         words = (
-            f"Clean runs: {clean['runs']}, seeds {seed_ranges(clean['seeds'])}, with "
-            f"{clean['false_alarms']} false alarms in {clean['comparisons']:,} comparisons; the "
-            f"nearest came to {clean['worst_share_of_limit']:.0%} of its limit.",
+            f"Clean runs: {clean.runs}, seeds {seed_ranges(clean.seeds)}, with "
+            f"{clean.false_alarms} false alarms in {clean.comparisons:,} comparisons; the "
+            f"nearest came to {clean.worst_share_of_limit:.0%} of its limit.",
         )
     title = "Planted faults"
-    return _drawn(results, "self_test", "faults", title, faults.matrix, words)
+    return _drawn(results, self_test, "self_test", "faults", title, faults.matrix, words)

@@ -3,6 +3,14 @@
 import math
 from typing import Any
 
+from precision_lib.forensics.statistics import Metric
+from precision_lib.record.sweep import (
+    Resolution,
+    Sweep,
+    TrainingCell,
+    TrainingEvidence,
+    TrainingVerdict,
+)
 from precision_lib.reporting.numbers import two
 from precision_lib.reporting.styles import STYLES, Line
 
@@ -46,47 +54,45 @@ _COLUMNS = (
 )
 
 
-def sweep_lines(record: dict[str, Any]) -> list[Line]:
-    """The result of a sweep, from its record: runs that failed, cells, verdicts."""
-    ended = sum(run["status"] != "unfinished" for run in record["runs"])
-    lines: list[Line] = [
-        (f"PPO sweep: {ended} of {len(record['runs'])} runs ended, {record['max_steps']} steps", "")
-    ]
-    lines += [(f"FAILED {name}: {reason}", "red") for name, reason in record["failed"].items()]
-    evidence = record["evidence"]
+def sweep_lines(sweep: Sweep) -> list[Line]:
+    """The result of a sweep: runs that failed, cells, verdicts."""
+    runs = f"PPO sweep: {sweep.ended} of {len(sweep.runs)} runs ended, {sweep.max_steps} steps"
+    lines: list[Line] = [(runs, "")]
+    lines += [(f"FAILED {name}: {reason}", "red") for name, reason in sweep.failed.items()]
+    evidence = sweep.evidence
     if evidence is None:
-        return [*lines, (f"inconclusive: {record['not_compared']}", "yellow")]
-    seeds = ", ".join(map(str, evidence["seeds"]))
+        return [*lines, (f"inconclusive: {sweep.not_compared}", "yellow")]
+    seeds = ", ".join(map(str, evidence.seeds))
     lines += [
         (
             f"against fp32_baseline, paired over seeds {seeds}; it gained "
-            f"{two(evidence['baseline_gain'])} in its objective",
+            f"{two(evidence.baseline_gain)} in its objective",
             "",
         ),
         ("", ""),
         *_training_cells(evidence),
         ("", ""),
-        (f"impaired above {evidence['limit']:.0%}: {evidence['meaning']}", ""),
+        (f"impaired above {evidence.limit:.0%}: {evidence.meaning}", ""),
         ("fp32_twin is the baseline, started one rounding away: what it shows is chaos", ""),
         ("needs: so many seeds, if means and spread stayed what they are", ""),
-        *_resolution(evidence["resolution"]),
+        *_resolution(evidence.resolution),
         ("", ""),
     ]
-    for verdict in evidence["hypotheses"]:
+    for verdict in evidence.hypotheses:
         lines += _training_verdict(verdict)
-        lines += _exercised(evidence["exercised"][verdict["hypothesis"]])
+        lines += _exercised(evidence.exercised[verdict.hypothesis])
     return lines
 
 
-def _resolution(found: dict[str, Any]) -> list[Line]:
+def _resolution(found: Resolution) -> list[Line]:
     """What a sweep of this size could have told."""
-    if found["smallest_loss"] is None:
+    if found.smallest_loss is None:
         return []
-    seeds = found["seeds_for_no_loss"] or "more than 1,000"
+    seeds = found.seeds_for_no_loss or "more than 1,000"
     return [
         (
-            f"with probability {found['power']:.0%} these seeds find a loss of "
-            f"{found['smallest_loss']:.0%}; to find that nothing is lost takes {seeds} seeds",
+            f"with probability {found.power:.0%} these seeds find a loss of "
+            f"{found.smallest_loss:.0%}; to find that nothing is lost takes {seeds} seeds",
             "",
         )
     ]
@@ -101,13 +107,13 @@ def _exercised(share: float | None) -> list[Line]:
     return [(f"Exercised: in {share:.1%} of bf16_pure's steps its damage was {limit}.", "")]
 
 
-def _training_cells(evidence: dict[str, Any]) -> list[Line]:
-    cells = evidence["cells"]
-    names = max(len("configuration"), *(len(c["configuration"]) for c in cells))
-    there_is_a_level = LEVEL in evidence["deviations"]
-    rows = [[_shown(c, metric, form) for _, metric, form in _COLUMNS] for c in cells]
+def _training_cells(evidence: TrainingEvidence) -> list[Line]:
+    cells = evidence.cells
+    names = max(len("configuration"), *(len(c.configuration) for c in cells))
+    there_is_a_level = LEVEL in evidence.deviations
+    rows = [[training_interval(c, metric, form) for _, metric, form in _COLUMNS] for c in cells]
     for cell, row in zip(cells, rows, strict=True):
-        if there_is_a_level and cell["metrics"] and LEVEL not in cell["metrics"]:
+        if there_is_a_level and cell.metrics and LEVEL not in cell.metrics:
             row[-1] = "not reached"
     widths = [
         max(len(title), *(len(row[i]) for row in rows)) for i, (title, _, _) in enumerate(_COLUMNS)
@@ -116,30 +122,32 @@ def _training_cells(evidence: dict[str, Any]) -> list[Line]:
     heading += "".join(f"  {t:>{w}}" for (t, _, _), w in zip(_COLUMNS, widths, strict=True))
     lines: list[Line] = [(heading + "  verdict", "bold")]
     for cell, row in zip(cells, rows, strict=True):
-        text = cell["configuration"].ljust(names)
+        text = cell.configuration.ljust(names)
         text += "".join(f"  {x:>{w}}" for x, w in zip(row, widths, strict=True))
-        more = f" (needs {cell['seeds_needed']})" if cell["seeds_needed"] else ""
-        lines.append((f"{text}  {cell['verdict']}{more}", STYLES[cell["verdict"]]))
+        more = f" (needs {cell.seeds_needed})" if cell.seeds_needed else ""
+        lines.append((f"{text}  {cell.verdict}{more}", STYLES[cell.verdict]))
     return lines
 
 
-def _shown(cell: dict[str, Any], name: str, form: str) -> str:
-    metric = cell["metrics"].get(name)
-    if metric is None:
-        return "-"
-    value, low, high = (
-        format(x, form) if isinstance(x, int | float) and math.isfinite(x) else "?"
-        for x in (metric["value"], metric["low"], metric["high"])
-    )
+def training_interval(cell: TrainingCell, name: str, form: str) -> str:
+    """A metric of a cell with its interval; a dash where the cell lacks it."""
+    metric = cell.metrics.get(name)
+    return "-" if metric is None else formatted(metric, form)
+
+
+def formatted(metric: Metric, form: str) -> str:
+    """Value and interval in a format; ``?`` for what is not finite."""
+    figures = metric.value, metric.low, metric.high
+    value, low, high = (format(x, form) if math.isfinite(x) else "?" for x in figures)
     return f"{value} [{low}, {high}]"
 
 
 _NULL = {True: "null, as it must be", False: "NOT NULL", None: "not compared, with one seed"}
 
 
-def _training_verdict(verdict: dict[str, Any]) -> list[Line]:
-    null = _NULL[verdict["control"]["is_null"]]
-    needed = verdict["seeds_needed"]
+def _training_verdict(verdict: TrainingVerdict) -> list[Line]:
+    null = _NULL[verdict.control.is_null]
+    needed = verdict.seeds_needed
     more = f"; {needed} seeds would decide" if needed else ""
-    title = f"{verdict['hypothesis']} {verdict['title']}, in training: {verdict['verdict']}"
-    return [(f"{title} (twin {null}{more})", "bold"), (verdict["explanation"], "")]
+    title = f"{verdict.hypothesis} {verdict.title}, in training: {verdict.verdict}"
+    return [(f"{title} (twin {null}{more})", "bold"), (verdict.explanation, "")]

@@ -14,14 +14,13 @@ chance q that all seeds of a configuration complete. Look at the seeds before yo
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE
 from precision_lib.matrix import TWIN
+from precision_lib.record.sweep import Resolution, TrainingCell
 from precision_lib.sweep.blocks import Blocks, seeds_needed
 from precision_lib.sweep.curves import (
     RunCurves,
@@ -53,28 +52,6 @@ UNITS = {
     STEPS_TO_LEVEL: "steps to half of the baseline's gain",
 }
 Runs = Mapping[tuple[str, int], RunCurves]
-
-
-@dataclass(frozen=True)
-class TrainingCell:
-    """A configuration over all seeds, against the baseline.
-
-    Attributes:
-        verdict: healthy, impaired or inconclusive.
-        metrics: name to value, 95 % interval over seeds, n seeds, unit; none where a run failed.
-        statuses: how the runs ended, by seed.
-        seeds_needed: that would decide an undecided cell if means and spread stayed what they are,
-            which they do about every second time; None where decided or unknown.
-    """
-
-    configuration: str
-    verdict: str
-    metrics: dict[str, Metric]
-    statuses: dict[int, str]
-    seeds_needed: int | None
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def tables(runs: Runs, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, Blocks]:
@@ -124,22 +101,16 @@ def gain_share(objective: Blocks, first: str, second: str) -> Metric | None:
     return Metric(*found, objective.seeds, UNITS[DAMAGE])
 
 
-def resolution(objective: Blocks) -> dict[str, Any]:
-    """What a sweep of this spread can tell, whatever its cells happened to come out as.
-
-    Returns:
-        ``power``; ``smallest_loss``, the share of the gain that a configuration must lose to be
-        found impaired with that probability by these seeds; ``seeds_for_no_loss``, how many find
-        one healthy that loses nothing. None where the spread or the gain is not known.
-    """
+def resolution(objective: Blocks) -> Resolution:
+    """What a sweep of this spread can tell; None where the spread or the gain is not known."""
     gain = objective.mean(REFERENCE_RUN.name)
     if not gain > 0 or not math.isfinite(objective.reach(POWER)):
-        return {"power": POWER, "smallest_loss": None, "seeds_for_no_loss": None}
-    return {
-        "power": POWER,
-        "smallest_loss": LIMIT + objective.reach(POWER) / gain,
-        "seeds_for_no_loss": seeds_needed(lambda n: objective.reach(POWER, n) <= LIMIT * gain),
-    }
+        return Resolution(POWER, None, None)
+    return Resolution(
+        power=POWER,
+        smallest_loss=LIMIT + objective.reach(POWER) / gain,
+        seeds_for_no_loss=seeds_needed(lambda n: objective.reach(POWER, n) <= LIMIT * gain),
+    )
 
 
 def training_cell(

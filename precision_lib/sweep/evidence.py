@@ -9,13 +9,11 @@ The damage that decides is ``objective_gain_lost``: the share of the baseline's 
 maximises, FP32 reward less kl_coefficient x FP32 KL to the reference, that a configuration misses.
 """
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.matrix import TWIN
+from precision_lib.record.sweep import TrainingEvidence
 from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import (
     KL_PATH,
@@ -23,63 +21,21 @@ from precision_lib.sweep.cells import (
     MEANING,
     OBJECTIVE,
     Runs,
-    TrainingCell,
     resolution,
     tables,
     training_cell,
 )
-from precision_lib.sweep.hypotheses import TrainingVerdict, training_verdict
+from precision_lib.sweep.hypotheses import training_verdict
 from precision_lib.sweep.plan import REFERENCE_RUN
 
 PURE = "bf16_pure"
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Cells, verdicts, and how far runs part without any difference in precision.
-
-    Attributes:
-        seeds: that every configuration has an ended run for.
-        cells: by configuration. verdicts: one per hypothesis.
-        chaos: metric to the RMS over seeds of twin less baseline.
-        baseline_gain: mean gain of the objective, reward units.
-        deviations: metric to the residual deviation between runs, seeds and configurations apart;
-            None for one seed. Runs that parted like the twin's have chaos / sqrt(2).
-        resolution: what a sweep of this size can tell, see :func:`cells.resolution`.
-        exercised: hypothesis to the share of bf16_pure's steps in which its own damage metric was
-            above the main job's limit; None where no step has it. At 0 these runs never were where
-            the hypothesis says that damage is done, and its verdict is about such runs.
-    """
-
-    seeds: tuple[int, ...]
-    cells: dict[str, TrainingCell]
-    verdicts: tuple[TrainingVerdict, ...]
-    chaos: dict[str, float]
-    baseline_gain: float
-    deviations: dict[str, float | None]
-    resolution: dict[str, Any]
-    exercised: dict[str, float | None]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "seeds": list(self.seeds),
-            "limit": LIMIT,
-            "meaning": MEANING,
-            "baseline_gain": self.baseline_gain,
-            "chaos": self.chaos,
-            "deviations": self.deviations,
-            "resolution": self.resolution,
-            "exercised": self.exercised,
-            "cells": [cell.as_json() for cell in self.cells.values()],
-            "hypotheses": [verdict.as_json() for verdict in self.verdicts],
-        }
 
 
 class TooFewRunsError(ValueError):
     """There is nothing to compare, or nothing to compare it with; the message says what lacks."""
 
 
-def weigh(runs: Runs) -> Evidence:
+def weigh(runs: Runs) -> TrainingEvidence:
     """All training-level evidence of a sweep.
 
     Args:
@@ -100,10 +56,12 @@ def weigh(runs: Runs) -> Evidence:
     whole = tuple(n for n in names if all(runs[n, s].is_whole for s in seeds))
     figures = tables(runs, whole, seeds)
     cells = {n: training_cell(n, runs, seeds, figures) for n in names if n != REFERENCE_RUN.name}
-    return Evidence(
+    return TrainingEvidence(
         seeds=seeds,
-        cells=cells,
-        verdicts=tuple(training_verdict(h, cells, figures[OBJECTIVE]) for h in HYPOTHESES),
+        limit=LIMIT,
+        meaning=MEANING,
+        cells=tuple(cells.values()),
+        hypotheses=tuple(training_verdict(h, cells, figures[OBJECTIVE]) for h in HYPOTHESES),
         chaos={metric: _chaos(metric, b) for metric, b in figures.items() if TWIN.name in b.names},
         baseline_gain=figures[OBJECTIVE].mean(REFERENCE_RUN.name),
         deviations={m: b.residual_deviation if b.degrees else None for m, b in figures.items()},

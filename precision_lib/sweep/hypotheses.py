@@ -6,8 +6,7 @@ inconclusive, and so is everything when the twin differs from the baseline.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
 
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.statistics import Metric
@@ -20,8 +19,9 @@ from precision_lib.forensics.verdicts import (
     SUPPORTED,
 )
 from precision_lib.matrix import TWIN
+from precision_lib.record.sweep import Difference, TrainingCell, TrainingVerdict, TwinControl
 from precision_lib.sweep.blocks import Blocks
-from precision_lib.sweep.cells import DAMAGE, TrainingCell, gain_share
+from precision_lib.sweep.cells import DAMAGE, gain_share
 from precision_lib.sweep.plan import REFERENCE_RUN
 from precision_lib.training.failures import COMPLETED
 
@@ -29,45 +29,18 @@ from precision_lib.training.failures import COMPLETED
 CONTROL_CONFIDENCE = 0.9999
 
 
-@dataclass(frozen=True)
-class TrainingVerdict:
-    """What the sweep says of a hypothesis.
-
-    Attributes:
-        healed: objective_gain_lost of bf16_pure less that of the promoted configuration; None where
-            one of them was not trained or failed, or the baseline gained nothing.
-        control: twin against baseline, which must not differ; ``is_null`` is None for one seed.
-        seeds_needed: that would decide all of its undecided cells; None where none is undecided,
-            where it is unknown for one of them, or where more seeds would not help.
-    """
-
-    hypothesis: str
-    title: str
-    verdict: str
-    healed: Metric | None
-    control: dict[str, Any]
-    explanation: str
-    seeds_needed: int | None
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def control_of(objective: Blocks) -> dict[str, Any]:
+def control_of(objective: Blocks) -> TwinControl:
     """Twin against baseline: the interval of their difference has to hold 0.
 
     At :data:`CONTROL_CONFIDENCE`, because this one must not raise a false alarm.
     """
     value, low, high = objective.difference(TWIN.name, REFERENCE_RUN.name, CONTROL_CONFIDENCE)
-    return {
-        "twin": TWIN.name,
-        "twin_objective_difference": {"value": value, "low": low, "high": high},
-        "is_null": low <= 0 <= high if math.isfinite(low) else None,
-    }
+    is_null = low <= 0 <= high if math.isfinite(low) else None
+    return TwinControl(TWIN.name, Difference(value, low, high), is_null)
 
 
 def training_verdict(
-    hypothesis: str, cells: dict[str, TrainingCell], objective: Blocks
+    hypothesis: str, cells: Mapping[str, TrainingCell], objective: Blocks
 ) -> TrainingVerdict:
     """Verdict on a hypothesis from the cells of its decision.
 
@@ -87,7 +60,7 @@ def training_verdict(
             healed = gain_share(objective, *names)
         word = word_of(pure, promoted, demoted, healed, control)
         explanation = _explanation(pure, promoted, demoted, healed)
-        if word == INCONCLUSIVE and control["is_null"]:
+        if word == INCONCLUSIVE and control.is_null:
             needed = _seeds_needed(_looked_at(pure, promoted, demoted))
     return TrainingVerdict(hypothesis, decision.title, word, healed, control, explanation, needed)
 
@@ -97,7 +70,7 @@ def word_of(
     promoted: TrainingCell,
     demoted: TrainingCell | None,
     healed: Metric | None,
-    control: dict[str, Any],
+    control: TwinControl,
 ) -> str:
     """Verdict from promotion and, where it was trained, demotion.
 
@@ -105,7 +78,7 @@ def word_of(
     there is nothing to heal then. ``healed`` is None where a run of either failed; the cells decide
     alone.
     """
-    if not control["is_null"]:
+    if not control.is_null:
         return INCONCLUSIVE
     if any(c.verdict == INCONCLUSIVE for c in _looked_at(pure, promoted, demoted)):
         return INCONCLUSIVE

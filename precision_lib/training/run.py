@@ -16,7 +16,7 @@ from precision_lib.jsonio import append_line, check_writable
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import computes_on_cpu
-from precision_lib.records.context import run_context
+from precision_lib.record.context import run_context
 from precision_lib.runtime import deterministic
 from precision_lib.training.directory import (
     STEPS,

@@ -89,7 +89,9 @@ def load_manifest(path: Path) -> Source:
         SourceError: it is no manifest, or of another schema.
     """
     try:
-        found = load_object(path, SCHEMA, "weights", "write one with --write-manifest")
+        found = load_object(path, "weights", "write one with --write-manifest")
+        if found.get("schema") != SCHEMA:
+            raise SourceError(f"{path} is no manifest ({SCHEMA}); write one with --write-manifest")
         return from_manifest(found, str(path))
     except (KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"{path} lacks {error}; write it again with --write-manifest") from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from precision_lib.matrix import all_configurations
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.models.loading import Checkpoint

@@ -11,9 +11,9 @@ import pytest
 
 from precision_lib.plugin import known
 from precision_lib.plugin.grouping import CAUSE
-from precision_lib.records.conformance import ConformanceCounts
-from precision_lib.records.context import run_context
-from precision_lib.records.record import Recorder
+from precision_lib.record.conformance import ConformanceCounts
+from precision_lib.record.context import run_context
+from precision_lib.record.recorder import Recorder
 from precision_lib.targets import Target
 
 if TYPE_CHECKING:

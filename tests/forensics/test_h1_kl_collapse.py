@@ -12,7 +12,7 @@ import pytest
 
 from precision_lib.formats import FORMATS
 from precision_lib.matrix import PrecisionConfig, get_configuration
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h1.study import H1Study

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from precision_lib.matrix import PrecisionConfig, get_configuration
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h3.study import H3Study

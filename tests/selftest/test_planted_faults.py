@@ -12,7 +12,7 @@ import pytest
 
 from precision_lib.faults import FAULTS
 from precision_lib.phases.self_test import file_of, plant_faults, planted
-from precision_lib.records.record import load_record
+from tests.unit.small_blocks import read
 
 #: Caught without a baseline, by a test of its file.
 BY_A_TEST = ["log_of_softmax", "dropout_left_on", "states_one_late", "rope_table_in_format"]
@@ -28,17 +28,17 @@ def test_every_file_of_the_pipelines_tests_is_shown_a_fault() -> None:
 @pytest.mark.parametrize("name", BY_A_TEST)
 def test_a_planted_fault_turns_its_file_red(name: str, tmp_path: Path) -> None:
     caught, _ = planted(FAULTS[name], None, tmp_path)
-    assert FAULTS[name].caught_in_pipeline in [by["by"] for by in caught]
+    assert FAULTS[name].caught_in_pipeline in [by.by for by in caught]
     # Nobody may take such a record for a measurement.
-    block = load_record(tmp_path / "planted" / f"{name}.json")["precision"]
+    block = read(tmp_path / "planted" / f"{name}.json")["precision"]
     assert block["planted_fault"] == name
 
 
 def test_the_self_test_catches_a_fault_and_lets_a_refactoring_pass(tmp_path: Path) -> None:
     fault, refactoring = plant_faults([BY_THE_GATE, REFACTORING], tmp_path)
-    assert fault["outcome"] == "caught"
-    caught = [by["by"] for by in fault["caught"]]
+    assert fault.outcome == "caught"
+    caught = [by.by for by in fault.caught]
     assert FAULTS[BY_THE_GATE].caught_in_pipeline in caught
     assert any(by.startswith("gate: ") for by in caught)
-    assert refactoring["caught"] == []
-    assert refactoring["outcome"] == "below the noise floor"
+    assert refactoring.caught == ()
+    assert refactoring.outcome == "below the noise floor"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from precision_lib.matrix import COUNTERFACTUALS, MATRIX, TWIN, PrecisionConfig, load_matrix
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 
 if TYPE_CHECKING:
     from precision_lib.plugin.sweep_outcome import Outcome

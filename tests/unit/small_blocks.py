@@ -1,4 +1,4 @@
-"""Synthetic ``precision`` blocks of a few lines, for tests of the gate that measure nothing.
+"""Synthetic ``precision`` blocks of a few lines, as the second schema wrote them.
 
 The hazard is a fixture that is greener than any run: so every metric that ``directions.py`` gates
 stands in :func:`whole`, with an interval where a run has one.
@@ -8,13 +8,20 @@ import copy
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from precision_lib.compare import gate, margins
+from precision_lib.compare.baseline import Baseline, baseline_from, baseline_of, summary_of
+from precision_lib.compare.comparison import Comparison
+from precision_lib.compare.directions import DIRECTIONS, Direction
+from precision_lib.compare.margins import Margin, is_beyond
 from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.statistics import Metric
 from precision_lib.jsonio import to_plain
-from precision_lib.records.baseline import Baseline, baseline_of, summary_of
-from precision_lib.records.directions import DIRECTIONS, Direction
-from precision_lib.records.margins import is_beyond, margin
+from precision_lib.record.codec import decode, encode
+from precision_lib.record.files import record_of
+from precision_lib.record.record import Record
 
 Block = dict[str, Any]
 CLUSTERS = 8
@@ -136,14 +143,35 @@ def whole(**changes: Any) -> Block:
     return block(*cells, **{"conformance": core_of} | changes)
 
 
-def known(of: Block) -> Baseline:
-    """The baseline that a block makes, as it comes back from its file."""
-    return parsed(baseline_of(of))
+def record(of: Block) -> Record:
+    """The record that a block holds."""
+    return record_of(parsed(of))
 
 
-def known_whatever(of: Block) -> Baseline:
+def baseline(of: Block) -> Baseline:
+    """The baseline that the text of a baseline holds, see :func:`known`."""
+    return baseline_from(parsed(of), 2)
+
+
+def judge(of: Block, before: Block | Baseline) -> Comparison:
+    """What the gate says of a block, against the text of a baseline or one that was read."""
+    return gate.judge(record(of), before if isinstance(before, Baseline) else baseline(before))
+
+
+def known(of: Block) -> Block:
+    """The baseline that a block makes, as the text of its file."""
+    return parsed(encode(baseline_of(record(of))))
+
+
+def known_whatever(of: Block) -> Block:
     """The same of a block of which none may be made."""
-    return parsed(summary_of(of))
+    return parsed(encode(summary_of(record(of))))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file as it stands."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def parsed(value: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +189,16 @@ def moved(
         if (c["hypothesis"], c["configuration"]) == (hypothesis, configuration):
             c["metrics"][name] = to
     return changed
+
+
+def typed(figures: dict[str, Any]) -> Metric:
+    """The metric of a dictionary."""
+    return decode(Metric, figures)
+
+
+def margin(before: dict[str, Any], after: dict[str, Any], *about: Any, **more: Any) -> Margin:
+    """:func:`margins.margin` of two dictionaries."""
+    return margins.margin(typed(before), typed(after), *about, **more)
 
 
 def outcome(before: dict[str, Any], after: dict[str, Any], how: Direction, many: int = 1) -> str:

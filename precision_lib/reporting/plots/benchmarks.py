@@ -6,7 +6,7 @@ Whoever is beyond the limit of FP32 arithmetic is drawn hollow, and the error st
 from collections.abc import Sequence
 from typing import Any
 
-from precision_lib.reporting.benchmarks import Row, rows
+from precision_lib.reporting.benchmarks import Benchmarks, Row
 from precision_lib.reporting.plots.appearance import (
     COLOURS,
     MARKERS,
@@ -22,15 +22,14 @@ OURS = "ours"
 Key = tuple[str, tuple[int, ...], str]
 
 
-def ratios(results: dict[str, Any]) -> Picture:
+def ratios(results: Benchmarks) -> Picture:
     """Time over the core's own time, per step and format.
 
     Raises:
         NothingToDrawError: nothing of the core was measured in these results.
     """
-    measured = rows(results)
-    own = {_key(row): row for row in measured if row.kind == OURS}
-    compared = [row for row in measured if _key(row) in own]
+    own = {_key(row): row for row in results.rows if row.kind == OURS}
+    compared = [row for row in results.rows if _key(row) in own]
     if not compared:
         raise NothingToDrawError("no step of the PPO core was timed in these results")
     table = tuple(

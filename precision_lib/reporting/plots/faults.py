@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.record.self_test import FaultOutcome, SelfTest
+from precision_lib.reporting.numbers import shown
 from precision_lib.reporting.plots.appearance import new_figure, styled
-from precision_lib.reporting.plots.cells import shown
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
 
 NAME = "fault_matrix"
@@ -24,8 +25,6 @@ SIDES = 2
 #: Margins from 1 to a million times the limit have shades.
 DECADES = 6
 
-Fault = dict[str, Any]
-
 
 def catcher(test: str) -> str:
     """Which part of the suite caught a fault, by the test's file; bare names are of conformance."""
@@ -35,27 +34,26 @@ def catcher(test: str) -> str:
     return found.group(1).upper() if found else CATCHERS[0]
 
 
-def margins(fault: Fault) -> dict[str, float | None]:
+def margins(fault: FaultOutcome) -> dict[str, float | None]:
     """Catcher to the largest margin, in times the limit; None where it has no size."""
     largest: dict[str, float | None] = {}
-    for catch in fault["caught"]:
-        name, margin = catcher(catch["by"]), catch["margin"]
-        margin = None if margin is None else float(margin)
-        before = largest.get(name)
-        largest[name] = max((m for m in (before, margin) if m is not None), default=None)
+    for catch in fault.caught:
+        name = catcher(catch.by)
+        both = (largest.get(name), catch.margin)
+        largest[name] = max((margin for margin in both if margin is not None), default=None)
     return largest
 
 
-def matrix(self_test: dict[str, Any]) -> Picture:
+def matrix(self_test: SelfTest) -> Picture:
     """Faults of a ``self_test.json`` by who caught them, coloured by the margin.
 
     Raises:
         NothingToDrawError: it holds no fault.
     """
-    faults = sorted(self_test["faults"], key=lambda f: str(f["function"]))
+    faults = sorted(self_test.faults, key=lambda f: f.function)
     if not faults:
         raise NothingToDrawError("no fault was planted in this self-test")
-    counts = {o: [f["name"] for f in faults if f["outcome"] == o] for o in (CAUGHT, BELOW, *BAD)}
+    counts = {o: [f.name for f in faults if f.outcome == o] for o in (CAUGHT, BELOW, *BAD)}
     loud = [f"{o.upper()}: {', '.join(counts[o])}." for o in BAD if counts[o]]
     said = " ".join(loud) or "None was missed."
     summary = ", ".join(f"{len(names)} {outcome}" for outcome, names in counts.items())
@@ -75,28 +73,28 @@ def matrix(self_test: dict[str, Any]) -> Picture:
     )
 
 
-def _row(fault: Fault) -> tuple[str, ...]:
+def _row(fault: FaultOutcome) -> tuple[str, ...]:
     found = margins(fault)
-    outcome = fault["outcome"].upper() if fault["outcome"] in BAD else fault["outcome"]
+    outcome = fault.outcome.upper() if fault.outcome in BAD else fault.outcome
     by = ", ".join(f"{name} {_margin(margin)}".strip() for name, margin in found.items()) or "–"
-    smallest = fault.get("smallest_detectable") or "–"
-    return fault["function"], fault["name"], outcome, by, smallest, fault["meaning"]
+    smallest = fault.smallest_detectable or "–"
+    return fault.function, fault.name, outcome, by, smallest, fault.meaning
 
 
 def _margin(margin: float | None) -> str:
     return "" if margin is None else f"{shown(margin)}×"
 
 
-def _lines(faults: Sequence[Fault]) -> list[Fault | str]:
+def _lines(faults: Sequence[FaultOutcome]) -> list[FaultOutcome | str]:
     """Faults with a heading, the function's name, before each group."""
-    lines: list[Fault | str] = []
-    for function in dict.fromkeys(f["function"] for f in faults):
-        lines += [function, *(f for f in faults if f["function"] == function)]
+    lines: list[FaultOutcome | str] = []
+    for function in dict.fromkeys(f.function for f in faults):
+        lines += [function, *(f for f in faults if f.function == function)]
     return lines
 
 
 @styled
-def _figure(faults: Sequence[Fault]) -> Any:
+def _figure(faults: Sequence[FaultOutcome]) -> Any:
     lines = _lines(faults)
     half = math.ceil(len(lines) / SIDES)
     if half < len(lines) and isinstance(lines[half - 1], str):
@@ -108,7 +106,7 @@ def _figure(faults: Sequence[Fault]) -> Any:
     return figure
 
 
-def _side(axis: Any, lines: Sequence[Fault | str], rows: int) -> None:
+def _side(axis: Any, lines: Sequence[FaultOutcome | str], rows: int) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
@@ -117,8 +115,8 @@ def _side(axis: Any, lines: Sequence[Fault | str], rows: int) -> None:
         if isinstance(line, str):
             axis.text(-0.15, row + 0.5, line, ha="right", va="center", weight="bold", fontsize=8)
             continue
-        bad = line["outcome"] in BAD
-        name = f"{line['outcome'].upper()}: {line['name']}" if bad else line["name"]
+        bad = line.outcome in BAD
+        name = f"{line.outcome.upper()}: {line.name}" if bad else line.name
         axis.text(
             -0.15,
             row + 0.5,
@@ -134,7 +132,7 @@ def _side(axis: Any, lines: Sequence[Fault | str], rows: int) -> None:
             axis.text(
                 column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=ink
             )
-        if line["outcome"] == BELOW:
+        if line.outcome == BELOW:
             axis.text(len(CATCHERS) / 2, row + 0.5, BELOW, ha="center", va="center", fontsize=8)
     axis.set(xlim=(0, len(CATCHERS)), ylim=(rows, 0), yticks=[])
     axis.set_xticks([i + 0.5 for i in range(len(CATCHERS))], CATCHERS)
@@ -143,7 +141,7 @@ def _side(axis: Any, lines: Sequence[Fault | str], rows: int) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _cells(fault: Fault, shades: Any) -> list[tuple[Any, str, str]]:
+def _cells(fault: FaultOutcome, shades: Any) -> list[tuple[Any, str, str]]:
     """Colour, text and colour of the text, of each catcher."""
     found = margins(fault)
     cells: list[tuple[Any, str, str]] = []

@@ -7,6 +7,9 @@ import math
 from typing import Any
 
 from precision_lib.forensics.h1 import law
+from precision_lib.record.evidence import H1Evidence
+from precision_lib.record.record import Record
+from precision_lib.reporting.numbers import share, shown
 from precision_lib.reporting.plots.appearance import (
     appearance,
     legend_below,
@@ -14,17 +17,9 @@ from precision_lib.reporting.plots.appearance import (
     new_figure,
     styled,
 )
-from precision_lib.reporting.plots.cells import (
-    Block,
-    Group,
-    cells_of,
-    groups,
-    number,
-    same_as,
-    share,
-    shown,
-)
+from precision_lib.reporting.plots.cells import Group, groups, same_as
 from precision_lib.reporting.plots.picture import Picture, Table
+from precision_lib.reporting.table import curve_of
 
 NAME = "h1_collapse_curve"
 ZEROS, NOISE = "log_ratio_near_zero_frac", "log_ratio_nsr"
@@ -32,12 +27,12 @@ ZEROS, NOISE = "log_ratio_near_zero_frac", "log_ratio_nsr"
 Derived = tuple[str, str, list[tuple[float, float]]]
 
 
-def collapse_curve(block: Block) -> Picture:
+def collapse_curve(record: Record) -> Picture:
     """Zero log-ratios and noise over signal against the true KL, measured and derived."""
-    found, predictions = groups(block, "H1"), derived(block)
-    kls = [p["true_kl"] for p in _curve(found[0])]
+    found, predictions = groups(record, "H1"), derived(record)
+    kls = [p.true_kl for p in curve_of(found[0].cell)]
     rows = [
-        (g.names[0], what, *(form(p[key]["value"]) for p in _curve(g)))
+        (g.names[0], what, *(form(p.metrics[key].value) for p in curve_of(g.cell)))
         for what, key, form in (("zeros", ZEROS, share), ("noise/signal", NOISE, shown))
         for g in found
     ]
@@ -51,7 +46,7 @@ def collapse_curve(block: Block) -> Picture:
     )
     return Picture(
         NAME,
-        _figure(block, found, predictions),
+        _figure(record, found, predictions),
         "Left, the symptom: share of response tokens whose log-ratio is zero. Right, the damage: "
         "RMS error of the log-ratio over its RMS. Both against the true KL between policy and "
         f"reference, nats per token, full vocabulary, float64. {said} {same_as(found)}",
@@ -65,62 +60,61 @@ def _in_words(found: list[Group]) -> str:
     """Both figures of each configuration from the smallest KL to the largest."""
     parts = []
     for group in found:
-        first, last = _curve(group)[0], _curve(group)[-1]
-        zeros = f"{share(first[ZEROS]['value'])} to {share(last[ZEROS]['value'])} zeros"
-        noise = f"noise/signal {shown(first[NOISE]['value'])} to {shown(last[NOISE]['value'])}"
+        ends = [curve_of(group.cell)[i].metrics for i in (0, -1)]
+        zeros = " to ".join(share(metrics[ZEROS].value) for metrics in ends) + " zeros"
+        noise = "noise/signal " + " to ".join(shown(metrics[NOISE].value) for metrics in ends)
         parts.append(f"{group.names[0]}: {zeros}, {noise}")
     return "; ".join(parts)
 
 
-def _curve(group: Group) -> list[dict[str, Any]]:
-    return sorted(group.cell["evidence"]["curve"], key=lambda p: number(p["true_kl"]))
-
-
-def derived(block: Block) -> list[Derived]:
+def derived(record: Record) -> list[Derived]:
     """What follows for the demoted and for the promoted configuration, see ``forensics/h1/law.py``.
 
     The record derives zeros and noise of a bf16 KL on FP32 models at one KL, from the exact logits;
     the grid carries them along the curve. For rounded models it is the KL that they execute.
     """
-    cells, decision = cells_of(block, "H1"), block["thresholds"]["H1"]
+    cells, decision = record.cells_of("H1"), record.thresholds["H1"]
     lines: list[Derived] = []
-    demoted = cells.get(decision["demoted"], {}).get("evidence", {})
-    if "log_ratio_near_zero_frac_predicted" in demoted:
-        kl, name = demoted["true_kl"], decision["demoted"]
-        noise = math.hypot(*demoted["log_ratio_nsr_by_rounding"].values())
+    demoted, promoted = (
+        cells[name].shows(H1Evidence) if name in cells else H1Evidence()
+        for name in (decision.demoted, decision.promoted)
+    )
+    zeros = demoted.log_ratio_near_zero_frac_predicted
+    if zeros is not None and demoted.true_kl is not None:
+        noise = math.hypot(*demoted.log_ratio_nsr_by_rounding.values())
         for key, function, value in (
-            (ZEROS, law.zero_share, demoted["log_ratio_near_zero_frac_predicted"]),
+            (ZEROS, law.zero_share, zeros),
             (NOISE, law.grid_noise, noise),
         ):
-            step = law.step_for(function, kl, value)
-            kls = [p["true_kl"] for p in demoted["curve"]]
-            lines.append((name, key, [(x, function(x, step)) for x in sorted(kls)]))
-    promoted = cells.get(decision["promoted"], {}).get("evidence", {})
-    if "executed_kl" in promoted and block["matrix"][decision["promoted"]]["kl"] == "fp32":
-        pair = promoted["true_kl"], promoted["executed_kl"]
-        points = sorted(p["true_kl"] for p in promoted["curve"])
-        lines.append(
-            (decision["promoted"], NOISE, [(x, law.model_noise(x, *pair)) for x in points])
-        )
+            step = law.step_for(function, demoted.true_kl, value)
+            points = [(kl, function(kl, step)) for kl in _kls(demoted)]
+            lines.append((decision.demoted, key, points))
+    pair = promoted.true_kl, promoted.executed_kl
+    if pair[0] and pair[1] and record.matrix[decision.promoted]["kl"] == "fp32":
+        points = [(kl, law.model_noise(kl, pair[0], pair[1])) for kl in _kls(promoted)]
+        lines.append((decision.promoted, NOISE, points))
     return lines
 
 
+def _kls(evidence: H1Evidence) -> list[float]:
+    return sorted(point.true_kl for point in evidence.curve)
+
+
 @styled
-def _figure(block: Block, found: list[Group], predictions: list[Derived]) -> Any:
+def _figure(record: Record, found: list[Group], predictions: list[Derived]) -> Any:
     looks = appearance([g.names[0] for g in found], markers=True)
     figure, axes = new_figure(4.3, 1, 2)
     for axis, key in zip(axes[0], (ZEROS, NOISE), strict=True):
         scale = 100 if key == ZEROS else 1
         for group in found:
-            kl = [number(p["true_kl"]) for p in _curve(group)]
-            value = [scale * number(p[key]["value"]) for p in _curve(group)]
+            points = curve_of(group.cell)
+            kl, value = [p.true_kl for p in points], [scale * p.metrics[key].value for p in points]
             axis.plot(kl, value, label=group.label, **looks[group.names[0]])
-        for name, metric, points in predictions:
+        for name, metric, derived_points in predictions:
             if metric == key:
-                drawn = [scale * value for _, value in points]
                 axis.plot(
-                    [x for x, _ in points],
-                    drawn,
+                    [x for x, _ in derived_points],
+                    [scale * y for _, y in derived_points],
                     color="black",
                     linestyle=":",
                     linewidth=2.4,
@@ -133,6 +127,6 @@ def _figure(block: Block, found: list[Group], predictions: list[Derived]) -> Any
     axes[0, 0].set_ylabel("zero log-ratios, % of tokens")
     axes[0, 1].set_ylabel("noise / signal of the log-ratio (RMS / RMS)")
     axes[0, 1].set_yscale("log")
-    limit_line(axes[0, 1], block["thresholds"]["H1"]["limit"])
+    limit_line(axes[0, 1], record.thresholds["H1"].limit)
     legend_below(figure, axes[0, 0], 4)
     return figure

@@ -3,6 +3,7 @@
 One panel shows the step of the format at the rewards, the other the damage at growing offsets.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from precision_lib.forensics.h2.families import SAMPLES
 from precision_lib.forensics.h2.law import predicted_rms
 from precision_lib.formats import FORMATS, ulp
+from precision_lib.record.evidence import H2Evidence, NativeRewards, RewardFamily, StoringLaw
+from precision_lib.record.record import Cell, Record
+from precision_lib.reporting.numbers import share, shown
 from precision_lib.reporting.plots.appearance import (
     COLOURS,
     LIMIT_COLOUR,
@@ -18,121 +22,133 @@ from precision_lib.reporting.plots.appearance import (
     new_figure,
     styled,
 )
-from precision_lib.reporting.plots.cells import Block, cells_of, number, share, shown
 from precision_lib.reporting.plots.picture import Picture, Table
 
 NAME = "h2_rewards"
-DAMAGE = "advantage_rms_error"
 
 
-def stored_format(block: Block) -> tuple[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class _Stored:
+    """Rewards as one cell stored them, and the limit of the damage."""
+
+    fmt: str
+    cell: Cell
+    native: NativeRewards
+    law: StoringLaw
+    families: tuple[RewardFamily, ...]
+    limit: float
+
+    @property
+    def normal(self) -> list[RewardFamily]:
+        """Normal rewards, by the offset of their mean."""
+        return [f for f in self.families if f.offset_over_spread is not None]
+
+
+def stored_format(record: Record) -> tuple[str, Cell]:
     """The first format narrower than FP32 that rewards were stored in, and a cell of it.
 
     ``bf16_pure``'s where the record has it, that of the first configuration else.
     """
-    cells = cells_of(block, "H2")
-    narrow = {n: c for n, c in cells.items() if block["matrix"][n]["reward"] in ("bf16", "fp16")}
+    cells = record.cells_of("H2")
+    narrow = [name for name in cells if record.matrix[name]["reward"] in ("bf16", "fp16")]
     name = "bf16_pure" if "bf16_pure" in narrow else next(iter(narrow or cells))
-    return block["matrix"][name]["reward"], cells[name]
+    return record.matrix[name]["reward"], cells[name]
 
 
-def rewards(block: Block) -> Picture:
+def _stored(record: Record) -> _Stored:
+    """Raises: ValueError: the cell does not hold what is drawn."""
+    fmt, cell = stored_format(record)
+    evidence = cell.shows(H2Evidence)
+    if not (evidence.native and evidence.storing_law and evidence.synthetic):
+        raise ValueError(f"{cell.name} lacks its rewards, the law of storing or synthetic rewards")
+    families, limit = evidence.synthetic.families, record.thresholds["H2"].limit
+    return _Stored(fmt, cell, evidence.native, evidence.storing_law, families, limit)
+
+
+def rewards(record: Record) -> Picture:
     """The grid step at the rewards, and the advantage error against offset over spread."""
-    fmt, cell = stored_format(block)
-    families = cell["evidence"]["synthetic"]["families"]
-    normal = _normal(families)
-    native = cell["evidence"]["native"]
+    stored = _stored(record)
+    fmt, first, last = stored.fmt, stored.normal[0], stored.normal[-1]
     title = (f"rewards, stored in {fmt}", "step / spread", "ties", "advantage error", "derived")
     return Picture(
         NAME,
-        _figure(block, fmt, cell),
+        _figure(stored),
         f"Left: the step of a format at a reward of a given size, both in reward units; shaded, "
         "where this model's rewards lie (mean and two standard deviations to either side). Dashed: "
         "the step at which the damage passes the limit, at this model's spread within a group, "
-        f"{shown(native['within_group_std'])}. Right: error of group-normalised advantages (RMS "
-        f"error over RMS) of normal rewards stored in {fmt}, by how many spreads their mean is "
-        "away from zero; dotted: the law of first order, which holds while the step is below the "
-        "spread. Rewards of two values or on a coarse scale have no such law (table).",
+        f"{shown(stored.native.within_group_std)}. Right: error of group-normalised advantages "
+        f"(RMS error over RMS) of normal rewards stored in {fmt}, by how many spreads their mean "
+        "is away from zero; dotted: the law of first order, which holds while the step is below "
+        "the spread. Rewards of two values or on a coarse scale have no such law (table).",
         f"Left: the steps of {fmt} and fp32 as staircases that double with every power of two. "
-        f"Right: the advantage error, {shown(normal[0][DAMAGE])} at an offset of "
-        f"{normal[0]['offset_over_spread']:g} spreads and {shown(normal[-1][DAMAGE])} at "
-        f"{normal[-1]['offset_over_spread']:g}.",
-        Table((*title, "sign flips"), _rows(cell)),
+        f"Right: the advantage error, {shown(first.advantage_rms_error)} at an offset of "
+        f"{first.offset_over_spread:g} spreads and {shown(last.advantage_rms_error)} at "
+        f"{last.offset_over_spread:g}.",
+        Table((*title, "sign flips"), _rows(stored)),
     )
 
 
-def _rows(cell: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+def _rows(stored: _Stored) -> tuple[tuple[str, ...], ...]:
     """This model's own rewards, then the synthetic ones."""
-    families = cell["evidence"]["synthetic"]["families"]
-    native = cell["evidence"]["native"]
     rows = tuple(
         (
-            f["rewards"],
-            shown(f.get("step_over_spread")),
-            share(f["reward_tie_frac"]),
-            shown(f[DAMAGE]),
-            shown(f.get(f"{DAMAGE}_predicted")),
-            share(f["advantage_sign_flip_frac"]),
+            f.rewards,
+            shown(f.step_over_spread),
+            share(f.reward_tie_frac),
+            shown(f.advantage_rms_error),
+            shown(f.advantage_rms_error_predicted),
+            share(f.advantage_sign_flip_frac),
         )
-        for f in families
+        for f in stored.families
     )
-    law = cell["evidence"]["storing_law"]
+    metrics = stored.cell.metrics
     mine = (
         "this reward model's",
-        shown(native["resolution_over_spread"]),
-        share(cell["metrics"]["reward_tie_frac"]["value"]),
-        shown(law["measured"]),
-        shown(law["predicted"]),
-        share(cell["metrics"]["advantage_sign_flip_frac"]["value"]),
+        shown(stored.native.resolution_over_spread),
+        share(metrics["reward_tie_frac"].value),
+        shown(stored.law.measured),
+        shown(stored.law.predicted),
+        share(metrics["advantage_sign_flip_frac"].value),
     )
     return (mine, *rows)
 
 
 @styled
-def _figure(block: Block, fmt: str, cell: dict[str, Any]) -> Any:
+def _figure(stored: _Stored) -> Any:
     figure, axes = new_figure(3.6, 1, 2)
-    _lattice(axes[0, 0], block, fmt, cell["evidence"]["native"])
-    _errors(axes[0, 1], block, cell)
+    _lattice(axes[0, 0], stored)
+    _errors(axes[0, 1], stored)
     return figure
 
 
-def _lattice(axis: Any, block: Block, fmt: str, native: dict[str, Any]) -> None:
-    mean, spread = native["reward_mean"], native["batch_std"]
-    largest = max(1024.0, 4 * (abs(mean) + 2 * spread))
-    size = np.geomspace(2.0**-6, largest, 2000)
+def _lattice(axis: Any, stored: _Stored) -> None:
+    native, fmt = stored.native, stored.fmt
+    ends = [native.reward_mean + side * 2 * native.batch_std for side in (-1, 1)]
+    size = np.geomspace(2.0**-6, max(1024.0, 4 * max(map(abs, ends))), 2000)
     for name, colour, style in ((fmt, COLOURS[0], "-"), ("fp32", "black", "-.")):
         step = ulp(torch.from_numpy(size), FORMATS[name]).numpy()
         axis.plot(size, step, color=colour, linestyle=style, label=f"step of {name}")
-    low = max(min(abs(mean - 2 * spread), abs(mean + 2 * spread)), size[0])
-    if (mean - 2 * spread) * (mean + 2 * spread) < 0:
-        low = size[0]
-    high = max(abs(mean - 2 * spread), abs(mean + 2 * spread))
+    low, high = sorted(map(abs, ends))
+    low = size[0] if ends[0] * ends[1] < 0 else max(low, size[0])
     axis.axvspan(low, high, color=COLOURS[1], alpha=0.25, linewidth=0, label="rewards here")
-    limit = block["thresholds"]["H2"]["limit"]
-    critical = limit / predicted_rms(1.0, SAMPLES) * native["within_group_std"]
+    critical = stored.limit / predicted_rms(1.0, SAMPLES) * native.within_group_std
     axis.axhline(critical, color=LIMIT_COLOUR, linestyle="--", linewidth=1, label="critical step")
     axis.set(xscale="log", yscale="log", xlabel="size of a reward, reward units")
     axis.set_ylabel("step of the format, reward units")
     axis.legend(loc="lower right")
 
 
-def _normal(families: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [f for f in families if f.get("offset_over_spread") is not None]
-
-
-def _errors(axis: Any, block: Block, cell: dict[str, Any]) -> None:
-    families = cell["evidence"]["synthetic"]["families"]
-    normal = _normal(families)
-    offset = [number(f["offset_over_spread"]) for f in normal]
-    error = np.array([number(f[DAMAGE]) for f in normal])
-    ends = np.array([f[f"{DAMAGE}_interval"] for f in normal], dtype=float).T
+def _errors(axis: Any, stored: _Stored) -> None:
+    normal = stored.normal
+    offset = [f.offset_over_spread for f in normal]
+    error = np.array([f.advantage_rms_error for f in normal])
+    ends = np.array([f.advantage_rms_error_interval for f in normal], dtype=float).T
     bars = np.abs(ends - error)
     axis.errorbar(offset, error, bars, fmt="o", color=COLOURS[5], label="normal rewards, measured")
-    predicted = [number(f.get(f"{DAMAGE}_predicted")) for f in normal]
+    predicted = [_or_nan(f.advantage_rms_error_predicted) for f in normal]
     axis.plot(offset, predicted, color="black", linestyle=":", label="derived, first order")
-    native, law = cell["evidence"]["native"], cell["evidence"]["storing_law"]
     axis.plot(
-        *([abs(native["offset_over_spread"])], [number(law["measured"])]),
+        *([abs(stored.native.offset_over_spread)], [_or_nan(stored.law.measured)]),
         marker="*",
         markersize=11,
         linestyle="none",
@@ -142,5 +158,9 @@ def _errors(axis: Any, block: Block, cell: dict[str, Any]) -> None:
     axis.set(xscale="log", yscale="log", xlabel="offset / spread of the rewards")
     axis.set_ylim(top=4)
     axis.set_ylabel("advantage error (RMS error / RMS)")
-    limit_line(axis, block["thresholds"]["H2"]["limit"])
+    limit_line(axis, stored.limit)
     axis.legend(loc="lower right")
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

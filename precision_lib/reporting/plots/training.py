@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precision_lib.metrics.former_names import figure
+from precision_lib.record.sweep import Run, Sweep, TrainingCell, TrainingEvidence
 from precision_lib.reporting.plots.appearance import (
     BASELINE,
     LIMIT_COLOUR,
@@ -32,39 +33,36 @@ CURVES = (
 )
 
 
-def pictures(record: dict[str, Any]) -> list[Picture]:
-    """All pictures of a sweep's record, as ``sweep.json`` holds it.
+def pictures(sweep: Sweep) -> list[Picture]:
+    """All pictures of a sweep.
 
     Raises:
         NothingToDrawError: no run of the record has ended, so that there is nothing to draw.
     """
-    runs = [run for run in record["runs"] if run.get("curves")]
+    runs = [run for run in sweep.runs if run.curves]
     if not runs:
         raise NothingToDrawError("no run of this sweep has ended: there is nothing to draw yet")
     found = [_curves(runs)]
-    if record["evidence"] and any(_lost(c) for c in record["evidence"]["cells"]):
-        found.append(_gain_lost(record["evidence"]))
+    if sweep.evidence and any(_lost(c) for c in sweep.evidence.cells):
+        found.append(_gain_lost(sweep.evidence))
     return found
 
 
-def names_of(runs: Sequence[dict[str, Any]]) -> list[str]:
+def names_of(runs: Sequence[Run]) -> list[str]:
     """Configurations in the order of the runs, the baseline first."""
-    names = list(dict.fromkeys(run["configuration"] for run in runs))
+    names = list(dict.fromkeys(run.configuration for run in runs))
     return sorted(names, key=lambda name: name != BASELINE)
 
 
-def band(runs: Sequence[dict[str, Any]], name: str) -> tuple[Array, Array, Array, Array]:
+def band(runs: Sequence[Run], name: str) -> tuple[Array, Array, Array, Array]:
     """(step, mean, lowest, highest) over runs of one configuration, smoothed; common steps only."""
-    curves = [np.array([_number(x) for x in figure(run["curves"], name)]) for run in runs]
+    of_runs = [figure(run.curves, name) for run in runs]
+    curves = [np.array([np.nan if x is None else x for x in curve]) for curve in of_runs]
     steps = min(map(len, curves))
     table: Array = np.stack([_smooth(curve[:steps]) for curve in curves])
     step: Array = np.arange(1, steps + 1, dtype=np.float64)
     mean: Array = np.asarray(table.mean(0), dtype=np.float64)
     return step, mean, table.min(0), table.max(0)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else np.nan
 
 
 def _smooth(curve: Array) -> Array:
@@ -78,14 +76,14 @@ def _smooth(curve: Array) -> Array:
     return np.where(seen > 0, (total[end] - total[start]) / np.maximum(seen, 1), np.nan)
 
 
-def _curves(runs: Sequence[dict[str, Any]]) -> Picture:
+def _curves(runs: Sequence[Run]) -> Picture:
     names = names_of(runs)
     bands = {
-        name: {key: band([r for r in runs if r["configuration"] == name], key) for key, _ in CURVES}
+        name: {key: band([r for r in runs if r.configuration == name], key) for key, _ in CURVES}
         for name in names
     }
     rows = tuple((name, *(_last(*bands[name][key][1:]) for key, _ in CURVES)) for name in names)
-    seeds = len({run["seed"] for run in runs})
+    seeds = len({run.seed for run in runs})
     many = f"{seeds} seed{'s' * (seeds > 1)}"
     return Picture(
         "ppo_curves",
@@ -118,23 +116,25 @@ def _draw_curves(bands: dict[str, dict[str, tuple[Array, Array, Array, Array]]])
     return figure
 
 
-def _lost(cell: dict[str, Any]) -> dict[str, Any] | None:
-    metric = cell["metrics"].get("objective_gain_lost")
-    whole = metric and all(isinstance(metric[k], int | float) for k in ("value", "low", "high"))
-    return metric if whole else None
+def _lost(cell: TrainingCell) -> tuple[float, float, float] | None:
+    """Share of the gain that is lost with its interval, per cent; None where it is not finite."""
+    metric = cell.metrics.get("objective_gain_lost")
+    figures = (metric.value, metric.low, metric.high) if metric else ()
+    if len(figures) != 3 or not np.isfinite(figures).all():
+        return None
+    return 100 * figures[0], 100 * figures[1], 100 * figures[2]
 
 
-def _gain_lost(evidence: dict[str, Any]) -> Picture:
-    cells = [cell for cell in evidence["cells"] if _lost(cell)]
+def _gain_lost(evidence: TrainingEvidence) -> Picture:
+    losses = [(cell, lost) for cell in evidence.cells if (lost := _lost(cell))]
     rows = []
-    for cell in cells:
-        metric = _lost(cell) or {}
-        value, low, high = (f"{100 * metric[k]:.0f} %" for k in ("value", "low", "high"))
-        needed = str(cell["seeds_needed"] or "–")
-        rows.append((cell["configuration"], cell["verdict"], value, f"{low} to {high}", needed))
+    for cell, lost in losses:
+        value, low, high = (f"{figure:.0f} %" for figure in lost)
+        needed = str(cell.seeds_needed or "–")
+        rows.append((cell.configuration, cell.verdict, value, f"{low} to {high}", needed))
     return Picture(
         "ppo_gain_lost",
-        _draw_gain_lost(cells, evidence["limit"]),
+        _draw_gain_lost(losses, evidence.limit),
         "Share of FP32's gain in the objective (reward less the KL penalty, measured in FP32) that "
         "a configuration loses, %, with 95 % intervals over seeds. fp32_twin is the baseline "
         "started one rounding away: what it shows is chaos.",
@@ -147,21 +147,21 @@ def _gain_lost(evidence: dict[str, Any]) -> Picture:
 
 
 @styled
-def _draw_gain_lost(cells: Sequence[dict[str, Any]], limit: float) -> Any:
-    looks = appearance([c["configuration"] for c in cells])
-    figure, axes = new_figure(0.36 * len(cells) + 1.0)
+def _draw_gain_lost(
+    losses: Sequence[tuple[TrainingCell, tuple[float, float, float]]], limit: float
+) -> Any:
+    looks = appearance([cell.configuration for cell, _ in losses])
+    figure, axes = new_figure(0.36 * len(losses) + 1.0)
     axis = axes[0, 0]
-    for place, cell in enumerate(cells[::-1]):
-        metric = _lost(cell) or {}
-        value, low, high = (100 * metric[k] for k in ("value", "low", "high"))
-        colour = looks[cell["configuration"]]["color"]
+    for place, (cell, (value, low, high)) in enumerate(losses[::-1]):
+        colour = looks[cell.configuration]["color"]
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
         axis.plot([value], [place], "o", color=colour)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.axvline(100 * limit, color=LIMIT_COLOUR, linewidth=1, linestyle="--")
     axis.annotate(
         f"impaired above {limit:.0%}",
-        (100 * limit, len(cells) - 0.45),
+        (100 * limit, len(losses) - 0.45),
         color="#A84900",
         fontsize=8,
         xytext=(-4, 0),
@@ -169,9 +169,9 @@ def _draw_gain_lost(cells: Sequence[dict[str, Any]], limit: float) -> Any:
         horizontalalignment="right",
         backgroundcolor="white",
     )
-    labels = [f"{c['configuration']}: {c['verdict']}" for c in cells[::-1]]
-    axis.set_yticks(range(len(cells)), labels)
-    axis.set_ylim(-0.6, len(cells) - 0.1)
+    labels = [f"{cell.configuration}: {cell.verdict}" for cell, _ in losses[::-1]]
+    axis.set_yticks(range(len(losses)), labels)
+    axis.set_ylim(-0.6, len(losses) - 0.1)
     axis.set_xlabel("share of FP32's gain in the objective that is lost, %")
     axis.grid(visible=False, axis="y")
     return figure

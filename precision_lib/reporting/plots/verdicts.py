@@ -1,9 +1,11 @@
 """Hypotheses by configurations: the verdict of each cell as a word, its damage and its symptom."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from precision_lib.record.record import Cell, Record
+from precision_lib.reporting.numbers import share, shown, with_interval
 from precision_lib.reporting.plots.appearance import new_figure, styled
-from precision_lib.reporting.plots.cells import Block, cells_of, share, shown, with_interval
 from precision_lib.reporting.plots.picture import Picture, Table
 
 NAME = "verdicts"
@@ -26,22 +28,22 @@ def words(metric: str) -> str:
     return WORDS.get(metric, metric)
 
 
-def heat_map(block: Block) -> Picture:
+def heat_map(record: Record) -> Picture:
     """The verdict of every cell that the record holds, and the holes where one was expected."""
-    hypotheses = sorted({c["hypothesis"] for c in block["cells"]})
-    expected = [c for _, c in block.get("expected", [])]
-    names = list(dict.fromkeys([*(c["configuration"] for c in block["cells"]), *expected]))
-    found = {h: cells_of(block, h) for h in hypotheses}
-    rows = tuple(_row(block, name, found) for name in names)
+    hypotheses = record.measured_hypotheses
+    expected = [configuration for _, configuration in record.expected]
+    names = list(dict.fromkeys([*(c.configuration for c in record.cells), *expected]))
+    found = {h: record.cells_of(h) for h in hypotheses}
+    rows = tuple(_row(record, name, found) for name in names)
     headings = ["configuration"]
     for h in hypotheses:
-        metric, symptom = _metrics(block, h)
+        metric, symptom = _metrics(record, h)
         headings.append(
             f"{h}: {words(metric)} [95 %]" + (f" · {words(symptom)}" if symptom else "")
         )
     return Picture(
         NAME,
-        _figure(block, names, hypotheses, found),
+        _figure(record, names, hypotheses, found),
         "Verdict of each configuration on each hypothesis. In a cell: the verdict, the damage that "
         "decides (a cell is impaired when its whole 95 % interval lies above the limit at the top "
         "of the column), and behind the dot the symptom that people look at.",
@@ -51,34 +53,37 @@ def heat_map(block: Block) -> Picture:
     )
 
 
-def _metrics(block: Block, hypothesis: str) -> tuple[str, str]:
-    decision = block["thresholds"][hypothesis]
-    return decision["metric"], decision["symptom"]
+def _metrics(record: Record, hypothesis: str) -> tuple[str, str]:
+    decision = record.thresholds[hypothesis]
+    return decision.metric, decision.symptom
 
 
-def _count(hypothesis: str, cells: dict[str, Any]) -> str:
-    verdicts = [c["verdict"] for c in cells.values()]
+def _count(hypothesis: str, cells: Mapping[str, Cell]) -> str:
+    verdicts = [c.verdict for c in cells.values()]
     return f"{hypothesis} " + ", ".join(
         f"{verdicts.count(v)} {v}" for v in COLOURS if v in verdicts
     )
 
 
-def _row(block: Block, name: str, found: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+def _row(record: Record, name: str, found: Mapping[str, Mapping[str, Cell]]) -> tuple[str, ...]:
     row = [name]
     for h, cells in found.items():
-        metric, symptom = _metrics(block, h)
+        metric, symptom = _metrics(record, h)
         cell = cells.get(name)
         if cell is None:
             row.append(NOT_MEASURED)
             continue
-        seen = f" · {share(cell['metrics'][symptom]['value'])}" if symptom else ""
-        row.append(f"{cell['verdict']}: {with_interval(cell['metrics'][metric])}{seen}")
+        seen = f" · {share(cell.metrics[symptom].value)}" if symptom else ""
+        row.append(f"{cell.verdict}: {with_interval(cell.metrics[metric])}{seen}")
     return tuple(row)
 
 
 @styled
 def _figure(
-    block: Block, names: list[str], hypotheses: list[str], found: dict[str, dict[str, Any]]
+    record: Record,
+    names: list[str],
+    hypotheses: list[str],
+    found: Mapping[str, Mapping[str, Cell]],
 ) -> Any:
     from matplotlib.patches import Rectangle
 
@@ -87,7 +92,7 @@ def _figure(
     for column, h in enumerate(hypotheses):
         for row, name in enumerate(names):
             cell = found[h].get(name)
-            verdict = cell["verdict"] if cell else NOT_MEASURED
+            verdict = cell.verdict if cell else NOT_MEASURED
             axis.add_patch(
                 Rectangle(
                     (column, row),
@@ -102,11 +107,11 @@ def _figure(
             weight = "normal" if verdict == "healthy" else "bold"
             axis.text(*(column + 0.5, row + 0.32), verdict, ha="center", va="center", weight=weight)
             if cell:
-                text = _figures(block, h, cell)
+                text = _figures(record, h, cell)
                 axis.text(column + 0.5, row + 0.7, text, ha="center", va="center", fontsize=8)
     axis.set(xlim=(0, len(hypotheses)), ylim=(len(names), 0))
     axis.set_yticks([i + 0.5 for i in range(len(names))], names)
-    titles = [_title(block, h) for h in hypotheses]
+    titles = [_title(record, h) for h in hypotheses]
     axis.set_xticks([i + 0.5 for i in range(len(hypotheses))], titles)
     axis.tick_params(length=0, top=False, labeltop=True, bottom=False, labelbottom=False)
     axis.grid(visible=False)
@@ -114,15 +119,15 @@ def _figure(
     return figure
 
 
-def _figures(block: Block, hypothesis: str, cell: dict[str, Any]) -> str:
-    metric, symptom = _metrics(block, hypothesis)
-    text = shown(cell["metrics"][metric]["value"])
-    return f"{text} · {share(cell['metrics'][symptom]['value'])}" if symptom else text
+def _figures(record: Record, hypothesis: str, cell: Cell) -> str:
+    metric, symptom = _metrics(record, hypothesis)
+    text = shown(cell.metrics[metric].value)
+    return f"{text} · {share(cell.metrics[symptom].value)}" if symptom else text
 
 
-def _title(block: Block, hypothesis: str) -> str:
-    decision = block["thresholds"][hypothesis]
-    metric, symptom = _metrics(block, hypothesis)
-    title = decision["title"].replace("value-head instability", "value head")
+def _title(record: Record, hypothesis: str) -> str:
+    decision = record.thresholds[hypothesis]
+    metric, symptom = _metrics(record, hypothesis)
+    title = decision.title.replace("value-head instability", "value head")
     second = words(metric) + (f" ·\n{words(symptom)}" if symptom else "\n")
-    return f"{hypothesis} {title}\n{second}\nlimit {decision['limit']:.2g}"
+    return f"{hypothesis} {title}\n{second}\nlimit {decision.limit:.2g}"

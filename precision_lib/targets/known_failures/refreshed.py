@@ -36,14 +36,14 @@ def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailur
             "of one core do not excuse another"
         )
     ran = {name for counts in conformance["functions"].values() for name in counts["ran"]}
-    gone = conformance["not_offered"]
+    gone = conformance.get("not_offered", ())
     entries = old.by_test()
     kept = [
         entry
         for entry in old.known
         if entry.test not in ran and entry.test.partition("[")[2].partition("-")[0] not in gone
     ]
-    for name, failure in conformance["failures"].items():
+    for name, failure in conformance.get("failures", {}).items():
         is_range = failure.get("severity") == "range" and not conformance.get("strict", True)
         if is_range and name not in entries:
             continue  # it fails no run
@@ -51,7 +51,7 @@ def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailur
         kept.append(replace(entries.get(name, UNEXPLAINED), test=name, input=case))
     order = list(dict.fromkeys(_cause(entry) for entry in (*old.known, *kept)))
     kept.sort(key=lambda entry: order.index(_cause(entry)))
-    return KnownFailures(conformance["target"], conformance["version"], tuple(kept))
+    return KnownFailures(conformance["target"], conformance.get("version", ""), tuple(kept))
 
 
 def _cause(entry: Known) -> tuple[str, str, str, str]:

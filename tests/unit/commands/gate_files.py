@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from precision_lib.cli import main
+from precision_lib.compare.baseline import write_baseline
 from precision_lib.jsonio import append_line, write_json
-from precision_lib.records.baseline import write_baseline
 from tests.unit import small_blocks as small
 from tests.unit.small_blocks import Block, whole
 
@@ -17,7 +17,7 @@ class Files:
         self.report, self.baseline = directory / "report.json", directory / "cpu.json"
         self.markdown = directory / "summary.md"
         self.put(whole())
-        write_baseline(self.baseline, small.known(whole()))
+        write_baseline(self.baseline, small.baseline(small.known(whole())))
 
     def put(self, block: Block, *failed: str) -> None:
         tests = [{"nodeid": name, "outcome": "failed"} for name in failed]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from precision_lib import cli
-from precision_lib.records.record import load_cells, load_record
+from precision_lib.record.recorder import load_cells
+from tests.unit.small_blocks import read
 from tests.unit.suite_runs import ROOT, Done, run_checkout, run_suite
 
 
@@ -105,7 +106,7 @@ def test_a_run_without_cells_keeps_the_measured_record(tmp_path: Path) -> None:
     done = run_checkout(str(ROOT / "tests/unit/test_matrix.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert kept.read_text() == "measured"
-    record = load_record(tmp_path / "results" / "tests.json")
+    record = read(tmp_path / "results" / "tests.json")
     assert record["exitcode"] == 0
     assert not record["precision"]["complete"]
 
@@ -145,7 +146,7 @@ def test_forensics_on_a_users_checkpoint_and_matrix(
         "test_cell_has_a_verdict or test_observed or identical or controls",
     )
     assert done.returncode == 0, done.stdout
-    block = load_record(tmp_path / "report.json")["precision"]
+    block = read(tmp_path / "report.json")["precision"]
     assert block["complete"]
     assert [c["configuration"] for c in block["cells"]][-1] == "mine"
     assert block["cells"][-1]["evidence"]["observed_formats"]["kl"] == "fp16"
@@ -166,7 +167,7 @@ def test_probe_command_on_a_saved_checkpoint(
     capsys.readouterr()
     assert command("probe", *arguments, "--model", model) == 0
     printed = capsys.readouterr()
-    block = load_record(out / "record.json")["precision"]
+    block = read(out / "record.json")["precision"]
     assert block["complete"]
     assert len(block["cells"]) == 12
     assert block["context"]["probe"]["seq_lengths"] == [8, 16]
@@ -174,7 +175,7 @@ def test_probe_command_on_a_saved_checkpoint(
     assert set(block["cells"][0]["evidence"]["by_length"]) == {"8", "16"}
     assert "\033" not in printed.out, "no colour outside a terminal"
     assert printed.err == "", "no progress bar outside a terminal"
-    kept = [cell["configuration"] for cell in load_cells(out / "cells.jsonl")]
+    kept = [cell.configuration for cell in load_cells(out / "cells.jsonl")]
     assert kept == [cell["configuration"] for cell in block["cells"]]
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from precision_lib.cli import main
-from precision_lib.records import baseline as baselines
-from precision_lib.records.baseline import load_baseline
-from precision_lib.records.record import unfinished_run
+from precision_lib.compare import baseline as baselines
+from precision_lib.compare.baseline import load_baseline
+from precision_lib.record.recorder import unfinished_run
 from tests.unit import small_blocks as small
 from tests.unit.commands.gate_files import Files
 from tests.unit.small_blocks import Block, metric, moved, whole
@@ -176,7 +176,7 @@ def test_update_baseline_writes_what_the_gate_then_passes(
     assert files.gate() == 1
     assert files.gate("--update-baseline") == 0
     assert f"baseline: {files.baseline}" in capsys.readouterr().out
-    assert load_baseline(files.baseline) == small.known(WORSE)
+    assert load_baseline(files.baseline) == small.baseline(small.known(WORSE))
     assert files.gate() == 0
 
 
@@ -186,9 +186,8 @@ def test_update_baseline_goes_to_the_device_class_by_default(
     monkeypatch.chdir(files.directory)
     files.put(FOREIGN)
     assert main(["gate", str(files.report), "--update-baseline"]) == 0
-    assert load_baseline(files.directory / baselines.DIRECTORY / "sm90.json") == small.known(
-        FOREIGN
-    )
+    written = load_baseline(files.directory / baselines.DIRECTORY / "sm90.json")
+    assert written == small.baseline(small.known(FOREIGN))
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from precision_lib import ppo
 from precision_lib.faults import FAULTS, plant, wrong_core
 from precision_lib.faults.catalogue import CATALOGUE
 from precision_lib.phases.self_test import planted
-from precision_lib.records.record import load_record
 from precision_lib.targets import INTERFACE
+from tests.unit.small_blocks import read
 from tests.unit.suite_runs import run_suite
 
 
@@ -128,9 +128,9 @@ def test_a_planted_fault_turns_its_file_red(tmp_path: Path) -> None:
     """One for all; ``pytest -m selftest`` plants the others."""
     fault = FAULTS["log_of_softmax"]
     caught, _ = planted(fault, None, tmp_path)
-    assert fault.caught_in_pipeline in [by["by"] for by in caught]
+    assert fault.caught_in_pipeline in [by.by for by in caught]
     # Nobody may take such a record for a measurement.
-    block = load_record(tmp_path / "planted" / f"{fault.name}.json")["precision"]
+    block = read(tmp_path / "planted" / f"{fault.name}.json")["precision"]
     assert block["planted_fault"] == fault.name
 
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from precision_lib.compare.baseline import baseline_of
+from precision_lib.compare.gate import judge
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.policy_shift import OPERATING_KL
 from precision_lib.matrix import all_configurations, get_configuration
-from precision_lib.records.baseline import baseline_of
-from precision_lib.records.gate import judge
-from tests.unit import small_blocks
+from precision_lib.record.record import Record
 from tests.unit.forensics.split_products import SplitProducts, parts_of
 from tests.unit.small_pipelines import random_pipeline
 from tests.unit.small_runs import opened
@@ -36,24 +36,20 @@ CONFIGURATIONS = all_configurations(None)
 
 @dataclass(frozen=True)
 class Measured:
-    """The ``precision`` block of a quick main job; hypothesis to whether its controls are null."""
+    """The record of a quick main job; hypothesis to whether its controls are null."""
 
-    block: dict[str, Any]
+    record: Record
     null: dict[str, bool]
 
     def words(self) -> dict[tuple[str, str], str]:
         """(hypothesis, configuration) to the verdict of the cell; a hypothesis alone to its own."""
-        cells = {(c["hypothesis"], c["configuration"]): c["verdict"] for c in self.block["cells"]}
-        return cells | {(h["hypothesis"], ""): h["verdict"] for h in self.block["hypotheses"]}
+        return self.record.verdicts | {
+            (h.hypothesis, ""): h.verdict for h in self.record.hypotheses
+        }
 
     def metric(self, hypothesis: str, configuration: str, name: str) -> float:
         """Value of a metric of a cell."""
-        [cell] = [
-            c
-            for c in self.block["cells"]
-            if (c["hypothesis"], c["configuration"]) == (hypothesis, configuration)
-        ]
-        return float(cell["metrics"][name]["value"])
+        return self.record.by_key[hypothesis, configuration].metrics[name].value
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +63,7 @@ def studies(pipeline: "Pipeline") -> "Sequence[Study]":
     """H1 to H4 on a budget of a few seconds."""
     from precision_lib.forensics.budget import budget
     from precision_lib.phases.main_job import MainJob
-    from precision_lib.records.record import Recorder
+    from precision_lib.record.recorder import Recorder
 
     quick = budget(quick=True)
     small = (
@@ -90,8 +86,8 @@ def h1_study(pipeline: "Pipeline") -> "H1Study":
 
 def measure(studies: "Sequence[Study]", directory: Path) -> Measured:
     """Cells and verdicts of the studies."""
-    from precision_lib.records.context import run_context
-    from precision_lib.records.record import Recorder
+    from precision_lib.record.context import run_context
+    from precision_lib.record.recorder import Recorder
 
     recorder = Recorder(directory / "report.json", CONFIGURATIONS)
     recorder.context = run_context("cpu", 0)
@@ -99,9 +95,9 @@ def measure(studies: "Sequence[Study]", directory: Path) -> Measured:
         for configuration in CONFIGURATIONS:
             recorder.add_cell(study.cell(configuration))
         recorder.add_hypothesis(study.verdict())
-    recorder.expected = [(c["hypothesis"], c["configuration"]) for c in recorder.cells]
-    block = small_blocks.parsed(recorder.block())
-    return Measured(block, {h["hypothesis"]: h["control"]["is_null"] for h in block["hypotheses"]})
+    recorder.expected = list(recorder.cells)
+    record = recorder.record()
+    return Measured(record, {h.hypothesis: h.control.is_null for h in record.hypotheses})
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +167,12 @@ def test_on_a_cpu_the_batch_variance_is_zero(usual: Measured) -> None:
 def test_the_summary_says_how_far_two_batch_shapes_differ(usual: Measured, split: Measured) -> None:
     from precision_lib.reporting.table import batch_variance_lines
 
-    heading, of_h1, *others = [line for line, _ in batch_variance_lines(split.block)]
+    heading, of_h1, *others = [line for line, _ in batch_variance_lines(split.record)]
     variance = split.metric("H1", "bf16_pure", "batch_variance")
     assert heading == "two batch shapes of one bf16 model differ by"
     assert of_h1 == f"H1: {variance:#.2g} times the signal at a KL of 1e-04"
     assert [line[:2] for line in others] == ["H2", "H3", "H4"]
-    [(same, _)] = batch_variance_lines(usual.block)
+    [(same, _)] = batch_variance_lines(usual.record)
     assert same == "two batch shapes of one bf16 model give the same bits"
 
 
@@ -184,8 +180,8 @@ def test_the_summary_says_how_far_two_batch_shapes_differ(usual: Measured, split
 
 
 def test_a_baseline_can_be_made_and_the_same_run_is_green(split: Measured) -> None:
-    judgement = judge(split.block, small_blocks.parsed(baseline_of(split.block)))
-    assert (judgement.exit_code, judgement.obstacles) == (0, ())
+    judgement = judge(split.record, baseline_of(split.record))
+    assert (judgement.exit_code, judgement.inconclusive) == (0, ())
     assert judgement.compared > 250
 
 
@@ -199,24 +195,19 @@ def test_another_batch_shape_is_no_regression(
         other = measure([h1_study(embedded)], tmp_path)
     values = [m.metric("H1", "bf16_pure", "log_ratio_nsr") for m in (split, other)]
     assert values[0] != values[1], "the batch shape was not changed"
-    judgement = judge(other.block, small_blocks.parsed(baseline_of(split.block)))
-    assert [c.message for c in judgement.regressions] == []
+    judgement = judge(other.record, baseline_of(split.record))
+    assert [c.message for c in judgement.worse] == []
 
 
 def test_an_error_that_doubles_is_a_regression_still(split: Measured) -> None:
     """An allowance of the size of the batch variance would let it pass."""
     before = split.metric("H1", "bf16_pure", "log_ratio_nsr")
-    [cell] = [
-        c
-        for c in split.block["cells"]
-        if (c["hypothesis"], c["configuration"]) == ("H1", "bf16_pure")
-    ]
-    worse = {
-        k: 2 * v if k in ("value", "low", "high") else v
-        for k, v in cell["metrics"]["log_ratio_nsr"].items()
-    }
-    moved = small_blocks.moved(split.block, "H1", "log_ratio_nsr", worse)
-    [change] = judge(moved, small_blocks.parsed(baseline_of(split.block))).regressions
+    cell = split.record.by_key["H1", "bf16_pure"]
+    metric = cell.metrics["log_ratio_nsr"]
+    doubled = replace(metric, value=2 * metric.value, low=2 * metric.low, high=2 * metric.high)
+    worse = replace(cell, metrics={**cell.metrics, "log_ratio_nsr": doubled})
+    cells = tuple(worse if c == cell else c for c in split.record.cells)
+    [change] = judge(replace(split.record, cells=cells), baseline_of(split.record)).worse
     assert (change.metric, change.before) == ("log_ratio_nsr", before)
 
 

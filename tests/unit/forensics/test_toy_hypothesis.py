@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from precision_lib.compare.directions import DIRECTIONS, direction
 from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES
 from precision_lib.forensics.hypothesis import Imported
-from precision_lib.jsonio import to_plain
 from precision_lib.matrix import all_configurations
-from precision_lib.records.directions import DIRECTIONS, direction
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 from precision_lib.reporting.sections import EVIDENCE
 from precision_lib.reporting.table import summary
 from tests.unit.small_pipelines import random_pipeline
@@ -73,16 +72,16 @@ def test_the_main_job_judges_it(models: "Pipeline", tmp_path: Path) -> None:
     asked = budget(quick=True)
     path = tmp_path / "report.json"
     run = run_main_job(models, asked, CONFIGURATIONS, path, budget_name="quick")
-    verdicts = {c["configuration"]: c["verdict"] for c in run.cells}
+    verdicts = {cell.configuration: cell.verdict for cell in run.cells.values()}
     assert {verdicts[c.name] for c in CONFIGURATIONS if c.kl == "fp32"} == {"healthy"}
     assert {verdicts[c.name] for c in CONFIGURATIONS if c.kl == "bf16"} == {"impaired"}
-    (hypothesis,) = run.hypotheses
-    assert (hypothesis["hypothesis"], hypothesis["verdict"]) == ("H0", "supported")
+    (hypothesis,) = run.hypotheses.values()
+    assert (hypothesis.hypothesis, hypothesis.verdict) == ("H0", "supported")
     assert "H0" in planned_work(models, asked, CONFIGURATIONS)
     assert needed_stages(["H0"]) == ("H0",)
-    block = to_plain(run.block())
-    assert block["complete"]
-    assert any("H0: stored_nsr" in text for text, _ in summary(block))
+    record = run.record()
+    assert record.complete
+    assert any("H0: stored_nsr" in text for text, _ in summary(record))
 
 
 @pytest.mark.usefixtures("row")

@@ -11,7 +11,7 @@ import pytest
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.policy_shift import OPERATING_KL
 from precision_lib.matrix import all_configurations
-from precision_lib.records.record import Recorder
+from precision_lib.record.recorder import Recorder
 from tests.unit.small_pipelines import random_pipeline
 
 if TYPE_CHECKING:

@@ -21,8 +21,12 @@ from precision_lib.forensics.policy_shift import OPERATING_KL
 from precision_lib.forensics.verdicts import Cell
 from precision_lib.jsonio import append_line, to_plain
 from precision_lib.matrix import all_configurations, get_configuration
-from precision_lib.records.record import Recorder, load_cells, unfinished_run
-from precision_lib.records.resume import ResumeError, continue_run, differences, earlier_run
+from precision_lib.record import record
+from precision_lib.record.codec import decode
+from precision_lib.record.files import block_of
+from precision_lib.record.record import Record
+from precision_lib.record.recorder import Recorder, load_cells, unfinished_run
+from precision_lib.record.resume import ResumeError, continue_run, differences, earlier_run
 from tests.unit.small_pipelines import random_pipeline
 
 if TYPE_CHECKING:
@@ -101,19 +105,19 @@ def run(models: "Pipeline", small: "Budget") -> Callable[..., Recorder]:
 
 
 @pytest.fixture(scope="module")
-def whole(run: Callable[..., Recorder], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The block of a run that nothing ended."""
-    return run(tmp_path_factory.mktemp("whole")).block()
+def whole(run: Callable[..., Recorder], tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The record of a run that nothing ended."""
+    return run(tmp_path_factory.mktemp("whole")).record()
 
 
-def without_run(block: dict[str, Any]) -> str:
-    """The block as the record has it, but for the run's identifier."""
-    return json.dumps(to_plain({k: v for k, v in block.items() if k != "run"}))
+def without_run(record: Record) -> str:
+    """The block as the file has it, but for the run's identifier."""
+    return json.dumps(block_of(replace(record, run="")))
 
 
 @pytest.mark.parametrize("cells", [1, len(CONFIGURATIONS) + 3, CELLS])
 def test_a_run_that_was_ended_and_continued_is_one_run(
-    cells: int, run: Callable[..., Recorder], whole: dict[str, Any], tmp_path: Path
+    cells: int, run: Callable[..., Recorder], whole: Record, tmp_path: Path
 ) -> None:
     """Bit for bit, key order included; and a cell is measured and written once."""
     with pytest.raises(EndedError):
@@ -121,7 +125,7 @@ def test_a_run_that_was_ended_and_continued_is_one_run(
     assert f"after {cells} of {CELLS} cells" in str(unfinished_run(tmp_path / "report.json"))
     recorder = run(tmp_path, resume=True)
     assert len(recorder.earlier) == cells
-    assert without_run(recorder.block()) == without_run(whole)
+    assert without_run(recorder.record()) == without_run(whole)
     written = load_cells(recorder.cells_path, recorder.run)
     assert len(written) == len(recorder.cells) == CELLS
     recorder.write()
@@ -209,11 +213,11 @@ def test_what_a_cell_depends_on_has_to_agree(
     assert not recorder.earlier
 
 
-def test_a_killed_process_is_continued(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_a_killed_process_is_continued(whole: Record, tmp_path: Path) -> None:
     """SIGKILL in the middle of a cell's line: no handler runs, and half a line is left."""
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from precision_lib.records import record\n"
+        "from precision_lib.record import recorder\n"
         "from tests.unit.phases import test_main_job as job\n"
         "from precision_lib.phases.main_job import run_main_job\n"
         "lines = 0\n"
@@ -225,7 +229,7 @@ def test_a_killed_process_is_continued(whole: dict[str, Any], tmp_path: Path) ->
         "            file.write(str(value)[:99])\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    job.append_line(path, value)\n"
-        "record.append_line = append\n"
+        "recorder.append_line = append\n"
         "run_main_job(job.random_pipeline(), job.small_budget(), job.CONFIGURATIONS,\n"
         "             Path(sys.argv[1]) / 'report.json', budget_name='small')\n"
     )
@@ -235,7 +239,9 @@ def test_a_killed_process_is_continued(whole: dict[str, Any], tmp_path: Path) ->
     earlier = earlier_run(recorder.path)
     assert earlier is not None
     assert list(earlier.cells) == [("H1", c.name) for c in CONFIGURATIONS[:2]]
-    assert earlier.cells["H1", "bf16_pure"].as_json() == next(iter(whole["cells"]))
+    assert (
+        decode(record.Cell, to_plain(earlier.cells["H1", "bf16_pure"].as_json())) == whole.cells[0]
+    )
 
 
 def test_without_an_earlier_run_a_new_one_begins(tmp_path: Path) -> None:

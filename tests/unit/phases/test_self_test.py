@@ -14,26 +14,30 @@ from precision_lib.exit_codes import OK, REGRESSION, USAGE
 from precision_lib.jsonio import write_json
 from precision_lib.phases import clean_runs
 from precision_lib.phases.self_test import QUICK, plant_faults
-from precision_lib.records.changes import times_the_limit
+from precision_lib.record.changes import Change
+from precision_lib.record.codec import encode
+from precision_lib.record.record import thresholds
+from precision_lib.record.self_test import CleanRuns, FaultOutcome
 from precision_lib.reporting.self_test import caught_by, self_test_lines
 
 
-def outcome(name: str, tmp_path: Path) -> dict[str, Any]:
+def outcome(name: str, tmp_path: Path) -> FaultOutcome:
     return plant_faults([name], tmp_path)[0]
 
 
 def test_a_fault_is_caught_by_its_check_with_a_margin(tmp_path: Path) -> None:
     found = outcome("group_one_pass_variance", tmp_path)
-    assert found["outcome"] == "caught"
-    [by] = found["caught"]
-    assert by["by"] == faults.FAULTS["group_one_pass_variance"].caught_by
-    assert by["margin"] > 1
-    assert f"{by['by']}, {by['margin']:.3g} times the limit" == caught_by(found)
+    assert found.outcome == "caught"
+    [by] = found.caught
+    assert by.by == faults.FAULTS["group_one_pass_variance"].caught_by
+    assert by.margin is not None
+    assert by.margin > 1
+    assert f"{by.by}, {by.margin:.3g} times the limit" == caught_by(found)
 
 
 def test_a_fault_of_a_property_has_no_margin(tmp_path: Path) -> None:
     found = outcome("group_advantages_left_in_input_dtype", tmp_path)
-    assert [by["margin"] for by in found["caught"]] == [None]
+    assert [by.margin for by in found.caught] == [None]
     assert "times" not in caught_by(found)
 
 
@@ -45,7 +49,7 @@ def test_a_fault_that_nobody_catches_is_missed(
     claimed = replace(harmless, harmless=False, measured_in="", caught_by=_check("group_epsilon"))
     monkeypatch.setitem(faults.FAULTS, harmless.name, claimed)
     found = outcome(harmless.name, tmp_path)
-    assert (found["outcome"], found["caught"]) == ("missed", [])
+    assert (found.outcome, found.caught) == ("missed", ())
 
 
 def test_a_fault_that_says_it_is_harmless_is_a_false_alarm(
@@ -53,7 +57,7 @@ def test_a_fault_that_says_it_is_harmless_is_a_false_alarm(
 ) -> None:
     fault = faults.FAULTS["group_epsilon"]
     monkeypatch.setitem(faults.FAULTS, fault.name, replace(fault, caught_by="", harmless=True))
-    assert outcome(fault.name, tmp_path)["outcome"] == "false alarm"
+    assert outcome(fault.name, tmp_path).outcome == "false alarm"
 
 
 def _check(name: str) -> str:
@@ -70,7 +74,8 @@ def _check(name: str) -> str:
     ],
 )
 def test_margin_is_the_worsening_over_the_allowed_one(change: dict[str, Any], times: float) -> None:
-    assert times_the_limit(change) == pytest.approx(times)
+    made = Change("H1", "bf16_pure", "kl", "x", **change, unit="", reason="")
+    assert made.times_the_limit == pytest.approx(times)
 
 
 def test_command_writes_a_record_and_says_what_it_found(
@@ -120,14 +125,13 @@ def clean(directory: Path, nsr: list[float]) -> None:
             "metrics": {"log_ratio_nsr": metric | {"clusters": 8}},
             "evidence": {},
         }
-        threshold = {"metric": "log_ratio_nsr", "limit": 0.3, "components": ["policy"]}
         block = {
             "schema": 2,
             "run": str(seed),
             "complete": True,
             "context": {"device": {"class": "cpu"}, "seed": seed},
             "matrix": {"bf16_pure": {"policy": "bf16"}},
-            "thresholds": {"H1": threshold},
+            "thresholds": encode(thresholds()),
             "expected": [["H1", "bf16_pure"]],
             "cells": [cell],
             "hypotheses": [],
@@ -138,18 +142,19 @@ def clean(directory: Path, nsr: list[float]) -> None:
 def test_clean_runs_without_an_alarm(tmp_path: Path) -> None:
     clean(tmp_path, [1.0, 1.05, 0.97])
     found = clean_runs.false_alarms(range(3), tmp_path)
-    assert (found["runs"], found["comparisons"], found["false_alarms"]) == (2, 2, 0)
-    assert 0 < found["worst_share_of_limit"] < 1
-    assert found["worst_metric"] == "H1 bf16_pure log_ratio_nsr"
+    assert (found.runs, found.comparisons, found.false_alarms) == (2, 2, 0)
+    assert 0 < found.worst_share_of_limit < 1
+    assert found.worst_metric == "H1 bf16_pure log_ratio_nsr"
     assert "2 clean runs, seeds 1 to 2, against seed 0: 0 false alarms" in _text(found)
 
 
 def test_clean_runs_with_an_alarm_say_which(tmp_path: Path) -> None:
     clean(tmp_path, [1.0, 5.0, 1.0])
     found = clean_runs.false_alarms(range(3), tmp_path)
-    assert found["false_alarms"] == 1
-    assert found["against_the_run_before"]["false_alarms"] == 1
-    assert "log_ratio_nsr 1 -> 5" in found["alarms"][0]
+    assert found.false_alarms == 1
+    assert found.against_the_run_before is not None
+    assert found.against_the_run_before.false_alarms == 1
+    assert "log_ratio_nsr 1 -> 5" in found.alarms[0]
     assert "log_ratio_nsr 1 -> 5" in _text(found)
 
 
@@ -166,5 +171,5 @@ def test_runs_that_are_there_are_not_measured_again(tmp_path: Path) -> None:
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.iterdir())] == before
 
 
-def _text(found: dict[str, Any]) -> str:
+def _text(found: CleanRuns) -> str:
     return "\n".join(text for text, _ in self_test_lines([], found))

@@ -1,6 +1,7 @@
 """A sweep whose runs nobody trains: its record, what is run again and what is not."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from precision_lib.jsonio import append_line
 from precision_lib.matrix import MATRIX, get_configuration
 from precision_lib.models.loading import CheckpointError
-from precision_lib.phases.sweep import RECORD, SCHEMA, load_sweep_record, run_sweep
+from precision_lib.phases.sweep import RECORD, run_sweep
+from precision_lib.record.files import SCHEMAS, load_sweep
 from precision_lib.sweep import progress
 from precision_lib.sweep.events import Event
 from precision_lib.sweep.plan import PlanError, SweepCell, SweepPlan
@@ -38,9 +40,9 @@ def on_disk(plan: SweepPlan) -> dict[str, Any]:
 def test_the_record_has_all_that_was_found(plan: SweepPlan) -> None:
     record = run_sweep(plan, Executor(plan))
     found = on_disk(plan)
-    assert found == json.loads(json.dumps(record))
-    assert found == load_sweep_record(plan.directory / RECORD)
-    assert (found["schema"], found["complete"], found["max_steps"]) == (SCHEMA, True, 4)
+    assert load_sweep(plan.directory / RECORD) == record
+    assert (found["schema"], found["complete"]) == (SCHEMAS["sweep"], True)
+    assert found["max_steps"] == 4
     assert (found["failed"], found["not_compared"]) == ({}, "")
     assert found["settings"]["kl_coefficient"] == KL_COEFFICIENT
     assert found["matrix"]["bf16_pure"] == PURE.components
@@ -62,24 +64,27 @@ def test_curves_are_kept_with_six_digits_and_gaps_where_a_step_has_no_figure(
 ) -> None:
     execute = Executor(plan)
     record = run_sweep(plan, execute)
-    curves = record["runs"][0]["curves"]
+    curves = record.runs[0].curves
     assert len(curves["reward_mean"]) == 4
-    assert curves["kl_sequence_mean"] == [0.0, 0.1, 0.2, 0.3]  # 3 x 0.1 has seventeen digits
-    assert curves["entropy_mean"] == [None] * 4
+    assert curves["kl_sequence_mean"] == (0.0, 0.1, 0.2, 0.3)  # 3 x 0.1 has seventeen digits
+    assert curves["entropy_mean"] == (None,) * 4
     steps = plan.run_directory(plan.cells[0]) / STEPS
     append_line(steps, {"step": 4, "reward_mean": float("nan"), "kl_sequence_mean": 1.0})
-    assert run_sweep(plan, execute)["runs"][0]["curves"]["reward_mean"][-1] == "nan"
+    last = run_sweep(plan, execute).runs[0].curves["reward_mean"][-1]
+    assert last is not None
+    assert math.isnan(last)
 
 
 def test_a_cell_that_crashed_is_named_and_all_others_are_kept(plan: SweepPlan) -> None:
     said: list[str] = []
     record = run_sweep(plan, Executor(plan, crash="bf16_pure-seed-0"), say=said.append)
     assert on_disk(plan)["failed"] == {"bf16_pure-seed-0": "exit code 1: oh no"}
-    assert not record["complete"]
-    statuses = [run["status"] for run in record["runs"]]
+    assert not record.complete
+    statuses = [run.status for run in record.runs]
     assert statuses.count("unfinished") == 1
     assert statuses.count("completed") == 5
-    assert record["evidence"]["seeds"] == [1]
+    assert record.evidence is not None
+    assert record.evidence.seeds == (1,)
     assert "bf16_pure-seed-0: retried, exit code 1: oh" in said
     assert "bf16_pure-seed-0: failed, exit code 1: oh no" in said
     assert "bf16_pure-seed-1: completed after 4 steps" in said
@@ -91,8 +96,8 @@ def test_the_next_sweep_runs_what_is_missing_and_nothing_else(plan: SweepPlan) -
     second = Executor(plan)
     record = run_sweep(plan, second)
     assert second.asked == ["bf16_pure-seed-0"]
-    assert record["complete"]
-    assert record["failed"] == {}
+    assert record.complete
+    assert record.failed == {}
     after = mtimes(plan)
     assert len(after) == len(before) + 1
     assert {path: after[path] for path in before} == before
@@ -188,7 +193,7 @@ def test_other_models_are_refused_where_runs_are_missing(plan: SweepPlan) -> Non
     assert execute.asked == []
     run_sweep(plan, execute, origin=lambda: ORIGIN)
     assert len(execute.asked) == 2
-    assert run_sweep(plan, execute, origin=pytest.fail)["complete"]
+    assert run_sweep(plan, execute, origin=pytest.fail).complete
 
 
 def test_models_that_cannot_be_loaded_delete_nothing(plan: SweepPlan) -> None:
@@ -212,17 +217,18 @@ def test_runs_of_two_origins_are_not_compared_whoever_made_them(plan: SweepPlan)
             leave(self.plan, cells[-1], identity=changed)
 
     record = run_sweep(plan, Changing(plan))
-    assert record["complete"]
-    assert record["evidence"] is None
-    assert "device was 'cuda' and is 'cpu'" in record["not_compared"]
+    assert record.complete
+    assert record.evidence is None
+    assert "device was 'cuda' and is 'cpu'" in record.not_compared
 
 
 def test_an_interrupted_sweep_has_a_record_of_what_has_ended_by_then(plan: SweepPlan) -> None:
     """Asked to stop, the executor ends early; the first seed is whole, one run of the second is."""
     record = run_sweep(plan, Executor(plan, until=4))
     assert on_disk(plan)["complete"] is False
-    assert record["evidence"]["seeds"] == [0]
-    assert [run["status"] for run in record["runs"]].count("unfinished") == 2
+    assert record.evidence is not None
+    assert record.evidence.seeds == (0,)
+    assert [run.status for run in record.runs].count("unfinished") == 2
 
 
 def test_an_exception_leaves_a_record_with_what_failed_before_it_and_stops_the_cells(
@@ -259,9 +265,10 @@ def test_lines_that_are_damaged_are_refused_before_anything_is_run(plan: SweepPl
 
 def test_a_sweep_that_never_began_has_a_record_too(plan: SweepPlan) -> None:
     record = run_sweep(plan, Executor(plan, until=0))
-    assert record["evidence"] is None
-    assert record["context"]["device"]["class"] == "cpu"
-    assert {run["status"] for run in record["runs"]} == {"unfinished"}
+    assert record.evidence is None
+    assert record.context.device is not None
+    assert record.context.device.device_class == "cpu"
+    assert {run.status for run in record.runs} == {"unfinished"}
 
 
 class Bar:

@@ -18,8 +18,8 @@ from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import Cell
 from precision_lib.plugin.keeping import keeper
-from precision_lib.records.baseline import load_baseline
-from precision_lib.records.record import Recorder, load_record
+from precision_lib.record.recorder import Recorder
+from tests.unit.small_blocks import metric, read
 from tests.unit.suite_runs import ROOT, Done, run_checkout, run_suite
 
 FORENSICS = ("tests/forensics", "-k", "whiten and constant or no_worse and whiten")
@@ -73,7 +73,7 @@ def test_update_baseline_writes_one_and_says_where(made: tuple[Done, Path]) -> N
     done, file = made
     assert done.returncode == 0, done.stdout
     assert f"baseline: {file}" in done.stdout
-    counts = load_baseline(file)["conformance"]["functions"]["whiten"]
+    counts = read(file)["conformance"]["functions"]["whiten"]
     assert (counts["tests"], counts["failed"]) == (8, [])
     assert counts["compared"] > 0
     assert "gate:" not in done.stdout, "there was nothing to compare with"
@@ -92,8 +92,8 @@ def test_the_figures_of_every_cell_are_kept_for_the_junit_file(tmp_path: Path) -
     recorder, found = Recorder(tmp_path / "report.json", ()), dict[str, object]()
     metrics = {"log_ratio_nsr": Metric(0.51234, 0.4, 0.6, 100, "RMS error / RMS signal")}
     keep = keeper(recorder, found.__setitem__)
-    keep(Cell("H1", "bf16_pure", "impaired", metrics, {"golden_floor": {"value": 0.01}}))
-    assert [c["configuration"] for c in recorder.cells] == ["bf16_pure"]
+    keep(Cell("H1", "bf16_pure", "impaired", metrics, {"golden_floor": metric(0.01)}))
+    assert [c.configuration for c in recorder.cells.values()] == ["bf16_pure"]
     assert found == {
         "verdict": "impaired",
         "log_ratio_nsr": "0.5123 [0.4, 0.6] RMS error / RMS signal (n = 100)",
@@ -104,7 +104,7 @@ def test_a_cell_whose_truth_does_not_repeat_itself_fails_its_test(tmp_path: Path
     """It is kept all the same: the record holds what was measured."""
     recorder = Recorder(tmp_path / "report.json", ())
     metrics = {"log_ratio_nsr": Metric(2.0, 1.9, 2.1, 100, "RMS error / RMS signal")}
-    evidence = {"golden_floor": {"value": DECISIONS["H1"].limit}}
+    evidence = {"golden_floor": metric(DECISIONS["H1"].limit)}
     with pytest.raises(AssertionError, match=r"FP32 in another batch shape is off by 0\.316"):
         keeper(recorder, lambda *_: None)(
             Cell("H1", "bf16_pure", "inconclusive", metrics, evidence)
@@ -144,7 +144,7 @@ def test_the_regressions_test_fails_without_a_traceback(broken: tuple[Done, Path
 
 def test_record_junit_and_markdown_say_the_same(broken: tuple[Done, Path]) -> None:
     _, directory = broken
-    record = load_record(directory / "report.json")
+    record = read(directory / "report.json")
     [change] = record["precision"]["regressions"]
     assert record["exitcode"] == 1
     assert record["precision"]["gate"]["verdict"] == "regression"
@@ -183,7 +183,7 @@ def test_a_selection_is_inconclusive_and_says_what_it_did_not_measure(
     ) in done.stdout
     assert "9 passed, 2 skipped" in done.stdout
     assert "inconclusive: this cell was not measured in this run" in done.stdout
-    assert load_record(tmp_path / "report.json")["exitcode"] == 2
+    assert read(tmp_path / "report.json")["exitcode"] == 2
 
 
 def test_a_run_that_measures_nothing_is_inconclusive(tmp_path: Path, baseline: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_part_of_the_main_job_does_not_replace_the_baseline_of_the_whole(tmp_p
     assert "--update-baseline: a baseline of a part of the main job (--quick, --t" in done.stdout
     assert "--markdown: [Errno" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    assert load_record(tmp_path / "report.json")["precision"]["conformance"]["functions"]
+    assert read(tmp_path / "report.json")["precision"]["conformance"]["functions"]
     assert sorted(ROOT.glob("baselines/*")) == before
 
 

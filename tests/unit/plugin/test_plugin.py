@@ -19,8 +19,8 @@ import torch
 import precision_lib.plugin as door
 from precision_lib import cli
 from precision_lib.plugin import options, packaged
-from precision_lib.records.context import run_context
-from precision_lib.records.record import load_record
+from precision_lib.record.context import run_context
+from tests.unit.small_blocks import read
 
 pytest_plugins = ("pytester",)
 
@@ -162,7 +162,7 @@ def test_a_target_of_theirs_stays_theirs(project: pytest.Pytester, owner: str) -
 
 def conformance(project: pytest.Pytester) -> dict[str, object]:
     """The part of the record that says what was tested and what came out."""
-    record = load_record(project.path / "results" / "conformance.json")
+    record = read(project.path / "results" / "conformance.json")
     tests = [(test["nodeid"], test["outcome"]) for test in record["tests"]]
     return {"tests": tests, "counts": record["precision"]["conformance"]}
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import pytest
 from precision_lib.matrix import MATRIX
 from precision_lib.phases.sweep import sweep_record
 from precision_lib.plugin import sweep_outcome as outcome
-from precision_lib.records.record import Recorder, load_record
+from precision_lib.record.recorder import Recorder
 from precision_lib.sweep import budget
 from precision_lib.sweep.executors import Resources
 from precision_lib.sweep.plan import ModelNames, SweepPlan, plan_sweep
 from precision_lib.training.failures import KL_EXPLOSION
 from tests.sweep import test_sweep
+from tests.unit.small_blocks import read
 from tests.unit.suite_runs import ROOT, run_checkout
 from tests.unit.sweep_runs import NAMES, leave, noisy_gains
 
@@ -82,7 +83,7 @@ def test_a_sweep_that_is_there_is_weighed_recorded_and_shown(tmp_path: Path) -> 
     done = run_checkout("-m", "sweep", *options, str(SWEEP), cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert not list(tmp_path.rglob("log.txt")), "something was run"
-    record = load_record(tmp_path / "results" / "sweep_report.json")
+    record = read(tmp_path / "results" / "sweep_report.json")
     assert record["summary"]["passed"] == len(NAMES) * len(SEEDS) + 1 + 4
     training = record["precision"]["training"]
     assert training["complete"]
@@ -107,9 +108,9 @@ def test_what_is_refused_keeps_the_record_of_an_earlier_sweep(tmp_path: Path) ->
 
 def found(plan: SweepPlan, failed: dict[str, str] | None = None, **changes: Any) -> outcome.Outcome:
     """What the sweep's tests look at, with something else in its first run."""
-    record = deepcopy(sweep_record(plan, failed or {}))
-    record["runs"][0] |= changes
-    return outcome.Outcome(record)
+    record = sweep_record(plan, failed or {})
+    first, *others = record.runs
+    return outcome.Outcome(replace(record, runs=(replace(first, **changes), *others)))
 
 
 BASELINE_CELL = "fp32_baseline-seed-0"
@@ -151,10 +152,13 @@ def test_a_run_that_cannot_be_believed_fails_its_test(
 def test_a_seed_that_began_elsewhere_fails_its_test(tmp_path: Path) -> None:
     plan = a_sweep(tmp_path)
     other = found(plan)
-    other.record["runs"][3]["evaluation"]["initial"]["reward_mean"] = 7.0
-    nothing = found(plan)
-    for run in nothing.record["runs"]:
-        run["evaluation"] = {}
+    runs = list(other.record.runs)
+    assert runs[3].evaluation is not None
+    initial = replace(runs[3].evaluation.initial, reward_mean=7.0)
+    runs[3] = replace(runs[3], evaluation=replace(runs[3].evaluation, initial=initial))
+    other = outcome.Outcome(replace(other.record, runs=tuple(runs)))
+    without = tuple(replace(run, evaluation=None) for run in runs)
+    nothing = outcome.Outcome(replace(other.record, runs=without))
     for wrong in (other, nothing):
         with pytest.raises(AssertionError):
             test_sweep.test_seeds_begin_alike_in_every_configuration(wrong)
@@ -187,5 +191,7 @@ def test_a_sweep_that_is_stopped_leaves_what_it_has_in_the_record(
     monkeypatch.setattr(outcome, "executor", stopped)
     with pytest.raises(KeyboardInterrupt, match="SIGTERM: run it again to go on"):
         outcome.run(wider, Resources(), recorder, fresh=False)
-    assert recorder.training["complete"] is False
-    assert recorder.training["evidence"]["seeds"] == [0, 1]
+    assert recorder.training is not None
+    assert recorder.training.evidence is not None
+    assert recorder.training.complete is False
+    assert recorder.training.evidence.seeds == (0, 1)

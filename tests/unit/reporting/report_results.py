@@ -5,6 +5,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from precision_lib.record.codec import decode
+from precision_lib.record.files import load_record
+from precision_lib.record.record import Record
+from precision_lib.record.self_test import SelfTest
+
 ROOT = Path(__file__).parents[3]
 REPORT = ROOT / "docs" / "records" / "cpu.json"
 SWEEP = ROOT / "docs" / "records" / "sweep" / "sweep.json"
@@ -25,6 +30,11 @@ def committed(name: str) -> dict[str, Any]:
     """Another of the committed records."""
     found: dict[str, Any] = json.loads(_text(ROOT / "docs" / "records" / f"{name}.json"))
     return found
+
+
+def record() -> Record:
+    """The same as it is read."""
+    return load_record(REPORT)
 
 
 def block() -> dict[str, Any]:
@@ -97,6 +107,11 @@ def self_test() -> dict[str, Any]:
     clean |= {"false_alarms": 0, "comparisons": 12345, "worst_share_of_limit": 0.5}
     context = {"commit": {"sha": "0" * 40, "dirty": False}, "device": {"name": "a CPU"}, "seed": 0}
     return {"schema": 1, "context": context, "faults": faults, "clean_runs": clean}
+
+
+def typed_self_test() -> SelfTest:
+    """The same as it is read."""
+    return decode(SelfTest, {k: v for k, v in self_test().items() if k != "schema"})
 
 
 FILES = {

@@ -5,16 +5,17 @@ skipped; and then the gate has no reader.
 """
 
 import copy
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from precision_lib.records.changes import Change, grouped
-from precision_lib.records.directions import DIRECTIONS
-from precision_lib.records.gate import judge
+from precision_lib.compare.directions import DIRECTIONS
+from precision_lib.record.changes import Change, Gate, grouped
+from precision_lib.record.files import block_of
+from precision_lib.record.record import Record
 from precision_lib.reporting.gate import gate_lines, pull_request
 from tests.unit import small_blocks as small
-from tests.unit.small_blocks import Block, cell, counts, known, metric, moved, whole
+from tests.unit.small_blocks import Block, cell, counts, judge, known, metric, moved, whole
 
 #: Lines that a pull request shows without scrolling.
 SCREEN = 60
@@ -22,13 +23,16 @@ SCREEN = 60
 CONFIGURATIONS = [f"configuration_{i}" for i in range(12)]
 
 
-def judged(run: Block, baseline: Block) -> Block:
-    """A run's block with the gate's verdict in it."""
-    found = judge(run, known(baseline))
-    return run | {
-        "regressions": [c.as_json() for c in found.regressions],
-        "gate": {"baseline": "baselines/cpu.json", **found.as_json()},
-    }
+def judged(run: Block, baseline: Block) -> Record:
+    """A run's record with the gate's verdict in it."""
+    comparison = judge(run, known(baseline))
+    gate = comparison.gate("baselines/cpu.json")
+    return replace(small.record(run), regressions=comparison.worse, gate=gate)
+
+
+def gate_of(record: Record) -> Gate:
+    assert record.gate is not None
+    return record.gate
 
 
 def twelve() -> Block:
@@ -50,18 +54,18 @@ def spoilt(block: Block, factor: float) -> Block:
 
 
 def test_a_run_without_a_baseline_has_no_verdict() -> None:
-    assert gate_lines(whole()) == []
-    assert "### Precision: no baseline was given" in pull_request(whole())
+    assert gate_lines(small.record(whole())) == []
+    assert "### Precision: no baseline was given" in pull_request(small.record(whole()))
 
 
 def test_a_green_run_says_how_much_it_compared_and_how_near_it_came() -> None:
     block = judged(moved(whole(), "H2", "reward_tie_frac", metric(0.21, 0.02)), whole())
     (first, style), *_, (last, _) = gate_lines(block)
     assert (first, style) == (
-        f"gate: no regression, {block['gate']['compared']} comparisons with baselines/cpu.json",
+        f"gate: no regression, {gate_of(block).compared} comparisons with baselines/cpu.json",
         "green",
     )
-    share = block["gate"]["worst"]["share_of_limit"]
+    share = gate_of(block).worst.share_of_limit
     assert 0.1 < share < 0.2, "0.01, of t = 6 times 0.02 / 2.36 * sqrt(2) at this many comparisons"
     assert (
         last == f"nearest to its limit: H2 bf16_pure reward_tie_frac, at {share:.0%} of what it may"
@@ -78,7 +82,7 @@ def test_a_red_run_names_every_regression() -> None:
     assert lines[0][0].startswith("gate: regression, ")
     [(text, style)] = [line for line in lines if line[0].startswith("REGRESSION")]
     assert style == "red"
-    assert text == "REGRESSION " + block["regressions"][0]["message"]
+    assert text == "REGRESSION " + block.regressions[0].message
     assert not any("nearest to its limit" in text for text, _ in lines)
 
 
@@ -99,18 +103,17 @@ def test_one_metric_in_several_configurations_is_one_line_with_a_count() -> None
     block = judged(spoilt(twelve(), 9.0), twelve())
     lines = [t for t, _ in gate_lines(block) if t.startswith("REGRESSION")]
     assert all(t.endswith(" (and in 11 more configurations)") for t in lines)
-    assert len(block["regressions"]) == 12 * len(lines), "the record has all of them"
+    assert len(block.regressions) == 12 * len(lines), "the record has all of them"
 
 
 def test_metrics_of_the_same_name_are_not_taken_together() -> None:
     """H1 and H4 share a metric and its component; the core's functions share every name."""
 
-    def change(where: str, component: str) -> dict[str, Any]:
-        made = Change(where, "c", component, "log_ratio_nonfinite_frac", 1.0, 2.0, 1.5, "", "r")
-        return made.as_json()
+    def change(where: str, component: str) -> Change:
+        return Change(where, "c", component, "log_ratio_nonfinite_frac", 1.0, 2.0, 1.5, "", "r")
 
     changes = [change("H1", "kl"), change("H4", "kl"), change("H4", "kl")]
-    assert [(c["where"], count) for c, count in grouped(changes)] == [("H1", 1), ("H4", 2)]
+    assert [(c.where, count) for c, count in grouped(changes)] == [("H1", 1), ("H4", 2)]
     assert len(grouped([change("core", "gae"), change("core", "whiten")])) == 2
 
 
@@ -131,8 +134,8 @@ def test_the_terminal_shows_ten_improvements_and_counts_the_others() -> None:
     assert f"and {len(grouped(changes(block))) - 10} more improvements" in texts
 
 
-def changes(block: Block) -> list[dict[str, Any]]:
-    return [*block["regressions"], *block["gate"]["improvements"]]
+def changes(record: Record) -> list[Change]:
+    return [*record.regressions, *gate_of(record).improvements]
 
 
 def test_a_run_in_which_every_metric_compared_less_is_one_screen() -> None:
@@ -140,10 +143,10 @@ def test_a_run_in_which_every_metric_compared_less_is_one_screen() -> None:
     for c in run["cells"]:
         c["metrics"] = {name: m | {"n": 10} for name, m in c["metrics"].items()}
     block = judged(run, twelve())
-    assert len(block["gate"]["obstacles"]) > 20
+    assert len(gate_of(block).obstacles) > 20
     for text in (pull_request(block), "\n".join(text for text, _ in gate_lines(block))):
         assert len(text.splitlines()) < SCREEN
-        hidden = len(block["gate"]["obstacles"]) - 10
+        hidden = len(gate_of(block).obstacles) - 10
         assert f"inconclusive: and {hidden} more, see the record" in text
 
 
@@ -156,7 +159,7 @@ def test_the_markdown_says_what_the_verdict_rests_on() -> None:
     assert lines[2].startswith("7 of 8 cells measured, ")
     assert "comparisons with `baselines/cpu.json`, commit abcdef0123." in lines[2]
     [row] = [line for line in lines if "log_ratio_nsr" in line and line.startswith("|")]
-    limit = judge(run, known(whole())).regressions[0].limit
+    limit = judge(run, known(whole())).worse[0].limit
     assert [x.strip() for x in row.strip("|").split("|")] == [
         *("H1 bf16_pure", "policy, reference, kl", "`log_ratio_nsr`", "0.5", "5"),
         f"{limit:.4g}",
@@ -189,19 +192,9 @@ def test_a_planted_fault_is_said_in_the_markdown() -> None:
 
 
 def test_what_the_record_holds_of_the_verdict() -> None:
-    block = judged(moved(whole(), "H1", "log_ratio_nsr", metric(5.0, 0.1)), whole())
+    block = block_of(judged(moved(whole(), "H1", "log_ratio_nsr", metric(5.0, 0.1)), whole()))
     [found] = block["regressions"]
     for name in ("where", "component", "metric", "before", "after", "limit", "message"):
         assert found[name] not in (None, "")
-    assert set(block["gate"]) == {
-        *(
-            "baseline",
-            "verdict",
-            "compared",
-            "obstacles",
-            "improvements",
-            "worst",
-            "moved",
-            "blind",
-        ),
-    }
+    parts = {"baseline", "verdict", "compared", "obstacles", "improvements", "worst", "blind"}
+    assert set(block["gate"]) == {*parts, "moved"}

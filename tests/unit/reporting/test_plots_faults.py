@@ -4,6 +4,10 @@ from typing import Any
 
 import pytest
 
+from precision_lib.record.codec import decode
+from precision_lib.record.context import Context
+from precision_lib.record.self_test import FaultOutcome, SelfTest
+from precision_lib.reporting.benchmarks import results_of
 from precision_lib.reporting.plots import benchmarks, faults
 from precision_lib.reporting.plots.picture import NothingToDrawError
 from tests.unit.reporting import report_results as given
@@ -11,7 +15,8 @@ from tests.unit.reporting import report_results as given
 
 def drawn(*found: dict[str, Any]) -> tuple[Any, list[str]]:
     """The picture of some faults, and its texts."""
-    picture = faults.matrix({"faults": list(found), "clean_runs": None})
+    outcomes = tuple(decode(FaultOutcome, fault) for fault in found)
+    picture = faults.matrix(SelfTest(Context(), outcomes, None))
     return picture, [t.get_text() for axis in picture.figure.axes for t in axis.texts]
 
 
@@ -31,7 +36,8 @@ def test_who_caught_it_is_read_from_the_test(test: str, who: str) -> None:
 def test_largest_margin_of_each_catcher_counts() -> None:
     fault = given.fault("a", core=10.0, H1=None)
     more = {"by": "test_property_holds[x]", "margin": 1000.0, "unit": ""}
-    assert faults.margins(fault | {"caught": [*fault["caught"], more]}) == {
+    both = decode(FaultOutcome, fault | {"caught": [*fault["caught"], more]})
+    assert faults.margins(both) == {
         "core": 1000.0,
         "H1": None,
     }
@@ -75,7 +81,7 @@ def test_nothing_planted_is_nothing_to_draw() -> None:
 
 
 def test_benchmark_ratios_are_against_the_core_and_a_wrong_result_is_hollow() -> None:
-    picture = benchmarks.ratios(given.benchmarks())
+    picture = benchmarks.ratios(results_of(given.benchmarks()))
     lines = [line for line in picture.figure.axes[0].lines if len(line.get_xdata())]
     points = {
         line.get_markerfacecolor() == "white": list(line.get_xdata())
@@ -90,4 +96,4 @@ def test_benchmark_ratios_are_against_the_core_and_a_wrong_result_is_hollow() ->
 def test_benchmarks_of_something_else_are_nothing_to_draw() -> None:
     others = given.benchmarks() | {"benchmarks": [{"extra_info": {}, "stats": {"median": 1.0}}]}
     with pytest.raises(NothingToDrawError, match="no step of the PPO core"):
-        benchmarks.ratios(others)
+        benchmarks.ratios(results_of(others))

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from precision_lib.record.files import load_self_test, load_sweep
+from precision_lib.record.sweep import Sweep
+from precision_lib.reporting.benchmarks import results_of
 from precision_lib.reporting.plots import (
     benchmarks,
     faults,
@@ -19,42 +22,56 @@ from precision_lib.reporting.plots.appearance import WIDTH, new_figure, rendered
 from precision_lib.reporting.plots.picture import Picture
 from tests.unit.reporting import report_results as given
 
+RECORDS = given.ROOT / "docs" / "records"
 SMALLEST = 8.0
+
+
+def swept() -> Sweep:
+    """The committed sweep."""
+    return load_sweep(given.SWEEP)
+
+
 Maker = Callable[[], Picture]
 #: Name, how it is drawn, and words with units that it has to hold.
 PICTURES: dict[str, tuple[Maker, tuple[str, ...]]] = {
-    "verdicts": (lambda: verdicts.heat_map(given.block()), ("impaired", "healthy", "limit 0.32")),
+    "verdicts": (lambda: verdicts.heat_map(given.record()), ("impaired", "healthy", "limit 0.32")),
     "h1_collapse_curve": (
-        lambda: h1.collapse_curve(given.block()),
+        lambda: h1.collapse_curve(given.record()),
         ("true KL, nats per token", "% of tokens", "RMS / RMS", "derived"),
     ),
     "h2_rewards": (
-        lambda: h2.rewards(given.block()),
+        lambda: h2.rewards(given.record()),
         ("reward units", "step of bf16", "RMS error / RMS", "offset / spread", "derived"),
     ),
     "h3_values": (
-        lambda: h3.values(given.block()),
+        lambda: h3.values(given.record()),
         ("RMS value, reward units", "stand still, %", "advantage error, std", "offset / spread"),
     ),
     "h4_drift": (
-        lambda: h4.drift(given.block()),
+        lambda: h4.drift(given.record()),
         ("position, tokens", "nats", "slope 0.58", "square root", "linear"),
     ),
-    "ppo_curves": (lambda: training.pictures(given.sweep())[0], ("PPO step", "nats per token")),
-    "ppo_gain_lost": (lambda: training.pictures(given.sweep())[1], ("lost, %", "impaired above")),
+    "ppo_curves": (
+        lambda: training.pictures(load_sweep(given.SWEEP))[0],
+        ("PPO step", "nats per token"),
+    ),
+    "ppo_gain_lost": (
+        lambda: training.pictures(load_sweep(given.SWEEP))[1],
+        ("lost, %", "impaired above"),
+    ),
     "benchmarks": (
-        lambda: benchmarks.ratios(given.benchmarks()),
+        lambda: benchmarks.ratios(results_of(given.benchmarks())),
         ("this suite's time", "slow peer", "fp32"),
     ),
     "committed_benchmarks": (
-        lambda: benchmarks.ratios(given.committed("benchmarks")),
+        lambda: benchmarks.ratios(results_of(given.committed("benchmarks"))),
         ("token_logprobs + backward · bf16", "openrlhf (torch.compile)"),
     ),
     "committed_fault_matrix": (
-        lambda: faults.matrix(given.committed("self_test")),
+        lambda: faults.matrix(load_self_test(RECORDS / "self_test.json")),
         ("gate", "gather_minus_logsumexp_in_input_dtype"),
     ),
-    "fault_matrix": (lambda: faults.matrix(given.self_test()), ("core", "gate", "fault_119")),
+    "fault_matrix": (lambda: faults.matrix(given.typed_self_test()), ("core", "gate", "fault_119")),
 }
 
 
@@ -112,7 +129,7 @@ def test_files_are_the_same_each_time_and_no_setting_of_matplotlib_stays_changed
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    first, second = (rendered(h2.rewards(given.block()).figure) for _ in range(2))
+    first, second = (rendered(h2.rewards(given.record()).figure) for _ in range(2))
     assert first == second
     assert b"<dc:date>" not in first["svg"]
     assert dict(mpl.rcParams) == before

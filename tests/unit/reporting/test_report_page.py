@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,26 @@ import pytest
 
 from precision_lib import cli
 from precision_lib.commands import analysis
+from precision_lib.compare.comparison import Comparison
 from precision_lib.exit_codes import USAGE
 from precision_lib.phases.results import load_results
+from precision_lib.record.changes import Change
+from precision_lib.record.codec import decode, encode
+from precision_lib.record.context import Context
+from precision_lib.record.files import load_self_test, load_sweep
+from precision_lib.record.self_test import FaultOutcome, SelfTest
+from precision_lib.reporting.benchmarks import results_of
 from precision_lib.reporting.page import page
 from precision_lib.reporting.provenance import alarms, headline, provenance
 from precision_lib.reporting.results import Results
 from precision_lib.reporting.section import Section
 from precision_lib.reporting.sections import sections
+from tests.unit import small_blocks as small
 from tests.unit.reporting import report_results as given
 
+CHANGE = Change("H1", "x", "kl", "a", 1.0, 2.0, 1.5, "", "r")
+WORSE, MESSAGE = encode(CHANGE), CHANGE.message
+GATE = encode(Comparison(compared=1).gate("baselines/cpu.json"))
 PLACES = ["hypotheses", "verdicts", "regressions", "h1", "h2", "h3", "h4"]
 PLACES += ["training", "benchmarks", "faults", "method", "provenance"]
 PICTURES = ["verdicts", "h1_collapse_curve", "h2_rewards", "h3_values", "h4_drift"]
@@ -107,7 +119,7 @@ def test_every_picture_is_there_three_times_with_its_numbers_and_commands(
 def test_provenance_names_the_overrides_that_were_set() -> None:
     block = given.block()
     block["context"]["overrides"] = {"NVIDIA_TF32_OVERRIDE": "1", "CUBLAS_EMULATION_STRATEGY": None}
-    table = provenance(Results("results", report={"precision": block})).tables[0]
+    table = provenance(Results("results", report=small.record(block))).tables[0]
     assert ("NVIDIA_TF32_OVERRIDE", "1") in table.rows
     assert "CUBLAS_EMULATION_STRATEGY" not in {row[0] for row in table.rows}
 
@@ -196,26 +208,28 @@ def test_a_file_that_lacks_a_field_is_named_and_nothing_is_written(
         ({"planted_fault": "k3_as_textbook"}, "PLANTED FAULT: k3_as_textbook"),
         ({"complete": False}, "INCOMPLETE"),
         ({"expected": [["H1", "mine"]]}, "INCOMPLETE: not measured: H1 mine"),
-        ({"regressions": [{"message": "worse"}]}, "REGRESSIONS: 1"),
+        ({"regressions": [WORSE]}, "REGRESSIONS: 1"),
     ],
 )
 def test_what_is_wrong_with_a_record_stands_on_top_in_big_words(
     change: dict[str, Any], said: str
 ) -> None:
-    results = Results("results", report={"precision": given.block() | change})
+    results = Results("results", report=small.record(given.block() | change))
     assert said in " ".join(alarms(results))
     text = page(results, [], {}, "out")
     assert said in text.split('role="alert"')[1].split("<nav")[0]
-    assert not alarms(Results("results", report=given.report()))
+    assert not alarms(Results("results", report=given.record()))
 
 
 def test_a_quick_run_a_control_an_unfinished_sweep_and_a_missed_fault_are_said() -> None:
     report = given.report()
     report["precision"]["context"]["budget"] = "quick"
     report["precision"]["hypotheses"][2]["control"]["is_null"] = False
-    sweep = given.sweep() | {"complete": False}
-    self_test = {"faults": [given.fault("lost", outcome="missed")], "clean_runs": None}
-    said = alarms(Results("results", report=report, sweep=sweep, self_test=self_test))
+    sweep = replace(load_sweep(given.SWEEP), complete=False)
+    lost = decode(FaultOutcome, given.fault("lost", outcome="missed"))
+    self_test = SelfTest(Context(), (lost,), None)
+    record = small.record(report["precision"])
+    said = alarms(Results("results", report=record, sweep=sweep, self_test=self_test))
     assert [s.split(":")[0] for s in said] == [
         "CONTROL NOT NULL",
         "A first look (--quick), not the whole budget.",
@@ -228,10 +242,9 @@ def test_a_quick_run_a_control_an_unfinished_sweep_and_a_missed_fault_are_said()
     ("change", "said"),
     [
         ({}, ["No baseline was given."]),
-        ({"baseline": "baselines/cpu.json"}, ["None."]),
-        ({"gate": {"baseline": "baselines/cpu.json", "obstacles": []}}, ["None."]),
-        ({"regressions": [{"message": "H1 x: a 1 -> 2"}]}, ["H1 x: a 1 -> 2"]),
-        ({"gate": {"baseline": "b.json", "obstacles": ["another device"]}}, ["another device"]),
+        ({"gate": GATE}, ["None."]),
+        ({"regressions": [WORSE]}, [MESSAGE]),
+        ({"gate": GATE | {"obstacles": ["another device"]}}, ["another device"]),
     ],
 )
 def test_regressions_are_listed_or_said_to_be_none_or_not_looked_for(
@@ -245,17 +258,17 @@ def test_regressions_are_listed_or_said_to_be_none_or_not_looked_for(
 def regressions(block: dict[str, Any]) -> Section:
     """The section, of a record with a single cell that is quick to draw."""
     block = block | {"cells": block["cells"][-1:], "hypotheses": []}
-    found = sections(Results("results", report={"precision": block}))
+    found = sections(Results("results", report=small.record(block)))
     assert found[2].place == "regressions"
     return found[2]
 
 
 def test_a_record_of_the_core_alone_shows_its_regressions_and_says_what_it_lacks() -> None:
     block = given.block() | {"cells": [], "hypotheses": [], "context": {"seed": 0}}
-    block |= {"regressions": [{"message": "core: k3 1 -> 7e4"}]}
-    results = Results("results", report={"precision": block})
+    block |= {"regressions": [WORSE]}
+    results = Results("results", report=small.record(block))
     found = {section.place: section for section in sections(results)}
-    assert found["regressions"].items == ("core: k3 1 -> 7e4",)
+    assert found["regressions"].items == (MESSAGE,)
     assert found["h1"].missing == "not measured"
     assert ("device", "unknown") in headline(results)
 
@@ -274,7 +287,7 @@ def test_commands_are_those_of_the_record() -> None:
     context |= {"seed": 3, "budget": "quick", "device": {"class": "h100", "name": "H100"}}
     context["checkpoint"] = {"name": "some/model", "sha256": "0"}
     report["precision"]["planted_fault"] = "k3_as_textbook"
-    results = Results("out dir", report=report)
+    results = Results("out dir", report=small.record(report["precision"]))
     text = sections(results)[1].command
     wanted = ("'out dir'/report.json", "--seed 3", "--quick", "--gpu", "--model some/model")
     for word in (*wanted, "--plant-fault=k3_as_textbook"):
@@ -295,10 +308,10 @@ def test_the_committed_records_make_a_whole_page() -> None:
     """What ``.ci/page`` shows: every section is there, and nothing is wrong with a record."""
     results = Results(
         "results",
-        report=given.report(),
-        sweep=given.sweep(),
-        benchmarks=given.committed("benchmarks"),
-        self_test=given.committed("self_test"),
+        report=given.record(),
+        sweep=load_sweep(given.SWEEP),
+        benchmarks=results_of(given.committed("benchmarks")),
+        self_test=load_self_test(given.ROOT / "docs" / "records" / "self_test.json"),
     )
     assert not problems(undrawn(results, "results/plots"))
     assert not [section.title for section in sections(results) if section.missing]

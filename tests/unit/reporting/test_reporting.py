@@ -6,16 +6,21 @@ from typing import Any
 from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.matrix import MATRIX
+from precision_lib.record.codec import decode
+from precision_lib.record.conformance import Conformance
 from precision_lib.reporting.styles import STYLES
 from precision_lib.reporting.table import conformance_table, h1_table, summary
+from tests.unit import small_blocks as small
+from tests.unit.small_blocks import Block
 
 CURVE = [
-    {"true_kl": kl, "log_ratio_nsr": {"value": value}}
+    {"target_kl": kl, "true_kl": kl, "log_ratio_nsr": small.metric(value)}
     for kl, value in ((1.1e-4, 2.2), (1.0e-8, 187.0), (1.2e-2, 0.23))
 ]
 
 
-def block(**changes: Any) -> dict[str, Any]:
+def block(**changes: Any) -> Block:
+    """A block of the second schema."""
     values = {
         name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100, "unit": ""} for name in H1.metrics
     }
@@ -34,11 +39,14 @@ def block(**changes: Any) -> dict[str, Any]:
         "verdict": "partly supported",
         "explanation": "The symptom went, the damage stayed.",
         "control": {"is_null": True},
+        **{"effect": 0.5, "effect_unit": "", "low": 0.4, "high": 0.6, "contrasts": {}},
     }
     return {
+        "schema": 2,
+        "run": "a",
         "matrix": {c.name: c.components for c in MATRIX},
         "thresholds": {h: asdict(decision) for h, decision in DECISIONS.items()},
-        "noise_floors": {"H1": {"bf16_pure": {"value": 1e-5}}},
+        "noise_floors": {"H1": {"bf16_pure": small.metric(1e-5)}},
         "cells": cells,
         "hypotheses": [verdict],
         "expected": [["H1", c.name] for c in MATRIX],
@@ -49,7 +57,7 @@ def block(**changes: Any) -> dict[str, Any]:
 
 
 def test_every_configuration_has_a_row_with_its_verdict_and_style() -> None:
-    lines = h1_table(block())
+    lines = h1_table(small.record(block()))
     for configuration in MATRIX:
         [(text, style)] = [x for x in lines if x[0].startswith(configuration.name + " ")]
         verdict = text.split()[-1]
@@ -63,13 +71,15 @@ def test_rows_are_aligned_and_fit_a_terminal() -> None:
     golden = {"value": 1.5e-4, "low": 1.4e-4, "high": 1.6e-4, "n": 100, "unit": ""}
     cells = block()["cells"]
     cells[-1]["metrics"] = {**cells[-1]["metrics"], "log_ratio_nsr": golden}
-    rows = [text for text, _ in h1_table(block(cells=cells)) if text.startswith(starts)]
+    rows = [
+        text for text, _ in h1_table(small.record(block(cells=cells))) if text.startswith(starts)
+    ]
     assert len({row.rindex("  ") for row in rows}) == 1, rows
     assert max(map(len, rows)) <= 120
 
 
 def test_the_hypothesis_verdict_and_its_explanation_are_shown() -> None:
-    text = "\n".join(t for t, _ in summary(block(), details=True))
+    text = "\n".join(t for t, _ in summary(small.record(block()), details=True))
     assert "H1: partly supported (controls null, as it must be)" in text
     assert "The symptom went, the damage stayed." in text
     assert "true KL of 1.10e-04 nats/token, 100 tokens" in text
@@ -77,32 +87,33 @@ def test_the_hypothesis_verdict_and_its_explanation_are_shown() -> None:
 
 def test_a_control_that_is_not_null_is_shouted() -> None:
     verdict = {**block()["hypotheses"][0], "control": {"is_null": False}}
-    assert any("NOT NULL" in t for t, _ in summary(block(hypotheses=[verdict])))
+    assert any("NOT NULL" in t for t, _ in summary(small.record(block(hypotheses=[verdict]))))
 
 
 def test_the_collapse_curve_is_in_the_order_of_the_true_kl() -> None:
-    lines = [text.split() for text, _ in summary(block(), details=True)]
+    lines = [text.split() for text, _ in summary(small.record(block()), details=True)]
     assert ["configuration", "1.0e-08", "1.1e-04", "1.2e-02"] in lines
     assert ["bf16_pure", "1.9e+02", "2.2", "0.23"] in lines
 
 
 def test_missing_cells_are_named() -> None:
-    lines = summary(block(cells=block()["cells"][:-1], complete=False))
+    lines = summary(small.record(block(cells=block()["cells"][:-1], complete=False)))
     assert ("INCOMPLETE: not measured: H1 fp32_baseline", "red") in lines
 
 
 def test_a_planted_fault_is_shouted() -> None:
-    lines = summary(block(planted_fault="shift_off_by_one"))
+    lines = summary(small.record(block(planted_fault="shift_off_by_one")))
     assert lines[-1][0].startswith("PLANTED FAULT: shift_off_by_one")
 
 
 def test_a_run_that_measured_nothing_has_no_summary() -> None:
-    assert summary(block(cells=[])) == []
+    assert summary(small.record(block(cells=[]))) == []
 
 
 CONFORMANCE = {
     "target": "their_core",
     "not_offered": ["gae"],
+    "profile": "ci",
     "functions": {
         "whiten": {
             "tests": 47,
@@ -116,7 +127,7 @@ CONFORMANCE = {
 
 
 def test_the_conformance_table_counts_and_marks_what_failed_and_what_is_missing() -> None:
-    lines = conformance_table({"conformance": CONFORMANCE})
+    lines = conformance_table(decode(Conformance, CONFORMANCE))
     assert ("conformance of their_core to FP32", "") in lines
     (row,) = [(text.split(), style) for text, style in lines if text.startswith("whiten")]
     assert row == (["whiten", "47", "1", "0", "1100", "10690", "0.048"], "red")
@@ -124,5 +135,4 @@ def test_the_conformance_table_counts_and_marks_what_failed_and_what_is_missing(
 
 
 def test_without_conformance_checks_there_is_no_conformance_table() -> None:
-    assert conformance_table({"conformance": {}}) == []
-    assert conformance_table({}) == []
+    assert conformance_table(None) == []

@@ -1,15 +1,16 @@
 """Pictures of a sweep: the curves that are drawn, who is told from whom, the files, the command."""
 
-import copy
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from precision_lib import cli
 from precision_lib.exit_codes import OK, USAGE
+from precision_lib.record.files import load_sweep
+from precision_lib.record.sweep import Run, Sweep
 from precision_lib.reporting.plots.appearance import BASELINE, appearance, rendered
 from precision_lib.reporting.plots.picture import NothingToDrawError
 from precision_lib.reporting.plots.training import CURVES, SMOOTH, band, pictures
@@ -20,13 +21,12 @@ RECORD = ROOT / "docs" / "records" / "sweep" / "sweep.json"
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
-    return found
+def whole() -> Sweep:
+    return load_sweep(RECORD)
 
 
-def run_of(curve: list[Any]) -> dict[str, Any]:
-    return {"curves": {"reward_mean": curve}}
+def run_of(curve: Sequence[float | None]) -> Run:
+    return Run("a", 0, "completed", curves={"reward_mean": tuple(curve)})
 
 
 def test_band_goes_from_the_lowest_seed_to_the_highest_over_the_steps_of_all() -> None:
@@ -40,7 +40,7 @@ def test_curve_is_averaged_over_the_steps_before_and_skips_what_has_no_value() -
     mean = band([run_of(curve)], "reward_mean")[1]
     assert mean[-1] == np.mean(curve[-SMOOTH:])
     assert mean[0] == 0
-    gap = band([run_of([None, 2.0, "nan", 4.0])], "reward_mean")[1]
+    gap = band([run_of([None, 2.0, float("nan"), 4.0])], "reward_mean")[1]
     assert np.isnan(gap[0])
     assert gap[1:].tolist() == [2.0, 2.0, 3.0]
 
@@ -52,7 +52,7 @@ def test_no_two_configurations_look_the_same() -> None:
     assert appearance(names)[BASELINE]["color"] == "black"
 
 
-def test_pictures_hold_what_they_show(whole: dict[str, Any]) -> None:
+def test_pictures_hold_what_they_show(whole: Sweep) -> None:
     drawn = pictures(whole)
     assert [p.name for p in drawn] == ["ppo_curves", "ppo_gain_lost"]
     files = [rendered(p.figure) for p in drawn]
@@ -61,17 +61,18 @@ def test_pictures_hold_what_they_show(whole: dict[str, Any]) -> None:
     for text in (*(label for _, label in CURVES), BASELINE, "bf16_pure"):
         assert text in curves
     assert "6 seeds" in drawn[0].caption
-    for cell in whole["evidence"]["cells"]:
-        assert f"{cell['configuration']}: {cell['verdict']}" in lost
-        assert cell["configuration"] in [row[0] for row in drawn[1].table.rows]
+    assert whole.evidence is not None
+    for cell in whole.evidence.cells:
+        assert f"{cell.configuration}: {cell.verdict}" in lost
+        assert cell.configuration in [row[0] for row in drawn[1].table.rows]
 
 
 def test_a_sweep_without_evidence_has_curves_and_one_without_runs_has_nothing(
-    whole: dict[str, Any],
+    whole: Sweep,
 ) -> None:
-    unweighed = whole | {"evidence": None}
+    unweighed = replace(whole, evidence=None)
     assert [p.name for p in pictures(unweighed)] == ["ppo_curves"]
-    nothing = copy.copy(whole) | {"runs": [{"configuration": "a", "seed": 0, "status": "x"}]}
+    nothing = replace(whole, runs=(Run("a", 0, "x"),))
     with pytest.raises(NothingToDrawError, match="nothing to draw yet"):
         pictures(nothing)
 
@@ -92,4 +93,4 @@ def test_analyze_draws_and_a_tool_fills_a_document(
     assert "sweep.json" in capsys.readouterr().err
     (tmp_path / "sweep.json").write_text('{"schema": "other"}', encoding="utf-8")
     assert cli.main(["analyze", "--results_dir", str(tmp_path)]) == USAGE
-    assert "no record of a PPO sweep" in capsys.readouterr().err
+    assert "is no sweep of this suite" in capsys.readouterr().err

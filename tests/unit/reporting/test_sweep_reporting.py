@@ -1,16 +1,18 @@
 """What a person sees of a sweep and of a run: verdicts in words, what failed, what is not known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from precision_lib.jsonio import to_plain
 from precision_lib.matrix import MATRIX
 from precision_lib.phases.sweep import sweep_record
-from precision_lib.reporting.styles import STYLES
+from precision_lib.record.codec import decode, encode
+from precision_lib.record.record import nothing_measured
+from precision_lib.record.sweep import Sweep
+from precision_lib.reporting.styles import STYLES, Line
 from precision_lib.reporting.table import summary
 from precision_lib.reporting.training import summary_lines, sweep_lines
 from precision_lib.sweep.cells import DAMAGE, STEPS_TO_LEVEL
@@ -40,13 +42,18 @@ def a_sweep(
     return plan, read_back(sweep_record(plan, {}))
 
 
-def read_back(record: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps(to_plain(record), allow_nan=False))
+def read_back(sweep: Sweep) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(encode(sweep), allow_nan=False))
     return found
 
 
 def texts(record: dict[str, Any]) -> list[str]:
-    return [text for text, _ in sweep_lines(record)]
+    return [text for text, _ in lines_of(record)]
+
+
+def lines_of(record: dict[str, Any]) -> list[Line]:
+    """Lines about what ``sweep.json`` holds."""
+    return sweep_lines(decode(Sweep, record))
 
 
 def row(record: dict[str, Any], name: str) -> str:
@@ -58,7 +65,7 @@ def test_a_whole_sweep_shows_every_configuration_with_its_verdict_and_colour(
     tmp_path: Path,
 ) -> None:
     _, record = a_sweep(tmp_path, {"bf16_pure": 0.5})
-    lines = sweep_lines(record)
+    lines = lines_of(record)
     assert lines[0] == ("PPO sweep: 24 of 24 runs ended, 20 steps", "")
     assert lines[1][0].startswith("against fp32_baseline, paired over seeds 0, 1, 2; it gained 1.0")
     for name in NAMES[1:]:
@@ -103,11 +110,8 @@ def test_what_is_undecided_says_how_many_seeds_it_needs(tmp_path: Path) -> None:
     assert any(f"; {verdict['seeds_needed']} seeds would decide)" in text for text in texts(record))
 
 
-@pytest.mark.parametrize("as_read", [True, False], ids=["from-disk", "in-memory"])
-def test_intervals_without_an_end_are_question_marks(as_read: bool, tmp_path: Path) -> None:
-    """On disk they are the words "inf" and "-inf", in memory the numbers."""
-    plan, record = a_sweep(tmp_path, {}, seeds=1)
-    record = record if as_read else sweep_record(plan, {})
+def test_intervals_without_an_end_are_question_marks(tmp_path: Path) -> None:
+    _, record = a_sweep(tmp_path, {}, seeds=1)
     assert "[?, ?]" in row(record, "bf16_pure")
     assert not any("inf%" in text or "nan" in text for text in texts(record))
     assert any("(twin not compared, with one seed)" in text for text in texts(record))
@@ -116,7 +120,7 @@ def test_intervals_without_an_end_are_question_marks(as_read: bool, tmp_path: Pa
 def test_a_record_without_evidence_says_why(tmp_path: Path) -> None:
     plan = small_plan(tmp_path, seeds=(0, 1))
     leave(plan, plan.cells[0])
-    lines = sweep_lines(read_back(sweep_record(plan, {})))
+    lines = lines_of(read_back(sweep_record(plan, {})))
     assert lines[0][0] == "PPO sweep: 1 of 4 runs ended, 4 steps"
     [(why, style)] = lines[1:]
     assert why.startswith("inconclusive: no seed has an ended run of fp32_twin")
@@ -125,8 +129,8 @@ def test_a_record_without_evidence_says_why(tmp_path: Path) -> None:
 
 def test_cells_that_failed_are_named_with_their_reason(tmp_path: Path) -> None:
     plan, _ = a_sweep(tmp_path, {})
-    record = sweep_record(plan, {"bf16_pure-seed-1": "exit code 1: oh no"})
-    assert ("FAILED bf16_pure-seed-1: exit code 1: oh no", "red") in sweep_lines(record)
+    record = read_back(sweep_record(plan, {"bf16_pure-seed-1": "exit code 1: oh no"}))
+    assert ("FAILED bf16_pure-seed-1: exit code 1: oh no", "red") in lines_of(record)
 
 
 def test_a_configuration_with_a_failed_run_has_a_verdict_and_no_figures(tmp_path: Path) -> None:
@@ -162,14 +166,10 @@ def test_a_baseline_that_gained_nothing_has_nothing_lost_against_it(tmp_path: Pa
 
 def test_the_summary_of_pytest_ends_with_the_sweep(tmp_path: Path) -> None:
     _, record = a_sweep(tmp_path, {})
-    block: dict[str, Any] = {
-        "cells": [],
-        "conformance": {},
-        "planted_fault": None,
-        "training": record,
-    }
-    assert summary(block) == sweep_lines(record)
-    assert summary(block | {"training": {}}) == []
+    block = nothing_measured()
+    swept = replace(block, training=decode(Sweep, record))
+    assert summary(swept) == lines_of(record)
+    assert summary(block) == []
 
 
 def test_a_run_shows_how_it_ended_and_both_halves_of_what_it_reached() -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from precision_lib.records.record import load_record
+from precision_lib.compare.baseline import Baseline, load_baseline, summary_of
+from precision_lib.record.files import load_record
+from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import interval, percent, two
 from precision_lib.reporting.table import summary
+from tests.unit.small_blocks import metric, moved, read, typed
 from tools.findings import findings
 
 ROOT = Path(__file__).parents[3]
@@ -24,10 +27,21 @@ Cells = dict[tuple[str, str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def blocks() -> list[Block]:
-    """The record behind the README, then those of other seeds."""
-    paths = [RECORDS / "cpu.json", *sorted(RECORDS.glob("cpu_seed_*.json"))]
-    return [load_record(path)["precision"] for path in paths]
+def block() -> Block:
+    """The record behind the README, as its file holds it."""
+    return dict(read(RECORDS / "cpu.json")["precision"])
+
+
+@pytest.fixture(scope="module")
+def record() -> Record:
+    """The same, as it is read."""
+    return load_record(RECORDS / "cpu.json")
+
+
+@pytest.fixture(scope="module")
+def seeds() -> list[Baseline]:
+    """What is kept of runs with other seeds."""
+    return [load_baseline(path) for path in sorted(RECORDS.glob("cpu_seed_*.json"))]
 
 
 @pytest.fixture(scope="module")
@@ -50,51 +64,54 @@ def between(text: str, name: str) -> str:
     return text.split(begin)[1].split(end)[0].strip()
 
 
-def test_the_records_are_whole_and_real_measurements(blocks: list[Block]) -> None:
-    for block in blocks:
-        assert block["complete"]
-        assert block["planted_fault"] is None
-        assert block["context"]["commit"]["dirty"] is False
-        assert sorted(h["hypothesis"] for h in block["hypotheses"]) == HYPOTHESES
-        assert len(cells_of(block)) == len(block["matrix"]) * len(HYPOTHESES)
+def test_the_record_is_a_whole_and_real_measurement(record: Record) -> None:
+    assert record.complete
+    assert record.planted_fault is None
+    assert [h.hypothesis for h in record.hypotheses] == HYPOTHESES
+    assert len(record.by_key) == len(record.matrix) * len(HYPOTHESES)
 
 
-def test_the_records_are_of_different_seeds_and_one_code(blocks: list[Block]) -> None:
-    seeds = [block["context"]["seed"] for block in blocks]
-    assert len(blocks) > 1, "the findings promise other seeds"
-    assert sorted(set(seeds)) == sorted(seeds)
-    assert len({block["context"]["commit"]["sha"] for block in blocks}) == 1
+def test_the_records_are_of_different_seeds_and_one_clean_code(
+    record: Record, seeds: list[Baseline]
+) -> None:
+    contexts = [record.context, *(baseline.context for baseline in seeds)]
+    assert len({context.seed for context in contexts}) == len(contexts) > 1
+    assert {context.commit and context.commit.dirty for context in contexts} == {False}
+    assert len({context.commit_digits() for context in contexts}) == 1
 
 
 @pytest.mark.parametrize("hypothesis", ["H1", "H2", "H3"])
-def test_another_seed_changes_no_verdict(hypothesis: str, blocks: list[Block]) -> None:
+def test_another_seed_changes_no_verdict(
+    hypothesis: str, record: Record, seeds: list[Baseline]
+) -> None:
     """Of a hypothesis or of a cell. H4 uses few sequences: a cell of it can be inconclusive."""
-    said = [
-        {name[1]: cell["verdict"] for name, cell in cells_of(b).items() if name[0] == hypothesis}
-        | {h["hypothesis"]: h["verdict"] for h in b["hypotheses"]}
-        for b in blocks
+    first, *others = [
+        {name: cell.verdict for name, cell in run.cells[hypothesis].items()}
+        | {h: found.verdict for h, found in run.hypotheses.items()}
+        for run in (summary_of(record), *seeds)
     ]
-    assert len(said) > 1
-    assert all(other == said[0] for other in said[1:])
+    assert len(first) == len(record.matrix) + len(HYPOTHESES)
+    assert others
+    assert all(other == first for other in others)
 
 
-def test_the_summary_is_the_records(blocks: list[Block]) -> None:
-    lines = "\n".join(text.rstrip() for text, _ in summary(blocks[0]))
+def test_the_summary_is_the_records(record: Record) -> None:
+    lines = "\n".join(text.rstrip() for text, _ in summary(record))
     assert between(document("docs/pipeline.md"), "summary") == f"```\n{lines}\n```"
 
 
-def test_the_findings_are_the_records(blocks: list[Block]) -> None:
-    assert between(document("docs/findings.md"), "findings") == findings(blocks).strip()
+def test_the_findings_are_the_records(record: Record, seeds: list[Baseline]) -> None:
+    assert between(document("docs/findings.md"), "findings") == findings(record, seeds).strip()
 
 
 def test_the_readme_is_read_in_three_minutes(readme: str) -> None:
     assert readme.count("\n") <= 150
 
 
-def test_the_readmes_matrix_is_the_records(blocks: list[Block], readme: str) -> None:
+def test_the_readmes_matrix_is_the_records(record: Record, readme: str) -> None:
     """Some of its rows, as they are printed."""
     shown = output_below(readme, "Where does my pipeline lose precision?")
-    printed = [text.rstrip() for text, _ in summary(blocks[0])]
+    printed = [text.rstrip() for text, _ in summary(record)]
     assert len(shown) == 6
     assert [line for line in shown if line not in printed] == []
 
@@ -105,25 +122,26 @@ def output_below(text: str, heading: str) -> list[str]:
     return section.split("```\n")[3].splitlines()
 
 
-def test_the_table_of_effects_is_the_records(blocks: list[Block]) -> None:
+def test_the_table_of_effects_is_the_records(block: Block) -> None:
     text = document("docs/findings.md")
-    missing = [row for row in effects(blocks[0]) if row not in text]
+    missing = [row for row in effects(block) if row not in text]
     assert not missing, "the record asks for\n" + "\n".join(missing)
 
 
 @pytest.mark.parametrize("hypothesis", HYPOTHESES)
-def test_the_figures_of_the_findings_are_the_records(blocks: list[Block], hypothesis: str) -> None:
-    phrases = PHRASES[hypothesis](cells_of(blocks[0]))
+def test_the_figures_of_the_findings_are_the_records(block: Block, hypothesis: str) -> None:
+    phrases = PHRASES[hypothesis](cells_of(block))
     check_phrases(phrases, document("docs/findings.md"))
 
 
-def test_the_readmes_findings_are_the_records(blocks: list[Block], readme: str) -> None:
-    check_phrases(readme_phrases(blocks[0]), readme)
+def test_the_readmes_findings_are_the_records(block: Block, readme: str) -> None:
+    check_phrases(readme_phrases(block), readme)
 
 
-def test_a_figure_of_another_record_is_missed(readme: str, blocks: list[Block]) -> None:
+def test_a_figure_of_another_record_is_missed(readme: str, block: Block) -> None:
+    other = moved(block, "H2", "advantage_rms_error", metric(9.9), "fp32_bf16_reward")
     with pytest.raises(AssertionError, match="an advantage error of"):
-        check_phrases(readme_phrases(blocks[1]), readme)
+        check_phrases(readme_phrases(other), readme)
 
 
 def check_phrases(phrases: list[str], text: str) -> None:
@@ -229,12 +247,12 @@ def value_phrases(cells: Cells) -> list[str]:
 
 def drift_phrases(cells: Cells) -> list[str]:
     pure, promoted, reference, kl = (
-        cells["H4", name]["metrics"]["accum_err_final"]
+        typed(cells["H4", name]["metrics"]["accum_err_final"])
         for name in ("bf16_pure", "bf16_fp32_ref", "fp32_bf16_ref", "fp32_bf16_kl")
     )
     evidence = cells["H4", "bf16_pure"]["evidence"]
     tokens = evidence["sampled"]["by_position"][-1]["last"] + 1
-    alone = evidence["sampled"]["components"]["policy"]["drift_nats_per_1000_tokens"]
+    alone = typed(evidence["sampled"]["components"]["policy"]["drift_nats_per_1000_tokens"])
     derived = evidence["expected_policy_drift"]["sampled"]["expected_of_golden_tokens"]["value"]
     length = evidence["sampled"]["critical_length"]
     low, high = (f"{length[k]:.0f}" for k in ("low", "high"))

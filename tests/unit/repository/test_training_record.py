@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from precision_lib.matrix import MATRIX, TWIN
+from precision_lib.record.files import load_sweep
 from precision_lib.reporting.numbers import two
 from precision_lib.reporting.training import sweep_lines
 from precision_lib.sweep.budget import SEEDS
 from tests.unit.repository.test_readme_figures import between, check_phrases, output_below
+from tests.unit.small_blocks import read
 from tools.training_tables import training_tables
 
 ROOT = Path(__file__).parents[3]
@@ -21,9 +23,7 @@ GAIN, KL_BOUND = 1.0, 25.0
 
 @pytest.fixture(scope="module")
 def record() -> dict[str, Any]:
-    from precision_lib.phases.sweep import load_sweep_record
-
-    return load_sweep_record(RECORD)
+    return read(RECORD)
 
 
 def test_the_record_is_whole_and_a_real_measurement(record: dict[str, Any]) -> None:
@@ -54,15 +54,15 @@ def test_the_fp32_baseline_learns_with_three_seeds(record: dict[str, Any]) -> No
         assert after["kl_per_sequence"] < KL_BOUND
 
 
-def test_the_findings_are_the_records(record: dict[str, Any]) -> None:
+def test_the_findings_are_the_records() -> None:
     document = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
-    assert between(document, "training") == training_tables(record).strip()
+    assert between(document, "training") == training_tables(load_sweep(RECORD)).strip()
 
 
-def test_the_readme_shows_rows_of_the_record(record: dict[str, Any]) -> None:
+def test_the_readme_shows_rows_of_the_record() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = output_below(readme, "Does precision change what PPO learns?")
-    printed = [text.rstrip() for text, _ in sweep_lines(record)]
+    printed = [text.rstrip() for text, _ in sweep_lines(load_sweep(RECORD))]
     assert len(shown) == 6
     assert [line for line in shown if line not in printed] == []
 

@@ -39,18 +39,18 @@ def sweep(means: dict[str, float], deviation: float = LITTLE, seeds: int = 4) ->
 
 def test_a_configuration_that_loses_nothing_is_healthy_and_one_that_loses_half_impaired() -> None:
     evidence = weigh(sweep({"bf16_pure": 0.5}))
-    verdicts = {name: cell.verdict for name, cell in evidence.cells.items()}
+    verdicts = {name: cell.verdict for name, cell in evidence.by_configuration.items()}
     assert verdicts.pop("bf16_pure") == IMPAIRED
     assert set(verdicts.values()) == {HEALTHY}
-    assert set(evidence.cells) == set(NAMES) - {REFERENCE_RUN.name}
-    lost = evidence.cells["bf16_pure"].metrics[DAMAGE]
+    assert set(evidence.by_configuration) == set(NAMES) - {REFERENCE_RUN.name}
+    lost = evidence.by_configuration["bf16_pure"].metrics[DAMAGE]
     assert lost.low < 0.5 < lost.high
     assert (lost.n, lost.unit) == (4, UNITS[DAMAGE])
-    assert all(cell.seeds_needed is None for cell in evidence.cells.values())
+    assert all(cell.seeds_needed is None for cell in evidence.cells)
 
 
 def test_a_gain_beyond_the_baselines_is_no_damage() -> None:
-    cell = weigh(sweep({"bf16_pure": 1.5})).cells["bf16_pure"]
+    cell = weigh(sweep({"bf16_pure": 1.5})).by_configuration["bf16_pure"]
     assert cell.verdict == HEALTHY
     assert cell.metrics[DAMAGE].value < 0
 
@@ -59,7 +59,7 @@ def test_few_seeds_are_inconclusive_and_say_how_many_would_do() -> None:
     """With the same means and spread so many seeds decide, and one less does not."""
     runs = sweep({"bf16_pure": 0.7}, deviation=MUCH, seeds=3)
     evidence = weigh(runs)
-    cell = evidence.cells["bf16_pure"]
+    cell = evidence.by_configuration["bf16_pure"]
     assert cell.verdict == INCONCLUSIVE
     assert cell.seeds_needed is not None
     assert cell.seeds_needed > 3
@@ -75,7 +75,7 @@ def test_few_seeds_are_inconclusive_and_say_how_many_would_do() -> None:
 
 def test_one_seed_decides_nothing_and_has_intervals_without_an_end() -> None:
     evidence = weigh(sweep({"bf16_pure": 0.0}, seeds=1))
-    for cell in evidence.cells.values():
+    for cell in evidence.cells:
         assert (cell.verdict, cell.seeds_needed) == (INCONCLUSIVE, None)
         assert cell.metrics[DAMAGE].low == -math.inf
     assert set(evidence.deviations.values()) == {None}
@@ -85,7 +85,7 @@ def test_one_seed_decides_nothing_and_has_intervals_without_an_end() -> None:
 def test_a_failed_run_makes_its_configuration_impaired(status: str) -> None:
     runs = sweep({})
     runs["bf16_pure", 1] = a_run("bf16_pure", 1, 1.0, status=status)
-    cell = weigh(runs).cells["bf16_pure"]
+    cell = weigh(runs).by_configuration["bf16_pure"]
     assert cell.verdict == IMPAIRED
     assert cell.metrics == {}
     assert cell.statuses == {0: "completed", 1: status, 2: "completed", 3: "completed"}
@@ -99,10 +99,10 @@ def test_a_failed_run_spoils_no_other_configuration(gain: float) -> None:
     bad = summary(a_cell("bf16_pure", 2), gain, status=KL_EXPLOSION, last_step=3)
     runs["bf16_pure", 2] = run_curves(bad, lines_of([1.0, math.nan, -90.0]))
     evidence = weigh(runs)
-    for name, cell in whole.cells.items():
-        assert evidence.cells[name] == cell
+    for name, cell in whole.by_configuration.items():
+        assert evidence.by_configuration[name] == cell
     assert evidence.deviations == whole.deviations
-    assert evidence.cells["bf16_pure"].verdict == IMPAIRED
+    assert evidence.by_configuration["bf16_pure"].verdict == IMPAIRED
 
 
 @pytest.mark.parametrize("name", [REFERENCE_RUN.name, TWIN.name])
@@ -143,7 +143,7 @@ def test_where_the_baseline_gained_nothing_nothing_is_decided(gain: float) -> No
     runs = runs_of({name: (mean, mean) for name, mean in (names | {"bf16_pure": -9.0}).items()})
     runs["bf16_fp32_kl", 0] = a_run("bf16_fp32_kl", 0, gain, status=NAN_LOSS)
     evidence = weigh(runs)
-    cells = dict(evidence.cells)
+    cells = dict(evidence.by_configuration)
     assert cells.pop("bf16_fp32_kl").verdict == IMPAIRED  # a failure is one all the same
     for cell in cells.values():
         assert (cell.verdict, cell.seeds_needed) == (INCONCLUSIVE, None)
@@ -155,8 +155,8 @@ def test_a_baseline_that_may_have_gained_nothing_decides_nothing() -> None:
     """A gain of 0.3 with a deviation of 1: shares of it are shares of noise."""
     evidence = weigh(sweep(dict.fromkeys(NAMES, 0.3), deviation=1.0))
     assert evidence.baseline_gain > 0
-    assert {cell.verdict for cell in evidence.cells.values()} == {INCONCLUSIVE}
-    assert evidence.cells["bf16_pure"].metrics[DAMAGE].high == math.inf
+    assert {cell.verdict for cell in evidence.cells} == {INCONCLUSIVE}
+    assert evidence.by_configuration["bf16_pure"].metrics[DAMAGE].high == math.inf
 
 
 def test_the_other_figures_are_differences_to_the_baseline() -> None:
@@ -164,7 +164,7 @@ def test_the_other_figures_are_differences_to_the_baseline() -> None:
     runs = runs_of(dict.fromkeys(NAMES, (1.0, 1.2)))
     for seed, gain in enumerate((1.0, 1.2)):
         runs["bf16_pure", seed] = a_run("bf16_pure", seed, gain, kl=5.0)
-    metrics = weigh(runs).cells["bf16_pure"].metrics
+    metrics = weigh(runs).by_configuration["bf16_pure"].metrics
     assert metrics["kl_difference"].value == 3.0
     assert metrics["reward_difference"].value == pytest.approx(0.3)
     assert metrics[OBJECTIVE].value == pytest.approx(0)
@@ -182,15 +182,15 @@ def with_curves(rewards: list[float], kls: list[float] | None = None) -> Runs:
 
 def test_steps_to_a_level_count_where_the_level_was_reached() -> None:
     late = [0.0] * 6 + ramp(1.0)[:14]
-    metric = weigh(with_curves(late)).cells["bf16_pure"].metrics[STEPS_TO_LEVEL]
+    metric = weigh(with_curves(late)).by_configuration["bf16_pure"].metrics[STEPS_TO_LEVEL]
     assert (metric.value, metric.n) == (6.0, 3)
 
 
 def test_a_level_that_was_not_reached_has_no_steps() -> None:
     """Its length would say "at least", and an interval around it would say what nobody knows."""
     evidence = weigh(with_curves([0.0] * 20))
-    assert STEPS_TO_LEVEL not in evidence.cells["bf16_pure"].metrics
-    assert evidence.cells["mixed_recommended"].metrics[STEPS_TO_LEVEL].value == 0
+    assert STEPS_TO_LEVEL not in evidence.by_configuration["bf16_pure"].metrics
+    assert evidence.by_configuration["mixed_recommended"].metrics[STEPS_TO_LEVEL].value == 0
 
 
 def test_where_a_baseline_never_rose_no_configuration_has_steps() -> None:
@@ -199,7 +199,7 @@ def test_where_a_baseline_never_rose_no_configuration_has_steps() -> None:
         if name == REFERENCE_RUN.name and seed == 1:
             runs[name, seed] = replace(run, rewards=-run.rewards)
     evidence = weigh(runs)
-    assert all(STEPS_TO_LEVEL not in cell.metrics for cell in evidence.cells.values())
+    assert all(STEPS_TO_LEVEL not in cell.metrics for cell in evidence.cells)
     assert STEPS_TO_LEVEL not in evidence.deviations
 
 
@@ -211,9 +211,13 @@ def test_a_path_counts_where_it_lies_further_off_than_the_twins() -> None:
         twin = run_curves(runs[TWIN.name, seed].summary, lines_of(ramp(1.0), [k - 1 for k in kls]))
         runs[TWIN.name, seed] = twin
     evidence = weigh(runs)
-    assert evidence.cells["bf16_pure"].metrics[KL_PATH].value == pytest.approx(2.0)
-    assert evidence.cells["mixed_recommended"].metrics[KL_PATH].value == pytest.approx(-1.0)
-    assert KL_PATH not in evidence.cells[TWIN.name].metrics  # it is what is compared with
+    assert evidence.by_configuration["bf16_pure"].metrics[KL_PATH].value == pytest.approx(2.0)
+    assert evidence.by_configuration["mixed_recommended"].metrics[KL_PATH].value == pytest.approx(
+        -1.0
+    )
+    assert (
+        KL_PATH not in evidence.by_configuration[TWIN.name].metrics
+    )  # it is what is compared with
     assert evidence.chaos[KL_PATH] == pytest.approx(1.0)
 
 
@@ -236,10 +240,10 @@ def test_chaos_is_the_rms_of_twin_less_baseline() -> None:
 def test_evidence_is_plain_enough_for_strict_json() -> None:
     import json
 
-    from precision_lib.jsonio import to_plain
+    from precision_lib.record.codec import encode
 
-    evidence = weigh(sweep({"bf16_pure": 0.5}, seeds=1)).as_json()
-    read = json.loads(json.dumps(to_plain(evidence), allow_nan=False))
+    evidence = weigh(sweep({"bf16_pure": 0.5}, seeds=1))
+    read = json.loads(json.dumps(encode(evidence), allow_nan=False))
     assert {cell["configuration"] for cell in read["cells"]} == set(NAMES) - {REFERENCE_RUN.name}
     assert read["cells"][0]["metrics"][DAMAGE]["low"] == "-inf"
     assert [h["hypothesis"] for h in read["hypotheses"]] == ["H1", "H2", "H3", "H4"]

@@ -41,16 +41,18 @@ def test_the_smallest_loss_is_found_as_often_as_promised(seeds: int) -> None:
 def test_more_seeds_find_less_and_one_seed_says_nothing() -> None:
     generator = np.random.default_rng(1)
     few, many = (resolution(simulated(generator, seeds, 0.0)) for seeds in (3, 30))
-    assert few["smallest_loss"] > many["smallest_loss"] > LIMIT
-    assert abs(few["seeds_for_no_loss"] - many["seeds_for_no_loss"]) < many["seeds_for_no_loss"]
+    assert few.smallest_loss and many.smallest_loss  # noqa: PT018
+    assert few.seeds_for_no_loss and many.seeds_for_no_loss  # noqa: PT018
+    assert few.smallest_loss > many.smallest_loss > LIMIT
+    assert abs(few.seeds_for_no_loss - many.seeds_for_no_loss) < many.seeds_for_no_loss
     alone = resolution(simulated(generator, 1, 0.0))
-    assert alone["smallest_loss"] is None
-    assert alone["seeds_for_no_loss"] is None
+    assert alone.smallest_loss is None
+    assert alone.seeds_for_no_loss is None
 
 
 def test_a_baseline_without_gain_has_no_resolution() -> None:
     table = simulated(np.random.default_rng(2), 4, 0.0)
-    assert resolution(Blocks(table.table - 2 * GAIN, NAMES))["smallest_loss"] is None
+    assert resolution(Blocks(table.table - 2 * GAIN, NAMES)).smallest_loss is None
 
 
 @pytest.mark.parametrize("beyond", [0, 5, STEPS_DONE])

@@ -16,18 +16,24 @@ from precision_lib.forensics.verdicts import (
     SUPPORTED,
 )
 from precision_lib.matrix import TWIN
+from precision_lib.record.sweep import (
+    Difference,
+    TrainingCell,
+    TrainingEvidence,
+    TrainingVerdict,
+    TwinControl,
+)
 from precision_lib.sweep.blocks import Blocks
-from precision_lib.sweep.cells import DAMAGE, LIMIT, TrainingCell
-from precision_lib.sweep.evidence import Evidence, weigh
-from precision_lib.sweep.hypotheses import TrainingVerdict, control_of, word_of
+from precision_lib.sweep.cells import DAMAGE, LIMIT
+from precision_lib.sweep.evidence import weigh
+from precision_lib.sweep.hypotheses import control_of, word_of
 from precision_lib.sweep.plan import REFERENCE_RUN
 from precision_lib.training.failures import KL_EXPLOSION
 from tests.unit.sweep_runs import NAMES, a_run, noisy_gains, runs_of
 
-Control = dict[str, bool | None]
-NULL: Control = {"is_null": True}
-NOT_NULL: Control = {"is_null": False}
-UNKNOWN: Control = {"is_null": None}
+NULL, NOT_NULL, UNKNOWN = (
+    TwinControl("fp32_twin", Difference(0.0, 0.0, 0.0), null) for null in (True, False, None)
+)
 HEALED, NOT_HEALED = Metric(0.5, 0.4, 0.6, 3, ""), Metric(0.1, -0.1, 0.3, 3, "")
 VERDICTS = (HEALTHY, IMPAIRED, INCONCLUSIVE)
 LETTERS = {"S": SUPPORTED, "P": PARTLY, "R": REFUTED, "?": INCONCLUSIVE}
@@ -49,7 +55,7 @@ def cell(verdict: str) -> TrainingCell:
     return TrainingCell("c", verdict, {}, {}, None)
 
 
-def words(pure: str, promoted: str, healed: Metric | None, control: Control) -> str:
+def words(pure: str, promoted: str, healed: Metric | None, control: TwinControl) -> str:
     """Letters of the words without a demotion, and with one of each verdict."""
     demoted = (None, *map(cell, VERDICTS))
     found = [word_of(cell(pure), cell(promoted), d, healed, control) for d in demoted]
@@ -68,13 +74,13 @@ def test_a_promotion_whose_contrast_holds_0_does_not_heal() -> None:
     assert words(IMPAIRED, HEALTHY, NOT_HEALED, NULL) == "RRP?"
 
 
-def swept(means: dict[str, float], deviation: float = 0.01, seeds: int = 3) -> Evidence:
+def swept(means: dict[str, float], deviation: float = 0.01, seeds: int = 3) -> TrainingEvidence:
     generator = np.random.default_rng(0)
     return weigh(runs_of(noisy_gains(means, generator, seeds=seeds, deviation=deviation)))
 
 
-def verdict_of(evidence: Evidence, hypothesis: str) -> TrainingVerdict:
-    [found] = [v for v in evidence.verdicts if v.hypothesis == hypothesis]
+def verdict_of(evidence: TrainingEvidence, hypothesis: str) -> TrainingVerdict:
+    [found] = [v for v in evidence.hypotheses if v.hypothesis == hypothesis]
     return found
 
 
@@ -85,8 +91,8 @@ def test_a_hypothesis_is_judged_by_its_own_promotion_and_demotion(hypothesis: st
     means = dict.fromkeys([n for n in NAMES if n.startswith("bf16")], 0.5)
     means |= {other.demoted: 1.0 for other in DECISIONS.values()}
     evidence = swept(means | {d.promoted: 1.0, d.demoted: 0.5})
-    assert {v.hypothesis for v in evidence.verdicts if v.verdict == SUPPORTED} == {hypothesis}
-    assert {v.verdict for v in evidence.verdicts} == {SUPPORTED, REFUTED}
+    assert {v.hypothesis for v in evidence.hypotheses if v.verdict == SUPPORTED} == {hypothesis}
+    assert {v.verdict for v in evidence.hypotheses} == {SUPPORTED, REFUTED}
     found = verdict_of(evidence, hypothesis)
     assert found.title == d.title
     assert found.healed is not None
@@ -98,7 +104,7 @@ def test_a_hypothesis_is_judged_by_its_own_promotion_and_demotion(hypothesis: st
 
 def test_a_promotion_that_was_not_trained_leaves_its_hypothesis_open() -> None:
     gains = dict.fromkeys((REFERENCE_RUN.name, TWIN.name, "bf16_pure"), (1.0, 1.1))
-    for verdict in weigh(runs_of(gains)).verdicts:
+    for verdict in weigh(runs_of(gains)).hypotheses:
         assert verdict.verdict == INCONCLUSIVE
         assert verdict.seeds_needed is None
         assert "were not both trained" in verdict.explanation
@@ -116,17 +122,17 @@ def test_a_failure_that_the_promotion_prevents_is_healed_by_it() -> None:
 def test_a_twin_that_differs_makes_everything_inconclusive() -> None:
     clear = {"bf16_pure": 0.5}
     evidence = swept(clear | {TWIN.name: 0.8})
-    for verdict in evidence.verdicts:
-        assert verdict.control["is_null"] is False
+    for verdict in evidence.hypotheses:
+        assert verdict.control.is_null is False
         assert (verdict.verdict, verdict.seeds_needed) == (INCONCLUSIVE, None)
-    for verdict in swept(clear).verdicts:
-        assert verdict.control["is_null"] is True
+    for verdict in swept(clear).hypotheses:
+        assert verdict.control.is_null is True
         assert verdict.verdict == PARTLY
 
 
 def test_a_twin_of_one_seed_has_not_been_compared() -> None:
-    for verdict in swept({}, seeds=1).verdicts:
-        assert verdict.control["is_null"] is None
+    for verdict in swept({}, seeds=1).hypotheses:
+        assert verdict.control.is_null is None
         assert verdict.verdict == INCONCLUSIVE
 
 
@@ -138,13 +144,15 @@ def test_the_twin_is_null_within_its_interval_and_not_beyond_it() -> None:
     width = 0.9999 * math.sqrt(2 / (1 - 0.9999**2)) * deviation  # times sqrt(2 / S), S = 2
     for apart, null in ((0.99, True), (1.01, False)):
         moved = residual + np.array([[0.0], [apart * width], [0.0]])
-        assert control_of(Blocks(moved, names))["is_null"] is null
+        assert control_of(Blocks(moved, names)).is_null is null
 
 
 def test_a_hypothesis_needs_the_seeds_of_its_most_undecided_cell() -> None:
     gains = undecided({"bf16_pure": 0.25, "bf16_fp32_kl": 0.2})
     evidence = weigh(runs_of(gains))
-    pure, promoted = (evidence.cells[n].seeds_needed for n in ("bf16_pure", "bf16_fp32_kl"))
+    pure, promoted = (
+        evidence.by_configuration[n].seeds_needed for n in ("bf16_pure", "bf16_fp32_kl")
+    )
     assert pure is not None
     assert promoted is not None
     assert promoted > pure
@@ -154,9 +162,9 @@ def test_a_hypothesis_needs_the_seeds_of_its_most_undecided_cell() -> None:
 def test_no_number_of_seeds_makes_up_for_a_twin_that_differs() -> None:
     gains = undecided({"bf16_pure": 0.25, "bf16_fp32_kl": 0.2, TWIN.name: 5.0})
     evidence = weigh(runs_of(gains))
-    assert evidence.cells["bf16_pure"].seeds_needed is not None
-    assert evidence.verdicts[0].control["is_null"] is False
-    assert evidence.verdicts[0].seeds_needed is None
+    assert evidence.by_configuration["bf16_pure"].seeds_needed is not None
+    assert evidence.hypotheses[0].control.is_null is False
+    assert evidence.hypotheses[0].seeds_needed is None
 
 
 def undecided(lost: dict[str, float]) -> dict[str, list[float]]:
@@ -168,10 +176,10 @@ def undecided(lost: dict[str, float]) -> dict[str, list[float]]:
 def test_seeds_that_are_unknown_for_one_cell_are_unknown_for_the_hypothesis() -> None:
     """A cell exactly at the limit: no number of seeds decides it."""
     evidence = weigh(runs_of(undecided({"bf16_pure": 0.25, "bf16_fp32_kl": LIMIT})))
-    at_limit = evidence.cells["bf16_fp32_kl"]
+    at_limit = evidence.by_configuration["bf16_fp32_kl"]
     assert at_limit.metrics[DAMAGE].value == pytest.approx(LIMIT)
     assert (at_limit.verdict, at_limit.seeds_needed) == (INCONCLUSIVE, None)
-    assert evidence.cells["bf16_pure"].seeds_needed is not None
+    assert evidence.by_configuration["bf16_pure"].seeds_needed is not None
     assert verdict_of(evidence, "H1").seeds_needed is None
 
 
@@ -190,8 +198,8 @@ def rates(lost: float, deviation: float, seed: int) -> dict[str, tuple[float, fl
         means = dict.fromkeys(BF16, 1 - lost)
         gains = noisy_gains(means, generator, seeds=3, deviation=deviation, seed_effect=0.1)
         evidence = weigh(runs_of(gains, steps=1))
-        assert evidence.verdicts[0].control["is_null"]
-        found.append([evidence.cells[name].verdict for name in BF16])
+        assert evidence.hypotheses[0].control.is_null
+        found.append([evidence.by_configuration[name].verdict for name in BF16])
     table = np.array(found)
     shares = {v: (table == v).mean(1) for v in VERDICTS}
     return {v: (s.mean(), s.std(ddof=1) / math.sqrt(SWEEPS)) for v, s in shares.items()}

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from precision_lib.compare.baseline import summary_of
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, percent, two
+from tests.unit import small_blocks as small
 from tools.findings import findings
 from tools.findings_tables import half_way
 
@@ -31,17 +33,30 @@ def block(seed: int = 0) -> dict[str, Any]:
         "context": {
             "seed": seed,
             "checkpoint": {"name": "embedded"},
-            "device": {"name": "a processor"},
+            "device": {"class": "cpu", "name": "a processor"},
             "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
             "commit": {"sha": "0123456789abcdef", "dirty": False},
         },
-        "thresholds": {"H9": {"metric": "damage", "title": "test", "limit": 0.3}},
+        "schema": 2,
+        "run": "a",
+        "matrix": {},
+        "thresholds": {
+            "H9": {
+                "hypothesis": "H9",
+                "metric": "damage",
+                "title": "test",
+                "limit": 0.3,
+                **dict.fromkeys(("symptom", "meaning", "promoted", "demoted"), ""),
+                "components": [],
+            }
+        },
         "cells": cells,
         "hypotheses": [
             {
                 "hypothesis": "H9",
                 "verdict": "refuted",
                 "effect": 0.25,
+                **{"effect_unit": "", "low": 0.1, "high": 0.5},
                 "explanation": "Nothing happened.",
                 "control": {"is_null": True},
                 "contrasts": {
@@ -53,8 +68,14 @@ def block(seed: int = 0) -> dict[str, Any]:
     }
 
 
+def shown(*blocks: dict[str, Any]) -> str:
+    """The tables of a record and of what is kept of others."""
+    record, *others = map(small.record, blocks)
+    return findings(record, [summary_of(other) for other in others])
+
+
 def test_every_cell_and_verdict_is_shown() -> None:
-    text = findings([block()])
+    text = shown(block())
     assert "| `bf16_pure` | 2.0 [1.0, 4.0] **impaired** |" in text
     assert "| `fp32` | 1.0e-06 [5.0e-07, 2.0e-06] healthy |" in text
     assert "| H9 test | **refuted** | 0.25 [0.12, 0.50] | 0.50 [0.25, 1.0] | null |" in text
@@ -66,14 +87,14 @@ def test_every_cell_and_verdict_is_shown() -> None:
 def test_a_control_that_is_not_null_is_shouted() -> None:
     loud = block()
     loud["hypotheses"][0]["control"]["is_null"] = False
-    assert "**NOT NULL**" in findings([loud])
+    assert "**NOT NULL**" in shown(loud)
 
 
 def test_seeds_that_disagree_are_seen() -> None:
     """The planted case and the clean one: a cell of seed 2 has another verdict."""
     other = copy.deepcopy(block(2))
     other["cells"][0]["verdict"] = "inconclusive"
-    text = findings([block(), block(1), other])
+    text = shown(block(), block(1), other)
     assert "| 1 | refuted, 0.25 | 2 of 2 |" in text
     assert "| 2 | refuted, 0.25 | 1 of 2 |" in text
 
@@ -82,30 +103,30 @@ def test_records_of_another_model_or_budget_are_refused() -> None:
     for change in ({"checkpoint": {"name": "other", "sha256": "1"}}, {"budget": "quick"}):
         other = block(1)
         other["context"] |= change
-        with pytest.raises(ValueError, match=r"record 2 has another (model|budget)"):
-            findings([block(), other])
+        with pytest.raises(ValueError, match=r"file 2 has another (model|budget)"):
+            shown(block(), other)
     fewer = block(1)
     fewer["cells"].pop()
-    with pytest.raises(ValueError, match="record 2 has another cells"):
-        findings([block(), fewer])
+    with pytest.raises(ValueError, match="file 2 has another cells"):
+        shown(block(), fewer)
 
 
 def test_a_hypothesis_that_one_seed_lacks_leaves_its_place_empty() -> None:
     short = block(1)
     short["hypotheses"] = []
-    assert "| 1 |  | 2 of 2 |" in findings([block(), short])
+    assert "| 1 |  | 2 of 2 |" in shown(block(), short)
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(2.0, "2.0"), (63.4, "63"), (213.0, "2.1e+02"), (0.00016, "0.00016")]
+    ("value", "text"), [(2.0, "2.0"), (63.4, "63"), (213.0, "2.1e+02"), (0.00016, "0.00016")]
 )
-def test_two_significant_digits(value: float, shown: str) -> None:
-    assert two(value) == shown
+def test_two_significant_digits(value: float, text: str) -> None:
+    assert two(value) == text
 
 
 def test_numbers_and_tables_by_hand() -> None:
     assert percent(0.2071) == "20.7 %"
-    assert interval(metric(1.0)) == "1.0 [0.50, 2.0]"
+    assert interval(small.typed(metric(1.0))) == "1.0 [0.50, 2.0]"
     assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n|---|---:|\n| x | 1 |"
 
 

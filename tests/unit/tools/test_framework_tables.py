@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from precision_lib.records.record import load_record
 from precision_lib.targets import adapters, load_target
 from precision_lib.targets.frameworks import FrameworkMissingError
 from precision_lib.targets.known_failures import read_known_failures, shipped
+from tests.unit.small_blocks import read, record
 from tools.frameworks import FrameworksError, frameworks, main
 
 ROOT = Path(__file__).parents[3]
@@ -21,8 +21,7 @@ SCRIPTS = sorted(path.stem for path in (ROOT / "examples/reproducers").glob("*.p
 
 
 def block(name: str = "trl") -> dict[str, Any]:
-    found: dict[str, Any] = load_record(RECORDS / f"{name}.json")["precision"]
-    return found
+    return dict(read(RECORDS / f"{name}.json")["precision"])
 
 
 def test_the_document_says_what_the_records_say(tmp_path: Path) -> None:
@@ -53,14 +52,15 @@ def test_a_failure_that_nobody_explained_is_shown_as_such() -> None:
     name = "test_result_is_fp32_or_wider[entropy-fp32]"
     changed["conformance"]["functions"]["entropy"]["failed"].append(name)
     changed["conformance"]["failures"][name] = {"what": [], "input": "", "times": 0.0}
-    text = frameworks([changed], RECORDS / "defects.toml")
+    text = frameworks([record(changed)], RECORDS / "defects.toml")
     assert "| unexplained | not on the list | not known | 1 |" in text
-    before = frameworks([block()], RECORDS / "defects.toml")
+    before = frameworks([record(block())], RECORDS / "defects.toml")
     assert "unexplained" not in before
 
 
 def test_a_record_of_something_else_is_refused() -> None:
-    other = block() | {"conformance": {"target": "precision_lib.ppo"}}
+    core = {"target": "precision_lib.ppo", "profile": "ci", "functions": {}}
+    other = record(block() | {"conformance": core})
     with pytest.raises(FrameworksError, match=r"no record of a run on a framework: 'precision_lib"):
         frameworks([other], RECORDS / "defects.toml")
 
@@ -68,7 +68,7 @@ def test_a_record_of_something_else_is_refused() -> None:
 def test_defects_without_a_field_are_refused(tmp_path: Path) -> None:
     (tmp_path / "defects.toml").write_text('[[defect]]\nframework = "trl"')
     with pytest.raises(FrameworksError, match="function"):
-        frameworks([block()], tmp_path / "defects.toml")
+        frameworks([record(block())], tmp_path / "defects.toml")
 
 
 def test_there_are_at_least_ten_defects_each_with_its_reproducer() -> None:

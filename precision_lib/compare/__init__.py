@@ -1,0 +1,1 @@
+"""Two measurements against each other: what is worse, what is better, what cannot be compared."""

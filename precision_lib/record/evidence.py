@@ -1,0 +1,286 @@
+"""What a cell shows beside its metrics, by hypothesis: curves, causes, laws, controls.
+
+Metrics of a point are named as those of the cell, so that one function shows both. What a
+hypothesis without a type here measures is kept as it is, under ``more``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from precision_lib.forensics.statistics import Metric
+from precision_lib.record.codec import FLAT, Json
+
+Metrics = Mapping[str, Metric]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What every cell says.
+
+    Attributes:
+        true_kl: KL(policy || reference) at the operating point, nats per token.
+        measured_against: format of the truth, ``fp32`` or ``fp64``.
+        observed_formats: component to its format at run time, None where it did not run.
+        golden_floor: the damage metric of the FP32 truth against itself in another batch shape.
+        batch_shift: difference of the damage metric between two batch shapes, in its unit.
+        more: what no type here names.
+    """
+
+    true_kl: float | None = None
+    measured_against: str = ""
+    observed_formats: Mapping[str, str | None] = field(default_factory=dict)
+    golden_floor: Metric | None = None
+    batch_shift: float | None = None
+    more: Mapping[str, Json] = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class IdenticalWeights:
+    """Log-ratio of a policy whose weights equal the reference's: 0 where the formats agree."""
+
+    same_format: bool
+    nonzero: int
+    n: int
+    log_ratio_rms: float | None = None
+    accum_err_final: float | None = None
+    drift_nats_per_1000_tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """H1's metrics at one true KL, nats per token."""
+
+    target_kl: float
+    true_kl: float
+    metrics: Metrics = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class H1Evidence(Evidence):
+    """H1: the collapse curve, the metrics by response length, what rounding predicts."""
+
+    executed_kl: float | None = None
+    kl_penalty_mean_float64: float | None = None
+    identical_weights: IdenticalWeights | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    by_length: Mapping[int, Metrics] = field(default_factory=dict)
+    log_ratio_near_zero_frac_predicted: float | None = None
+    log_ratio_nsr_by_rounding: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NativeRewards:
+    """Where the model's own rewards lie, in reward units and in spreads within a group."""
+
+    reward_mean: float
+    offset: float
+    within_group_std: float
+    batch_std: float
+    offset_over_spread: float
+    resolution_over_spread: float
+
+
+@dataclass(frozen=True)
+class StoringLaw:
+    """RMS advantage error of storing alone; None where the law covers too few groups."""
+
+    groups: int
+    of: int
+    measured: float | None = None
+    predicted: float | None = None
+    shortfall: float | None = None
+    z: float | None = None
+
+
+@dataclass(frozen=True)
+class RewardReplay:
+    """FP32 rewards again, and against those that were frozen."""
+
+    n: int
+    again_differs: int
+    stored_differs: int
+    stored_distance: float
+    fp32_noise: float
+    is_null: bool
+
+
+@dataclass(frozen=True)
+class RewardFamily:
+    """Synthetic rewards of a known distribution, stored in the cell's format."""
+
+    rewards: str
+    reward_resolution_median: float
+    reward_tie_frac: float
+    reward_kendall_tau: float
+    advantage_rms_error: float
+    advantage_sign_flip_frac: float
+    batch_advantage_rms_error: float
+    reward_nonfinite_frac: float
+    advantage_rms_error_interval: tuple[float, float]
+    offset_over_spread: float | None = None
+    step_over_spread: float | None = None
+    advantage_rms_error_predicted: float | None = None
+
+
+@dataclass(frozen=True)
+class CriticalOffset:
+    """Offset over spread at which the damage passes the limit, for one spread."""
+
+    spread: float
+    predicted: float
+    measured: Metric
+
+
+@dataclass(frozen=True)
+class CriticalOffsets:
+    """The critical offset by the phase of the spread in its binade."""
+
+    limit: float
+    predicted_range: tuple[float, float]
+    by_spread: tuple[CriticalOffset, ...]
+
+
+@dataclass(frozen=True)
+class SyntheticRewards:
+    """Rewards drawn from known distributions."""
+
+    groups: int
+    samples_per_group: int
+    families: tuple[RewardFamily, ...]
+    critical_offset_over_spread: CriticalOffsets | None = None
+    openrlhf_1334_group_statistics_in_bf16: Mapping[str, tuple[float, ...]] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True)
+class H2Evidence(Evidence):
+    """H2: causes one at a time, the law of storing, synthetic rewards."""
+
+    golden_observed_format: str = ""
+    native: NativeRewards | None = None
+    causes: Mapping[str, Metrics] = field(default_factory=dict)
+    storing_law: StoringLaw | None = None
+    fp32_replay: RewardReplay | None = None
+    synthetic: SyntheticRewards | None = None
+
+
+@dataclass(frozen=True)
+class Critic:
+    """The value head that was fitted; values in reward units."""
+
+    explained_variance: Metric
+    refitted_held_out_explained_variance: float
+    refitted_ridge: float
+    value_rms: float
+    value_mean: float
+    return_std: float
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """H3's metrics where rewards are scaled to an RMS value of ``magnitude``."""
+
+    magnitude: float
+    twin_moves: int
+    value_stagnation_rate_predicted: float
+    advantage_rms_error_predicted: float
+    metrics: Metrics = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class Offset:
+    """H3's metrics where rewards are moved by so many spreads."""
+
+    offset_over_spread: float
+    advantage_rms_error_predicted: float
+    metrics: Metrics = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """H3's metrics with a single rounding."""
+
+    rewards: str
+    cause: str
+    update_error: float
+    value_stagnation_rate_predicted: float | None = None
+    advantage_rms_error_predicted: float | None = None
+    step_over_spread: float | None = None
+    metrics: Metrics = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class H3Evidence(Evidence):
+    """H3: values of every size and offset, and the three places where a head rounds."""
+
+    critic: Critic | None = None
+    by_magnitude: tuple[Magnitude, ...] = ()
+    by_offset: tuple[Offset, ...] = ()
+    critical_offset_over_spread: float | None = None
+    critical_offset_over_spread_predicted: float | None = None
+    causes: tuple[Cause, ...] = ()
+    critical_magnitude_reached: bool | None = None
+
+
+@dataclass(frozen=True)
+class PositionRange:
+    """Errors of tokens ``first`` to ``last``, nats: RMS, mean, and RMS of the sum up to there."""
+
+    first: int
+    last: int
+    token_rms: float
+    token_mean: float
+    accumulated_rms: float
+
+
+@dataclass(frozen=True)
+class StoredSum:
+    """Error of a sequence log-prob, nats RMS: summed exactly, and stored in the format."""
+
+    summed: float
+    stored: float
+
+
+@dataclass(frozen=True)
+class AccumulatedError:
+    """The log-ratio's error summed over a sequence."""
+
+    by_position: tuple[PositionRange, ...]
+    components: Mapping[str, Metrics]
+    error_correlation_of_components: float
+    sequence_ratio_ess_gaussian: float
+    outside_gspo_band_frac: float
+    reference_sequence_logprob_error: StoredSum
+    metrics: Metrics = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class ExpectedDrift:
+    """The policy's log-prob alone against FP32, beside what theory expects."""
+
+    by_position: tuple[PositionRange, ...]
+    standard_errors_from_expected: float
+    standard_errors_from_none: float
+    critical_length_derived: float | None = None
+    metrics: Metrics = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class H4Evidence(Evidence):
+    """H4: how errors add up on sampled tokens, and the drift by the kind of text."""
+
+    growth_laws_within: tuple[str, ...] = ()
+    identical_weights: IdenticalWeights | None = None
+    buffers: Json = None
+    sampled: AccumulatedError | None = None
+    expected_policy_drift: Mapping[str, ExpectedDrift] = field(default_factory=dict)
+
+
+#: The type of a cell's evidence; a hypothesis without a row has the common fields alone.
+BY_HYPOTHESIS: Mapping[str, type[Evidence]] = {
+    "H1": H1Evidence,
+    "H2": H2Evidence,
+    "H3": H3Evidence,
+    "H4": H4Evidence,
+}

@@ -1,0 +1,206 @@
+"""The experiment record: what a run measured, on what, and what was said of it.
+
+Every file of results is read into these types and written from them; ``codec.py`` makes the JSON
+keys from the names of the fields.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.hypothesis import Decision
+from precision_lib.forensics.statistics import Metric
+from precision_lib.record.changes import Change, Gate
+from precision_lib.record.codec import FLAT, KIND, Json
+from precision_lib.record.conformance import Conformance
+from precision_lib.record.context import Context
+from precision_lib.record.evidence import BY_HYPOTHESIS, Evidence, RewardReplay
+from precision_lib.record.sweep import Sweep
+
+E = TypeVar("E", bound=Evidence)
+Matrix = Mapping[str, Mapping[str, str]]
+
+
+def _evidence_of(cell: Mapping[str, Json]) -> type[Evidence]:
+    """The type of the evidence of a cell as JSON holds it."""
+    return BY_HYPOTHESIS.get(str(cell.get("hypothesis")), Evidence)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Hypothesis x configuration: verdict, metrics at the operating point, evidence."""
+
+    hypothesis: str
+    configuration: str
+    verdict: str
+    metrics: Mapping[str, Metric]
+    evidence: Evidence = field(metadata={KIND: _evidence_of})
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(hypothesis, configuration)."""
+        return self.hypothesis, self.configuration
+
+    @property
+    def name(self) -> str:
+        """``H1 bf16_pure``."""
+        return " ".join(self.key)
+
+    def shows(self, kind: type[E]) -> E:
+        """The evidence, as that of its hypothesis.
+
+        Raises:
+            TypeError: it is of another hypothesis.
+        """
+        if not isinstance(self.evidence, kind):
+            raise TypeError(f"the evidence of {self.name} is no {kind.__name__}")
+        return self.evidence
+
+
+@dataclass(frozen=True)
+class ExactRewards:
+    """Rewards of few exact values: squared error by distribution and format, which must be 0."""
+
+    squared_error: Mapping[str, float]
+    is_null: bool
+
+
+@dataclass(frozen=True)
+class Control:
+    """What had to come out null, and whether all of it did."""
+
+    is_null: bool
+    irrelevant_promotion: str = ""
+    irrelevant_promotion_damage_removed: float | None = None
+    identical_weights_nonzero: int | None = None
+    identical_weights_n: int | None = None
+    fp32_replay: RewardReplay | None = None
+    exact_rewards: ExactRewards | None = None
+    golden_values_beyond_rounding: int | None = None
+    golden_values_n: int | None = None
+    golden_head_against_itself_stagnant: int | None = None
+    more: Mapping[str, Json] = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """The verdict on a hypothesis.
+
+    Attributes:
+        effect, effect_unit, low, high: the promotion contrast with its interval.
+        contrasts: name to paired contrast.
+    """
+
+    hypothesis: str
+    verdict: str
+    effect: float
+    effect_unit: str
+    low: float
+    high: float
+    control: Control
+    explanation: str
+    contrasts: Mapping[str, Metric]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A row of the decision table as the run used it, see ``forensics/verdicts.py``."""
+
+    hypothesis: str
+    title: str
+    metric: str
+    symptom: str
+    limit: float
+    meaning: str
+    components: tuple[str, ...]
+    promoted: str
+    demoted: str
+    irrelevant: str = ""
+
+
+def thresholds() -> dict[str, Threshold]:
+    """The decision table of this release."""
+    return {name: _threshold(decision) for name, decision in DECISIONS.items()}
+
+
+def _threshold(row: Decision) -> Threshold:
+    return Threshold(
+        hypothesis=row.hypothesis,
+        title=row.title,
+        metric=row.metric,
+        symptom=row.symptom,
+        limit=row.limit,
+        meaning=row.meaning,
+        components=row.components,
+        promoted=row.promoted,
+        demoted=row.demoted,
+        irrelevant=row.irrelevant,
+    )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run measured.
+
+    Attributes:
+        run: identifier, the same as in ``cells.jsonl``.
+        complete: every expected cell was measured.
+        planted_fault: name of the fault that was planted on purpose, None in a measurement.
+        matrix: configuration to component to format. thresholds: the decision table.
+        expected: (hypothesis, configuration) of every cell that the run set out to measure.
+        conformance: None when no conformance check was run. training: None without a sweep.
+        regressions: what is worse than the baseline. gate: None unless a baseline was given.
+        created: seconds since 1970. failed_tests: of the pytest run, by their identifiers. Both
+            stand beside the measurements in the file.
+    """
+
+    run: str
+    complete: bool
+    planted_fault: str | None
+    context: Context
+    matrix: Matrix
+    thresholds: Mapping[str, Threshold]
+    expected: tuple[tuple[str, str], ...]
+    cells: tuple[Cell, ...]
+    hypotheses: tuple[Hypothesis, ...]
+    regressions: tuple[Change, ...]
+    conformance: Conformance | None = None
+    training: Sweep | None = None
+    gate: Gate | None = None
+    created: float | None = None
+    failed_tests: tuple[str, ...] = ()
+
+    def cells_of(self, hypothesis: str) -> dict[str, Cell]:
+        """Configuration to its cell, in the order of the record."""
+        return {c.configuration: c for c in self.cells if c.hypothesis == hypothesis}
+
+    @property
+    def by_key(self) -> dict[tuple[str, str], Cell]:
+        """(hypothesis, configuration) to its cell."""
+        return {cell.key: cell for cell in self.cells}
+
+    @property
+    def measured_hypotheses(self) -> list[str]:
+        """Names of the hypotheses that have a cell."""
+        return sorted({cell.hypothesis for cell in self.cells})
+
+    @property
+    def missing(self) -> list[str]:
+        """Expected cells that were not measured, by name."""
+        return [f"{h} {c}" for h, c in self.expected if (h, c) not in self.by_key]
+
+    @property
+    def verdicts(self) -> dict[tuple[str, str], str]:
+        """(hypothesis, configuration) to the verdict of the cell."""
+        return {cell.key: cell.verdict for cell in self.cells}
+
+    def golden_floors(self, hypothesis: str) -> list[float]:
+        """Noise of the FP32 truth in each cell of a hypothesis, in the damage metric's unit."""
+        floors = (cell.evidence.golden_floor for cell in self.cells_of(hypothesis).values())
+        return [floor.value for floor in floors if floor is not None]
+
+
+def nothing_measured() -> Record:
+    """The record of a run that was killed before it wrote one."""
+    return Record("", False, None, Context(), {}, thresholds(), (), (), (), ())

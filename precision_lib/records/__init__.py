@@ -1,1 +1,0 @@
-"""The experiment record: what was measured, on what, under which settings."""

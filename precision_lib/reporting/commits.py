@@ -1,9 +1,0 @@
-"""The commit that a record was made from, as documents name it."""
-
-from typing import Any
-
-
-def commit_of(context: dict[str, Any], digits: int = 40) -> str:
-    """The first ``digits`` hexadecimal digits of the commit in a record's context, or "unknown"."""
-    commit = context.get("commit") or {}
-    return str(commit.get("sha") or "unknown")[:digits]
