@@ -279,10 +279,8 @@ def test_examples_do_not_depend_on_what_is_imported(
     assert (drawn[0] == drawn[1]) == left_out
 
 
-def _note_number(
-    numbers: list[int], _: Callable[..., Any], inputs: dict[str, Any]
-) -> tuple[int, float]:
-    numbers.append(inputs["n"])
+def _note_number(numbers: list[int], _: Callable[..., Any], case: Case) -> tuple[int, float]:
+    numbers.append(case.inputs["n"])
     return 1, 0.0
 
 
