@@ -21,6 +21,8 @@ TINY = 1e-7
 SHIFTS = (1, -1, 2, -2)
 #: Two numbers about one token agree far better than this factor (in |d|) against a neighbour's.
 FACTOR = 2.0
+#: No logits of 16 or 32 bits that work give a sampled token a log-prob below this, negated.
+SMALLEST = 1e4
 #: A value 0.0 is missing where the other side is so many times the noise away.
 FAR = 12.0
 #: Slots of a row that are compared in the search for its partner, and rows that are searched for.
@@ -50,7 +52,10 @@ def missing(dump: Dump) -> Array:
 
 
 def _nan(dump: Dump) -> Array:
-    bad: Array = np.isnan(dump.rollout) | np.isnan(dump.trainer)
+    """[M] bool: no number, or one like -1e9 that stands for no value."""
+    bad: Array = np.zeros(len(dump.row), bool)
+    for values in (dump.rollout, dump.trainer):
+        bad |= np.isnan(values) | (np.isfinite(values) & (values < -SMALLEST))
     return bad
 
 
@@ -76,13 +81,14 @@ def missing_values(dump: Dump) -> list[Misalignment]:
     if not bad.any():
         return []
     nan = int(_nan(dump).sum())
-    ours = np.isnan(dump.rollout) | _zero(dump.rollout, dump.trainer)
+    ours = np.isnan(dump.rollout) | (dump.rollout < -SMALLEST) | _zero(dump.rollout, dump.trainer)
     first = int(np.argmax(bad))
     behind = _suffix_rows(dump, bad)
     ending = f"; {behind} rows end in them, so they look cut short" if behind else ""
     words = (
         f"{int(bad.sum())} of {len(bad)} tokens have no value on the "
-        f"{'rollout' if ours.any() else 'trainer'} side ({nan} NaN, {int(bad.sum()) - nan} times "
+        f"{'rollout' if ours.any() else 'trainer'} side ({nan} NaN or below -10,000, "
+        f"{int(bad.sum()) - nan} times "
         f"0.0 where the other side is far below), first in row {dump.row[first]}, slot "
         f"{dump.slot[first]}{ending}"
     )
@@ -299,7 +305,7 @@ def mask_edges(dump: Dump) -> list[Misalignment]:
 
 def misalignments(dump: Dump) -> tuple[list[Misalignment], Dump]:
     """What is wrong, the most basic first, and the dump without the tokens that lack a value."""
-    finite = np.isfinite(dump.rollout) & np.isfinite(dump.trainer)
+    finite = np.isfinite(dump.rollout) & np.isfinite(dump.trainer) & ~_nan(dump)
     whole = dump if finite.all() else dump.only(finite)
     problems = shifts(whole) or pairing(whole)
     if problems:

@@ -25,7 +25,7 @@ from precision_lib.mismatch.judgement import (
 )
 from precision_lib.mismatch.noise import formats_that_explain, noise_limit, sigma_of
 from precision_lib.mismatch.patterns import RULES
-from precision_lib.mismatch.schema import Dump
+from precision_lib.mismatch.schema import Dump, DumpError
 
 
 def judge(dump: Dump, limit: float | None = None) -> Judgement:
@@ -34,12 +34,15 @@ def judge(dump: Dump, limit: float | None = None) -> Judgement:
     Args:
         limit: RMS of d, nats, up to which precision noise is accepted; None for any that the
             claimed formats explain.
+
+    Raises:
+        DumpError: no token has a value on both sides.
     """
     problems, aligned = misalignments(dump)
     shift = next((p.undo for p in problems if p.undo), 0)
     measured = unshifted(aligned, shift) if shift else aligned
     if len(measured.row) == 0:
-        measured = dump.only(np.isfinite(dump.rollout) & np.isfinite(dump.trainer))
+        raise DumpError(f"{dump.source}: no token has a log-prob on both sides; nothing to compare")
     sample, prints = fingerprints(measured)
     size = _size(measured)
     verdict, cause, reasons, others = _decide(dump, measured, problems, sample, prints, size)

@@ -117,3 +117,18 @@ def test_what_a_shift_hides_is_measured_after_it_is_undone() -> None:
     judgement = judge(fault.plant(1, ROWS, LENGTH, (0.05, 0.05), BF16, 1.0))
     assert judgement.problems[0].undo == 1
     assert judgement.size.sigma < 0.1
+
+
+def test_numbers_that_stand_for_no_value_are_missing_values() -> None:
+    dump = noise(BF16)
+    rollout = np.where(np.arange(len(dump.rollout)) % 70 == 0, -1e9, dump.rollout)
+    judgement = judge(replace(dump, rollout=rollout))
+    assert (judgement.verdict, judgement.cause) == ("alignment", "missing values")
+    assert "59 NaN or below -10,000" in judgement.reasons[0]
+
+
+def test_rows_that_end_in_missing_values_look_cut_short() -> None:
+    dump = noise(BF16)
+    cut = (dump.slot > 50) & (dump.row % 4 == 0)
+    judgement = judge(replace(dump, trainer=np.where(cut, np.nan, dump.trainer)))
+    assert f"{ROWS // 4} rows end in them" in judgement.reasons[0]
