@@ -17,7 +17,7 @@ from precision_lib.mismatch.judgement import (
     Decision,
     Size,
 )
-from precision_lib.mismatch.noise import effective_temperature, formats_that_explain
+from precision_lib.mismatch.noise import formats_that_explain
 from precision_lib.mismatch.schema import Claims, Dump
 
 #: A line in the log-prob that explains so much of d, and a share of signs so far from one half.
@@ -150,7 +150,8 @@ def _silent(dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size) -
             "agrees with them: neither side's numbers are those of the sampler"
         )
         return SEMANTICS, "raw log-probs of changed sampling", (words,), ()
-    if test is None or not test.rejects or effective_temperature(claims) != 1:
+    # Of processed log-probs nobody says which distribution the entropies belong to.
+    if test is None or not test.rejects or (cut and claims.logprobs != "raw"):
         return None
     sharper = "sharper" if test.value < 0 else "flatter"
     words = (

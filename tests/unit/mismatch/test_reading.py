@@ -203,6 +203,21 @@ def test_a_wrong_claim_is_refused(claimed: dict[str, Any], message: str, tmp_pat
         read_dump(tmp_path / "d.npz")
 
 
+@pytest.mark.parametrize(
+    ("written", "fmt"),
+    [
+        ("torch.bfloat16", "bf16"),
+        ("FP8_W8A8", "fp8"),
+        ("int8 (compressed-tensors)", "int8"),
+        ("float32", "fp32"),
+        ("auto", None),
+    ],
+)
+def test_formats_are_known_by_many_names(written: str, fmt: str | None, tmp_path: Path) -> None:
+    save_dump(tmp_path / "d.npz", {"rollout_dtype": written}, **columns())
+    assert read_dump(tmp_path / "d.npz").claims.rollout_dtype == fmt
+
+
 def _broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     whole = npz(folder / "whole.npz").read_bytes()
 

@@ -11,7 +11,15 @@ from precision_lib.mismatch.schema import Claims, Dump
 from precision_lib.mismatch.verdict import judge
 from tools.mismatch.calibration import false_alarms
 from tools.mismatch.faults import FAULTS, Fault
-from tools.mismatch.policy import noise_dump
+from tools.mismatch.policy import (
+    at,
+    draw,
+    dump_of,
+    entropy,
+    log_softmax,
+    noise_dump,
+    rounding,
+)
 
 ROWS, LENGTH = 64, 64
 BF16 = Claims("bf16", "bf16", None, 1.0, 1.0, None, "raw")
@@ -93,6 +101,18 @@ def test_the_users_limit_makes_precision_a_regression() -> None:
 def test_raw_log_probs_of_a_claimed_temperature_are_semantics_without_entropies() -> None:
     dump = noise(replace(BF16, temperature=0.7))
     assert judge(replace(dump, entropy=None)).verdict == "semantics"
+
+
+def test_entropies_of_an_unknown_temperature_convict_nobody() -> None:
+    """Both sides divide by 0.7; the entropies are those of temperature 1."""
+    drawn = draw(5, ROWS, LENGTH, 0.05, temperature=0.7)
+    trainer = (drawn.logits + rounding(drawn.random, drawn.logits.shape, 0.05)) / 0.7
+    sides = [at(log_softmax(x), drawn.tokens) for x in (drawn.engine / 0.7, trainer)]
+    entropies = entropy(log_softmax(drawn.logits))
+    raw = dump_of(drawn, sides[0], sides[1], entropies, BF16)
+    assert judge(raw).verdict == "semantics"
+    claims = replace(BF16, temperature=0.7, logprobs="processed")
+    assert judge(replace(raw, claims=claims)).verdict == "precision"
 
 
 def test_log_probs_above_zero_convict() -> None:
