@@ -19,6 +19,8 @@ from precision_lib.mismatch.schema import Array, Dump, DumpError, parse_claims
 
 #: exp of it is a finite float64. A normaliser that is wrong gives log-probs up to 100 or so.
 LARGEST = 700.0
+#: So many equal numbers are no coincidence.
+FEWEST = 16
 
 
 def read_dump(path: Path, claims: Mapping[str, Any] | None = None) -> Dump:
@@ -183,6 +185,11 @@ def _check_numbers(dump: Dump) -> None:
             raise DumpError(
                 f"{dump.source}: column {name} holds {values[first]:+g} in row {dump.row[first]}, "
                 "which is no log-probability"
+            )
+        if len(values) >= FEWEST and (values == values[0]).all() and bad.sum() == 0:
+            raise DumpError(
+                f"{dump.source}: column {name} is {values[0]:g} for all {len(values)} real tokens; "
+                "these are no log-probs of sampled tokens"
             )
         if (values > 0).mean() > 0.5:
             raise DumpError(

@@ -63,6 +63,34 @@ def test_no_more_than_the_noise_floor_is_equal() -> None:
         assert judge(replace(dump, trainer_again=second)).verdict == verdict
 
 
+def test_log_probs_stored_in_bf16_are_precision_beyond_what_fp32_claims() -> None:
+    dump = noise(FP32)
+    bits = dump.rollout.astype(np.float32).view(np.uint32) + 0x8000
+    stored = (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+    judgement = judge(replace(dump, rollout=stored))
+    assert (judgement.verdict, judgement.cause) == ("precision", "log-probs stored in bf16")
+    assert exit_code(judgement) == 1
+
+
+def test_a_shift_of_half_of_each_row_is_a_shift_and_is_not_undone_everywhere() -> None:
+    dump = noise(BF16)
+    late = dump.slot >= 24
+    length = np.where(late, np.roll(dump.trainer, 1), dump.trainer)
+    judgement = judge(replace(dump, trainer=length))
+    assert (judgement.verdict, judgement.cause) == ("alignment", "shift")
+    assert judgement.problems[0].undo == 0
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["one row copied", "two rows swapped"])
+def test_a_single_pair_of_wrong_rows_is_found(copied: bool) -> None:
+    dump = noise(BF16)
+    values = dump.trainer.reshape(ROWS, LENGTH).copy()
+    values[[3]], values[[9]] = values[[9]].copy(), values[[9 if copied else 3]].copy()
+    judgement = judge(replace(dump, trainer=values.ravel()))
+    assert (judgement.verdict, judgement.cause) == ("alignment", "pairing")
+    assert "the trainer's row 3 holds the values of the rollout's row 9" in judgement.reasons[0]
+
+
 def test_few_tokens_say_nothing() -> None:
     dump = noise(BF16, rows=1)
     judgement = judge(dump)
