@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 from precision_lib.exit_codes import INCONCLUSIVE as INCONCLUSIVE
@@ -34,6 +35,20 @@ def print_lines(lines: Iterable[tuple[str, str]]) -> None:
     for text, style in lines:
         shown = f"\033[{codes[style]}m{text}\033[0m" if colour and style else text
         print(shown)  # noqa: T201
+
+
+def check_report_extra(what: str) -> None:
+    """Refuse before anything is read when the packages that draw are not installed.
+
+    Raises:
+        UsageError: ``what`` needs the extra report.
+    """
+    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"{what} needs {' and '.join(missing)}, not installed here: "
+            'pip install "rlhf-precision-forensics[report]"'
+        )
 
 
 def add_models(

@@ -4,11 +4,10 @@ File names are fixed: a call replaces the pictures of an earlier one and prints 
 """
 
 import argparse
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from precision_lib.commands import OK, UsageError
+from precision_lib.commands import OK, UsageError, check_report_extra
 
 
 def add_analyze(commands: Any) -> None:
@@ -26,18 +25,8 @@ def add_analyze(commands: Any) -> None:
     analyze.set_defaults(run=_analyze, kept="pictures that were drawn are kept")
 
 
-def _check_extra() -> None:
-    """Refuse before anything is read when the packages that draw are not installed."""
-    missing = [name for name in ("matplotlib", "jinja2") if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"analyze needs {' and '.join(missing)}, not installed here: "
-            'pip install "rlhf-precision-forensics[report]"'
-        )
-
-
 def _analyze(options: argparse.Namespace) -> int:
-    _check_extra()
+    check_report_extra("analyze")
     from precision_lib.phases.results import analyse, load_results
 
     try:

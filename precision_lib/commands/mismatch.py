@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from precision_lib.commands import UsageError, print_lines
+from precision_lib.commands import UsageError, check_report_extra, print_lines
 
 
 def add_mismatch(commands: Any) -> None:
@@ -46,8 +46,14 @@ def _mismatch(options: argparse.Namespace) -> int:
     from precision_lib.mismatch.report import exit_code, record
     from precision_lib.mismatch.schema import DumpError
     from precision_lib.mismatch.verdict import judge
-    from precision_lib.reporting.mismatch import mismatch_lines, mismatch_markdown
+    from precision_lib.reporting.mismatch import (
+        mismatch_lines,
+        mismatch_markdown,
+        mismatch_page,
+    )
 
+    if options.page is not None:
+        check_report_extra("--page")
     if options.limit is not None and not options.limit > 0:
         raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
     try:
@@ -57,6 +63,8 @@ def _mismatch(options: argparse.Namespace) -> int:
             write_json(options.json, result)
         if options.markdown is not None:
             write_text(options.markdown, mismatch_markdown(result))
+        if options.page is not None:
+            write_text(options.page, mismatch_page(result, judgement.dump))
     except (DumpError, OSError) as error:
         raise UsageError(str(error)) from None
     print_lines(mismatch_lines(result))

@@ -3,45 +3,25 @@
 The hazard. A shifted or permuted dump has huge differences in every statistic, so that any later
 question about it gets a wrong answer. Each check here has a null distribution: of two numbers
 about different tokens, either is as likely to be the nearer one.
-
-The measure of agreement is log(|d| + tiny): its mean over a row is a distance on a scale where a
-few large errors do not matter.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from precision_lib.mismatch.misalignment import FACTOR, Misalignment, distance
 from precision_lib.mismatch.noise import scale
+from precision_lib.mismatch.pairing import pairing
 from precision_lib.mismatch.schema import Array, Dump
 from precision_lib.mismatch.significance import critical, z_of_mean
 
-#: |d| below this is agreement to the last bit of FP32.
-TINY = 1e-7
 SHIFTS = (1, -1, 2, -2)
-#: Two numbers about one token agree far better than this factor (in |d|) against a neighbour's.
-FACTOR = 2.0
+#: No logits of 16 or 32 bits that work give a sampled token a log-prob below this, negated.
+SMALLEST = 1e4
 #: A value 0.0 is missing where the other side is so many times the noise away.
 FAR = 12.0
-#: Slots of a row that are compared in the search for its partner, and rows that are searched for.
-SEARCHED_SLOTS, SEARCHED_ROWS = 64, 256
-
-
-@dataclass(frozen=True)
-class Misalignment:
-    """One thing that is wrong with the pairing of the two columns.
-
-    Attributes:
-        kind: ``missing values``, ``shift``, ``pairing``, ``unrelated``, ``first entry``, ``mask``.
-        words: the evidence, one sentence.
-        share: of tokens (missing values, first entry) or rows that it concerns.
-        undo: the shift that undoes it, 0 for none.
-    """
-
-    kind: str
-    words: str
-    share: float
-    undo: int = 0
+#: Tokens of a row that are tested for a shift together; a share above which a shift is undone.
+STRETCH, NEARLY_ALL = 32, 0.9
 
 
 def missing(dump: Dump) -> Array:
@@ -50,7 +30,10 @@ def missing(dump: Dump) -> Array:
 
 
 def _nan(dump: Dump) -> Array:
-    bad: Array = np.isnan(dump.rollout) | np.isnan(dump.trainer)
+    """[M] bool: no number, or one like -1e9 that stands for no value."""
+    bad: Array = np.zeros(len(dump.row), bool)
+    for values in (dump.rollout, dump.trainer):
+        bad |= np.isnan(values) | (np.isfinite(values) & (values < -SMALLEST))
     return bad
 
 
@@ -76,13 +59,14 @@ def missing_values(dump: Dump) -> list[Misalignment]:
     if not bad.any():
         return []
     nan = int(_nan(dump).sum())
-    ours = np.isnan(dump.rollout) | _zero(dump.rollout, dump.trainer)
+    ours = np.isnan(dump.rollout) | (dump.rollout < -SMALLEST) | _zero(dump.rollout, dump.trainer)
     first = int(np.argmax(bad))
     behind = _suffix_rows(dump, bad)
     ending = f"; {behind} rows end in them, so they look cut short" if behind else ""
     words = (
         f"{int(bad.sum())} of {len(bad)} tokens have no value on the "
-        f"{'rollout' if ours.any() else 'trainer'} side ({nan} NaN, {int(bad.sum()) - nan} times "
+        f"{'rollout' if ours.any() else 'trainer'} side ({nan} NaN or below -10,000, "
+        f"{int(bad.sum()) - nan} times "
         f"0.0 where the other side is far below), first in row {dump.row[first]}, slot "
         f"{dump.slot[first]}{ending}"
     )
@@ -99,44 +83,51 @@ def _suffix_rows(dump: Dump, bad: Array) -> int:
     return int(((count >= 2) & (last_good < first_bad)).sum())
 
 
-def distance(d: Array) -> Array:
-    """log(|d| + tiny) of each token."""
-    logs: Array = np.log(np.abs(d) + TINY)
-    return logs
-
-
 def shifts(dump: Dump) -> list[Misalignment]:
-    """Rows in which the trainer's value is that of a neighbouring token.
+    """Stretches of rows in which the trainer's value is that of a neighbouring token.
 
-    Null: z of the mean gain in distance per row; corrected for rows times shifts.
+    Null: z of the mean gain in distance per stretch; corrected for stretches times shifts.
     """
     if len(dump.row) == 0:
         return []
     own = distance(dump.trainer - dump.rollout)
-    bound = critical(dump.rows * len(SHIFTS))
+    stretch = _stretches(dump)
+    number = int(stretch[-1]) + 1
+    bound = critical(number * len(SHIFTS))
     concerned = []
     for shift in SHIFTS:
         first, second = _neighbours(dump, shift)
-        other = distance(dump.trainer[first] - dump.rollout[second])
-        gain = own[first] - other
-        mean, z, count = _per_row(gain, dump.row[first], dump.rows)
-        concerned.append((mean > np.log(FACTOR)) & (z > bound) & (count >= 8))
-    counts = [int(rows.sum()) for rows in concerned]
+        gain = own[first] - distance(dump.trainer[first] - dump.rollout[second])
+        mean, z, count = _per_row(gain, stretch[first], number)
+        concerned.append(((mean > np.log(FACTOR)) & (z > bound) & (count >= 8))[stretch])
+    counts = [int(tokens.sum()) for tokens in concerned]
     best = int(np.argmax(counts))
     if counts[best] == 0:
         return []
-    shift = SHIFTS[best]
-    many = "one token" if abs(shift) == 1 else "two tokens"
+    shift, tokens = SHIFTS[best], concerned[best]
     first, second = _neighbours(dump, shift)
-    chosen = concerned[best][dump.row[first]]
+    chosen = tokens[first]
     rest = dump.trainer[first][chosen] - dump.rollout[second][chosen]
-    before = (dump.trainer - dump.rollout)[concerned[best][dump.row]]
+    rows = len(np.unique(dump.row[tokens]))
     words = (
-        f"the trainer's value belongs to the token {many} {'later' if shift > 0 else 'earlier'} in "
-        f"{counts[best]} of {dump.rows} rows: shifted back, the RMS of d falls from "
-        f"{_rms(before):.3g} to {_rms(rest):.3g} nats"
+        f"the trainer's value belongs to the token {'one' if abs(shift) == 1 else 'two'} "
+        f"place{'s' if abs(shift) > 1 else ''} {'later' if shift > 0 else 'earlier'} for "
+        f"{counts[best]} of {len(dump.row)} tokens, in {rows} of {dump.rows} rows: shifted back, "
+        f"the RMS of d falls from {_rms((dump.trainer - dump.rollout)[tokens]):.3g} to "
+        f"{_rms(rest):.3g} nats"
     )
-    return [Misalignment("shift", words, counts[best] / dump.rows, shift)]
+    share = counts[best] / len(dump.row)
+    return [Misalignment("shift", words, share, shift if share > NEARLY_ALL else 0)]
+
+
+def _stretches(dump: Dump) -> Array:
+    """[M] int64: the row, or its next 32 tokens, that the token belongs to."""
+    starts = np.searchsorted(dump.row, np.arange(dump.rows))
+    part = (np.arange(len(dump.row)) - starts[dump.row]) // STRETCH
+    numbers: Array = np.cumsum(
+        np.concatenate([[False], (np.diff(dump.row) != 0) | (np.diff(part) != 0)])
+    )
+    return numbers
 
 
 def _neighbours(dump: Dump, shift: int) -> tuple[Array, Array]:
@@ -168,75 +159,6 @@ def _per_row(values: Array, row: Array, rows: int) -> tuple[Array, Array, Array]
 
 def _rms(x: Array) -> float:
     return float(np.sqrt(np.mean(x**2))) if len(x) else 0.0
-
-
-def padded(dump: Dump, values: Array, width: int) -> Array:
-    """[N, width]: the first values of each row, NaN where a row is shorter."""
-    starts = np.searchsorted(dump.row, np.arange(dump.rows))
-    place = np.arange(len(dump.row)) - starts[dump.row]
-    table = np.full((dump.rows, width), np.nan)
-    inside = place < width
-    table[dump.row[inside], place[inside]] = values[inside]
-    return table
-
-
-def pairing(dump: Dump) -> list[Misalignment]:
-    """Rows whose trainer values fit another row's tokens, or no row's.
-
-    A row is *unpaired* where its own partner is no nearer than the next rows' are. For each the
-    partner is searched among all rows.
-    """
-    if dump.rows < 3:
-        return []
-    rollout = padded(dump, dump.rollout, SEARCHED_SLOTS)
-    trainer = padded(dump, dump.trainer, SEARCHED_SLOTS)
-    own, stranger = _row_distance(rollout, trainer), _stranger(rollout, trainer)
-    lonely = np.flatnonzero((own > stranger) & ((~np.isnan(rollout)).sum(1) >= 8))
-    rest = np.setdiff1d(np.arange(dump.rows), lonely)
-    if len(lonely) < 2 or (len(rest) and len(lonely) / dump.rows < 1e-3):
-        return []
-    searched = lonely[:SEARCHED_ROWS]
-    partners = np.array([_partner(rollout, trainer[i], i) for i in searched])
-    matched = int((partners >= 0).sum())
-    if matched * 2 >= len(searched):
-        i, j = next((i, j) for i, j in zip(searched, partners, strict=True) if j >= 0)
-        words = (
-            f"{len(lonely)} of {dump.rows} rows are paired wrongly: the trainer's row {i} holds "
-            f"the values of the rollout's row {j} (a partner was found for {matched} of "
-            f"{len(searched)} rows)"
-        )
-        return [Misalignment("pairing", words, len(lonely) / dump.rows)]
-    if len(lonely) * 2 < dump.rows:
-        return []
-    words = (
-        f"{len(lonely)} of {dump.rows} rows agree no better with their own partner than with a "
-        "stranger's, and no partner and no shift was found: the two sides are about other tokens"
-    )
-    return [Misalignment("unrelated", words, len(lonely) / dump.rows)]
-
-
-def _row_distance(one: Array, other: Array) -> Array:
-    """[N] mean of log(|difference| + tiny) over the slots that both rows have."""
-    gap = distance(one - other)
-    there = ~np.isnan(gap)
-    means: Array = np.where(there, gap, 0).sum(1) / np.maximum(there.sum(1), 1)
-    return means
-
-
-def _stranger(rollout: Array, trainer: Array) -> Array:
-    """[N] the distance to the values of the next three rows of the trainer, less two errors."""
-    several = [_row_distance(rollout, np.roll(trainer, -k, 0)) for k in (1, 2, 3)]
-    slots = np.maximum((~np.isnan(rollout)).sum(1), 1)
-    # log|d| of unrelated numbers has a standard deviation of about 1.1 (that of log|normal|).
-    nearest: Array = np.mean(several, axis=0) - 2 * 1.1 / np.sqrt(slots)
-    return nearest
-
-
-def _partner(rollout: Array, row: Array, number: int) -> int:
-    """The rollout row that ``row`` of the trainer fits far better than its own; -1 for none."""
-    gaps = _row_distance(rollout, np.broadcast_to(row, rollout.shape))
-    best = int(np.argmin(gaps))
-    return best if best != number and gaps[best] < gaps[number] - np.log(FACTOR) else -1
 
 
 def first_entry(dump: Dump) -> list[Misalignment]:
@@ -280,6 +202,7 @@ def mask_edges(dump: Dump) -> list[Misalignment]:
     if len(starts) < 8:
         return []
     gap = distance(dump.trainer - dump.rollout)
+    inside = float(np.median(np.abs(dump.trainer - dump.rollout)))
     found = []
     for name, edge, step in (("first", starts, 1), ("last", ends, -1)):
         next_to_it = (gap[edge + step] + gap[edge + 2 * step]) / 2
@@ -288,7 +211,8 @@ def mask_edges(dump: Dump) -> list[Misalignment]:
         z = z_of_mean(jump)
         size = float(np.median(np.abs((dump.trainer - dump.rollout)[edge])))
         near = float(np.median(np.abs((dump.trainer - dump.rollout)[edge + step])))
-        if z > critical(2) and size > 30 * near and size > 0.5 and unlikely.mean() > 0.5:
+        alone = size > FAR * near and near < 3 * inside  # another context fades over tokens
+        if z > critical(2) and alone and size > 0.5 and unlikely.mean() > 0.5:
             words = (
                 f"the {name} token of {len(edge)} runs of real tokens differs by {size:.2g} nats "
                 f"(median), its neighbour by {near:.2g}: the mask is one token too wide there"
@@ -299,7 +223,7 @@ def mask_edges(dump: Dump) -> list[Misalignment]:
 
 def misalignments(dump: Dump) -> tuple[list[Misalignment], Dump]:
     """What is wrong, the most basic first, and the dump without the tokens that lack a value."""
-    finite = np.isfinite(dump.rollout) & np.isfinite(dump.trainer)
+    finite = np.isfinite(dump.rollout) & np.isfinite(dump.trainer) & ~_nan(dump)
     whole = dump if finite.all() else dump.only(finite)
     problems = shifts(whole) or pairing(whole)
     if problems:

@@ -145,8 +145,8 @@ def by_column(path: Path, rows: list[dict[str, Any]]) -> Table:
 
 def _parquet(path: Path) -> Table:
     try:
-        import pyarrow  # type: ignore[import-not-found, unused-ignore]
-        import pyarrow.parquet as parquet  # type: ignore[import-not-found, unused-ignore]
+        import pyarrow
+        import pyarrow.parquet as parquet
     except ImportError:
         raise DumpError(
             f"{path}: parquet needs pyarrow, which the extra parquet installs: "

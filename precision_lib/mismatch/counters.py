@@ -13,8 +13,7 @@ def counters(dump: Dump) -> dict[str, float | int]:
     """Name to value of an aligned dump; log-probs in nats."""
     d = dump.trainer - dump.rollout
     size = np.abs(d)
-    with np.errstate(over="ignore"):
-        k3 = float(np.mean(np.expm1(d) - d))
+    bounded = np.clip(d, -700, 700)
     gap = np.exp(dump.trainer) - np.exp(dump.rollout)
     spreads = dump.rollout.std() * dump.trainer.std()
     moments = np.mean((dump.rollout - dump.rollout.mean()) * (dump.trainer - dump.trainer.mean()))
@@ -30,11 +29,11 @@ def counters(dump: Dump) -> dict[str, float | int]:
         "above_0.1_frac": float(np.mean(size > 0.1)),
         "kl_k1": float(-d.mean()),
         "kl_k2": float(np.mean(d**2) / 2),
-        "kl_k3": k3,
+        "kl_k3": float(np.mean(np.expm1(bounded) - bounded)),
         "probs_diff_mean": float(np.abs(gap).mean()),
         "probs_diff_max": float(np.abs(gap).max()),
         "probs_diff_std": float(gap.std()),
         "logprob_pearson": float(moments / spreads) if spreads > 0 else 1.0,
-        "rollout_ppl": float(np.exp(-dump.rollout.mean())),
-        "trainer_ppl": float(np.exp(-dump.trainer.mean())),
+        "rollout_ppl": float(np.exp(min(-dump.rollout.mean(), 700))),
+        "trainer_ppl": float(np.exp(min(-dump.trainer.mean(), 700))),
     }

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from precision_lib.mismatch.alignment import Misalignment
 from precision_lib.mismatch.fingerprints import Fingerprint
+from precision_lib.mismatch.misalignment import Misalignment
 from precision_lib.mismatch.noise import NoiseLimit
 from precision_lib.mismatch.schema import Dump
 

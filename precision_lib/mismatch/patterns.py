@@ -13,15 +13,18 @@ from precision_lib.mismatch.judgement import (
     DELIVERY,
     FEWEST_TOKENS,
     MODEL,
+    PRECISION,
     SEMANTICS,
     Decision,
     Size,
 )
-from precision_lib.mismatch.noise import effective_temperature, formats_that_explain
+from precision_lib.mismatch.noise import formats_that_explain
 from precision_lib.mismatch.schema import Claims, Dump
 
 #: A line in the log-prob that explains so much of d, and a share of signs so far from one half.
 LINE, ONE_SIDE = 0.15, 0.3
+#: Share of log-probs that are 16-bit numbers when all were stored so; of FP32 numbers 2^-16 are.
+ON_GRID = 0.99
 
 
 def _not_probabilities(
@@ -150,7 +153,8 @@ def _silent(dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size) -
             "agrees with them: neither side's numbers are those of the sampler"
         )
         return SEMANTICS, "raw log-probs of changed sampling", (words,), ()
-    if test is None or not test.rejects or effective_temperature(claims) != 1:
+    # Of processed log-probs nobody says which distribution the entropies belong to.
+    if test is None or not test.rejects or (cut and claims.logprobs != "raw"):
         return None
     sharper = "sharper" if test.value < 0 else "flatter"
     words = (
@@ -170,6 +174,24 @@ def _cut(claims: Claims) -> str:
     if claims.top_k:
         named.append(f"top-k {claims.top_k}")
     return " and ".join(named)
+
+
+def _stored_in_16_bits(
+    dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size
+) -> Decision | None:
+    """All of d is the rounding of log-probs that were stored in 16 bits."""
+    for name, values in (("rollout", s.r), ("trainer", s.r + s.d)):
+        for fmt, bits in (("bf16", 8), ("fp16", 11)):
+            step = np.exp2(np.floor(np.log2(np.maximum(-values, 1e-30))) - bits + 1)
+            on_grid = float(np.mean(np.abs(values / step - np.round(values / step)) < 1e-6))
+            if on_grid < ON_GRID or float(np.mean(np.abs(s.d) <= 0.51 * step)) < ON_GRID:
+                continue
+            words = (
+                f"the {name}'s log-probs are {fmt} numbers, and {ON_GRID:.0%} and more of d are at "
+                f"most half a step of that format: the log-probs were stored in {fmt}"
+            )
+            return PRECISION, f"log-probs stored in {fmt}", (words,), ()
+    return None
 
 
 def _size_alone(
@@ -209,5 +231,6 @@ RULES = (
     _sequences,
     _weaker,
     _silent,
+    _stored_in_16_bits,
     _size_alone,
 )

@@ -17,6 +17,11 @@ from precision_lib.mismatch.containers import Table, read_table
 from precision_lib.mismatch.layouts import SIDES, canonical
 from precision_lib.mismatch.schema import Array, Dump, DumpError, parse_claims
 
+#: exp of it is a finite float64. A normaliser that is wrong gives log-probs up to 100 or so.
+LARGEST = 700.0
+#: So many equal numbers are no coincidence.
+FEWEST = 16
+
 
 def read_dump(path: Path, claims: Mapping[str, Any] | None = None) -> Dump:
     """The dump of one file.
@@ -174,10 +179,18 @@ def _check_numbers(dump: Dump) -> None:
             raise DumpError(
                 f"{dump.source}: column {name} is NaN for {bad.sum()} of {len(bad)} real tokens"
             )
-        positive = np.isposinf(values)
-        if positive.any():
-            row = dump.row[np.argmax(positive)]
-            raise DumpError(f"{dump.source}: column {name} holds +inf in row {row}")
+        large = values > LARGEST
+        if large.any():
+            first = np.argmax(large)
+            raise DumpError(
+                f"{dump.source}: column {name} holds {values[first]:+g} in row {dump.row[first]}, "
+                "which is no log-probability"
+            )
+        if len(values) >= FEWEST and (values == values[0]).all() and bad.sum() == 0:
+            raise DumpError(
+                f"{dump.source}: column {name} is {values[0]:g} for all {len(values)} real tokens; "
+                "these are no log-probs of sampled tokens"
+            )
         if (values > 0).mean() > 0.5:
             raise DumpError(
                 f"{dump.source}: column {name} is above 0 for {(values > 0).sum()} of {len(bad)} "

@@ -26,18 +26,16 @@ COLUMNS = {
     "step": ("[N]", "optimizer step at which the row was sampled"),
 }
 FORMATS = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8")
-_FORMAT_NAMES = {
-    **{name: name for name in FORMATS},
-    "float32": "fp32",
-    "float": "fp32",
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "half": "fp16",
-    "fp8_e4m3": "fp8",
-    "fp8_e5m2": "fp8",
-    "float8_e4m3fn": "fp8",
-    "w8a8": "int8",
-}
+#: What the names of a format contain, in the order in which they are looked for: an FP8 engine may
+#: be called ``fp8_w8a8``, an int8 engine ``w8a8`` or ``int8 (compressed-tensors)``.
+_FORMAT_NAMES = (
+    ("fp8", ("fp8", "float8", "e4m3", "e5m2")),
+    ("int8", ("int8", "w8a8")),
+    ("bf16", ("bf16", "bfloat16")),
+    ("fp16", ("fp16", "float16", "half")),
+    ("tf32", ("tf32",)),
+    ("fp32", ("fp32", "float32", "float")),
+)
 
 
 class DumpError(ValueError):
@@ -127,7 +125,9 @@ def _claim(name: str, value: Any, source: str) -> Any:
     if value is None or value == "auto":
         return None
     if name.endswith("dtype"):
-        fmt = _FORMAT_NAMES.get(str(value).removeprefix("torch.").lower())
+        text = str(value).lower()
+        known = (fmt for fmt, parts in _FORMAT_NAMES if any(part in text for part in parts))
+        fmt = next(known, None)
         if fmt is None:
             raise DumpError(f"{where} is {value!r}; known formats: {', '.join(FORMATS)}")
         return fmt

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from precision_lib.mismatch.alignment import Misalignment, misalignments, unshifted
+from precision_lib.mismatch.alignment import misalignments, unshifted
 from precision_lib.mismatch.fingerprints import Fingerprint, Sample, fingerprints
 from precision_lib.mismatch.judgement import (
     ALIGNMENT,
@@ -23,9 +23,10 @@ from precision_lib.mismatch.judgement import (
     Judgement,
     Size,
 )
+from precision_lib.mismatch.misalignment import Misalignment
 from precision_lib.mismatch.noise import formats_that_explain, noise_limit, sigma_of
 from precision_lib.mismatch.patterns import RULES
-from precision_lib.mismatch.schema import Dump
+from precision_lib.mismatch.schema import Dump, DumpError
 
 
 def judge(dump: Dump, limit: float | None = None) -> Judgement:
@@ -34,18 +35,22 @@ def judge(dump: Dump, limit: float | None = None) -> Judgement:
     Args:
         limit: RMS of d, nats, up to which precision noise is accepted; None for any that the
             claimed formats explain.
+
+    Raises:
+        DumpError: no token has a value on both sides.
     """
     problems, aligned = misalignments(dump)
     shift = next((p.undo for p in problems if p.undo), 0)
     measured = unshifted(aligned, shift) if shift else aligned
     if len(measured.row) == 0:
-        measured = dump.only(np.isfinite(dump.rollout) & np.isfinite(dump.trainer))
+        raise DumpError(f"{dump.source}: no token has a log-prob on both sides; nothing to compare")
     sample, prints = fingerprints(measured)
     size = _size(measured)
     verdict, cause, reasons, others = _decide(dump, measured, problems, sample, prints, size)
     rms = float(np.sqrt(np.mean(sample.d**2))) if len(sample.d) else 0.0
-    beyond = verdict == PRECISION and limit is not None and rms > limit
-    if beyond:
+    given = limit is not None and rms > limit
+    beyond = verdict == PRECISION and (given or size.sigma > size.usual)
+    if beyond and limit is not None and given:
         reasons = (f"the RMS of d is {rms:.3g} nats, above the limit given, {limit:.3g}", *reasons)
     return Judgement(
         verdict, cause, reasons, others, prints, size, tuple(problems), measured, beyond

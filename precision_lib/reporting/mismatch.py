@@ -1,8 +1,10 @@
-"""The verdict on a dump, for a terminal and for a pull request."""
+"""The verdict on a dump: for a terminal, for a pull request, and as a page with four plots."""
 
 from typing import Any
 
+from precision_lib.mismatch.schema import Dump
 from precision_lib.reporting.markdown import table
+from precision_lib.reporting.page import data_uri
 from precision_lib.reporting.styles import Line
 
 _STYLE = {"equal": "green", "precision": "green", "cannot say": "yellow"}
@@ -65,3 +67,21 @@ def mismatch_markdown(record: dict[str, Any]) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def mismatch_page(record: dict[str, Any], dump: Dump) -> str:
+    """One self-contained HTML page; nothing is fetched, no script runs, every text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from precision_lib.reporting.plots.appearance import rendered
+    from precision_lib.reporting.plots.mismatch import mismatch_figure
+
+    environment = Environment(
+        loader=PackageLoader("precision_lib.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    picture = data_uri(rendered(mismatch_figure(dump)))
+    template = environment.get_template("mismatch.html.j2")
+    return template.render(record=record, picture=picture, costs=_costs(record["cost"]))

@@ -4,6 +4,7 @@ The embedded model samples in FP32; engines and trainers of every format score t
 """
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from precision_lib.mismatch.fingerprints import fingerprints, slope_share
 from precision_lib.mismatch.noise import sigma_of
 from precision_lib.mismatch.schema import Array, Claims, Dump
+from precision_lib.mismatch.verdict import judge
 from tools.mismatch.engines import engine, token_logprobs
 
 PROMPTS, LENGTH, ROWS, OTHER_ROWS = 64, 160, 8, 1
@@ -21,6 +23,10 @@ PAIRS = (
     ("fp16", "fp32"), ("bf16", "fp32"), ("bf16", NATIVE), (ALONE, "bf16"), ("fp8", NATIVE),
     ("fp8", "fp32"), ("int8", NATIVE), ("fp8 KV cache", NATIVE),
 )  # fmt: skip
+
+TRAINERS, SUBSETS = ("fp32", "fp16", "bf16", NATIVE), 1000
+#: Formats of a claim, where they are not the engine's name.
+_CLAIMED = {NATIVE: ("bf16", None), ALONE: ("bf16", None), "fp8 KV cache": ("bf16", "fp8")}
 
 
 def measure() -> dict[str, Any]:
@@ -46,7 +52,30 @@ def measure() -> dict[str, Any]:
                 "tail": math.exp(prints["tail"].value),
             }
         )
-    return {"model": "embedded", "tokens": PROMPTS * LENGTH, "pairs": rows}
+    verdicts = dict(_verdicts(logprobs))
+    return {
+        "model": "embedded",
+        "tokens": PROMPTS * LENGTH,
+        "pairs": rows,
+        "verdicts_on_subsets": verdicts,
+    }
+
+
+def _verdicts(logprobs: dict[str, Array]) -> Counter[str]:
+    """Verdicts on random subsets of rows and lengths of every pair of formats; they overlap."""
+    random = np.random.default_rng(0)
+    counts: Counter[str] = Counter()
+    pairs = [(a, b) for a in logprobs for b in TRAINERS if a != b]
+    for rollout, trainer in pairs:
+        dtype, cache = _CLAIMED.get(rollout, (rollout, None))
+        claims = Claims(dtype, _CLAIMED.get(trainer, (trainer, None))[0], cache)
+        for _ in range(-(-SUBSETS // len(pairs))):
+            rows = random.choice(PROMPTS, int(random.integers(8, PROMPTS + 1)), replace=False)
+            length = int(random.integers(32, LENGTH + 1))
+            r, t = (logprobs[name][rows, :length].ravel() for name in (rollout, trainer))
+            row, slot = np.divmod(np.arange(r.size), length)
+            counts[judge(Dump("", r, t, row, slot, claims=claims)).verdict] += 1
+    return counts
 
 
 def _logprobs() -> dict[str, Array]:

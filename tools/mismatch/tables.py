@@ -14,6 +14,14 @@ def noise_markdown(result: dict[str, Any]) -> str:
     for row in result["pairs"]:
         values = " | ".join(f"{row[name]:.2g}" for name in names)
         lines.append(f"| {row['rollout']} | {row['trainer']} | {values} |")
+    verdicts = ", ".join(
+        f"{n} `{word}`" for word, n in sorted(result["verdicts_on_subsets"].items())
+    )
+    count = sum(result["verdicts_on_subsets"].values())
+    lines += [
+        "",
+        f"{count:,} subsets of these rows and lengths, of every pair of formats: {verdicts}.",
+    ]
     return "\n".join(lines)
 
 

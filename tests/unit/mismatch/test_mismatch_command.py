@@ -67,3 +67,12 @@ def test_the_users_limit_is_an_exit_code(tmp_path: Path) -> None:
     path = str(npz(tmp_path / "d.npz"))
     assert cli.main(["mismatch", path, "--limit", "0.001"]) == 1
     assert cli.main(["mismatch", path, "--limit", "1"]) == 0
+
+
+def test_the_page_has_the_verdict_and_its_plots_and_fetches_nothing(tmp_path: Path) -> None:
+    page = tmp_path / "p.html"
+    assert cli.main(["mismatch", str(npz(tmp_path / "d.npz")), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert "<h1>Trainer against rollout: precision</h1>" in text
+    assert 'src="data:image/' in text
+    assert "http" not in text.replace("http://www.w3.org", "")

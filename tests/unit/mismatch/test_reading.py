@@ -28,6 +28,7 @@ def test_what_save_dump_writes_is_read_back(tmp_path: Path) -> None:
     assert dump.claims == BF16
     assert (dump.rows, len(dump.row)) == (16, mask.sum())
     assert np.array_equal(dump.rollout, values["rollout_logprobs"][mask].astype(np.float64))
+    assert dump.token is not None
     assert np.array_equal(dump.token, values["token_ids"][mask])
     assert dump.slot.max() == 31
     with pytest.raises(ValueError, match=r"no such column: logprobs; known: token_ids"):
@@ -93,6 +94,7 @@ def test_the_layout_of_verl(tmp_path: Path) -> None:
     }
     torch.save(batch, tmp_path / "d.pt")
     dump = read_dump(tmp_path / "d.pt")
+    assert dump.token is not None
     assert np.array_equal(dump.token, values["token_ids"][values["response_mask"]])
     assert dump.entropy is not None
     assert dump.step is not None
@@ -135,6 +137,7 @@ def test_the_debug_files_of_slime_are_a_pair(tmp_path: Path) -> None:
     dump = read_pair(rollout, train)
     assert dump.step is not None
     assert dump.step[0] == 3
+    assert dump.token is not None
     assert np.array_equal(dump.token, values["token_ids"][values["response_mask"]])
     assert np.allclose(dump.trainer, values["trainer_logprobs"][values["response_mask"]])
 
@@ -158,14 +161,15 @@ def _nan(share: float) -> np.ndarray[Any, Any]:
     return values
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no trainer": ({"trainer_logprobs": None}, "column trainer_logprobs is missing"),
     "NaN in most places": ({"trainer_logprobs": _nan(0.8)}, "column trainer_logprobs is NaN for"),
-    "+inf": ({"rollout_logprobs": np.full((16, 32), np.inf)}, "holds .inf in row 0"),
-    "probabilities": ({"rollout_logprobs": np.full((16, 32), 0.5)}, "is above 0 for .* logarithms"),
-    "other rows": ({"trainer_logprobs": np.zeros((15, 32))}, "trainer_logprobs has 15 rows"),
+    "+inf": ({"rollout_logprobs": np.full((16, 32), np.inf)}, "holds .inf in row 0, which is no"),
+    "probabilities": ({"rollout_logprobs": np.linspace(0.1, 1, 512).reshape(16, 32)}, "logarithms"),
+    "other rows": ({"trainer_logprobs": -np.ones((15, 32))}, "trainer_logprobs has 15 rows"),
     "other width": ({"trainer_logprobs": np.zeros((16, 31))}, "has 31 slots in row 0"),
     "one dimension": ({"rollout_logprobs": np.zeros(512)}, r"has the shape \[512\]"),
+    "one number": ({"trainer_logprobs": -np.ones((16, 32))}, "trainer_logprobs is -1 for all 496"),
     "empty mask": ({"response_mask": np.zeros((16, 32))}, "response_mask marks no real token"),
     "a mask of 2": ({"response_mask": np.full((16, 32), 2)}, "response_mask holds 2 in row 0"),
     "text": ({"trainer_logprobs": np.full((16, 32), "x")}, "trainer_logprobs is of type <U1"),
@@ -198,6 +202,21 @@ def test_a_wrong_claim_is_refused(claimed: dict[str, Any], message: str, tmp_pat
     save_dump(tmp_path / "d.npz", claimed, **columns())
     with pytest.raises(DumpError, match=message):
         read_dump(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(
+    ("written", "fmt"),
+    [
+        ("torch.bfloat16", "bf16"),
+        ("FP8_W8A8", "fp8"),
+        ("int8 (compressed-tensors)", "int8"),
+        ("float32", "fp32"),
+        ("auto", None),
+    ],
+)
+def test_formats_are_known_by_many_names(written: str, fmt: str | None, tmp_path: Path) -> None:
+    save_dump(tmp_path / "d.npz", {"rollout_dtype": written}, **columns())
+    assert read_dump(tmp_path / "d.npz").claims.rollout_dtype == fmt
 
 
 def _broken_files(folder: Path) -> dict[str, tuple[Path, str]]:

@@ -11,7 +11,15 @@ from precision_lib.mismatch.schema import Claims, Dump
 from precision_lib.mismatch.verdict import judge
 from tools.mismatch.calibration import false_alarms
 from tools.mismatch.faults import FAULTS, Fault
-from tools.mismatch.policy import noise_dump
+from tools.mismatch.policy import (
+    at,
+    draw,
+    dump_of,
+    entropy,
+    log_softmax,
+    noise_dump,
+    rounding,
+)
 
 ROWS, LENGTH = 64, 64
 BF16 = Claims("bf16", "bf16", None, 1.0, 1.0, None, "raw")
@@ -55,6 +63,34 @@ def test_no_more_than_the_noise_floor_is_equal() -> None:
         assert judge(replace(dump, trainer_again=second)).verdict == verdict
 
 
+def test_log_probs_stored_in_bf16_are_precision_beyond_what_fp32_claims() -> None:
+    dump = noise(FP32)
+    bits = dump.rollout.astype(np.float32).view(np.uint32) + 0x8000
+    stored = (bits & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+    judgement = judge(replace(dump, rollout=stored))
+    assert (judgement.verdict, judgement.cause) == ("precision", "log-probs stored in bf16")
+    assert exit_code(judgement) == 1
+
+
+def test_a_shift_of_half_of_each_row_is_a_shift_and_is_not_undone_everywhere() -> None:
+    dump = noise(BF16)
+    late = dump.slot >= 24
+    length = np.where(late, np.roll(dump.trainer, 1), dump.trainer)
+    judgement = judge(replace(dump, trainer=length))
+    assert (judgement.verdict, judgement.cause) == ("alignment", "shift")
+    assert judgement.problems[0].undo == 0
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["one row copied", "two rows swapped"])
+def test_a_single_pair_of_wrong_rows_is_found(copied: bool) -> None:
+    dump = noise(BF16)
+    values = dump.trainer.reshape(ROWS, LENGTH).copy()
+    values[[3]], values[[9]] = values[[9]].copy(), values[[9 if copied else 3]].copy()
+    judgement = judge(replace(dump, trainer=values.ravel()))
+    assert (judgement.verdict, judgement.cause) == ("alignment", "pairing")
+    assert "the trainer's row 3 holds the values of the rollout's row 9" in judgement.reasons[0]
+
+
 def test_few_tokens_say_nothing() -> None:
     dump = noise(BF16, rows=1)
     judgement = judge(dump)
@@ -95,6 +131,18 @@ def test_raw_log_probs_of_a_claimed_temperature_are_semantics_without_entropies(
     assert judge(replace(dump, entropy=None)).verdict == "semantics"
 
 
+def test_entropies_of_an_unknown_temperature_convict_nobody() -> None:
+    """Both sides divide by 0.7; the entropies are those of temperature 1."""
+    drawn = draw(5, ROWS, LENGTH, 0.05, temperature=0.7)
+    trainer = (drawn.logits + rounding(drawn.random, drawn.logits.shape, 0.05)) / 0.7
+    sides = [at(log_softmax(x), drawn.tokens) for x in (drawn.engine / 0.7, trainer)]
+    entropies = entropy(log_softmax(drawn.logits))
+    raw = dump_of(drawn, sides[0], sides[1], entropies, BF16)
+    assert judge(raw).verdict == "semantics"
+    claims = replace(BF16, temperature=0.7, logprobs="processed")
+    assert judge(replace(raw, claims=claims)).verdict == "precision"
+
+
 def test_log_probs_above_zero_convict() -> None:
     dump = noise(BF16)
     trainer = dump.trainer.copy()
@@ -117,3 +165,18 @@ def test_what_a_shift_hides_is_measured_after_it_is_undone() -> None:
     judgement = judge(fault.plant(1, ROWS, LENGTH, (0.05, 0.05), BF16, 1.0))
     assert judgement.problems[0].undo == 1
     assert judgement.size.sigma < 0.1
+
+
+def test_numbers_that_stand_for_no_value_are_missing_values() -> None:
+    dump = noise(BF16)
+    rollout = np.where(np.arange(len(dump.rollout)) % 70 == 0, -1e9, dump.rollout)
+    judgement = judge(replace(dump, rollout=rollout))
+    assert (judgement.verdict, judgement.cause) == ("alignment", "missing values")
+    assert "59 NaN or below -10,000" in judgement.reasons[0]
+
+
+def test_rows_that_end_in_missing_values_look_cut_short() -> None:
+    dump = noise(BF16)
+    cut = (dump.slot > 50) & (dump.row % 4 == 0)
+    judgement = judge(replace(dump, trainer=np.where(cut, np.nan, dump.trainer)))
+    assert f"{ROWS // 4} rows end in them" in judgement.reasons[0]

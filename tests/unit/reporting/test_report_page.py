@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from precision_lib import cli
-from precision_lib.commands import analysis
 from precision_lib.compare.comparison import Comparison
 from precision_lib.exit_codes import USAGE
 from precision_lib.phases.results import load_results
@@ -321,7 +320,9 @@ def test_the_committed_records_make_a_whole_page() -> None:
 def test_without_the_packages_that_draw_the_extra_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(analysis, "find_spec", lambda name: None if name == "jinja2" else name)
+    monkeypatch.setattr(
+        "precision_lib.commands.find_spec", lambda name: None if name == "jinja2" else name
+    )
     assert cli.main(["analyze", "--results_dir", str(tmp_path)]) == USAGE
     assert (
         'analyze needs jinja2, not installed here: pip install "rlhf-precision-forensics[report]"'
