@@ -50,6 +50,15 @@ def _let_children_find_the_package() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``-m TIER`` without a path imports no test of another tier, which it would leave out."""
+    if config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+        return None
+    tier = TIERS.get(collection_path.name) if collection_path.parent == TESTS else None
+    asked = config.getoption("markexpr")
+    return True if asked in TIERS.values() and tier not in (None, asked) else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test with its tier; leave out the tiers that nobody asked for."""
     selected: list[pytest.Item] = []

@@ -4,6 +4,8 @@ The hazard. A check whose every example was filtered away, or whose limits were 
 compared nothing and must not be green. A core that changes a global switch of torch would change
 the tests that follow. After an assertion on a GPU every later call fails, whoever makes it.
 Shrinking is limited: a core that is wrong everywhere must not take minutes for each check.
+Hypothesis mixes in numbers that it reads in the modules imported so far. The same seed would then
+draw other examples in another process, so those numbers are left out.
 """
 
 import warnings
@@ -11,11 +13,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+from unittest import mock
 
 import hypothesis
 from hypothesis import example, given, settings
 from hypothesis.errors import Flaky, HypothesisWarning
+from hypothesis.internal.conjecture import providers
 from torch import Tensor
 
 from precision_lib.conformance.calls import check_unchanged
@@ -109,7 +114,8 @@ def run(
     tried: Callable[[], None] = drawn
     for case in first:
         tried = example(case)(tried)
-    with _lost_device_first(), state_put_back() as changed, warnings.catch_warnings():
+    quiet = warnings.catch_warnings()
+    with _lost_device_first(), _imports_left_out(), state_put_back() as changed, quiet:
         warnings.simplefilter("ignore", HypothesisWarning)  # a long repr is no error of the core
         try:
             tried()
@@ -129,6 +135,26 @@ def run(
             f"{check.name} compared nothing in {search.seen.examples} inputs", {}
         )
     return search.seen
+
+
+@contextmanager
+def _imports_left_out() -> Iterator[None]:
+    """Draw no number that Hypothesis has read in an imported module, where this release does so."""
+    if not hasattr(providers, "_get_local_constants"):
+        yield
+        return
+    none = type(providers.GLOBAL_CONSTANTS)()
+    with (
+        mock.patch.object(providers, "_get_local_constants", return_value=none),
+        mock.patch.object(providers, "CONSTANTS_CACHE", _constants_cache()),
+    ):
+        yield
+
+
+@cache
+def _constants_cache() -> Any:
+    """What Hypothesis keeps of the numbers that it mixes in, apart from that of other tests."""
+    return type(providers.CONSTANTS_CACHE)(1024)
 
 
 @contextmanager

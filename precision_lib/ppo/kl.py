@@ -50,10 +50,10 @@ def kl_penalty(
             f"log-probs of different shapes: {tuple(policy_logprobs.shape)} and "
             f"{tuple(ref_logprobs.shape)}"
         )
-    wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
-    policy, ref = (
-        x if x.dtype == wanted else x.to(wanted) for x in (policy_logprobs, ref_logprobs)
-    )
+    policy, ref = policy_logprobs, ref_logprobs
+    if not (dtype is None and policy.dtype is ref.dtype is torch.float32):  # the usual case: as is
+        wanted = dtype or fp32_or_wider(policy, ref)
+        policy, ref = policy.to(wanted), ref.to(wanted)
     if estimator == "k1":
         return policy - ref
     if estimator not in ("k2", "k3"):

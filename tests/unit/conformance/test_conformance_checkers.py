@@ -6,13 +6,17 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import Phase
+from hypothesis import Phase, settings
+from hypothesis.internal.cache import LRUCache
+from hypothesis.internal.conjecture import providers
 from torch import Tensor
 
 from precision_lib import ppo
@@ -240,6 +244,34 @@ def test_a_check_that_compared_nothing_fails() -> None:
     check = Check("test", "id", "whiten", st.just(Case({})), lambda function, inputs: (0, 0.0), "")
     with pytest.raises(ConformanceFailure, match=r"test\[id\] compared nothing in"):
         runner.run(check, ppo.whiten)
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_examples_do_not_depend_on_what_is_imported(
+    left_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault is Hypothesis as it is, which draws numbers that stand in a module."""
+    if not left_out:
+        monkeypatch.setattr(runner, "_imports_left_out", nullcontext)
+    drawn: list[list[int]] = []
+    integers: Any = type(providers.GLOBAL_CONSTANTS.integers)
+    for numbers in ((), range(7000, 9000)):
+        constants = type(providers.GLOBAL_CONSTANTS)(integers=integers(numbers))
+        monkeypatch.setattr(providers, "_get_local_constants", lambda found=constants: found)
+        monkeypatch.setattr(providers, "CONSTANTS_CACHE", LRUCache(1024))
+        inputs: list[int] = []
+        cases = st.integers(0, 10_000).map(lambda n: Case({"n": n}))
+        check = Check("test", "id", "whiten", cases, partial(_note_number, inputs), "")
+        runner.run(check, ppo.whiten, settings(profiles.CI, max_examples=200))
+        drawn.append(inputs)
+    assert (drawn[0] == drawn[1]) == left_out
+
+
+def _note_number(
+    numbers: list[int], _: Callable[..., Any], inputs: dict[str, Any]
+) -> tuple[int, float]:
+    numbers.append(inputs["n"])
+    return 1, 0.0
 
 
 def test_the_outcome_counts_inputs_and_elements_and_keeps_the_worst() -> None:

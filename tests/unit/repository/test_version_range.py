@@ -89,7 +89,7 @@ def test_both_ends_run_quick_forensics_and_all_unit_tests(tmp_path: Path, end: s
     assert result.stdout.endswith(f"== failed: [pytest {failed}]\n")
     install, _, *tests = checkout.calls()
     assert f"-c .venv-{end}/constraints.txt -e .[dev,multi-gpu,ray]" in install
-    assert tests == [f"pytest {failed}", "pytest tests/unit"]
+    assert tests == [f"pytest {failed}", "pytest tests/unit -n 2"]
     assert checkout.run(end).returncode == 0
 
 

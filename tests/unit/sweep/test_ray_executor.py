@@ -153,8 +153,9 @@ def test_cells_end_in_the_bits_of_local_runs(
         assert steps == list(range(1, STEPS + 1))
         assert len(read_lines(here.run_directory(c))) == STEPS
     again = list(run_ray(here, list(here.cells), address=cluster.address))
-    assert [e.kind for e in again] == [STARTED, FINISHED] * 2
-    assert again[1].detail == "completed"
+    for c in here.cells:  # two cells may run at once, so their events may alternate
+        assert [e.kind for e in again if e.cell is c] == [STARTED, FINISHED]
+    assert {e.detail for e in again if e.kind == FINISHED} == {"completed"}
 
 
 def test_killed_worker_costs_the_steps_since_the_last_state_and_the_third_the_cell(
