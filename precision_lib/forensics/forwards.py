@@ -25,6 +25,7 @@ from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import ProbeInput
 from precision_lib.formats import format_of, get_format
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.lm_head import parameter_formats
 from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.models.placement import computes_on_cpu
 from precision_lib.ppo import kl, logprobs
@@ -66,7 +67,8 @@ class ScoredTokens:
 
     Attributes:
         logprobs: format of the log-softmax to [M] log-probs in that format, on the CPU.
-        parameters: format of the parameters, as observed (several are joined by ``+``).
+        parameters: format of the parameters, as observed (several are joined by ``+``); without
+            those of an LM head that has a format of its own.
         logits: format of the logits, as observed.
         buffers: format of the numbers in floating-point buffers (the RoPE table), as observed; ""
             for a model without any.
@@ -143,7 +145,7 @@ def score(
                 parts[kl_format].append(logprobs.token_logprobs(logits, tokens, dtype).cpu())
         for kl_format in kl_formats:
             kept[kl_format].append(torch.cat(parts[kl_format])[back])
-    parameters = {format_of(p.dtype).name for p in model.parameters()}
+    parameters = parameter_formats(model)
     buffers = {observed_format(b) for b in model.buffers() if b.is_floating_point()}
     return ScoredTokens(
         {f: torch.cat([t.flatten() for t in tensors]) for f, tensors in kept.items()},
@@ -284,12 +286,16 @@ class Forwards:
     def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
         """Forwards that H1 takes for ``configurations``, for a progress bar."""
         policies = len(self.given.scales)
-        roles = {(POLICY, c.policy) for c in configurations} | {
-            (REFERENCE, c.reference) for c in configurations
+        roles = {(POLICY, c.forward_format(POLICY)) for c in configurations} | {
+            (REFERENCE, c.forward_format(REFERENCE)) for c in configurations
         }
         first = roles | {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
         scored = sum(policies if role == POLICY else 1 for role, _ in first) + len(roles)
-        pairs = policies + 1 + len({(c.policy, c.reference) for c in configurations})
+        pairs = (
+            policies
+            + 1
+            + len({tuple(map(c.forward_format, (POLICY, REFERENCE))) for c in configurations})
+        )
         return scored + pairs + 2  # the two that the irrelevant control runs again
 
     def _model(self, role: str, policy: int, fmt: str) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.formats import format_of, get_format
+from precision_lib.models.lm_head import parameter_formats
 from precision_lib.models.reward_model import score_tokens
 from precision_lib.models.value_head import ValueHead, predict_values
 from precision_lib.ppo.logprobs import token_logprobs
@@ -80,7 +81,7 @@ def forced(
     found = torch.zeros(mask.shape, dtype=get_format(kl_format).dtype)
     values = torch.zeros(mask.shape, dtype=get_format(value_format).dtype)
     seen: set[str] = set()
-    parameters = {format_of(p.dtype).name for p in model.parameters()}
+    parameters = parameter_formats(model)
     first = int(mask.any(0).int().argmax())  # columns before it hold prompts alone
     for chosen in micro:
         here, keep = tokens[chosen].to(model.device), mask[chosen, first:]

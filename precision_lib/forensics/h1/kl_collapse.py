@@ -64,7 +64,8 @@ def textbook_k3(log_ratio: Tensor) -> Tensor:
 
 def is_golden(configuration: PrecisionConfig) -> bool:
     """True where the configuration's H1 components are those of the golden path itself."""
-    return {configuration.policy, configuration.reference, configuration.kl} == {GOLDEN}
+    models = {configuration.forward_format(model) for model in (POLICY, REFERENCE)}
+    return models | {configuration.kl} == {GOLDEN}
 
 
 def log_ratio(
@@ -74,8 +75,8 @@ def log_ratio(
 
     ``run`` as in :meth:`Forwards.scored`.
     """
-    moved = forwards.scored(POLICY, policy, configuration.policy, run)
-    reference = forwards.scored(REFERENCE, 0, configuration.reference, run)
+    moved = forwards.scored(POLICY, policy, configuration.forward_format(POLICY), run)
+    reference = forwards.scored(REFERENCE, 0, configuration.forward_format(REFERENCE), run)
     logprobs, dtype = configuration.kl, get_format(configuration.kl).dtype
     return kl.kl_penalty(moved.logprobs[logprobs], reference.logprobs[logprobs], "k1", dtype)
 

@@ -32,6 +32,7 @@ from precision_lib.forensics.forwards import (
 from precision_lib.forensics.h1 import kl_collapse as h1
 from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.hypothesis import Given
+from precision_lib.forensics.observed_format import observed_models
 from precision_lib.forensics.probe import ProbeSettings, prepare
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
@@ -132,7 +133,8 @@ class H1Study(Study):
         """
         ratio = h1.log_ratio(self.forwards, configuration, 0).double()
         return {
-            "same_format": configuration.policy == configuration.reference,
+            "same_format": configuration.forward_format(POLICY)
+            == configuration.forward_format(REFERENCE),
             "nonzero": int((ratio != 0).sum()),
             "n": ratio.numel(),
             "log_ratio_rms": float(ratio.square().mean().sqrt()),
@@ -177,7 +179,8 @@ class H1Study(Study):
         evidence: dict[str, Any] = {
             "true_kl": self.true_kl(operating),
             "executed_kl": self.forwards.executed_kl(
-                operating, configuration.policy, configuration.reference
+                operating,
+                *(configuration.forward_format(model) for model in (POLICY, REFERENCE)),
             ),
             "measured_against": EXACT if h1.is_golden(configuration) else GOLDEN,
             # Summed in float64, to hold the pipeline's own mean against.
@@ -195,7 +198,9 @@ class H1Study(Study):
                 for length in given.settings.seq_lengths
             },
         }
-        if configuration.components == configuration.components | H1_DEMOTED:
+        if configuration.components | H1_DEMOTED == configuration.components and (
+            not configuration.lm_head
+        ):
             predicted = h1.predicted_near_zero(self.forwards, operating)
             evidence["log_ratio_near_zero_frac_predicted"] = float(predicted.mean())
             evidence["log_ratio_nsr_by_rounding"] = h1.rounding_parts(self.forwards, operating)
@@ -204,13 +209,12 @@ class H1Study(Study):
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
         """Formats as seen at run time; None for a component that H1 does not run."""
         operating = self.forwards.given.operating_policy
-        policy = self.forwards.scored(POLICY, operating, configuration.policy)
-        reference = self.forwards.scored(REFERENCE, 0, configuration.reference)
+        policy = self.forwards.scored(POLICY, operating, configuration.forward_format(POLICY))
+        reference = self.forwards.scored(REFERENCE, 0, configuration.forward_format(REFERENCE))
         ratio = h1.log_ratio(self.forwards, configuration, operating)
         kl = [ratio, *(s.logprobs[configuration.kl] for s in (policy, reference))]
         return {
-            "policy": "+".join(sorted({policy.parameters, policy.logits})),
-            "reference": "+".join(sorted({reference.parameters, reference.logits})),
+            **observed_models(configuration, {POLICY: policy, REFERENCE: reference}),
             "reward": None,
             "value": None,
             "kl": "+".join(sorted({format_of(x.dtype).name for x in kl})),

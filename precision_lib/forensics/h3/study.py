@@ -42,7 +42,7 @@ from precision_lib.forensics.statistics import (
 )
 from precision_lib.forensics.study import Study
 from precision_lib.formats import FORMATS, format_of, ulp
-from precision_lib.matrix import COMPONENTS, PrecisionConfig
+from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.value_head import ValueHead
 from precision_lib.trajectories.store import Trajectories
@@ -241,7 +241,7 @@ class H3Study(Study):
 
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
         values = self.critics.values(configuration, self.critics.native())
-        return dict.fromkeys(COMPONENTS) | {
+        return dict.fromkeys(REQUIRED) | {
             "policy": self.critics.states.observed(configuration.policy),
             "value": observed_format(values),
         }

@@ -34,6 +34,7 @@ from precision_lib.forensics.h4.long_sequences import (
     prepare_long,
 )
 from precision_lib.forensics.hypothesis import Given
+from precision_lib.forensics.observed_format import observed_models
 from precision_lib.forensics.statistics import Array, Metric
 from precision_lib.forensics.study import Study
 from precision_lib.formats import format_of
@@ -111,7 +112,7 @@ class H4Study(Study):
     ) -> Array:
         """[N, T] error of the log-prob of policy or reference alone, nats."""
         golden = self.measured_against(configuration)
-        fmt = configuration.policy if role == POLICY else configuration.reference
+        fmt = configuration.forward_format(role)
         got = forwards.scored(role, self.given.policy, fmt).logprobs[configuration.kl]
         want = forwards.scored(role, self.given.policy, golden).logprobs[golden]
         return _rows(forwards, got.double() - want.double())
@@ -140,7 +141,8 @@ class H4Study(Study):
         ratio = _rows(self.checked, h1.log_ratio(self.checked, configuration, 0).double())
         metrics = self._paired(self.checked).estimates(h4.sequence_sums(ratio))
         return {
-            "same_format": configuration.policy == configuration.reference,
+            "same_format": configuration.forward_format(POLICY)
+            == configuration.forward_format(REFERENCE),
             "nonzero": int((ratio != 0).sum()),
             "n": ratio.size,
             "accum_err_final": metrics[DAMAGE].value,
@@ -205,10 +207,11 @@ class H4Study(Study):
             "buffers": self._buffers(configuration),
             "sampled": self._sampled(configuration),
         }
-        if configuration.policy != GOLDEN:
+        if configuration.forward_format(POLICY) != GOLDEN:
             found["expected_policy_drift"] = {
                 source: evidence.of_drift(
-                    self.drift(source, configuration.policy), self.given.settings.seed
+                    self.drift(source, configuration.forward_format(POLICY)),
+                    self.given.settings.seed,
                 )
                 for source in ("sampled", "text")
             }
@@ -223,7 +226,10 @@ class H4Study(Study):
         }
         executed, wanted = (
             _rows(forwards, forwards.scored(REFERENCE, 0, fmt).logprobs[kl].double())
-            for fmt, kl in ((configuration.reference, configuration.kl), (golden, golden))
+            for fmt, kl in (
+                (configuration.forward_format(REFERENCE), configuration.kl),
+                (golden, golden),
+            )
         )
         seed, error = self.given.settings.seed, self.error(forwards, configuration)
         return evidence.of_errors(error, parts, seed) | {
@@ -234,19 +240,22 @@ class H4Study(Study):
 
     def _buffers(self, configuration: PrecisionConfig) -> str:
         """Format of the numbers in the RoPE table and its like; "" for a model without any."""
-        policy = self.sampled.scored(POLICY, self.given.policy, configuration.policy)
-        reference = self.sampled.scored(REFERENCE, 0, configuration.reference)
+        policy = self.sampled.scored(
+            POLICY, self.given.policy, configuration.forward_format(POLICY)
+        )
+        reference = self.sampled.scored(REFERENCE, 0, configuration.forward_format(REFERENCE))
         return "+".join(sorted({policy.buffers, reference.buffers}))
 
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
         """Formats as seen at run time; None for a component that H4 does not run."""
-        policy = self.sampled.scored(POLICY, self.given.policy, configuration.policy)
-        reference = self.sampled.scored(REFERENCE, 0, configuration.reference)
+        policy = self.sampled.scored(
+            POLICY, self.given.policy, configuration.forward_format(POLICY)
+        )
+        reference = self.sampled.scored(REFERENCE, 0, configuration.forward_format(REFERENCE))
         ratio = h1.log_ratio(self.sampled, configuration, self.given.policy)
         kl = [ratio, *(s.logprobs[configuration.kl] for s in (policy, reference))]
         return {
-            "policy": "+".join(sorted({policy.parameters, policy.logits})),
-            "reference": "+".join(sorted({reference.parameters, reference.logits})),
+            **observed_models(configuration, {POLICY: policy, REFERENCE: reference}),
             "reward": None,
             "value": None,
             "kl": "+".join(sorted({format_of(x.dtype).name for x in kl})),

@@ -35,7 +35,7 @@ def groups(block: Block, hypothesis: str) -> list[Group]:
     for cell in cells_of(block, hypothesis).values():
         formats = block["matrix"][cell["configuration"]]
         key = (
-            *(formats[c] for c in decision["components"]),
+            *(formats.get(c) for c in (*decision["components"], "lm_head")),
             str(cell["metrics"][decision["metric"]]["value"]),
         )
         found.setdefault(key, []).append(cell)
