@@ -87,7 +87,16 @@ class PrecisionConfig:
         """What a component's figures depend on: two configurations that agree in it share them."""
         if component in ("policy", "reference"):
             return self.forward_format(component)
-        return self.format_of(component)
+        return self.rollout_format if component == "rollout" else self.format_of(component)
+
+    @property
+    def rollout_format(self) -> str:
+        """Format of the engine, as :meth:`forward_format` writes it: the LM head is the policy's.
+
+        ``trainer`` where no engine is beside the trainer.
+        """
+        fmt = self.format_of("rollout")
+        return f"{fmt}/{self.lm_head}" if self.lm_head not in ("", fmt) and fmt != TRAINER else fmt
 
     def forward_format(self, model: str) -> str:
         """What ``set_parameters`` takes for ``policy`` or ``reference``: ``bf16``, or with an LM

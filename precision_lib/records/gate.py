@@ -20,6 +20,7 @@ from precision_lib.records.inconclusive import (
     elsewhere,
     fewer,
     foreign,
+    new_hypotheses,
     unmatched,
     untrustworthy,
 )
@@ -39,6 +40,7 @@ class Judgement:
         blind: metrics that could not, since their limit lies beyond what they can reach.
         worst: the largest worsening as a share of what was allowed, and of which metric.
         moved: the same of the largest change, for the better or the worse.
+        new: hypotheses that the baseline does not know, with their cells: they are not gated yet.
     """
 
     regressions: tuple[Change, ...]
@@ -48,6 +50,7 @@ class Judgement:
     blind: tuple[str, ...] = ()
     worst: tuple[float, str] = (0.0, "")
     moved: tuple[float, str] = (0.0, "")
+    new: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -71,6 +74,7 @@ class Judgement:
             "verdict": self.verdict,
             "compared": self.compared,
             "blind": list(self.blind),
+            "new": list(self.new),
             "obstacles": list(self.obstacles),
             "improvements": [c.as_json() for c in self.improvements],
             "worst": {"share_of_limit": self.worst[0], "metric": self.worst[1]},
@@ -111,4 +115,5 @@ def compare(block: dict[str, Any], baseline: Baseline) -> Judgement:
         tuple(cells.blind),
         cells.worst,
         cells.moved,
+        tuple(f"{h}, {count} cells" for h, count in new_hypotheses(block, baseline).items()),
     )

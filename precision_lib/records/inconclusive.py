@@ -5,6 +5,7 @@ and a run that measured half of it finds no regression. Each of these is named, 
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from statistics import NormalDist
 from typing import Any
@@ -147,8 +148,16 @@ def elsewhere(block: dict[str, Any], baseline: Baseline) -> list[str]:
 
 
 def unmatched(block: dict[str, Any], baseline: Baseline) -> list[str]:
-    """Cells, metrics of a cell and functions that only one of the two has."""
-    here = {(c["hypothesis"], c["configuration"]): set(c["metrics"]) for c in block["cells"]}
+    """Cells, metrics of a cell and functions that only one of the two has.
+
+    A hypothesis that the baseline does not know at all is none of them: :func:`new_hypotheses`.
+    """
+    new = new_hypotheses(block, baseline)
+    here = {
+        (c["hypothesis"], c["configuration"]): set(c["metrics"])
+        for c in block["cells"]
+        if c["hypothesis"] not in new
+    }
     there = {
         (h, c): set(of["metrics"])
         for h, found in baseline["cells"].items()
@@ -168,6 +177,12 @@ def unmatched(block: dict[str, Any], baseline: Baseline) -> list[str]:
             f"unused entries: the baseline has {_some(unused)}, which this run did not measure"
         )
     return found
+
+
+def new_hypotheses(block: dict[str, Any], baseline: Baseline) -> dict[str, int]:
+    """Hypotheses of a baseline with cells that it has none of, with the number of this run's."""
+    measured = Counter(c["hypothesis"] for c in block["cells"] if baseline["cells"])
+    return {h: count for h, count in measured.items() if not baseline["cells"].get(h)}
 
 
 def _only_in(

@@ -124,12 +124,12 @@ OBSTACLES: dict[str, tuple[Change, str]] = {
     ),
     "killed after some cells": (
         dropped(1),
-        "incomplete: 1 cells were not measured: H4 fp32_bf16_kl",
+        "incomplete: 1 cells were not measured: H5 fp32_bf16_kl",
     ),
     "killed after most": (
         dropped(7),
-        "incomplete: 7 cells were not measured: H1 fp32_bf16_kl, H2 bf16_pure, H2 fp32_bf16_kl, H3 "
-        "bf16_pure, H3 fp32_bf16_kl, H4 bf16_pure and 1 more",
+        "incomplete: 7 cells were not measured: H2 fp32_bf16_kl, H3 bf16_pure, H3 fp32_bf16_kl, H4 "
+        "bf16_pure, H4 fp32_bf16_kl, H5 bf16_pure and 1 more",
     ),
 }
 
@@ -292,3 +292,21 @@ def test_sentences_can_be_added_and_are_never_green() -> None:
     judged = Judgement((), (), (), 5)
     assert judged.with_obstacles([]).exit_code == 0
     assert judged.with_obstacles(["something"]).exit_code == 2
+
+
+def test_a_hypothesis_that_the_baseline_does_not_know_is_new_and_no_obstacle() -> None:
+    """A single cell of a known one is missing; and a baseline without any cell knows nothing."""
+    baseline = known(whole())
+    del baseline["cells"]["H5"]
+    judged = judge(whole(), baseline)
+    assert (judged.exit_code, judged.obstacles, judged.new) == (0, (), ("H5, 2 cells",))
+    assert any("new: the baseline does not know H5, 2 cells" in t for t, _ in _shown(judged))
+    del baseline["cells"]["H4"]["bf16_pure"]
+    assert judge(whole(), baseline).exit_code == 2
+
+
+def _shown(judged: Judgement) -> list[tuple[str, str]]:
+    from precision_lib.reporting.gate import gate_lines
+
+    block = {"regressions": [], "gate": {"baseline": "x.json"} | judged.as_json()}
+    return gate_lines(block)
