@@ -34,7 +34,8 @@ def findings(blocks: Sequence[Block]) -> str:
     parts = [_made_from(first), "### Verdicts by cell", _cells(first), "### Hypotheses"]
     parts += [_hypotheses(first), *_explanations(first)]
     for name in dict.fromkeys(c["hypothesis"] for c in first["cells"]):
-        parts += getattr(findings_tables, name.lower())(first)
+        tables = getattr(findings_tables, name.lower(), None)
+        parts += tables(first) if tables else []
     if len(blocks) > 1:
         parts += ["### Other seeds", _seeds(blocks), *_text_drift(blocks)]
     return "\n\n".join(parts)

@@ -20,7 +20,7 @@ from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.logprobs import token_logprobs
 from precision_lib.ppo.masked import masked_mean, whiten
 from precision_lib.ppo.policy_entropy import entropy
-from precision_lib.trajectories.teacher_forcing import trunk
+from precision_lib.scoring.forward import trunk
 
 
 def vocabulary_summed_from_the_back(

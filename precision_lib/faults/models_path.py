@@ -11,8 +11,8 @@ from precision_lib.formats import get_format
 from precision_lib.models.loading import set_parameters
 from precision_lib.models.reward_model import score_tokens
 from precision_lib.models.value_head import predict_values
+from precision_lib.scoring.forward import trunk
 from precision_lib.trajectories.store import response_mask
-from precision_lib.trajectories.teacher_forcing import trunk
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,23 @@
 N sequences, R resamples; sums are name to [N] totals per sequence.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from precision_lib.forensics.hypothesis import Decision
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Decision
 from precision_lib.forensics.statistics import (
-    Array,
     Metric,
-    MetricFunction,
     Resampling,
-    Totals,
     contrast,
     estimate,
 )
-from precision_lib.forensics.verdicts import BATCH_VARIANCE, INCONCLUSIVE, Cell
+from precision_lib.forensics.verdicts import INCONCLUSIVE, Cell
 from precision_lib.matrix import get_configuration
+from precision_lib.metrics.measure import Array, Measure, Totals
 
 Sums = dict[str, Array]
 PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
@@ -45,20 +43,22 @@ class Paired:
     """Metrics of configurations that were measured on the same sequences.
 
     Attributes:
-        metrics: name to (function of totals, unit).
+        metrics: name to metric.
         resampling: shared by all, so that contrasts are paired.
         counted: name of the sum that says how many elements were compared.
     """
 
-    metrics: dict[str, tuple[MetricFunction, str]]
+    metrics: Mapping[str, Measure]
     resampling: Resampling
     counted: str = "tokens"
 
     def estimate(self, sums: Sums, name: str, totals: Totals | None = None) -> Metric:
         """One metric with its interval; ``totals`` as :func:`estimate` takes them."""
-        function, unit = self.metrics[name]
-        n = self._n(sums)
-        return estimate(sums, function, self.resampling, n=n, unit=unit, totals=totals)
+        metric = self.metrics[name]
+        n = int(sums[metric.elements or self.counted].sum())
+        return estimate(
+            sums, metric.function, self.resampling, n=n, unit=metric.unit, totals=totals
+        )
 
     def estimates(self, sums: Sums, names: Iterable[str] | None = None) -> dict[str, Metric]:
         """Metrics with their intervals: those of ``names``, by default every one."""
@@ -68,7 +68,7 @@ class Paired:
 
     def difference(self, first: Sums, second: Sums, name: str) -> Metric:
         """Metric of ``first`` minus that of ``second``."""
-        return self._contrast(first, second, name, lambda a, b: a - b, self.metrics[name][1])
+        return self._contrast(first, second, name, lambda a, b: a - b, self.metrics[name].unit)
 
     def healed(self, before: Sums, after: Sums, name: str) -> Metric:
         """Share of a damage that a promotion removes: 1 healed, 0 unchanged, < 0 worse.
@@ -85,11 +85,8 @@ class Paired:
         compare: Callable[[Array, Array], Array],
         unit: str,
     ) -> Metric:
-        function, n = self.metrics[name][0], self._n(first)
+        function, n = self.metrics[name].function, int(first[self.counted].sum())
         return contrast(first, second, function, compare, self.resampling, n=n, unit=unit)
-
-    def _n(self, sums: Sums) -> int:
-        return int(sums[self.counted].sum())
 
 
 @dataclass(frozen=True)

@@ -1,64 +1,37 @@
-"""Score fixed tokens under a format: one forward per (weights, format), kept.
-
-The hazard. Two forwards that differ in batch shape, padding or order differ in their last bits,
-and near the reference those bits are as large as the signal. So policy and reference go through
-the same function in the same micro-batches. The policy at scale 0 is a separate forward of equal
-weights, so that its difference of exactly zero is measured.
+"""Log-probs of fixed tokens under policy and reference, and the log-ratio of a configuration.
 
 A configuration is put together from log-probs that are kept here; it needs no forward of its own.
+The policy at scale 0 is a separate forward of equal weights.
 
 N sequences, T response tokens of each, L prompt and response tokens, V vocabulary, M all response
 tokens of all sequences, one sequence after the other, one length after the other.
 """
 
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.observed_format import observed_format
-from precision_lib.forensics.probe import ProbeInput
-from precision_lib.formats import format_of, get_format
-from precision_lib.matrix import PrecisionConfig
-from precision_lib.models.lm_head import parameter_formats
-from precision_lib.models.loading import set_parameters, working_copy
-from precision_lib.models.placement import computes_on_cpu
+from precision_lib.forensics.observed_format import observed_format, observed_models
+from precision_lib.forensics.policy_shift import Placed
+from precision_lib.formats import get_format
+from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.ppo import kl, logprobs
-from precision_lib.runtime import Float64Casts, deterministic
-from precision_lib.trajectories.sampling import Responses
-from precision_lib.trajectories.teacher_forcing import (
+from precision_lib.scoring.forced import forced
+from precision_lib.scoring.forward import (
+    formats_of,
+    formats_of_model,
     next_token_logits,
-    other_rows,
     rows_per_forward,
 )
+from precision_lib.scoring.micro import FIRST, batches_of_run
+from precision_lib.scoring.scorer import EXACT, GOLDEN, Scorer, Weights
+from precision_lib.trajectories.sampling import Responses
 
 POLICY, REFERENCE = "policy", "reference"
-FIRST, AGAIN, REBATCHED = "first", "again", "rebatched"
-GOLDEN, EXACT = "fp32", "fp64"
-_EXCHANGED = ContextVar("exchanged", default=False)
-
-
-def takes_other_shape(run: str) -> bool:
-    """Whether a run takes the sequences in reversed order and in other micro-batches.
-
-    Only ``REBATCHED`` does; inside :func:`batch_shapes_exchanged` every other run does.
-    """
-    return (run == REBATCHED) != _EXCHANGED.get()
-
-
-@contextmanager
-def batch_shapes_exchanged() -> Iterator[None]:
-    """Measure in the other batch shape, so that its noise is seen in every metric."""
-    token = _EXCHANGED.set(True)
-    try:
-        yield
-    finally:
-        _EXCHANGED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -67,8 +40,7 @@ class ScoredTokens:
 
     Attributes:
         logprobs: format of the log-softmax to [M] log-probs in that format, on the CPU.
-        parameters: format of the parameters, as observed (several are joined by ``+``); without
-            those of an LM head that has a format of its own.
+        parameters: format of the parameters, as observed (several are joined by ``+``).
         logits: format of the logits, as observed.
         buffers: format of the numbers in floating-point buffers (the RoPE table), as observed; ""
             for a model without any.
@@ -78,6 +50,60 @@ class ScoredTokens:
     parameters: str
     logits: str
     buffers: str
+
+
+def score(
+    model: Any, responses: tuple[Responses, ...], kl_formats: tuple[str, ...], run: str = FIRST
+) -> ScoredTokens:
+    """Log-probs of all responses under a model, in the micro-batches of ``run``."""
+    logprobs: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
+    seen: set[str] = set()
+    for group in responses:
+        mask, count = group.mask[:, 1:].cpu(), len(group.tokens)
+        micro = batches_of_run(rows_per_forward(group.tokens.shape[1], model), count, run)
+        found = forced(model, group.tokens, mask, micro, kl_formats=kl_formats)
+        seen |= set(found.logits.split("+"))
+        for fmt, x in found.logprobs.items():
+            logprobs[fmt].append(x[mask])
+    buffers = {observed_format(b) for b in model.buffers() if b.is_floating_point()}
+    return ScoredTokens(
+        {fmt: torch.cat(parts) for fmt, parts in logprobs.items()},
+        parameters=formats_of_model(model),
+        logits="+".join(sorted(seen)),
+        buffers="+".join(sorted(buffers)),
+    )
+
+
+def response_logits(model: Any, responses: Responses) -> tuple[Tensor, Tensor]:
+    """(logits, tokens) of the response positions only, aligned: [N, T, V] and [N, T].
+
+    The forward takes right-padded rows without an attention mask: under causal attention no real
+    token sees a later pad.
+    """
+    logits, tokens = logprobs.shift(next_token_logits(model, responses.tokens), responses.tokens)
+    mask = responses.mask[:, 1:]
+    shape = (len(tokens), responses.length)
+    return logits[mask].view(*shape, -1), tokens[mask].view(shape)
+
+
+#: From (policy logits [n, T, V], reference logits, tokens [n, T]) to named [n, T] tensors.
+PairFunction = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+
+
+@torch.no_grad()
+def score_pair(
+    responses: tuple[Responses, ...], function: PairFunction, policy: Any, reference: Any
+) -> dict[str, Tensor]:
+    """``function`` of both models' response logits, each result [M] on the CPU."""
+    parts: dict[str, list[Tensor]] = {}
+    for group in responses:
+        rows = rows_per_forward(group.tokens.shape[1], reference)
+        for _, batch in group.micro_batches(rows):
+            policy_logits, tokens = response_logits(policy, batch)
+            reference_logits, _ = response_logits(reference, batch)
+            for name, value in function(policy_logits, reference_logits, tokens).items():
+                parts.setdefault(name, []).append(value.flatten().cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 @dataclass(frozen=True)
@@ -97,82 +123,6 @@ class Theory:
     rounded_move: Tensor
     entropy: Tensor
     surprise_variance: Tensor
-
-
-def response_logits(model: Any, responses: Responses) -> tuple[Tensor, Tensor]:
-    """(logits, tokens) of the response positions only, aligned: [N, T, V] and [N, T].
-
-    The forward takes right-padded rows without an attention mask: under causal attention no real
-    token sees a later pad.
-    """
-    logits, tokens = logprobs.shift(next_token_logits(model, responses.tokens), responses.tokens)
-    mask = responses.mask[:, 1:]
-    shape = (len(tokens), responses.length)
-    return logits[mask].view(*shape, -1), tokens[mask].view(shape)
-
-
-@torch.no_grad()
-def score(
-    model: Any,
-    responses: tuple[Responses, ...],
-    fmt: str,
-    kl_formats: tuple[str, ...],
-    *,
-    reverse: bool = False,
-) -> ScoredTokens:
-    """Log-probs of all responses under a model whose parameters are in ``fmt``.
-
-    Args:
-        reverse: take the sequences in the opposite order and in micro-batches of a third;
-            the result is put back in order. What changes is the noise of batching.
-    """
-    kept: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
-    seen: set[str] = set()
-    for group in responses:
-        rows = rows_per_forward(group.tokens.shape[1], model)
-        order = torch.arange(len(group.tokens))
-        if reverse:
-            rows = other_rows(rows, len(order))
-            order = order.flip(0)
-        back = torch.argsort(order)
-        parts: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
-        for _, batch in group.micro_batches(rows, order):
-            with Float64Casts() if fmt == EXACT else nullcontext():
-                logits, tokens = response_logits(model, batch)
-            seen.add(format_of(logits.dtype).name)
-            for kl_format in kl_formats:
-                dtype = get_format(kl_format).dtype
-                parts[kl_format].append(logprobs.token_logprobs(logits, tokens, dtype).cpu())
-        for kl_format in kl_formats:
-            kept[kl_format].append(torch.cat(parts[kl_format])[back])
-    parameters = parameter_formats(model)
-    buffers = {observed_format(b) for b in model.buffers() if b.is_floating_point()}
-    return ScoredTokens(
-        {f: torch.cat([t.flatten() for t in tensors]) for f, tensors in kept.items()},
-        parameters="+".join(sorted(parameters)),
-        logits="+".join(sorted(seen)),
-        buffers="+".join(sorted(buffers)),
-    )
-
-
-#: From (policy logits [n, T, V], reference logits, tokens [n, T]) to named [n, T] tensors.
-PairFunction = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
-
-
-@torch.no_grad()
-def score_pair(
-    policy: Any, reference: Any, responses: tuple[Responses, ...], function: PairFunction
-) -> dict[str, Tensor]:
-    """``function`` of both models' response logits, each result [M] on the CPU."""
-    parts: dict[str, list[Tensor]] = {}
-    for group in responses:
-        rows = rows_per_forward(group.tokens.shape[1], reference)
-        for _, batch in group.micro_batches(rows):
-            policy_logits, tokens = response_logits(policy, batch)
-            reference_logits, _ = response_logits(reference, batch)
-            for name, value in function(policy_logits, reference_logits, tokens).items():
-                parts.setdefault(name, []).append(value.flatten().cpu())
-    return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def pair_kl(policy: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -203,59 +153,58 @@ def pair_theory(policy: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, 
 
 @dataclass
 class Forwards:
-    """Forwards over one :class:`ProbeInput`, each run once, when first asked for.
+    """Forwards over fixed tokens, each run once, when first asked for.
 
     Attributes:
-        given: the fixed input.
+        given: the fixed tokens and policies.
         kl_formats: formats of the log-softmax taken of every forward's logits.
         progress: called after each forward.
     """
 
-    given: ProbeInput
+    given: Placed
     kl_formats: tuple[str, ...]
     progress: Callable[[], Any] = lambda: None
-    _scored: dict[tuple[str, int, str, str], ScoredTokens] = field(default_factory=dict)
-    _kl: dict[int, Tensor] = field(default_factory=dict)
-    _executed: dict[tuple[int, str, str], float] = field(default_factory=dict)
-    _theory: dict[int, Theory] = field(default_factory=dict)
-    _models: dict[str, Any] = field(default_factory=dict)
+    _pairs: dict[tuple[str, Weights, Weights], dict[str, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = self.given
+        self.scorer = Scorer(given.checkpoint.model, self._score, given.direction, self.progress)
+
+    def _score(self, model: Any, _: Weights, run: str) -> ScoredTokens:
+        return score(model, self.given.responses, self.kl_formats, run)
+
+    def weights(self, role: str, policy: int, fmt: str) -> Weights:
+        """Of a role in a format; ``policy`` is an index into the scales, unused for a reference."""
+        return Weights(role, fmt, self.given.scales[policy] if role == POLICY else None)
 
     def scored(self, role: str, policy: int, fmt: str, run: str = FIRST) -> ScoredTokens:
-        """The forward of a role in a format.
+        """The forward of a role in a format, as :meth:`Scorer.scored`."""
+        return self.scorer.scored(self.weights(role, policy, fmt), run)
 
-        Each forward has a random seed of its own, so that a dropout left on shows as a difference.
-
-        Args:
-            policy: index into the scales; the reference has only one.
-            run: :data:`FIRST`; :data:`AGAIN`, the same once more; :data:`REBATCHED`, in another
-                order and micro-batch.
-        """
-        key = (role, policy if role == POLICY else 0, fmt, run)
-        if key not in self._scored:
-            model = self._model(role, policy, fmt)
-            native = not computes_on_cpu(model)
-            with deterministic(zlib.crc32(repr(key).encode()), native_products=native):
-                self._scored[key] = score(
-                    model,
-                    self.given.responses,
-                    fmt,
-                    self.kl_formats,
-                    reverse=takes_other_shape(run),
-                )
-            self.progress()
-        return self._scored[key]
+    def pair(
+        self,
+        function: PairFunction,
+        policy: int,
+        policy_fmt: str = GOLDEN,
+        reference_fmt: str = GOLDEN,
+        reference_role: str = REFERENCE,
+    ) -> dict[str, Tensor]:
+        """``function`` of the logits of a policy and of what it is compared with; each [M]."""
+        first = self.weights(POLICY, policy, policy_fmt)
+        second = self.weights(reference_role, policy, reference_fmt)
+        key = (function.__name__, first, second)
+        if key not in self._pairs:
+            work = partial(score_pair, self.given.responses, function)
+            self._pairs[key] = self.scorer.pair(first, second, work)
+        return self._pairs[key]
 
     def true_kl(self, policy: int) -> Tensor:
         """[M] KL(policy || reference), nats; exactly 0 for the identical policy."""
-        if policy not in self._kl:
-            self._kl[policy] = self._pair(policy, pair_kl)["kl"]
-        return self._kl[policy]
+        return self.pair(pair_kl, policy)["kl"]
 
     def theory(self, policy: int) -> Theory:
         """What the FP32 logits of a policy and the reference let one predict."""
-        if policy not in self._theory:
-            self._theory[policy] = Theory(**self._pair(policy, pair_theory))
-        return self._theory[policy]
+        return Theory(**self.pair(pair_theory, policy))
 
     def executed_kl(self, policy: int, policy_fmt: str, reference_fmt: str) -> float:
         """Mean KL between policy and reference as executed in their formats, nats per token.
@@ -263,25 +212,30 @@ class Forwards:
         Full vocabulary, float64, each model's own logits: what a perfect KL of these two
         forwards would report.
         """
-        key = (policy, policy_fmt, reference_fmt)
-        if key not in self._executed:
-            kl = self._pair(policy, pair_kl, policy_fmt, reference_fmt)["kl"]
-            self._executed[key] = float(kl.mean())
-        return self._executed[key]
+        return float(self.pair(pair_kl, policy, policy_fmt, reference_fmt)["kl"].mean())
 
-    def _pair(
-        self,
-        policy: int,
-        function: PairFunction,
-        policy_fmt: str = GOLDEN,
-        reference_fmt: str = GOLDEN,
-    ) -> dict[str, Tensor]:
-        moved = self._model(POLICY, policy, policy_fmt)
-        reference = self._model(REFERENCE, 0, reference_fmt)
-        with deterministic(native_products=not computes_on_cpu(moved, reference)):
-            result = score_pair(moved, reference, self.given.responses, function)
-        self.progress()
-        return result
+    def log_ratio(self, configuration: PrecisionConfig, policy: int, run: str = FIRST) -> Tensor:
+        """[M] log-ratio as the configuration computes it, in its KL format."""
+        moved = self.scored(POLICY, policy, configuration.forward_format(POLICY), run)
+        reference = self.scored(REFERENCE, 0, configuration.forward_format(REFERENCE), run)
+        fmt, dtype = configuration.kl, get_format(configuration.kl).dtype
+        return kl.kl_penalty(moved.logprobs[fmt], reference.logprobs[fmt], "k1", dtype)
+
+    def golden_log_ratio(self, policy: int, fmt: str = GOLDEN) -> Tensor:
+        """[M] float64 log-ratio of the models in ``fmt``."""
+        pair = [self.scored(role, policy, fmt).logprobs[fmt] for role in (POLICY, REFERENCE)]
+        return pair[0].double() - pair[1].double()
+
+    def observed(self, configuration: PrecisionConfig, policy: int) -> dict[str, str | None]:
+        """Formats as seen at run time; None for a component that has no part in a log-ratio."""
+        models = {
+            POLICY: self.scored(POLICY, policy, configuration.forward_format(POLICY)),
+            REFERENCE: self.scored(REFERENCE, 0, configuration.forward_format(REFERENCE)),
+        }
+        ratio = self.log_ratio(configuration, policy)
+        kl_path = [ratio, *(s.logprobs[configuration.kl] for s in models.values())]
+        formats = observed_models(configuration, models)
+        return dict.fromkeys(REQUIRED) | formats | {"kl": formats_of(kl_path)}
 
     def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
         """Forwards that H1 takes for ``configurations``, for a progress bar."""
@@ -291,18 +245,17 @@ class Forwards:
         }
         first = roles | {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
         scored = sum(policies if role == POLICY else 1 for role, _ in first) + len(roles)
-        pairs = (
-            policies
-            + 1
-            + len({tuple(map(c.forward_format, (POLICY, REFERENCE))) for c in configurations})
-        )
+        executed = {model_formats(c) for c in configurations} - {(GOLDEN, GOLDEN)}
+        pairs = policies + 1 + len(executed)
         return scored + pairs + 2  # the two that the irrelevant control runs again
 
-    def _model(self, role: str, policy: int, fmt: str) -> Any:
-        original = self.given.checkpoint.model
-        if role not in self._models:
-            self._models[role] = working_copy(original)
-        direction = self.given.direction if role == POLICY else None
-        scale = self.given.scales[policy] if role == POLICY else 0.0
-        set_parameters(self._models[role], original, fmt, direction, scale)
-        return self._models[role]
+
+def model_formats(configuration: PrecisionConfig) -> tuple[str, str]:
+    """Formats of policy and reference, as ``set_parameters`` takes them."""
+    return configuration.forward_format(POLICY), configuration.forward_format(REFERENCE)
+
+
+def measured_against(configuration: PrecisionConfig) -> str:
+    """FP32 models; the exact ones for a configuration that is the golden path itself."""
+    itself = {*model_formats(configuration), configuration.kl} == {GOLDEN}
+    return EXACT if itself else GOLDEN

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precision_lib.metrics.direction import Direction
+from precision_lib.metrics.measure import Measure
 
 if TYPE_CHECKING:
     from precision_lib.forensics.frozen import Frozen
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from precision_lib.matrix import PrecisionConfig
     from precision_lib.models.loading import Checkpoint
     from precision_lib.models.pipeline import Pipeline
+
+#: Damage metric of a configuration against itself in another order and in other micro-batches.
+BATCH_VARIANCE = "batch_variance"
 
 #: One rule for all: impaired is where the power of the error is 10 % of the signal's.
 TENTH_OF_THE_POWER = 0.1**0.5
@@ -100,7 +104,7 @@ class Hypothesis:
 
     Attributes:
         decision: metric, symptom, limit, promotion, demotion, irrelevant promotion.
-        directions: metric to which way it gets worse; every metric of its cells has one.
+        metrics: of its cells, each with its unit and the way in which it gets worse.
         nonfinite: metric above 0 where something came out inf or NaN: the cell is impaired then;
             "" where nothing can.
         variance_of: what a batch variance is a multiple of; ``{kl}`` is the true KL of the cell.
@@ -111,11 +115,13 @@ class Hypothesis:
         on_trajectories: it measures on the frozen trajectories, not on tokens of its own.
         counted: what a metric counts, ``tokens`` or ``sequences``.
         context: key of its settings in a record's context; "" where it has none.
+        training_figure: of a training step, what comes nearest to the damage; "" where that has
+            the same name.
         picture: draws its evidence from the ``precision`` block of a record; None: nothing does.
     """
 
     decision: Decision
-    directions: dict[str, Direction]
+    metrics: dict[str, Measure]
     variance_of: str
     open: "Callable[[Given], Study]"
     settings: Callable[[bool, int], Any]
@@ -125,8 +131,22 @@ class Hypothesis:
     on_trajectories: bool = False
     counted: str = "tokens"
     context: str = ""
+    training_figure: str = ""
     picture: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
         return self.decision.hypothesis
+
+    @property
+    def in_training(self) -> str:
+        """The figure of a training step that stands for the damage."""
+        return self.training_figure or self.decision.metric
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """Metric to which way it gets worse; a batch variance follows the KL as the damage does."""
+        rows = {name: metric.direction for name, metric in self.metrics.items()}
+        given = {name: row for name, row in rows.items() if row is not None}
+        exponent = given[self.decision.metric].kl_exponent
+        return given | {BATCH_VARIANCE: Direction("difference", kl_exponent=exponent)}

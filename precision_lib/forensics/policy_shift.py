@@ -6,21 +6,41 @@ change. The scale along it is solved for, so that the true KL per token, measure
 vocabulary in float64, is the one asked for.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
 from precision_lib.ppo import kl, logprobs
+from precision_lib.scoring.forward import next_token_logits
 from precision_lib.trajectories.sampling import Responses
-from precision_lib.trajectories.teacher_forcing import next_token_logits
 
 #: True KL per token, nats, at which log-ratios are judged: a log-ratio of 1.4 % RMS, the first
 #: updates away from the reference, where H1 says that the signal is lost.
 OPERATING_KL = 1e-4
 STEPS = 4
 LEARNING_RATE = 1e-4  # sets the length of the direction only; the scale is solved for
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Fixed tokens, and policies at known distances from the reference.
+
+    Attributes:
+        checkpoint: the reference, FP32.
+        responses: groups of sequences, of one response length each.
+        direction: parameter name to a change; scales: how far each policy is along it, 0 first:
+            the identical one.
+        operating_policy: index of the policy that is judged.
+    """
+
+    checkpoint: Checkpoint
+    responses: tuple[Responses, ...]
+    direction: dict[str, Tensor]
+    scales: tuple[float, ...]
+    operating_policy: int
 
 
 def training_direction(

@@ -8,9 +8,12 @@ This module fixes what is measured on; ``forwards.py`` scores it, ``h1/`` judges
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from precision_lib.forensics.policy_shift import OPERATING_KL, solve_scales, training_direction
+from precision_lib.forensics.policy_shift import (
+    OPERATING_KL,
+    Placed,
+    solve_scales,
+    training_direction,
+)
 from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.models.loading import Checkpoint
 from precision_lib.runtime import deterministic
@@ -20,7 +23,7 @@ from precision_lib.trajectories.prompts import (
     encoded_prompts,
     prompt_order,
 )
-from precision_lib.trajectories.sampling import Responses, sample_responses
+from precision_lib.trajectories.sampling import sample_responses
 
 #: Fewer clusters give an interval that does not cover what it says.
 MIN_PROMPTS = 8
@@ -67,28 +70,6 @@ def settings_of(quick: bool, seed: int) -> ProbeSettings:
     return replace(QUICK if quick else ProbeSettings(), seed=seed)
 
 
-@dataclass(frozen=True)
-class ProbeInput:
-    """Everything that is fixed before a configuration is looked at."""
-
-    checkpoint: Checkpoint
-    settings: ProbeSettings
-    responses: tuple[Responses, ...]
-    direction: dict[str, Tensor]
-    #: Scale along ``direction`` per policy: 0 for the identical one, then one per target KL.
-    scales: tuple[float, ...]
-
-    @property
-    def target_kls(self) -> tuple[float, ...]:
-        """Target KL per policy, 0 first."""
-        return (0.0, *self.settings.target_kls)
-
-    @property
-    def operating_policy(self) -> int:
-        """Index of the policy at which H1 is decided."""
-        return self.target_kls.index(OPERATING_KL)
-
-
 def check_fits(checkpoint: Checkpoint, settings: ProbeSettings) -> None:
     """Refuse lengths that the model has no positions for, before anything is computed.
 
@@ -105,7 +86,7 @@ def check_fits(checkpoint: Checkpoint, settings: ProbeSettings) -> None:
         )
 
 
-def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
+def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> Placed:
     """Sample the responses and place the policies.
 
     Raises:
@@ -116,7 +97,7 @@ def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
         return _prepare(checkpoint, settings)
 
 
-def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
+def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> Placed:
     model, seed = checkpoint.model, settings.seed
     prompts = encoded_prompts(checkpoint, prompt_order(settings.num_prompts, seed))
     pad = checkpoint.tokenizer.pad_token_id or 0
@@ -128,4 +109,5 @@ def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> ProbeInput:
     direction = training_direction(model, texts, seed=seed)
     shortest = min(responses, key=lambda r: r.length)
     scales = solve_scales(model, direction, shortest, settings.target_kls)
-    return ProbeInput(checkpoint, settings, responses, direction, (0.0, *scales))
+    operating = 1 + settings.target_kls.index(OPERATING_KL)
+    return Placed(checkpoint, responses, direction, (0.0, *scales), operating)

@@ -18,11 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-#: Totals by name, each a number or an [R] array.
-Totals = Mapping[str, Array]
-#: From totals to a metric, a number or an [R] array as they are.
-MetricFunction = Callable[[Totals], Array]
+from precision_lib.metrics.measure import Array, MetricFunction, Totals
 
 
 class NothingComparedError(ValueError):
@@ -194,33 +190,3 @@ def contrast(
         return compare(metric(_Part(totals, "a_")), metric(_Part(totals, "b_")))
 
     return estimate(both, paired, resampling, n=n, unit=unit)
-
-
-def level_counts(levels: Array, sequence: NDArray[np.int64], count: int) -> dict[str, Array]:
-    """How often each power of two occurs in each sequence: sums from which a median is taken.
-
-    A median is no function of sums, but that of steps of a number format is: they are powers of
-    two, so counts per power say everything.
-
-    Args:
-        levels: [M], powers of two.
-        sequence: [M], the sequence of each, numbered from 0.
-        count: N, number of sequences.
-
-    Returns:
-        ``level:<exponent>`` to [N] counts, for :func:`median_level`.
-    """
-    exponents = np.log2(levels).astype(np.int64)
-    return {
-        f"level:{e}": np.bincount(sequence[exponents == e], minlength=count).astype(np.float64)
-        for e in np.unique(exponents)
-    }
-
-
-def median_level(totals: Totals) -> Array:
-    """The (lower) median of the powers of two counted by :func:`level_counts`."""
-    exponents = sorted(int(name.split(":")[1]) for name in totals if name.startswith("level:"))
-    counts = np.stack([np.asarray(totals[f"level:{e}"]) for e in exponents])
-    reached = counts.cumsum(0) >= counts.sum(0) / 2
-    median: Array = np.exp2(np.array(exponents, dtype=np.float64))[reached.argmax(0)]
-    return median

@@ -19,11 +19,9 @@ from precision_lib.forensics.causal import (
     Sums,
     why_inconclusive,
 )
-from precision_lib.forensics.forwards import AGAIN, FIRST
-from precision_lib.forensics.hypothesis import Hypothesis
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Hypothesis
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import (
-    BATCH_VARIANCE,
     IMPAIRED,
     Cell,
     HypothesisVerdict,
@@ -31,6 +29,7 @@ from precision_lib.forensics.verdicts import (
     hypothesis_verdict,
 )
 from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.scoring.micro import AGAIN, FIRST
 
 
 class Study(ABC):

@@ -17,10 +17,6 @@ HEALTHY, IMPAIRED, INCONCLUSIVE = "healthy", "impaired", "inconclusive"
 SUPPORTED, PARTLY, REFUTED = "supported", "partly supported", "refuted"
 
 
-#: Damage metric of a configuration against itself in another order and in other micro-batches.
-BATCH_VARIANCE = "batch_variance"
-
-
 @dataclass(frozen=True)
 class Cell:
     """Hypothesis x configuration.

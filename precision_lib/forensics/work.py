@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from precision_lib.forensics.forwards import EXACT, GOLDEN
 from precision_lib.forensics.policy_shift import STEPS
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 from precision_lib.trajectories.prompts import encode, encoded_prompts, prompt_order
 
 #: What a token goes through: the policy one by one with a KV cache, the policy with its sequence,

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from precision_lib.forensics.budget import budget
-from precision_lib.forensics.forwards import batch_shapes_exchanged
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.jsonio import write_json
 from precision_lib.matrix import all_configurations
@@ -23,6 +22,7 @@ from precision_lib.records.cell_changes import noise_floor
 from precision_lib.records.directions import direction
 from precision_lib.records.inconclusive import foreign
 from precision_lib.records.power import POWER, smallest_regression
+from precision_lib.scoring.micro import batch_shapes_exchanged
 
 SCHEMA = 1
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from precision_lib.forensics.budget import Budget, budget
-from precision_lib.forensics.forwards import EXACT, GOLDEN, score
+from precision_lib.forensics.forwards import score
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.work import DRAWN, REWARDED, SCORED, TRAINED, Pass
 from precision_lib.matrix import PrecisionConfig
@@ -24,9 +24,11 @@ from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.work import FREEZE, planned_work
 from precision_lib.runtime import deterministic
+from precision_lib.scoring.forced import forced_rewards
+from precision_lib.scoring.forward import rows_per_forward
+from precision_lib.scoring.micro import Micro
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 from precision_lib.trajectories.sampling import Responses, sample_responses
-from precision_lib.trajectories.scoring import Micro, forced_rewards
-from precision_lib.trajectories.teacher_forcing import rows_per_forward
 
 #: A backward pass multiplies twice as often as the forward.
 _TRAINED = 3.0
@@ -173,8 +175,8 @@ def measured_speed(
         rows = max(1, rows_per_forward(length, model) // 4)  # a fourth is long enough
         given = (_sequences(model, rows, length),)
         set_parameters(working, model, fmt)
-        score(working, (_sequences(model, 1, 2),), fmt, kl_formats)  # what is only done once
-        return _timed(lambda: score(working, given, fmt, kl_formats), clock, model) / rows / length
+        score(working, (_sequences(model, 1, 2),), kl_formats)  # what is only done once
+        return _timed(lambda: score(working, given, kl_formats), clock, model) / rows / length
 
     with deterministic(native_products=model.device.type != "cpu"):
         by_format = {fmt: forward(fmt, short) for fmt in sorted(formats | {GOLDEN, EXACT})}

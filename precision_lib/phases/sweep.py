@@ -35,8 +35,8 @@ CURVES = (
     "weights_moved_frac",
     "log_ratio_near_zero_frac",
     "log_ratio_nsr",
-    "advantage_rms_error",
-    "value_stagnation_rate",
+    "gae_rms_error",
+    "values_unchanged_frac",
     "accum_err_final",
 )
 Executor = Callable[[list[SweepCell]], Iterable[Event]]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from precision_lib.forensics.budget import Budget
-from precision_lib.forensics.forwards import GOLDEN
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.work import (
     DRAWN,
@@ -16,6 +15,7 @@ from precision_lib.forensics.work import (
 )
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.scoring.scorer import GOLDEN
 
 FREEZE = "freeze"
 

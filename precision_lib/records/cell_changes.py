@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from precision_lib.forensics.verdicts import BATCH_VARIANCE
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 from precision_lib.records.baseline import Baseline
 from precision_lib.records.changes import Change, Changes
 from precision_lib.records.directions import DIRECTIONS, Direction, direction, worst_possible

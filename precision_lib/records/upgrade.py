@@ -9,7 +9,7 @@ the batch variance is an upper bound of it.
 
 from typing import Any
 
-from precision_lib.forensics.verdicts import BATCH_VARIANCE
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 
 #: The configuration whose own noise is the noise of the FP32 truth.
 REFERENCE_RUN = "fp32_baseline"

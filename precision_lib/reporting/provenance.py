@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from precision_lib.forensics.verdicts import BATCH_VARIANCE
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 from precision_lib.reporting.commits import commit_of
 from precision_lib.reporting.plots.cells import number, shown
 from precision_lib.reporting.plots.faults import BAD

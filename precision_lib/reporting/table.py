@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from precision_lib.forensics.hypotheses import HYPOTHESES
-from precision_lib.forensics.verdicts import BATCH_VARIANCE
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.styles import STYLES, Line

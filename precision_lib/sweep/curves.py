@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.metrics.former_names import figure
 from precision_lib.training.failures import COMPLETED
 from precision_lib.training.summary import WINDOW, RunSummary
 
@@ -28,7 +29,8 @@ class RunCurves:
 
     Attributes:
         summary: how it ended. rewards, kls: [steps] mean score and mean KL per sequence, as the
-            run itself saw them. damage: metric of the decision table to its value in each step.
+            run itself saw them. damage: figure that stands for the damage of a
+            hypothesis to its value in each step.
     """
 
     summary: RunSummary
@@ -66,12 +68,12 @@ class RunCurves:
 def run_curves(summary: RunSummary, lines: Sequence[dict[str, Any]]) -> RunCurves:
     """Curves of a run from its summary and its step lines; "nan" and "inf" count as NaN."""
     rewards, kls = (_column(lines, n) for n in ("reward_mean", "kl_sequence_mean"))
-    damage = {d.metric: _column(lines, d.metric) for d in DECISIONS.values()}
+    damage = {h.in_training: _column(lines, h.in_training) for h in HYPOTHESES.values()}
     return RunCurves(summary, rewards, kls, damage)
 
 
 def _column(lines: Sequence[dict[str, Any]], name: str) -> Array:
-    values = [x if isinstance(x := line.get(name), int | float) else np.nan for line in lines]
+    values = [x if isinstance(x := figure(line, name), int | float) else np.nan for line in lines]
     return np.array(values, dtype=np.float64)
 
 

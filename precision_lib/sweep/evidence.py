@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.matrix import TWIN
 from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import (
@@ -103,21 +103,21 @@ def weigh(runs: Runs) -> Evidence:
     return Evidence(
         seeds=seeds,
         cells=cells,
-        verdicts=tuple(training_verdict(h, cells, figures[OBJECTIVE]) for h in DECISIONS),
+        verdicts=tuple(training_verdict(h, cells, figures[OBJECTIVE]) for h in HYPOTHESES),
         chaos={metric: _chaos(metric, b) for metric, b in figures.items() if TWIN.name in b.names},
         baseline_gain=figures[OBJECTIVE].mean(REFERENCE_RUN.name),
         deviations={m: b.residual_deviation if b.degrees else None for m, b in figures.items()},
         resolution=resolution(figures[OBJECTIVE]),
-        exercised={h: _exercised(h, runs, seeds) for h in DECISIONS},
+        exercised={h: _exercised(h, runs, seeds) for h in HYPOTHESES},
     )
 
 
 def _exercised(hypothesis: str, runs: Runs, seeds: tuple[int, ...]) -> float | None:
-    decision = DECISIONS[hypothesis]
-    found = [runs[PURE, s].damage[decision.metric] for s in seeds if (PURE, s) in runs]
+    declared = HYPOTHESES[hypothesis]
+    found = [runs[PURE, s].damage[declared.in_training] for s in seeds if (PURE, s) in runs]
     steps = np.concatenate([*found, np.zeros(0)])
     steps = steps[np.isfinite(steps)]
-    return float((steps > decision.limit).mean()) if len(steps) else None
+    return float((steps > declared.decision.limit).mean()) if len(steps) else None
 
 
 def _check(needed: str, runs: Runs, names: tuple[str, ...], seeds: tuple[int, ...]) -> None:

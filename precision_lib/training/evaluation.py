@@ -14,10 +14,11 @@ import torch
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.ppo.kl import full_kl
 from precision_lib.ppo.policy_entropy import entropy
+from precision_lib.scoring.forced import forced_rewards
+from precision_lib.scoring.forward import rows_per_forward, trunk_and_logits
+from precision_lib.scoring.micro import micro_batches
 from precision_lib.training.forward import sequences_of
-from precision_lib.trajectories.batches import FreezeSettings, micro_batches, sample_batch
-from precision_lib.trajectories.scoring import forced_rewards
-from precision_lib.trajectories.teacher_forcing import rows_per_forward, trunk_and_logits
+from precision_lib.trajectories.batches import FreezeSettings, sample_batch
 
 #: Prompts of the evaluation are drawn with it: the same for every run of a sweep.
 SEED = 20_000

@@ -7,20 +7,15 @@ the old figures are taken from it without a gradient, the new ones with, in the 
 n sequences, L tokens of prompt and response, T response tokens of the longest, V vocabulary.
 """
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from precision_lib.formats import format_of, get_format
-from precision_lib.models.value_head import predict_values
-from precision_lib.ppo.logprobs import token_logprobs
 from precision_lib.ppo.policy_entropy import entropy
+from precision_lib.scoring.forward import forward as teacher_forced
 from precision_lib.trajectories.batches import Sampled
-from precision_lib.trajectories.scoring import exactly
-from precision_lib.trajectories.teacher_forcing import trunk_and_logits
 from precision_lib.trajectories.transfer import moved
 
 #: So many logits of a forward are looked at to see which format they are in.
@@ -80,11 +75,6 @@ class ForwardFigures:
     some_logits: Tensor
 
 
-def in_own_format(model: Any) -> AbstractContextManager[Any]:
-    """Where a model in float64 computes in it throughout; for others nothing."""
-    return exactly({format_of(p.dtype).name for p in model.parameters()})
-
-
 def forward(
     model: Any,
     given: Sequences,
@@ -104,19 +94,11 @@ def forward(
         kl_format: of the log-softmax; logits are cast to it first.
         head: (weight [H], bias []) of the value head. value_format: of values.
     """
-    with in_own_format(model):
-        hidden, logits = trunk_and_logits(model, given.tokens)
-    predicting = slice(given.first, -1)
-    dtype = get_format(kl_format).dtype
-    logprobs = token_logprobs(
-        logits[:, predicting], given.tokens[:, given.first + 1 :], dtype
-    ).gather(1, given.columns)
-    values = None
-    if head is not None:
-        predicted = predict_values(hidden[:, predicting], *head, value_format)
-        values = predicted.gather(1, given.columns)
-    found = None
+    found = teacher_forced(model, given.tokens, given.first, (kl_format,), head, value_format)
+    values, entropies = found.values, None
+    if values is not None:
+        values = values.gather(1, given.columns)
     if with_entropy:
-        found = entropy(logits[:, predicting].detach()).gather(1, given.columns)
-    some = logits.detach()[0, given.first, :SOME]
-    return ForwardFigures(logprobs, values, found, some)
+        entropies = entropy(found.logits.detach()).gather(1, given.columns)
+    logprobs = found.logprobs[kl_format].gather(1, given.columns)
+    return ForwardFigures(logprobs, values, entropies, found.logits.detach()[0, 0, :SOME])

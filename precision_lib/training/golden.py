@@ -9,18 +9,23 @@ measured by the main job, in float64.
 D diagnostic sequences, the first of the rollout; T response tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.h1.kl_collapse import k3_penalty
-from precision_lib.forensics.h2 import reward_quantization as h2
-from precision_lib.forensics.h4 import reference_drift as h4
-from precision_lib.formats import FORMATS, format_of, ulp
+from precision_lib.forensics.h1.declaration import H1
+from precision_lib.forensics.h2.declaration import H2
+from precision_lib.forensics.h3.declaration import H3
+from precision_lib.forensics.h4.declaration import H4
+from precision_lib.forensics.hypothesis import Hypothesis
+from precision_lib.formats import format_of, ulp
 from precision_lib.matrix import get_configuration
-from precision_lib.ppo.advantages import gae
+from precision_lib.metrics import drift, log_ratio, rewards, values
+from precision_lib.metrics.measure import level_counts, median_level
 from precision_lib.training.rollout import (
     Experience,
     ScoredRollout,
@@ -80,38 +85,46 @@ def _first(scored: ScoredRollout, count: int) -> ScoredRollout:
 
 
 def damage(got: Experience, want: Experience) -> dict[str, float | None]:
-    """Every metric that needs the truth, by the names of H1 to H4; None where there is nothing.
+    """Every figure that needs the truth; None where there is nothing.
 
-    ``advantage_rms_error`` and ``advantage_sign_flip_frac`` are of the whitened GAE advantages that
-    the step trains on: what all formats together do to them.
+    A name of the main job is the same function here, on these sequences. ``gae_rms_error`` and
+    ``gae_sign_flip_frac`` are of the whitened GAE advantages that the step trains on: what all
+    formats together do to them. ``score_tie_frac`` and ``score_kendall_tau`` compare all pairs of
+    scores, across prompts.
     """
     mask = got.given.mask
-    d, true = got.penalty.double(), want.penalty.double()
+    error = torch.where(mask, got.penalty.double() - want.penalty.double(), 0.0)
     return (
-        _log_ratio(d[mask], true[mask])
-        | _along_the_sequence(torch.where(mask, d - true, 0.0), mask)
+        _log_ratio(got, want)
+        | _along_the_sequence(error, mask)
         | _advantages(got, want)
         | _ranking(got.scored.scores, want.scored.scores)
     )
 
 
-def _log_ratio(d: Tensor, true: Tensor) -> dict[str, float | None]:
-    signal = float(true.square().sum())
-    golden_k3 = float(k3_penalty(true).mean())
-    own_k3 = float(k3_penalty(d).mean())
+def _log_ratio(got: Experience, want: Experience) -> dict[str, float | None]:
+    """Of the log-ratios, k3 of both in float64: FP32 is its own truth, with an error of 0."""
+    mask = got.given.mask
+    true, reference = want.penalty[mask].double(), want.scored.ref_logprobs[mask].float()
+    sums = log_ratio.token_quantities(got.penalty[mask].double(), true, reference)
     return {
-        "golden_kl_penalty_mean": golden_k3,
-        "log_ratio_nsr": (float((d - true).square().sum()) / signal) ** 0.5 if signal else None,
-        "kl_k3_rel_error": own_k3 / golden_k3 - 1 if golden_k3 else None,
+        "golden_kl_penalty_mean": float(sums["golden_k3"].mean()),
+        "log_ratio_nsr": _of(H1, "log_ratio_nsr", sums, "signal2"),
+        "kl_k3_rel_error": _of(H1, "kl_k3_rel_error", sums, "golden_k3"),
     }
+
+
+def _of(
+    hypothesis: Hypothesis, metric: str, sums: Mapping[str, Any], something: str
+) -> float | None:
+    """A metric of the main job; None where the sum that it is relative to is 0."""
+    return hypothesis.metrics[metric].of(sums) if float(sums[something].sum()) else None
 
 
 def _along_the_sequence(error: Tensor, mask: Tensor) -> dict[str, float | None]:
     """H4's metrics of errors [D, T], 0 behind the end, so that the last sum is the sequence's."""
-    sums = h4.sequence_sums(error.numpy())
-    totals = {name: value.sum() for name, value in sums.items()}
-    totals["tokens"] = mask.sum().double().numpy()
-    return {name: float(h4.METRICS[name][0](totals)) for name in H4_METRICS}
+    sums = drift.sequence_sums(error.numpy()) | {"tokens": mask.sum(1).double().numpy()}
+    return {name: H4.metrics[name].of(sums) for name in H4_METRICS}
 
 
 H4_METRICS = (
@@ -127,56 +140,52 @@ def _advantages(got: Experience, want: Experience) -> dict[str, float | None]:
     mask = got.given.mask
     a, true = got.advantages[mask].double(), want.advantages[mask].double()
     power = float(true.square().mean())
-    td, golden_td = (_td_errors(e)[mask] for e in (got, want))
-    nonzero = golden_td != 0
+    td, golden_td = (values.td_errors(e.scored.values[mask], e.rewards, mask) for e in (got, want))
+    lost = values.lost_td_errors(td, golden_td)
     return {
-        "advantage_rms_error": (float((a - true).square().mean()) / power) ** 0.5
-        if power
-        else None,
-        "advantage_sign_flip_frac": float((a * true < 0).double().mean()),
-        "value_td_zero_frac": float((td[nonzero] == 0).double().mean())
-        if bool(nonzero.any())
-        else None,
+        "gae_rms_error": (float((a - true).square().mean()) / power) ** 0.5 if power else None,
+        "gae_sign_flip_frac": float((a * true < 0).double().mean()),
+        "value_td_zero_frac": _of(H3, "value_td_zero_frac", lost, "td_nonzero"),
     }
 
 
-def _td_errors(experience: Experience) -> Tensor:
-    """[D, T] r_t + V_(t+1) - V_t in float64, gamma 1, the value behind the last token being 0."""
-    mask = experience.given.mask
-    values = experience.scored.values.double()
-    delta, _ = gae(experience.rewards.double(), values, mask, 1.0, 0.0)
-    return delta
-
-
 def _ranking(scores: Tensor, golden: Tensor) -> dict[str, float | None]:
-    """H2's figures over all pairs of the diagnostic sequences."""
+    """Ties and rank correlation over all pairs of the diagnostic sequences."""
+    names = {"score_tie_frac": "reward_tie_frac", "score_kendall_tau": "reward_kendall_tau"}
     if len(golden) < 2 or not bool(torch.isfinite(golden).all()):
-        return dict.fromkeys(("reward_tie_frac", "reward_kendall_tau"))
-    sums = h2.group_sums(scores, golden, torch.zeros(len(scores), dtype=torch.int64))
-    return {name: h2.value(sums, name) for name in ("reward_tie_frac", "reward_kendall_tau")}
+        return dict.fromkeys(names)
+    sums = rewards.group_sums(scores, golden, torch.zeros(len(scores), dtype=torch.int64))
+    return {name: H2.metrics[of].of(sums) for name, of in names.items()}
 
 
 def symptoms(experience: Experience) -> dict[str, float | bool | None]:
-    """What a run can see of itself, over the whole rollout: seed metrics of H1 to H3.
+    """What a run can see of itself, over the whole rollout.
 
     Zero log-ratios are those within one FP32 ulp of the log-prob.
     """
     mask, scored = experience.given.mask, experience.scored
     d = experience.penalty[mask]
-    step = ulp(scored.ref_logprobs[mask].float(), FORMATS["fp32"])
-    k3 = k3_penalty(d)
-    values, scores = scored.values[mask], scored.scores
-    return {
-        "kl_penalty_mean": float(k3.double().mean()),
+    sums = log_ratio.own_quantities(d, scored.ref_logprobs[mask].float())
+    return {name: H1.metrics[name].of(sums) for name in H1_METRICS} | {
         "kl_k1_mean": float(d.double().mean()),
-        "log_ratio_near_zero_frac": float((d.double().abs() <= step).double().mean()),
         "log_ratio_all_zero": bool((d == 0).all()),
-        "k3_negative_frac": float((k3 < 0).double().mean()),
-        "reward_resolution_median": _median_step(scores),
-        "value_quant_step_median": _median_step(values),
+        "reward_resolution_median": _median_step(scored.scores),
+        "value_quant_step_median": _median_step(scored.values[mask]),
     }
+
+
+H1_METRICS = (
+    "kl_penalty_mean",
+    "log_ratio_near_zero_frac",
+    "k3_negative_frac",
+    "log_ratio_nonfinite_frac",
+)
 
 
 def _median_step(x: Tensor) -> float | None:
     kept = x[torch.isfinite(x)]
-    return float(ulp(kept, format_of(kept.dtype)).median()) if len(kept) else None
+    if not len(kept):
+        return None
+    steps = ulp(kept, format_of(kept.dtype)).numpy()
+    counts = level_counts(steps, np.zeros(len(steps), dtype=np.int64), 1)
+    return float(median_level({name: count.sum() for name, count in counts.items()}))

@@ -25,18 +25,18 @@ from precision_lib.ppo.advantages import gae
 from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.masked import whiten
 from precision_lib.ppo.rewards import assemble_rewards
+from precision_lib.scoring.forced import forced_rewards
+from precision_lib.scoring.forward import in_own_format, rows_per_forward
+from precision_lib.scoring.micro import micro_batches
 from precision_lib.training.forward import (
     ForwardFigures,
     Sequences,
     forward,
-    in_own_format,
     sequences_of,
 )
 from precision_lib.training.settings import PPOSettings, check_columns
 from precision_lib.training.weights import Weights
-from precision_lib.trajectories.batches import Sampled, micro_batches, sample_batch
-from precision_lib.trajectories.scoring import forced_rewards
-from precision_lib.trajectories.teacher_forcing import rows_per_forward
+from precision_lib.trajectories.batches import Sampled, sample_batch
 from precision_lib.trajectories.transfer import HOST, moved
 from precision_lib.trajectories.working_copy import hollow_copy
 

@@ -187,7 +187,7 @@ def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any
         "gradient_norm": _mean(found.gradient_norms),
         "updates": len(found.gradient_norms),
         "skipped_updates": found.skipped,
-        "value_stagnation_rate": found.stagnant / found.watched if found.watched else None,
+        "values_unchanged_frac": found.stagnant / found.watched if found.watched else None,
     }
 
 

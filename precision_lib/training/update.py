@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from precision_lib.ppo.losses import RatioReport, policy_loss, ratio_report, value_loss
+from precision_lib.scoring.forward import rows_per_forward
 from precision_lib.training.failures import NAN_LOSS, RunEnded
 from precision_lib.training.forward import ForwardFigures, Sequences, forward
 from precision_lib.training.rollout import Experience, TrainingModels
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.weights import Weights
-from precision_lib.trajectories.teacher_forcing import rows_per_forward
 from precision_lib.trajectories.transfer import HOST, moved
 
 

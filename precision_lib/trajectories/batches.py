@@ -21,11 +21,12 @@ from precision_lib.models.loading import Checkpoint
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.reward_model import reward_inputs
 from precision_lib.models.value_head import ValueHead, choose_ridge, fit_value_head
+from precision_lib.scoring.forced import forced, forced_rewards, forced_states
+from precision_lib.scoring.forward import rows_per_forward
+from precision_lib.scoring.micro import micro_batches
 from precision_lib.trajectories.prompts import MAX_PROMPT_TOKENS, encoded_prompts, prompt_order
 from precision_lib.trajectories.sampling import end_tokens, response_lengths, sample_responses
-from precision_lib.trajectories.scoring import Micro, forced, forced_rewards
 from precision_lib.trajectories.store import Trajectories, response_mask
-from precision_lib.trajectories.teacher_forcing import rows_per_forward, trunk
 
 GOLDEN = "fp32"
 
@@ -159,23 +160,20 @@ def score_batch(pipeline: Pipeline, head: ValueHead, sampled: Sampled) -> Trajec
     policy, reference = pipeline.policy.model, pipeline.reference.model
     micro = micro_batches(sampled.rows(policy), len(sampled.tokens))
     given = sampled.tokens, sampled.mask, micro
-    of_policy = forced(policy, *given, kl_format=GOLDEN, head=head, value_format=GOLDEN)
-    of_reference = of_policy if reference is policy else forced(reference, *given, kl_format=GOLDEN)
+    of_policy = forced(policy, *given, kl_formats=(GOLDEN,), head=head, value_format=GOLDEN)
+    of_reference = of_policy
+    if reference is not policy:
+        of_reference = forced(reference, *given, kl_formats=(GOLDEN,))
     read = sampled.reward_tokens, sampled.reward_lengths
     rewards, _ = forced_rewards(pipeline.reward.model, *read, micro)
     assert of_policy.values is not None
     return Trajectories(
         **{name: getattr(sampled, name) for name in Sampled.__dataclass_fields__},
-        logprobs=of_policy.logprobs,
-        ref_logprobs=of_reference.logprobs,
+        logprobs=of_policy.logprobs[GOLDEN],
+        ref_logprobs=of_reference.logprobs[GOLDEN],
         values=of_policy.values,
         rewards=rewards,
     )
-
-
-def micro_batches(rows: int, count: int) -> Micro:
-    """``count`` sequences in their order, ``rows`` per forward."""
-    return Micro(rows, torch.arange(count))
 
 
 @torch.no_grad()
@@ -189,12 +187,9 @@ def fit_head(pipeline: Pipeline, sampled: Sampled) -> ValueHead:
     policy, read = pipeline.policy.model, (sampled.reward_tokens, sampled.reward_lengths)
     micro = micro_batches(sampled.rows(policy), len(sampled.tokens))
     rewards, _ = forced_rewards(pipeline.reward.model, *read, micro)
-    mask, states = sampled.mask, []
-    for chosen in micro:
-        hidden = trunk(policy, sampled.tokens[chosen].to(policy.device))
-        states.append(hidden[:, :-1].cpu()[mask[chosen]])
+    mask = sampled.mask
+    hidden = forced_states(policy, sampled.tokens, mask, micro)
     returns, prompts = (
         x.unsqueeze(1).expand(mask.shape)[mask] for x in (rewards, sampled.prompt_ids)
     )
-    hidden = torch.cat(states)
     return fit_value_head(hidden, returns, choose_ridge(hidden, returns, prompts)[0])

@@ -25,7 +25,8 @@ from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import computes_on_cpu, devices_of
 from precision_lib.runtime import deterministic
-from precision_lib.trajectories.batches import GOLDEN, micro_batches
+from precision_lib.scoring.micro import Micro, micro_batches
+from precision_lib.trajectories.batches import GOLDEN
 from precision_lib.trajectories.comparison import (
     QUANTITIES,
     Comparison,
@@ -36,7 +37,6 @@ from precision_lib.trajectories.comparison import (
 )
 from precision_lib.trajectories.freeze import check_same_models, frozen_head, software
 from precision_lib.trajectories.replayer import Replayer
-from precision_lib.trajectories.scoring import Micro
 from precision_lib.trajectories.shards import (
     Manifest,
     Shard,

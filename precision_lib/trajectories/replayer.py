@@ -16,12 +16,13 @@ import torch
 
 from precision_lib.formats import format_of
 from precision_lib.matrix import REQUIRED, PrecisionConfig
-from precision_lib.models.lm_head import parameter_formats
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import devices_of
 from precision_lib.models.value_head import ValueHead
+from precision_lib.scoring.forced import Forced, forced, forced_rewards
+from precision_lib.scoring.forward import in_own_format
+from precision_lib.scoring.micro import Micro
 from precision_lib.trajectories.comparison import ReplayFigures, figures
-from precision_lib.trajectories.scoring import Forced, Micro, exactly, forced, forced_rewards
 from precision_lib.trajectories.store import Trajectories
 from precision_lib.trajectories.working_copy import WorkingCopy
 
@@ -95,28 +96,28 @@ class Replayer:
         if timed:  # the first forward after a cast pays for pages that the others find mapped
             _bare_forward(model, t, replace(micro, order=micro.order[: micro.rows]))
         with clock.running(model, tokens):
-            policy = forced(model, *given, kl_format=c.kl, head=self.head, value_format=c.value)
+            policy = forced(model, *given, kl_formats=(c.kl,), head=self.head, value_format=c.value)
         self._observe_model("policy", policy)
         if timed:
             with self.plain.running(model, tokens):
                 _bare_forward(model, t, micro)
         model = self._working.of(self.pipeline.reference.model, c.forward_format("reference"))
-        reference = forced(model, *given, kl_format=c.kl)
+        reference = forced(model, *given, kl_formats=(c.kl,))
         self._observe_model("reference", reference)
         model = self._working.of(self.pipeline.reward.model, c.reward)
         rewards, seen = forced_rewards(model, t.reward_tokens, t.reward_lengths, micro)
         self._observe("reward", *seen.values())
         assert policy.values is not None
-        found = figures(policy.logprobs, reference.logprobs, policy.values, rewards)
+        found = figures(policy.logprobs[c.kl], reference.logprobs[c.kl], policy.values, rewards)
         self._observe("value", format_of(found.value.dtype).name)
-        for x in (policy.logprobs, reference.logprobs, found.log_ratio):
+        for x in (found.policy_logprob, found.reference_logprob, found.log_ratio):
             self._observe("kl", format_of(x.dtype).name)
         return found
 
-    def _observe_model(self, component: str, forced: Forced) -> None:
+    def _observe_model(self, component: str, scored: Forced) -> None:
         """Parameters and logits; where the LM head has a column of its own, the logits are its."""
-        self._observe(component, forced.parameters)
-        self._observe("lm_head" if self.configuration.lm_head else component, forced.logits)
+        self._observe(component, scored.parameters)
+        self._observe("lm_head" if self.configuration.lm_head else component, scored.logits)
 
     def _observe(self, component: str, *formats: str) -> None:
         self.observed.setdefault(component, set()).update(formats)
@@ -129,7 +130,6 @@ class Replayer:
 @torch.no_grad()
 def _bare_forward(model: Any, trajectories: Trajectories, micro: Micro) -> None:
     """What a replay cannot do without: the model's forward over the same micro-batches."""
-    parameters = parameter_formats(model)
     for chosen in micro:
-        with exactly(parameters):
+        with in_own_format(model):
             model(input_ids=trajectories.tokens[chosen].to(model.device), use_cache=False)

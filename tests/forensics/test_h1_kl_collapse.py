@@ -116,10 +116,10 @@ def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "H1Study") -> None:
     """
     import torch
 
-    from precision_lib.forensics.h1 import kl_collapse as h1
+    from precision_lib.metrics import log_ratio as h1
 
     policy = h1_study.forwards.given.operating_policy
-    k3 = h1.k3_penalty(h1.golden_log_ratio(h1_study.forwards, policy))
+    k3 = h1.k3_penalty(h1_study.forwards.golden_log_ratio(policy))
     difference = k3 - h1_study.forwards.true_kl(policy)
     sequences = torch.tensor(h1_study.sequence)
     sums = torch.zeros(int(sequences.max()) + 1, dtype=torch.float64)
@@ -130,7 +130,7 @@ def test_true_kl_agrees_with_the_sampled_estimate(h1_study: "H1Study") -> None:
 
 def test_policies_lie_at_increasing_distances(h1_study: "H1Study") -> None:
     """The identical policy has a KL of exactly 0, the others grow with their targets."""
-    kls = [h1_study.true_kl(p) for p in range(len(h1_study.forwards.given.target_kls))]
+    kls = [h1_study.true_kl(p) for p in range(len(h1_study.forwards.given.scales))]
     assert kls[0] == 0
     assert kls == sorted(kls)
     assert len(set(kls)) == len(kls)
@@ -144,8 +144,8 @@ def test_zero_log_ratios_of_rounded_log_probs_match_the_derivation(h1_study: "H1
     """
     import torch
 
-    from precision_lib.forensics.h1 import kl_collapse as h1
     from precision_lib.formats import round_to, ulp
+    from precision_lib.metrics import log_ratio as h1
 
     assert float(ulp(torch.tensor([-2.3]), FORMATS["bf16"])) == 2.0**-6
     theory = h1_study.forwards.theory(h1_study.forwards.given.operating_policy)
@@ -164,12 +164,13 @@ def test_zero_log_ratios_of_a_bf16_kl_match_the_derivation(h1_study: "H1Study") 
     """The same for the whole bf16 KL path: logits rounded, then log-probs rounded."""
     import torch
 
-    from precision_lib.forensics.h1 import kl_collapse as h1
+    from precision_lib.metrics import log_ratio as h1
 
     operating = h1_study.forwards.given.operating_policy
     cell = h1_study.cell(get_configuration("fp32_bf16_kl"))
     measured = cell.metrics["log_ratio_near_zero_frac"].value
-    expected = h1.predicted_near_zero(h1_study.forwards, operating)
+    theory = h1_study.forwards.theory(operating)
+    expected = h1.predicted_near_zero(theory.rounded_move, theory.reference_logprob)
     error = float((expected * (1 - expected)).sum().sqrt()) / expected.numel()
     z = (measured - float(torch.mean(expected))) / error
     assert abs(z) < SIGMAS, (

@@ -50,18 +50,19 @@ LEARNING = {
 SYMPTOMS = {
     *("kl_penalty_mean", "kl_k1_mean", "log_ratio_near_zero_frac", "log_ratio_all_zero"),
     *("k3_negative_frac", "reward_resolution_median", "value_quant_step_median"),
-    "value_stagnation_rate",
+    "log_ratio_nonfinite_frac",
+    "values_unchanged_frac",
 }
 DAMAGE = {
     *("golden_kl_penalty_mean", "log_ratio_nsr", "kl_k3_rel_error"),
-    *("reward_tie_frac", "reward_kendall_tau", "advantage_rms_error", "advantage_sign_flip_frac"),
+    *("score_tie_frac", "score_kendall_tau", "gae_rms_error", "gae_sign_flip_frac"),
     *("value_td_zero_frac", "accum_err_final", "accum_err_growth_exponent"),
     *("drift_nats_per_1000_tokens", "log_ratio_rms_error", "sequence_ratio_ess"),
 }
 TIMES = {"rollout_seconds", "diagnostics_seconds", "update_seconds", "step_seconds"}
 #: Figures that are 0, and those that are something else, where nothing was harmed.
 UNHARMED = dict.fromkeys(DAMAGE - {"golden_kl_penalty_mean"}, 0.0) | {
-    "reward_kendall_tau": 1.0,
+    "score_kendall_tau": 1.0,
     "sequence_ratio_ess": 1.0,
 }
 

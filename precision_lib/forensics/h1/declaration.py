@@ -1,7 +1,10 @@
 """H1, KL collapse: a KL computed in bf16 loses the signal near the reference, by cancellation."""
 
+import numpy as np
+
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
 from precision_lib.metrics.direction import EXACT, Direction, not_gated
+from precision_lib.metrics.measure import Measure, share
 
 _TEXTBOOK = not_gated("of a formula that the core does not use")
 
@@ -21,16 +24,33 @@ H1 = Hypothesis(
         demoted="fp32_bf16_kl",
         irrelevant="bf16_fp32_reward",
     ),
-    directions={
-        "kl_penalty_mean": not_gated("neither way is worse: kl_k3_rel_error says how wrong it is"),
-        "log_ratio_near_zero_frac": Direction("difference", kl_exponent=-0.5),
-        "log_ratio_nsr": Direction("ratio", kl_exponent=-0.5),
-        "kl_k3_rel_error": Direction("magnitude", kl_exponent=-1.0),
-        "k3_negative_frac": EXACT,
-        "k3_textbook_rel_error": _TEXTBOOK,
-        "k3_textbook_negative_frac": _TEXTBOOK,
-        "log_ratio_nonfinite_frac": EXACT,
-        "batch_variance": Direction("difference", kl_exponent=-0.5),
+    metrics={
+        "kl_penalty_mean": Measure(
+            share("k3"),
+            "nats/token",
+            not_gated("neither way is worse: kl_k3_rel_error says how wrong it is"),
+        ),
+        "log_ratio_near_zero_frac": Measure(
+            share("near_zero"), "share of tokens", Direction("difference", kl_exponent=-0.5)
+        ),
+        "log_ratio_nsr": Measure(
+            lambda t: np.sqrt(t["error2"] / t["signal2"]),
+            "RMS error / RMS signal",
+            Direction("ratio", kl_exponent=-0.5),
+        ),
+        "kl_k3_rel_error": Measure(
+            lambda t: t["k3"] / t["golden_k3"] - 1,
+            "relative to golden",
+            Direction("magnitude", kl_exponent=-1.0),
+        ),
+        "k3_negative_frac": Measure(share("k3_negative"), "share of tokens", EXACT),
+        "k3_textbook_rel_error": Measure(
+            lambda t: t["textbook"] / t["golden_k3"] - 1, "relative to golden", _TEXTBOOK
+        ),
+        "k3_textbook_negative_frac": Measure(
+            share("textbook_negative"), "share of tokens", _TEXTBOOK
+        ),
+        "log_ratio_nonfinite_frac": Measure(share("nonfinite"), "share of tokens", EXACT),
     },
     nonfinite="log_ratio_nonfinite_frac",
     variance_of="times the signal at a KL of {kl:.0e}",

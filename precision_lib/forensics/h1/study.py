@@ -20,26 +20,18 @@ from precision_lib.forensics.causal import (
     per_sequence,
     rebatched,
 )
-from precision_lib.forensics.forwards import (
-    EXACT,
-    FIRST,
-    GOLDEN,
-    POLICY,
-    REBATCHED,
-    REFERENCE,
-    Forwards,
-)
-from precision_lib.forensics.h1 import kl_collapse as h1
+from precision_lib.forensics.forwards import REFERENCE, Forwards, measured_against, model_formats
 from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.hypothesis import Given
-from precision_lib.forensics.observed_format import observed_models
 from precision_lib.forensics.probe import ProbeSettings, prepare
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
-from precision_lib.formats import format_of
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.metrics import log_ratio
 from precision_lib.models.loading import Checkpoint
 from precision_lib.ppo import masked
+from precision_lib.scoring.micro import FIRST, REBATCHED
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 
 DAMAGE, SYMPTOM = H1.decision.metric, H1.decision.symptom
 
@@ -52,10 +44,12 @@ class H1Study(Study):
     """H1 over one probe.
 
     Attributes:
+        settings: of the probe.
         forwards: log-probs of the fixed tokens; it keeps what was computed.
     """
 
     hypothesis = H1
+    settings: ProbeSettings
     forwards: Forwards
 
     def __post_init__(self) -> None:
@@ -66,15 +60,15 @@ class H1Study(Study):
         self.sequence = np.repeat(np.arange(sum(counts)), self.lengths)
         # Sequence i of every length continues prompt i, so the prompt is what is resampled.
         prompts = np.concatenate([np.arange(count) for count in counts])
-        resampling = resample(prompts, self.forwards.given.settings.seed)
-        self.paired = Paired(h1.METRICS, resampling)
+        resampling = resample(prompts, self.settings.seed)
+        self.paired = Paired(H1.metrics, resampling)
 
     def context(self) -> dict[str, Any]:
         """What the measurement was made on, for the record's context."""
         given = self.forwards.given
         return {
             "checkpoint": {"name": given.checkpoint.name, "sha256": given.checkpoint.sha256},
-            "probe": asdict(given.settings),
+            "probe": asdict(self.settings),
         }
 
     def metrics(self, configuration: PrecisionConfig) -> dict[str, Metric]:
@@ -90,8 +84,8 @@ class H1Study(Study):
     def _pipeline_mean(self, configuration: PrecisionConfig) -> float:
         """Mean k3 penalty as a trainer would log it: by the core's masked mean, in FP32."""
         operating = self.forwards.given.operating_policy
-        ratio = h1.log_ratio(self.forwards, configuration, operating)
-        return float(masked.masked_mean(h1.k3_penalty(ratio), torch.isfinite(ratio)))
+        ratio = self.forwards.log_ratio(configuration, operating)
+        return float(masked.masked_mean(log_ratio.k3_penalty(ratio), torch.isfinite(ratio)))
 
     def at_policy(self, configuration: PrecisionConfig, policy: int) -> dict[str, Metric]:
         """Every metric of a configuration at a policy."""
@@ -114,12 +108,12 @@ class H1Study(Study):
         """:data:`DAMAGE` of a configuration in another order and micro-batch."""
         policy = self.forwards.given.operating_policy
         first, second = (
-            h1.log_ratio(self.forwards, configuration, policy, run).double()
+            self.forwards.log_ratio(configuration, policy, run).double()
             for run in (FIRST, REBATCHED)
         )
         finite = torch.isfinite(first - second)
         error2 = torch.where(finite, (second - first) ** 2, torch.zeros_like(first))
-        signal2 = h1.golden_log_ratio(self.forwards, policy) ** 2
+        signal2 = self.forwards.golden_log_ratio(policy) ** 2
         tokens = torch.ones_like(signal2)
         sums = {"error2": error2, "signal2": signal2, "tokens": tokens}
         usual, other = (self.sums(configuration, run) for run in (FIRST, REBATCHED))
@@ -131,10 +125,9 @@ class H1Study(Study):
         With one format for both it must be exactly zero everywhere: the null control. With two
         it is what the mismatch alone does, an RMS in nats.
         """
-        ratio = h1.log_ratio(self.forwards, configuration, 0).double()
+        ratio = self.forwards.log_ratio(configuration, 0).double()
         return {
-            "same_format": configuration.forward_format(POLICY)
-            == configuration.forward_format(REFERENCE),
+            "same_format": len(set(model_formats(configuration))) == 1,
             "nonzero": int((ratio != 0).sum()),
             "n": ratio.numel(),
             "log_ratio_rms": float(ratio.square().mean().sqrt()),
@@ -145,8 +138,10 @@ class H1Study(Study):
         return self._sums_at(configuration, self.forwards.given.operating_policy, run)
 
     def _sums_at(self, configuration: PrecisionConfig, policy: int, run: str = FIRST) -> Sums:
-        quantities = h1.token_quantities(self.forwards, configuration, policy, run)
-        return self._per_sequence(quantities)
+        golden = self.forwards.golden_log_ratio(policy, measured_against(configuration))
+        reference = self.forwards.scored(REFERENCE, 0, GOLDEN).logprobs[GOLDEN]
+        ratio = self.forwards.log_ratio(configuration, policy, run)
+        return self._per_sequence(log_ratio.token_quantities(ratio, golden, reference))
 
     def _per_sequence(self, quantities: dict[str, Tensor]) -> Sums:
         return per_sequence(quantities, self.sequence)
@@ -175,50 +170,34 @@ class H1Study(Study):
     def evidence(
         self, configuration: PrecisionConfig, metrics: dict[str, Metric]
     ) -> dict[str, Any]:
-        given, operating = self.forwards.given, self.forwards.given.operating_policy
+        operating = self.forwards.given.operating_policy
         evidence: dict[str, Any] = {
             "true_kl": self.true_kl(operating),
-            "executed_kl": self.forwards.executed_kl(
-                operating,
-                *(configuration.forward_format(model) for model in (POLICY, REFERENCE)),
-            ),
-            "measured_against": EXACT if h1.is_golden(configuration) else GOLDEN,
+            "executed_kl": self.forwards.executed_kl(operating, *model_formats(configuration)),
+            "measured_against": measured_against(configuration),
             # Summed in float64, to hold the pipeline's own mean against.
             "kl_penalty_mean_float64": self._exact_mean(configuration),
             "identical_weights": self.identical_weights(configuration),
-            "observed_formats": self._observed(configuration),
+            "observed_formats": self.forwards.observed(configuration, operating),
             "curve": [
                 {"target_kl": target, "true_kl": self.true_kl(policy)}
                 | _json(self.at_policy(configuration, policy))
-                for policy, target in enumerate(given.target_kls)
-                if target > 0
+                for policy, target in enumerate(self.settings.target_kls, 1)
             ],
             "by_length": {
                 str(length): _json(self.at_length(configuration, length))
-                for length in given.settings.seq_lengths
+                for length in self.settings.seq_lengths
             },
         }
         if configuration.components | H1_DEMOTED == configuration.components and (
             not configuration.lm_head
         ):
-            predicted = h1.predicted_near_zero(self.forwards, operating)
+            theory = self.forwards.theory(operating)
+            logprobs, move = (theory.policy_logprob, theory.reference_logprob), theory.rounded_move
+            predicted = log_ratio.predicted_near_zero(move, theory.reference_logprob)
             evidence["log_ratio_near_zero_frac_predicted"] = float(predicted.mean())
-            evidence["log_ratio_nsr_by_rounding"] = h1.rounding_parts(self.forwards, operating)
+            evidence["log_ratio_nsr_by_rounding"] = log_ratio.rounding_parts(*logprobs, move)
         return evidence
-
-    def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
-        """Formats as seen at run time; None for a component that H1 does not run."""
-        operating = self.forwards.given.operating_policy
-        policy = self.forwards.scored(POLICY, operating, configuration.forward_format(POLICY))
-        reference = self.forwards.scored(REFERENCE, 0, configuration.forward_format(REFERENCE))
-        ratio = h1.log_ratio(self.forwards, configuration, operating)
-        kl = [ratio, *(s.logprobs[configuration.kl] for s in (policy, reference))]
-        return {
-            **observed_models(configuration, {POLICY: policy, REFERENCE: reference}),
-            "reward": None,
-            "value": None,
-            "kl": "+".join(sorted({format_of(x.dtype).name for x in kl})),
-        }
 
 
 def _json(metrics: dict[str, Metric]) -> dict[str, Any]:
@@ -247,4 +226,4 @@ def open_study(
         ValueError: when the settings do not fit the model.
     """
     kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
-    return H1Study(Forwards(prepare(checkpoint, settings), kl_formats, progress))
+    return H1Study(settings, Forwards(prepare(checkpoint, settings), kl_formats, progress))

@@ -5,7 +5,7 @@ K policies: the identical one and one per target KL.
 
 from collections import Counter
 
-from precision_lib.forensics.forwards import EXACT, GOLDEN
+from precision_lib.forensics.forwards import model_formats
 from precision_lib.forensics.work import (
     ALWAYS,
     DRAWN,
@@ -16,6 +16,7 @@ from precision_lib.forensics.work import (
     placing,
     prompt_length,
 )
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 
 
 def work(planned: Planned) -> Tokens:
@@ -34,10 +35,8 @@ def work(planned: Planned) -> Tokens:
     forwards.update(("bf16", "bf16"))  # the irrelevant control, again
     forwards[GOLDEN] += 2 * (policies - 1)  # true KL of all but the identical policy
     forwards[GOLDEN] += 2  # what theory predicts
-    for pair in {
-        (c.forward_format("policy"), c.forward_format("reference")) for c in planned.configurations
-    }:
-        forwards.update(pair)  # executed KL
+    for pair in {model_formats(c) for c in planned.configurations} - {(GOLDEN, GOLDEN)}:
+        forwards.update(pair)  # executed KL; that of FP32 is the true one
     tokens = placing(planned.pipeline, min(settings.seq_lengths), prompt, count, policies - 1)
     for response in settings.seq_lengths:
         length = prompt + response

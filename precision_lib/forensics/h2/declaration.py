@@ -2,6 +2,7 @@
 
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
 from precision_lib.metrics.direction import AGREEMENT, EXACT, RATIO, SHARE, STEP
+from precision_lib.metrics.measure import Measure, median_level, root_mean_square, share
 
 H2 = Hypothesis(
     decision=Decision(
@@ -19,15 +20,24 @@ H2 = Hypothesis(
         demoted="fp32_bf16_reward",
         irrelevant="bf16_fp32_kl",
     ),
-    directions={
-        "reward_resolution_median": STEP,
-        "reward_tie_frac": SHARE,
-        "reward_kendall_tau": AGREEMENT,
-        "advantage_rms_error": RATIO,
-        "advantage_sign_flip_frac": SHARE,
-        "batch_advantage_rms_error": RATIO,
-        "reward_nonfinite_frac": EXACT,
-        "batch_variance": SHARE,
+    metrics={
+        "reward_resolution_median": Measure(median_level, "reward units", STEP),
+        "reward_tie_frac": Measure(share("tied", "pairs"), "share of pairs", SHARE, "pairs"),
+        "reward_kendall_tau": Measure(
+            share("agreement", "pairs"), "(concordant - discordant) / pairs", AGREEMENT, "pairs"
+        ),
+        "advantage_rms_error": Measure(
+            root_mean_square("error2", "signal2"), "RMS error / RMS", RATIO
+        ),
+        "advantage_sign_flip_frac": Measure(
+            share("flipped", "sequences"), "share of sequences", SHARE
+        ),
+        "batch_advantage_rms_error": Measure(
+            root_mean_square("batch_error2", "batch_signal2"), "RMS error / RMS", RATIO
+        ),
+        "reward_nonfinite_frac": Measure(
+            share("nonfinite", "scored"), "share of sequences", EXACT, "scored"
+        ),
     },
     nonfinite="reward_nonfinite_frac",
     variance_of="standard deviations of the advantages, by the rewards",
@@ -35,6 +45,7 @@ H2 = Hypothesis(
     settings=lambda _, seed: seed,
     work=Imported("precision_lib.forensics.h2.forwards:work"),
     on_trajectories=True,
+    training_figure="gae_rms_error",
     counted="sequences",
     picture=Imported("precision_lib.reporting.plots.h2:rewards"),
 )

@@ -23,14 +23,16 @@ from torch import Tensor
 
 from precision_lib.forensics.causal import Paired
 from precision_lib.forensics.h2 import law as law
-from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.h2.declaration import H2
-from precision_lib.forensics.statistics import Array, Resampling, resample
+from precision_lib.forensics.h2.measured import measured
+from precision_lib.forensics.statistics import Resampling, resample
 from precision_lib.formats import FORMATS, get_format, ulp
+from precision_lib.metrics import rewards as grouped
+from precision_lib.metrics.measure import Array
 from precision_lib.ppo import advantages
 
 GROUPS, SAMPLES = 1024, 8
-LIMIT = H2.decision.limit
+DAMAGE, LIMIT = H2.decision.metric, H2.decision.limit
 OFFSETS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10000.0)
 #: Spreads in one octave: the phase between the spread and the steps, which are powers of two.
 #: Not 1: for 8 samples a step of exactly one spread has exactly the limit's error.
@@ -110,26 +112,26 @@ def flat(family: Family, fmt: str, seed: int) -> tuple[Tensor, Tensor]:
 def family_sums(family: Family, fmt: str, seed: int) -> dict[str, Array]:
     """Sums of every metric per group, for the rewards of a family stored in ``fmt``."""
     golden, groups = flat(family, fmt, seed)
-    return h2.group_sums(golden.to(get_format(fmt).dtype), golden, groups)
+    return grouped.group_sums(golden.to(get_format(fmt).dtype), golden, groups)
 
 
 def family_row(family: Family, fmt: str, seed: int, resampling: Resampling) -> dict[str, Any]:
     """Every metric of a family in ``fmt``, the damage with its interval and its prediction."""
     sums = family_sums(family, fmt, seed)
-    metrics = h2.measured(Paired(h2.METRICS, resampling, counted="sequences"), sums)
+    metrics = measured(Paired(H2.metrics, resampling, counted="sequences"), sums)
     golden = rewards_of(family, fmt, seed)
     row: dict[str, Any] = {"rewards": family.name}
     if family.offset is not None:
         row["offset_over_spread"] = family.offset
     row |= {name: metric.value for name, metric in metrics.items()}
-    row[f"{h2.DAMAGE}_interval"] = [metrics[h2.DAMAGE].low, metrics[h2.DAMAGE].high]
+    row[f"{DAMAGE}_interval"] = [metrics[DAMAGE].low, metrics[DAMAGE].high]
     if family.smooth:
         spread = golden.double().std(-1)
         steps = ulp(golden, FORMATS[fmt]).square().mean(-1).sqrt()
         row["step_over_spread"] = float((steps / spread).median())
         signal2 = golden.numel() - len(golden)  # a group that does not tie has K - 1
         power = law.predicted_error2(golden, FORMATS[fmt]).sum() / signal2
-        row[f"{h2.DAMAGE}_predicted"] = float(power.sqrt())
+        row[f"{DAMAGE}_predicted"] = float(power.sqrt())
     return row
 
 

@@ -3,30 +3,24 @@
 The hazard. A score that is computed in FP32 and rounded, and one that is computed in bf16
 throughout, are both "bf16 rewards", and their errors differ by a factor. So the two causes are kept
 apart: a forward in the format whose score head and score stay wide says what the trunk alone does.
-And a forward that is asked for twice may be asked for once by mistake: each run has a random seed
-of its own, so that a dropout left on shows as a difference.
 
 N sequences of all shards, one shard after the other.
 """
 
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, takes_other_shape
 from precision_lib.forensics.work import REWARDED, Planned, Tokens, on_trajectories
 from precision_lib.formats import get_format
-from precision_lib.models.loading import set_parameters, working_copy
-from precision_lib.models.placement import computes_on_cpu
 from precision_lib.models.reward_model import RewardModel
-from precision_lib.runtime import deterministic
-from precision_lib.trajectories.scoring import Micro, forced_rewards
+from precision_lib.scoring.forced import forced_rewards
+from precision_lib.scoring.forward import rows_per_forward
+from precision_lib.scoring.micro import FIRST, batches_of_run
+from precision_lib.scoring.scorer import EXACT, GOLDEN, Scorer, Weights
 from precision_lib.trajectories.store import Trajectories
-from precision_lib.trajectories.teacher_forcing import other_rows, rows_per_forward
 
 #: A forward in the format up to the hidden states; the score head and the score are wide.
 WIDE_HEAD = "wide head"
@@ -43,16 +37,6 @@ class RewardScored:
 
     scores: Tensor
     parameters: str
-
-
-def micro_batches(shard: Trajectories, model: Any, run: str) -> Micro:
-    """How a shard is cut: as it was frozen, or in the opposite order and a third of the rows."""
-    count = len(shard.reward_tokens)
-    rows = min(count, rows_per_forward(shard.tokens.shape[1], model))
-    order = torch.arange(count)
-    if takes_other_shape(run):
-        return Micro(other_rows(rows, count), order.flip(0))
-    return Micro(rows, order)
 
 
 def wider(fmt: str) -> str:
@@ -79,14 +63,13 @@ class RewardForwards:
     Attributes:
         reward: the FP32 reward model, unchanged.
         trajectories: the shards.
-        progress: called after each forward.
     """
 
     reward: RewardModel
     trajectories: tuple[Trajectories, ...]
-    progress: Callable[[], Any] = lambda: None
-    _scored: dict[tuple[str, str], RewardScored] = field(default_factory=dict)
-    _working: Any = None
+
+    def __post_init__(self) -> None:
+        self.scorer = Scorer(self.reward.model, self._score)
 
     def scored(self, fmt: str, run: str = FIRST) -> RewardScored:
         """Scores of all sequences with parameters in ``fmt``.
@@ -95,36 +78,27 @@ class RewardForwards:
             run: ``FIRST``; ``AGAIN``, the same once more; ``REBATCHED``, in another order and
                 micro-batch; :data:`WIDE_HEAD`.
         """
-        key = (fmt, run)
-        if key not in self._scored:
-            seed = zlib.crc32(repr(("reward", *key)).encode())
-            with deterministic(seed, native_products=not computes_on_cpu(self.reward.model)):
-                self._scored[key] = self._score(fmt, run)
-            self.progress()
-        return self._scored[key]
+        return self.scorer.scored(Weights("reward", fmt), run)
 
-    def _score(self, fmt: str, run: str) -> RewardScored:
-        model = self._model(fmt)
-        hook = _widen_head(model, self.reward.model, wider(fmt)) if run == WIDE_HEAD else None
-        parts, seen = [], set()
+    def _score(self, model: Any, weights: Weights, run: str) -> RewardScored:
+        if run != WIDE_HEAD:
+            return self._over_shards(model, run)
+        hook = _widen_head(model, self.reward.model, wider(weights.fmt))
         try:
-            for shard in self.trajectories:
-                micro = micro_batches(shard, model, run)
-                scores, observed = forced_rewards(
-                    model, shard.reward_tokens, shard.reward_lengths, micro
-                )
-                parts.append(scores)
-                seen.add(observed["parameters"])
+            return self._over_shards(model, run)
         finally:
-            if hook is not None:
-                hook.remove()
-        return RewardScored(torch.cat(parts), "+".join(sorted(seen)))
+            hook.remove()
 
-    def _model(self, fmt: str) -> Any:
-        if self._working is None:
-            self._working = working_copy(self.reward.model)
-        set_parameters(self._working, self.reward.model, fmt)
-        return self._working
+    def _over_shards(self, model: Any, run: str) -> RewardScored:
+        parts, seen = [], set()
+        for shard in self.trajectories:
+            count, rows = len(shard.reward_tokens), rows_per_forward(shard.tokens.shape[1], model)
+            micro = batches_of_run(rows, count, run)
+            given = shard.reward_tokens, shard.reward_lengths
+            scores, observed = forced_rewards(model, *given, micro)
+            parts.append(scores)
+            seen.add(observed["parameters"])
+        return RewardScored(torch.cat(parts), "+".join(sorted(seen)))
 
 
 def work(planned: Planned) -> Tokens:

@@ -46,8 +46,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.statistics import Array, Metric, Resampling, small_sample_factor
+from precision_lib.forensics.statistics import Metric, Resampling, small_sample_factor
 from precision_lib.formats import Format, round_to, ulp
+from precision_lib.metrics.measure import Array
 from precision_lib.ppo import advantages
 
 

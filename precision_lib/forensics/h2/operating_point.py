@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from precision_lib import bounds, oracle
-from precision_lib.forensics.forwards import AGAIN, EXACT, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h2 import families, law
-from precision_lib.forensics.h2 import reward_quantization as h2
+from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.forwards import RewardForwards
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.formats import get_format, ulp
+from precision_lib.metrics import rewards as grouped
+from precision_lib.scoring.micro import AGAIN, FIRST, REBATCHED
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 
 #: Formats in which rewards of few exact values must come out without any error.
 IMMUNE_FORMATS = ("bf16", "fp16")
@@ -29,18 +31,18 @@ def native(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, float]:
     root of the mean variance.
     """
     wide = golden.double()
-    members = h2.stacks(groups)
+    members = grouped.stacks(groups)
     means = torch.cat([wide[m].mean(-1) for m in members])
     variances = torch.cat([wide[m].var(-1) for m in members])
     offset, spread = float(means.abs().median()), math.sqrt(float(variances.mean()))
-    stored = h2.group_sums(golden.to(get_format(fmt).dtype), golden, groups)
+    stored = grouped.group_sums(golden.to(get_format(fmt).dtype), golden, groups)
     return {
         "reward_mean": float(wide.mean()),
         "offset": offset,
         "within_group_std": spread,
         "batch_std": float(wide.std()),
         "offset_over_spread": offset / spread,
-        "resolution_over_spread": h2.value(stored, h2.RESOLUTION) / spread,
+        "resolution_over_spread": H2.metrics["reward_resolution_median"].of(stored) / spread,
     }
 
 
@@ -58,10 +60,10 @@ def storing(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, Any]:
     """
     number, count = get_format(fmt), int(groups.max()) + 1
     stored = golden.to(number.dtype)
-    error2 = torch.from_numpy(h2.group_sums(stored, golden, groups)["error2"])
+    error2 = torch.from_numpy(grouped.group_sums(stored, golden, groups)["error2"])
     predicted, missing, samples = torch.zeros(3, count, dtype=torch.float64)
     spoken_of = torch.zeros(count, dtype=torch.bool)
-    for members in h2.stacks(groups):
+    for members in grouped.stacks(groups):
         owner, rewards = groups[members[:, 0]], golden[members].double()
         predicted[owner] = law.predicted_error2(rewards, number)
         missing[owner] = law.second_order(rewards, number)
@@ -128,9 +130,9 @@ def statistics_over_bound(scores: Tensor, groups: Tensor) -> float:
     if not bool(finite.any()):
         raise NothingComparedError("zero compared advantages: no score is finite")
     rewards, inside = scores[finite], groups[finite]
-    by_group = h2.group_normalised(rewards, inside)
-    parts = [(by_group[members], rewards[members]) for members in h2.stacks(inside)]
-    parts.append((h2.batch_normalised(rewards)[None], rewards[None]))
+    by_group = grouped.group_normalised(rewards, inside)
+    parts = [(by_group[members], rewards[members]) for members in grouped.stacks(inside)]
+    parts.append((grouped.batch_normalised(rewards)[None], rewards[None]))
     return max(_over_bound(got, given) for got, given in parts)
 
 

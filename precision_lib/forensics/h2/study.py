@@ -10,8 +10,8 @@ N sequences of G prompts. What is measured against golden: the stored FP32 rewar
 whose reward model is FP32 is the golden path itself and is measured against the float64 model.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,10 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
-from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN, REBATCHED
 from precision_lib.forensics.h2 import families, operating_point
-from precision_lib.forensics.h2 import reward_quantization as h2
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
+from precision_lib.forensics.h2.measured import measured
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
@@ -31,7 +30,10 @@ from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
 from precision_lib.formats import get_format
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.metrics import rewards as grouped
 from precision_lib.models.reward_model import RewardModel
+from precision_lib.scoring.micro import FIRST, REBATCHED
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 from precision_lib.trajectories.store import Trajectories
 
 DAMAGE, SYMPTOM = H2.decision.metric, H2.decision.symptom
@@ -57,13 +59,13 @@ class H2Study(Study):
             raise ValueError("no trajectories: freeze some first")
         #: Stored FP32 rewards and group number of each sequence, [N].
         self.golden = torch.cat([t.rewards for t in shards]).cpu()
-        self.groups = h2.numbered(torch.cat([t.prompt_ids for t in shards]).cpu())
+        self.groups = grouped.numbered(torch.cat([t.prompt_ids for t in shards]).cpu())
         count = int(self.groups.max()) + 1
         if count < MIN_PROMPTS:
             raise ValueError(
                 f"{count} prompts: an interval over prompts needs at least {MIN_PROMPTS}"
             )
-        self.paired = Paired(h2.METRICS, resample(np.arange(count), self.seed), H2.counted)
+        self.paired = Paired(H2.metrics, resample(np.arange(count), self.seed), H2.counted)
 
     def context(self) -> dict[str, Any]:
         """What the measurement was made on, for the record's context."""
@@ -80,7 +82,7 @@ class H2Study(Study):
 
     def metrics(self, configuration: PrecisionConfig) -> dict[str, Metric]:
         """Every metric on the real scores; where no score is finite, the share of those."""
-        return h2.measured(self.paired, self.sums(configuration))
+        return measured(self.paired, self.sums(configuration))
 
     def scores(self, fmt: str, run: str = FIRST) -> Tensor:
         """[N] scores as a reward model in ``fmt`` gives them."""
@@ -93,7 +95,7 @@ class H2Study(Study):
     def measure(self, configuration: PrecisionConfig, run: str = FIRST) -> Sums:
         """Sums per prompt."""
         fmt = configuration.reward
-        return h2.group_sums(self.scores(fmt, run), self.measured_against(fmt), self.groups)
+        return grouped.group_sums(self.scores(fmt, run), self.measured_against(fmt), self.groups)
 
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a format in another order and micro-batch.
@@ -105,12 +107,12 @@ class H2Study(Study):
         finite = torch.isfinite(first)
         if not bool(finite.any()):
             changed = torch.where(torch.isfinite(second), torch.nan, 0.0)
-            sums = h2.group_sums(changed, torch.zeros_like(self.golden), self.groups)
-            share = replace(self.paired, counted="scored").estimate(sums, h2.NONFINITE)
+            sums = grouped.group_sums(changed, torch.zeros_like(self.golden), self.groups)
+            share = self.paired.estimate(sums, H2.nonfinite)
             return Rebatched(share, 0.0)
         truth = self.measured_against(fmt)
         moved, usual, other = (
-            h2.group_sums(
+            grouped.group_sums(
                 torch.where(finite, scores, torch.nan), torch.where(finite, of, 0), self.groups
             )
             for scores, of in ((second, first), (first, truth), (second, truth))
@@ -134,10 +136,10 @@ class H2Study(Study):
         return {
             name: {
                 metric: found.as_json()
-                for metric, found in h2.measured(
-                    self.paired, h2.group_sums(x, golden, self.groups)
+                for metric, found in measured(
+                    self.paired, grouped.group_sums(x, golden, self.groups)
                 ).items()
-                if metric in (DAMAGE, SYMPTOM, "batch_advantage_rms_error", h2.NONFINITE)
+                if metric in (DAMAGE, SYMPTOM, "batch_advantage_rms_error", H2.nonfinite)
             }
             for name, x in scores.items()
         }
@@ -218,7 +220,6 @@ def open_h2_study(
     reward: RewardModel,
     trajectories: Sequence[Trajectories],
     seed: int,
-    progress: Callable[[], Any] = lambda: None,
 ) -> H2Study:
     """Be ready to measure cells on frozen trajectories.
 
@@ -227,9 +228,8 @@ def open_h2_study(
         trajectories: shards; the sequences of a prompt id form a group, at least 2 of each, and 4
             or more to make sense.
         seed: of the resampling and of the synthetic rewards.
-        progress: called after each forward.
 
     Raises:
         ValueError: no shard, fewer than 8 prompts, or a prompt with one sequence only.
     """
-    return H2Study(RewardForwards(reward, tuple(trajectories), progress), seed)
+    return H2Study(RewardForwards(reward, tuple(trajectories)), seed)

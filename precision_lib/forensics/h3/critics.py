@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import REFERENCE_RUN
-from precision_lib.forensics.forwards import EXACT, FIRST, GOLDEN
 from precision_lib.forensics.h3.states import States, response_rectangle, terminal_rewards
 from precision_lib.forensics.h3.updates import (
     HeadFormats,
@@ -24,6 +23,8 @@ from precision_lib.forensics.h3.updates import (
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.value_head import ValueHead, choose_ridge, fit_value_head
 from precision_lib.runtime import deterministic
+from precision_lib.scoring.micro import FIRST
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 
 
 @dataclass(frozen=True)

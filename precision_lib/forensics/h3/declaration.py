@@ -2,8 +2,19 @@
 
 import math
 
+import numpy as np
+
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
 from precision_lib.metrics.direction import EXACT, RATIO, SHARE, STEP, Direction
+from precision_lib.metrics.measure import Array, Measure, Totals, median_level, share
+from precision_lib.metrics.stagnation import critical_magnitude
+
+
+def _advantage_error(totals: Totals) -> Array:
+    # Golden advantages that are all alike are whitened to 0: then of the standard deviation 1.
+    signal2 = totals["signal2"]
+    return np.sqrt(totals["error2"] / np.where(signal2 > 0, signal2, totals["tokens"]))
+
 
 H3 = Hypothesis(
     decision=Decision(
@@ -21,16 +32,18 @@ H3 = Hypothesis(
         demoted="fp32_bf16_value",
         irrelevant="bf16_fp32_kl",
     ),
-    directions={
-        "value_stagnation_rate": SHARE,
-        "value_td_zero_frac": SHARE,
-        "advantage_rms_error": RATIO,
-        "value_nonfinite_frac": EXACT,
-        "value_quant_step_median": STEP,
-        "value_critical_magnitude": Direction(
-            "ratio", worse=-1, best=math.inf, absent=math.inf, worst=0.0
-        ),  # absent: stagnation never reached one half
-        "batch_variance": SHARE,
+    metrics={
+        "value_stagnation_rate": Measure(share("stagnant", "twin_moved"), "share of moves", SHARE),
+        "value_td_zero_frac": Measure(share("td_zero", "td_nonzero"), "share of TD errors", SHARE),
+        "advantage_rms_error": Measure(_advantage_error, "standard deviations", RATIO),
+        "value_nonfinite_frac": Measure(share("nonfinite"), "share of tokens", EXACT),
+        "value_quant_step_median": Measure(median_level, "reward units", STEP),
+        "value_critical_magnitude": Measure(
+            critical_magnitude,
+            "RMS value",
+            # Absent: stagnation never reached one half.
+            Direction("ratio", worse=-1, best=math.inf, absent=math.inf, worst=0.0),
+        ),
     },
     nonfinite="value_nonfinite_frac",
     variance_of="standard deviations of the advantages, by the values",
@@ -38,6 +51,7 @@ H3 = Hypothesis(
     settings=Imported("precision_lib.forensics.h3.study:settings_of"),
     work=Imported("precision_lib.forensics.h3.states:work"),
     on_trajectories=True,
+    training_figure="gae_rms_error",
     context="h3",
     picture=Imported("precision_lib.reporting.plots.h3:values"),
 )

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precision_lib.forensics.causal import REFERENCE_RUN, Paired, Sums, per_sequence
-from precision_lib.forensics.forwards import GOLDEN
-from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics, Task
 from precision_lib.forensics.h3.declaration import H3
 from precision_lib.forensics.h3.updates import HeadFormats
 from precision_lib.formats import get_format, ulp
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.metrics import values as h3
+from precision_lib.metrics.stagnation import stagnation_at
+from precision_lib.scoring.scorer import GOLDEN
 
 DAMAGE, LIMIT = H3.decision.metric, H3.decision.limit
 
@@ -44,9 +45,9 @@ class Sizes:
             sums: of the configuration, with the stagnation at each magnitude.
         """
         found = []
-        for index, magnitude in enumerate(magnitudes):
+        for magnitude in magnitudes:
             task = self.critics.scaled(magnitude)
-            stagnant, moved = (sums[name] for name in h3.stagnation_at(index))
+            stagnant, moved = (sums[name] for name in stagnation_at(magnitude))
             rate = self.paired.estimate(
                 sums | {"stagnant": stagnant, "twin_moved": moved}, "value_stagnation_rate"
             )

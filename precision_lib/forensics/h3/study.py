@@ -4,9 +4,9 @@ Rewards are scaled, and rewards are offset; the head is fitted again each time, 
 where a head rounds are tried alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,6 @@ from precision_lib.forensics.causal import (
     per_sequence,
     rebatched,
 )
-from precision_lib.forensics.forwards import AGAIN, FIRST, GOLDEN, REBATCHED
-from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.critics import Critics
 from precision_lib.forensics.h3.declaration import H3
 from precision_lib.forensics.h3.magnitudes import Sizes
@@ -33,18 +31,20 @@ from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import (
-    Array,
     Metric,
     NothingComparedError,
-    level_counts,
-    median_level,
     resample,
 )
 from precision_lib.forensics.study import Study
 from precision_lib.formats import FORMATS, format_of, ulp
 from precision_lib.matrix import REQUIRED, PrecisionConfig
+from precision_lib.metrics import values as h3
+from precision_lib.metrics.measure import Array, Measure, level_counts
+from precision_lib.metrics.stagnation import stagnation_at, stagnation_rates
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.value_head import ValueHead
+from precision_lib.scoring.micro import AGAIN, FIRST, REBATCHED
+from precision_lib.scoring.scorer import GOLDEN
 from precision_lib.trajectories.store import Trajectories
 
 DAMAGE = H3.decision.metric
@@ -89,14 +89,7 @@ class H3Study(Study):
         self.sequence = np.repeat(np.arange(len(self.mask)), self.mask.sum(1).numpy())
         prompts = torch.cat([s.prompt_ids for s in self.critics.states.shards]).numpy()
         clusters = np.unique(prompts, return_inverse=True)[1].astype(np.int64)
-        metrics = h3.METRICS | {
-            "value_quant_step_median": (median_level, "reward units"),
-            "value_critical_magnitude": (
-                partial(h3.critical_point, grid=self.settings.magnitudes),
-                "RMS value",
-            ),
-        }
-        self.paired = Paired(metrics, resample(clusters, self.settings.seed))
+        self.paired = Paired(H3.metrics, resample(clusters, self.settings.seed))
 
     def context(self) -> dict[str, Any]:
         """What the measurement was made on, for the record's context.
@@ -120,7 +113,7 @@ class H3Study(Study):
         golden = self.critics.values(self.critics.golden(configuration), native)
         quantities = h3.finite_quantities(values, golden, native.rewards, self.mask)
         tasks = [self.critics.scaled(magnitude) for magnitude in self.settings.magnitudes]
-        names = [h3.stagnation_at(index) for index in range(len(tasks))]
+        names = map(stagnation_at, self.settings.magnitudes)
         for task, pair in ((native, ("stagnant", "twin_moved")), *zip(tasks, names, strict=True)):
             twin = self.critics.over_updates(self.critics.golden(configuration), task)
             moves = h3.moves(self.critics.over_updates(configuration, task, run), twin)
@@ -152,7 +145,7 @@ class H3Study(Study):
 
     def _rates(self, configuration: PrecisionConfig) -> Array:
         totals = {name: values.sum() for name, values in self.sums(configuration).items()}
-        return h3.stagnation_rates(totals, len(self.settings.magnitudes))
+        return stagnation_rates(totals)
 
     def control(self) -> dict[str, Any]:
         native = self.critics.native()
@@ -228,7 +221,7 @@ class H3Study(Study):
         }
         explained = replace(
             self.paired,
-            metrics={"explained": (lambda t: 1 - t["residual2"] / t["deviation2"], "share")},
+            metrics={"explained": Measure(lambda t: 1 - t["residual2"] / t["deviation2"], "share")},
         ).estimate(per_sequence(squares, self.sequence), "explained")
         return {
             "explained_variance": explained.as_json(),
@@ -258,7 +251,6 @@ def open_h3_study(
     head: ValueHead,
     shards: Sequence[Trajectories],
     settings: H3Settings,
-    progress: Callable[[], Any] = lambda: None,
 ) -> H3Study:
     """Be ready to measure H3's cells on frozen trajectories.
 
@@ -266,7 +258,6 @@ def open_h3_study(
         checkpoint: the FP32 policy that the trajectories were frozen with.
         head: its value head.
         shards: at least one; together at least :data:`MIN_PROMPTS` prompts.
-        progress: called after each forward over all of them.
 
     Raises:
         ValueError: too few prompts for an interval.
@@ -285,5 +276,5 @@ def open_h3_study(
                 f"all {len(found)} {name} are {float(found[0]):g}: no advantage can be lost; "
                 "give a reward model that tells responses apart (--reward-model)"
             )
-    states = States(checkpoint, shards, progress)
+    states = States(checkpoint, shards)
     return H3Study(Critics(states, scores, head, values, settings.updates), settings)

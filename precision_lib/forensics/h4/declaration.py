@@ -1,7 +1,9 @@
 """H4, reference drift: errors of per-token log-probs accumulate along the sequence."""
 
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
-from precision_lib.metrics.direction import EXACT, RATIO, SHARE, Direction, not_gated
+from precision_lib.metrics.direction import EXACT, RATIO, Direction, not_gated
+from precision_lib.metrics.drift import growth_exponent
+from precision_lib.metrics.measure import Measure, root_mean_square, share
 
 H4 = Hypothesis(
     decision=Decision(
@@ -19,17 +21,26 @@ H4 = Hypothesis(
         demoted="fp32_bf16_ref",
         irrelevant="bf16_fp32_reward",
     ),
-    directions={
-        "accum_err_final": RATIO,
-        "accum_err_growth_exponent": not_gated("a rate of growth, also of an error that shrank"),
-        "drift_nats_per_1000_tokens": Direction("magnitude"),
-        "log_ratio_rms_error": RATIO,
-        "sequence_ratio_ess": not_gated(
-            "of so few sequences that its limit lies below what it can reach; it is made of "
-            "accum_err_final"
+    metrics={
+        "accum_err_final": Measure(root_mean_square("final2", "sequences"), "nats RMS", RATIO),
+        "accum_err_growth_exponent": Measure(
+            growth_exponent,
+            "power of the position",
+            not_gated("a rate of growth, also of an error that shrank"),
         ),
-        "log_ratio_nonfinite_frac": EXACT,
-        "batch_variance": SHARE,
+        "drift_nats_per_1000_tokens": Measure(
+            lambda t: 1000 * t["error"] / t["tokens"], "nats/1000 tokens", Direction("magnitude")
+        ),
+        "log_ratio_rms_error": Measure(root_mean_square("error2", "tokens"), "nats RMS", RATIO),
+        "sequence_ratio_ess": Measure(
+            lambda t: t["weight"] ** 2 / (t["sequences"] * t["weight2"]),
+            "share of sequences",
+            not_gated(
+                "of so few sequences that its limit lies below what it can reach; it is made of "
+                "accum_err_final"
+            ),
+        ),
+        "log_ratio_nonfinite_frac": Measure(share("nonfinite"), "share of tokens", EXACT),
     },
     nonfinite="log_ratio_nonfinite_frac",
     variance_of="nats RMS at the end of the sequence",

@@ -4,27 +4,31 @@ The error of a log-ratio is the difference of two errors. Each is shown alone, b
 two go together. N sequences, T tokens each.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from precision_lib.forensics.causal import Paired
-from precision_lib.forensics.h4 import reference_drift as h4
 from precision_lib.forensics.h4.declaration import H4
 from precision_lib.forensics.h4.expected_drift import ExpectedDrift, summary
-from precision_lib.forensics.statistics import Array, Metric, MetricFunction, resample
+from precision_lib.forensics.statistics import Metric, resample
+from precision_lib.metrics import drift as h4
+from precision_lib.metrics.measure import Array, Measure
 
 LIMIT = H4.decision.limit
 #: How long a sequence may be until the damage passes the limit.
-CRITICAL: dict[str, tuple[MetricFunction, str]] = {
-    "critical_length": (partial(h4.critical_length, limit=LIMIT), "tokens")
+CRITICAL = {"critical_length": Measure(partial(h4.critical_length, limit=LIMIT), "tokens")}
+#: Does the error of a single token depend on its position?
+TOKEN_GROWTH = {
+    "token_error_growth_exponent": Measure(h4.token_growth_exponent, "power of the position")
 }
+#: Of a log-prob instead of a log-ratio, policy or reference alone.
+COMPONENT_METRICS = ("accum_err_final", "accum_err_growth_exponent", "drift_nats_per_1000_tokens")
 
 
-def over_sequences(
-    count: int, seed: int, metrics: dict[str, tuple[MetricFunction, str]] = h4.METRICS
-) -> Paired:
+def over_sequences(count: int, seed: int, metrics: Mapping[str, Measure] = H4.metrics) -> Paired:
     """Metrics over ``count`` sequences, each a cluster of its own."""
     return Paired(metrics, resample(np.arange(count), seed))
 
@@ -38,14 +42,14 @@ def of_errors(error: Array, parts: dict[str, Array], seed: int) -> dict[str, Any
     """
     count, sums = len(error), h4.sequence_sums(error)
     paired = over_sequences(count, seed)
-    token_growth = over_sequences(count, seed, h4.TOKEN_GROWTH).estimates(sums)
+    token_growth = over_sequences(count, seed, TOKEN_GROWTH).estimates(sums)
     reached = float(np.sqrt(max(v.mean() for n, v in sums.items() if "accumulated2" in n)))
     critical = over_sequences(count, seed, CRITICAL).estimates(sums) if reached > LIMIT else {}
     return {
         **_json(paired.estimates(sums) | token_growth | critical),
         "by_position": h4.by_position(error),
         "components": {
-            role: _json(paired.estimates(h4.sequence_sums(part), h4.COMPONENT_METRICS))
+            role: _json(paired.estimates(h4.sequence_sums(part), COMPONENT_METRICS))
             for role, part in parts.items()
         },
         "error_correlation_of_components": correlation(*parts.values()),

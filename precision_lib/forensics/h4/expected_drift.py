@@ -25,11 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.forwards import GOLDEN, score_pair
-from precision_lib.forensics.probe import ProbeInput
-from precision_lib.forensics.statistics import Array, MetricFunction, estimate, resample
-from precision_lib.models.loading import set_parameters, working_copy
-from precision_lib.runtime import deterministic
+from precision_lib.forensics.causal import Paired
+from precision_lib.forensics.forwards import POLICY, Forwards
+from precision_lib.forensics.statistics import resample
+from precision_lib.metrics.measure import Array, Measure
 
 #: Tokens of a block whose errors are summed: enough that the sum is near normal.
 BLOCK = 32
@@ -85,31 +84,23 @@ def _rows_drift(executed: Tensor, golden: Tensor, tokens: Tensor) -> dict[str, T
     }
 
 
-def expected_drift(given: ProbeInput, policy: int, fmt: str) -> ExpectedDrift:
-    """The policy executed in ``fmt`` against itself in FP32, on all sequences of ``given``."""
-    (responses,) = given.responses
-    original, scale = given.checkpoint.model, given.scales[policy]
-    executed, golden = working_copy(original), working_copy(original)
-    set_parameters(executed, original, fmt, given.direction, scale)
-    set_parameters(golden, original, GOLDEN, given.direction, scale)
-    with deterministic():
-        found = score_pair(executed, golden, (responses,), pair_drift)
+def expected_drift(forwards: Forwards, policy: int, fmt: str) -> ExpectedDrift:
+    """The policy executed in ``fmt`` against itself in FP32, on one group of sequences."""
+    (responses,) = forwards.given.responses
+    found = forwards.pair(pair_drift, policy, fmt, reference_role=POLICY)
     shape = len(responses.tokens), responses.length
     return ExpectedDrift(**{name: x.view(shape).numpy() for name, x in found.items()})
 
 
-#: Name to (function of totals, unit).
-DRIFT_METRICS: dict[str, tuple[MetricFunction, str]] = {
-    "seen": (lambda t: 1000 * t["error"] / t["tokens"], "nats/1000 tokens"),
-    "expected_of_golden_tokens": (
-        lambda t: -1000 * t["golden_kl"] / t["tokens"],
-        "nats/1000 tokens",
+DRIFT_METRICS = {
+    "seen": Measure(lambda t: 1000 * t["error"] / t["tokens"], "nats/1000 tokens"),
+    "expected_of_golden_tokens": Measure(
+        lambda t: -1000 * t["golden_kl"] / t["tokens"], "nats/1000 tokens"
     ),
-    "expected_of_executed_tokens": (
-        lambda t: 1000 * t["executed_kl"] / t["tokens"],
-        "nats/1000 tokens",
+    "expected_of_executed_tokens": Measure(
+        lambda t: 1000 * t["executed_kl"] / t["tokens"], "nats/1000 tokens"
     ),
-    "seen_as_share_of_expected": (lambda t: -t["error"] / t["golden_kl"], "share of -KL"),
+    "seen_as_share_of_expected": Measure(lambda t: -t["error"] / t["golden_kl"], "share of -KL"),
 }
 
 
@@ -118,11 +109,8 @@ def summary(drift: ExpectedDrift, seed: int) -> dict[str, Any]:
     names = ("error", "golden_kl", "executed_kl")
     sums = {name: getattr(drift, name).sum(1) for name in names}
     sums["tokens"] = np.full(len(drift.error), float(drift.error.shape[1]))
-    resampling = resample(np.arange(len(drift.error)), seed)
-    result: dict[str, Any] = {
-        name: estimate(sums, f, resampling, n=drift.error.size, unit=unit).as_json()
-        for name, (f, unit) in DRIFT_METRICS.items()
-    }
+    paired = Paired(DRIFT_METRICS, resample(np.arange(len(drift.error)), seed))
+    result: dict[str, Any] = {n: m.as_json() for n, m in paired.estimates(sums).items()}
     return result | {
         "standard_errors_from_expected": drift_z(drift),
         "standard_errors_from_none": float(drift.error.sum() / math.sqrt(drift.variance.sum())),

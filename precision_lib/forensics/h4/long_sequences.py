@@ -15,8 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.policy_shift import OPERATING_KL, solve_scales, training_direction
-from precision_lib.forensics.probe import MIN_PROMPTS, ProbeInput, ProbeSettings
+from precision_lib.forensics.policy_shift import (
+    OPERATING_KL,
+    Placed,
+    solve_scales,
+    training_direction,
+)
+from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
 from precision_lib.runtime import deterministic
@@ -82,8 +87,8 @@ class LongInput:
     """
 
     settings: H4Settings
-    sampled: ProbeInput
-    text: ProbeInput
+    sampled: Placed
+    text: Placed
 
     @property
     def policy(self) -> int:
@@ -109,19 +114,13 @@ def prepare_long(checkpoint: Checkpoint, settings: H4Settings) -> LongInput:
         scale = _policy_scale(checkpoint, direction, settings)
         policy = policy_model(checkpoint, direction, scale)
         sampled = sample_from(policy, checkpoint, settings)
-    probe = ProbeSettings(
-        num_prompts=settings.sequences,
-        seq_lengths=(sampled.length,),
-        target_kls=(OPERATING_KL,),
-        seed=settings.seed,
-    )
-    given = ProbeInput(checkpoint, probe, (sampled,), direction, (0.0, scale))
+    given = Placed(checkpoint, (sampled,), direction, (0.0, scale), operating_policy=1)
     windows = text_windows(texts, row_length(checkpoint, settings), settings.text_windows)
     windows = windows.to(checkpoint.model.device)
     return LongInput(settings, given, replace(given, responses=(windows,)))
 
 
-def first_rows(given: ProbeInput, count: int) -> ProbeInput:
+def first_rows(given: Placed, count: int) -> Placed:
     """The same input with the first ``count`` sequences only."""
     (whole,) = given.responses
     rows = Responses(whole.tokens[:count], whole.prompt_lengths[:count], whole.length)

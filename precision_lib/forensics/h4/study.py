@@ -6,7 +6,7 @@ components alone beside their difference, on tokens that the policy wrote and on
 model wrote.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,17 +14,13 @@ import numpy as np
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
 from precision_lib.forensics.forwards import (
-    EXACT,
-    FIRST,
-    GOLDEN,
     POLICY,
-    REBATCHED,
     REFERENCE,
     Forwards,
+    measured_against,
+    model_formats,
 )
-from precision_lib.forensics.h1 import kl_collapse as h1
 from precision_lib.forensics.h4 import evidence
-from precision_lib.forensics.h4 import reference_drift as h4
 from precision_lib.forensics.h4.declaration import H4
 from precision_lib.forensics.h4.expected_drift import ExpectedDrift, expected_drift
 from precision_lib.forensics.h4.long_sequences import (
@@ -34,12 +30,14 @@ from precision_lib.forensics.h4.long_sequences import (
     prepare_long,
 )
 from precision_lib.forensics.hypothesis import Given
-from precision_lib.forensics.observed_format import observed_models
-from precision_lib.forensics.statistics import Array, Metric
+from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.study import Study
-from precision_lib.formats import format_of
 from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.metrics import drift as h4
+from precision_lib.metrics.measure import Array
 from precision_lib.models.loading import Checkpoint
+from precision_lib.scoring.micro import FIRST, REBATCHED
+from precision_lib.scoring.scorer import EXACT, GOLDEN
 
 DAMAGE = H4.decision.metric
 #: Configurations with one format for policy and reference, where identical weights must not drift.
@@ -97,21 +95,17 @@ class H4Study(Study):
         }
 
     def error(self, forwards: Forwards, configuration: PrecisionConfig, run: str = FIRST) -> Array:
-        """[N, T] error of the log-ratio, nats, against what :meth:`measured_against` says."""
+        """[N, T] error of the log-ratio, nats, against what :func:`measured_against` says."""
         policy = self.given.policy
-        got = h1.log_ratio(forwards, configuration, policy, run).double()
-        golden = h1.golden_log_ratio(forwards, policy, self.measured_against(configuration))
+        got = forwards.log_ratio(configuration, policy, run).double()
+        golden = forwards.golden_log_ratio(policy, measured_against(configuration))
         return _rows(forwards, got - golden)
-
-    def measured_against(self, configuration: PrecisionConfig) -> str:
-        """FP32 models; float64 ones for the golden path itself."""
-        return EXACT if h1.is_golden(configuration) else GOLDEN
 
     def component_error(
         self, forwards: Forwards, configuration: PrecisionConfig, role: str
     ) -> Array:
         """[N, T] error of the log-prob of policy or reference alone, nats."""
-        golden = self.measured_against(configuration)
+        golden = measured_against(configuration)
         fmt = configuration.forward_format(role)
         got = forwards.scored(role, self.given.policy, fmt).logprobs[configuration.kl]
         want = forwards.scored(role, self.given.policy, golden).logprobs[golden]
@@ -123,8 +117,8 @@ class H4Study(Study):
         On the checked sequences, which are the first of the sampled ones.
         """
         policy, count = self.given.policy, self.given.settings.checked
-        usual = _rows(self.sampled, h1.log_ratio(self.sampled, configuration, policy).double())
-        again = h1.log_ratio(self.checked, configuration, policy, REBATCHED).double()
+        usual = _rows(self.sampled, self.sampled.log_ratio(configuration, policy).double())
+        again = self.checked.log_ratio(configuration, policy, REBATCHED).double()
         error = self.error(self.sampled, configuration)[:count]
         with np.errstate(invalid="ignore"):  # inf - inf of an overflow, which counts as 0 below
             moved = _rows(self.checked, again) - usual[:count]
@@ -138,11 +132,10 @@ class H4Study(Study):
         With one format for both it must be exactly zero on every token: the null control. With
         two it is what the mismatch alone does.
         """
-        ratio = _rows(self.checked, h1.log_ratio(self.checked, configuration, 0).double())
+        ratio = _rows(self.checked, self.checked.log_ratio(configuration, 0).double())
         metrics = self._paired(self.checked).estimates(h4.sequence_sums(ratio))
         return {
-            "same_format": configuration.forward_format(POLICY)
-            == configuration.forward_format(REFERENCE),
+            "same_format": len(set(model_formats(configuration))) == 1,
             "nonzero": int((ratio != 0).sum()),
             "n": ratio.size,
             "accum_err_final": metrics[DAMAGE].value,
@@ -159,7 +152,7 @@ class H4Study(Study):
             given = self.given.sampled if source == "sampled" else self.given.text
             count = self.given.settings.expected if source == "sampled" else None
             rows = given if count is None else first_rows(given, count)
-            self._drift[source, fmt] = expected_drift(rows, self.given.policy, fmt)
+            self._drift[source, fmt] = expected_drift(Forwards(rows, ()), self.given.policy, fmt)
         return self._drift[source, fmt]
 
     def _paired(self, forwards: Forwards) -> Paired:
@@ -200,36 +193,32 @@ class H4Study(Study):
         growth = metrics["accum_err_growth_exponent"]
         found = {
             "true_kl": self.true_kl(),
-            "measured_against": self.measured_against(configuration),
-            "observed_formats": self._observed(configuration),
+            "measured_against": measured_against(configuration),
+            "observed_formats": self.sampled.observed(configuration, self.given.policy),
             "growth_laws_within": h4.laws_within(growth.low, growth.high),
             "identical_weights": self.identical_weights(configuration),
             "buffers": self._buffers(configuration),
             "sampled": self._sampled(configuration),
         }
-        if configuration.forward_format(POLICY) != GOLDEN:
+        policy = configuration.forward_format(POLICY)
+        if policy != GOLDEN:
             found["expected_policy_drift"] = {
-                source: evidence.of_drift(
-                    self.drift(source, configuration.forward_format(POLICY)),
-                    self.given.settings.seed,
-                )
+                source: evidence.of_drift(self.drift(source, policy), self.given.settings.seed)
                 for source in ("sampled", "text")
             }
         return found
 
     def _sampled(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Error by position, the components alone, and what a sum over the sequence loses."""
-        forwards, golden = self.sampled, self.measured_against(configuration)
+        forwards, golden = self.sampled, measured_against(configuration)
         parts = {
             role: self.component_error(forwards, configuration, role)
             for role in (POLICY, REFERENCE)
         }
+        reference = configuration.forward_format(REFERENCE)
         executed, wanted = (
             _rows(forwards, forwards.scored(REFERENCE, 0, fmt).logprobs[kl].double())
-            for fmt, kl in (
-                (configuration.forward_format(REFERENCE), configuration.kl),
-                (golden, golden),
-            )
+            for fmt, kl in ((reference, configuration.kl), (golden, golden))
         )
         seed, error = self.given.settings.seed, self.error(forwards, configuration)
         return evidence.of_errors(error, parts, seed) | {
@@ -240,26 +229,10 @@ class H4Study(Study):
 
     def _buffers(self, configuration: PrecisionConfig) -> str:
         """Format of the numbers in the RoPE table and its like; "" for a model without any."""
-        policy = self.sampled.scored(
-            POLICY, self.given.policy, configuration.forward_format(POLICY)
-        )
-        reference = self.sampled.scored(REFERENCE, 0, configuration.forward_format(REFERENCE))
+        policy_format, reference_format = model_formats(configuration)
+        policy = self.sampled.scored(POLICY, self.given.policy, policy_format)
+        reference = self.sampled.scored(REFERENCE, 0, reference_format)
         return "+".join(sorted({policy.buffers, reference.buffers}))
-
-    def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
-        """Formats as seen at run time; None for a component that H4 does not run."""
-        policy = self.sampled.scored(
-            POLICY, self.given.policy, configuration.forward_format(POLICY)
-        )
-        reference = self.sampled.scored(REFERENCE, 0, configuration.forward_format(REFERENCE))
-        ratio = h1.log_ratio(self.sampled, configuration, self.given.policy)
-        kl = [ratio, *(s.logprobs[configuration.kl] for s in (policy, reference))]
-        return {
-            **observed_models(configuration, {POLICY: policy, REFERENCE: reference}),
-            "reward": None,
-            "value": None,
-            "kl": "+".join(sorted({format_of(x.dtype).name for x in kl})),
-        }
 
 
 def _tokens(forwards: Forwards) -> int:
@@ -285,14 +258,12 @@ def open_h4_study(
     checkpoint: Checkpoint,
     settings: H4Settings,
     configurations: Iterable[PrecisionConfig],
-    progress: Callable[[], Any] = lambda: None,
 ) -> H4Study:
     """Draw the sequences, place the policy, and be ready to measure cells.
 
     Args:
         configurations: those that will be asked for; they say in which formats the log-softmax is
             taken of each forward.
-        progress: called after each forward.
 
     Raises:
         ValueError: when the model or the text is too short.
@@ -300,7 +271,7 @@ def open_h4_study(
     kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
     given = prepare_long(checkpoint, settings)
     sampled, checked = (
-        Forwards(rows, kl_formats, progress)
+        Forwards(rows, kl_formats)
         for rows in (given.sampled, first_rows(given.sampled, settings.checked))
     )
     return H4Study(given, sampled, checked)

@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from precision_lib.forensics.forwards import GOLDEN
 from precision_lib.forensics.h4.long_sequences import PLACING_TOKENS, row_length
 from precision_lib.forensics.work import ALWAYS, DRAWN, SCORED, Pass, Planned, Tokens, placing
 from precision_lib.models.embedded import load_held_out_sample
+from precision_lib.scoring.scorer import GOLDEN
 from precision_lib.trajectories.prompts import encode
 
 

@@ -23,8 +23,8 @@ from precision_lib.models.lm_head import parameter_formats
 from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.ppo.logprobs import token_logprobs
 from precision_lib.quantized import RESULT, WEIGHTS, ScaledLinear
+from precision_lib.scoring.forward import rows_per_forward
 from precision_lib.trajectories.sampling import Responses
-from precision_lib.trajectories.teacher_forcing import rows_per_forward
 
 
 @dataclass(frozen=True)

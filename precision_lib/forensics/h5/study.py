@@ -15,31 +15,24 @@ from typing import Any
 import numpy as np
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
-from precision_lib.forensics.forwards import (
-    AGAIN,
-    FIRST,
-    GOLDEN,
-    REBATCHED,
-    REFERENCE,
-    Forwards,
-    ScoredTokens,
-    takes_other_shape,
-)
-from precision_lib.forensics.h4 import reference_drift as h4
+from precision_lib.forensics.forwards import REFERENCE, Forwards, ScoredTokens
 from precision_lib.forensics.h4.evidence import correlation
 from precision_lib.forensics.h4.long_sequences import cache_maker, openings, row_length
-from precision_lib.forensics.h5 import rollout_mismatch as h5
 from precision_lib.forensics.h5.declaration import H5
 from precision_lib.forensics.h5.engines import H5Settings, Reported, collision, decode, engine
 from precision_lib.forensics.hypothesis import Given
-from precision_lib.forensics.policy_shift import OPERATING_KL
-from precision_lib.forensics.probe import ProbeInput, ProbeSettings
-from precision_lib.forensics.statistics import Array, Metric, resample
+from precision_lib.forensics.policy_shift import Placed
+from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
 from precision_lib.matrix import ROLLOUT_FORMATS, TRAINER, PrecisionConfig
+from precision_lib.metrics import drift as h4
+from precision_lib.metrics import rollout as h5
+from precision_lib.metrics.measure import Array, Measure
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.placement import computes_on_cpu
 from precision_lib.runtime import deterministic
+from precision_lib.scoring.micro import AGAIN, FIRST, REBATCHED, takes_other_shape
+from precision_lib.scoring.scorer import GOLDEN
 from precision_lib.trajectories.sampling import Responses, sample_responses
 
 DAMAGE = H5.decision.metric
@@ -69,7 +62,7 @@ class H5Study(Study):
 
     def _over(self, forwards: Forwards) -> Paired:
         count = len(_responses(forwards).tokens)
-        return Paired(h5.METRICS, resample(np.arange(count), self.settings.seed))
+        return Paired(H5.metrics, resample(np.arange(count), self.settings.seed))
 
     def context(self) -> dict[str, Any]:
         tokens = len(_responses(self.all).tokens) * _responses(self.all).length
@@ -176,8 +169,9 @@ class H5Study(Study):
         }
 
     def _growth(self, difference: Array) -> Metric:
-        name = "accum_err_growth_exponent"
-        paired = Paired({name: h4.METRICS[name]}, self.paired.resampling)
+        name = "rms_growth_exponent"
+        measure = Measure(h4.growth_exponent, "power of the position")
+        paired = Paired({name: measure}, self.paired.resampling)
         return paired.estimate(h4.sequence_sums(difference), name)
 
     def _halves(self, configuration: PrecisionConfig) -> dict[str, float]:
@@ -197,7 +191,7 @@ class H5Study(Study):
         return tuple(np.nan_to_num(x - golden, posinf=0, neginf=0) for x in (trainer, rollout))  # type: ignore[return-value]
 
     def laws(self, configuration: PrecisionConfig) -> dict[str, float]:
-        """Standard errors by which each law of :mod:`rollout_mismatch` is missed."""
+        """Standard errors by which each law of :mod:`precision_lib.metrics.rollout` is missed."""
         difference, golden = self.difference(self.all, configuration), self.golden(self.all)
         weight = h5.weight_of(golden, self._collision[1.0])
         return {
@@ -336,9 +330,8 @@ def open_h5_study(
         responses.prompt_lengths[: settings.checked],
         opening - 1,
     )
-    about = ProbeSettings(settings.sequences, (responses.length,), (OPERATING_KL,), settings.seed)
     whole, checked = (
-        Forwards(ProbeInput(checkpoint, about, (rows,), {}, (0.0,)), kl_formats)
+        Forwards(Placed(checkpoint, (rows,), {}, (0.0,), 0), kl_formats)
         for rows in (responses, openings_alone)
     )
     return H5Study(settings, whole, checked)

@@ -4,12 +4,12 @@ from collections import Counter
 from dataclasses import replace
 
 from precision_lib.forensics.causal import PURE
-from precision_lib.forensics.forwards import GOLDEN
 from precision_lib.forensics.h4.long_sequences import row_length
 from precision_lib.forensics.h5.declaration import H5
 from precision_lib.forensics.work import DRAWN, SCORED, Pass, Planned, Tokens
 from precision_lib.matrix import ROLLOUT_FORMATS, TRAINER, get_configuration
 from precision_lib.quantized import WEIGHTS
+from precision_lib.scoring.scorer import GOLDEN
 
 
 def work(planned: Planned) -> Tokens:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_lib.forensics.h4.reference_drift import FIRST_POSITION
+from precision_lib.metrics.drift import FIRST_POSITION
 from precision_lib.reporting.plots.appearance import (
     appearance,
     limit_line,

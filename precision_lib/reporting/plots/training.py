@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from precision_lib.metrics.former_names import figure
 from precision_lib.reporting.plots.appearance import (
     BASELINE,
     LIMIT_COLOUR,
@@ -27,7 +28,7 @@ CURVES = (
     ("reward_mean", "reward (log odds)"),
     ("kl_sequence_mean", "KL (nats per sequence)"),
     ("entropy_mean", "entropy (nats per token)"),
-    ("advantage_rms_error", "advantage error (RMS error / RMS)"),
+    ("gae_rms_error", "advantage error (RMS error / RMS)"),
 )
 
 
@@ -52,9 +53,9 @@ def names_of(runs: Sequence[dict[str, Any]]) -> list[str]:
     return sorted(names, key=lambda name: name != BASELINE)
 
 
-def band(runs: Sequence[dict[str, Any]], figure: str) -> tuple[Array, Array, Array, Array]:
+def band(runs: Sequence[dict[str, Any]], name: str) -> tuple[Array, Array, Array, Array]:
     """(step, mean, lowest, highest) over runs of one configuration, smoothed; common steps only."""
-    curves = [np.array([_number(x) for x in run["curves"][figure]]) for run in runs]
+    curves = [np.array([_number(x) for x in figure(run["curves"], name)]) for run in runs]
     steps = min(map(len, curves))
     table: Array = np.stack([_smooth(curve[:steps]) for curve in curves])
     step: Array = np.arange(1, steps + 1, dtype=np.float64)

@@ -42,7 +42,7 @@ def test_a_dropout_left_on_breaks_the_null_control(
     assert study.identical_weights(PURE)["nonzero"] == 0
     study = small_study(load_checkpoint(str(saved_checkpoint("GPT2"))))
     for role in ("policy", "reference"):
-        study.forwards._model(role, 0, "bf16").train()
+        study.forwards.scorer.model(study.forwards.weights(role, 0, "bf16")).train()
     assert study.identical_weights(PURE)["nonzero"] > 0
 
 
@@ -51,15 +51,15 @@ def test_a_stale_reference_breaks_the_null_control(
 ) -> None:
     """The reference of a trainer that forgot to freeze it: one weight has moved."""
     study = small_study(tiny_llama)
-    build = study.forwards._model
+    build = study.forwards.scorer.model
 
-    def stale(role: str, policy: int, fmt: str) -> Any:
-        model = build(role, policy, fmt)
-        if role == "reference":
+    def stale(weights: Any, copy: int = 0) -> Any:
+        model = build(weights, copy)
+        if weights.owner == "reference":
             next(iter(model.parameters())).data.mul_(1 + 2.0**-6)
         return model
 
-    monkeypatch.setattr(study.forwards, "_model", stale)
+    monkeypatch.setattr(study.forwards.scorer, "model", stale)
     assert study.identical_weights(PURE)["nonzero"] > 0
 
 
@@ -70,14 +70,14 @@ def test_forwards_that_do_not_repeat_break_the_irrelevant_control(
     counterfactual = get_configuration("fp32_bf16_kl")
     assert small_study(tiny_llama, counterfactual).verdict().control["is_null"]
     study = small_study(tiny_llama, counterfactual)
-    build, calls = study.forwards._model, itertools.count()
+    build, calls = study.forwards.scorer.model, itertools.count()
 
-    def restless(role: str, policy: int, fmt: str) -> Any:
-        model = build(role, policy, fmt)
+    def restless(weights: Any, copy: int = 0) -> Any:
+        model = build(weights, copy)
         next(iter(model.parameters())).data.mul_(1 + next(calls) * 2.0**-8)
         return model
 
-    study.forwards._model = restless  # type: ignore[method-assign]
+    study.forwards.scorer.model = restless  # type: ignore[method-assign]
     control = study.verdict().control
     assert control["irrelevant_promotion_damage_removed"] != 0
     assert not control["is_null"]
@@ -90,16 +90,16 @@ def test_batch_variance_sees_a_forward_that_depends_on_its_batch(
 
     Both models suffer it alike, so only a run that really changes the batch shows it.
     """
-    from precision_lib.forensics import forwards
+    from precision_lib.scoring import forward
 
     quiet = small_study(tiny_llama).rebatched(REFERENCE_RUN).variance.value
-    original = forwards.response_logits
+    original = forward.trunk_and_logits
 
-    def batch_dependent(model: Any, batch: Any) -> Any:
-        logits, tokens = original(model, batch)
-        return logits * (1 + 2.0**-10 * len(tokens)), tokens
+    def batch_dependent(model: Any, tokens: Any) -> Any:
+        hidden, logits = original(model, tokens)
+        return hidden, logits * (1 + 2.0**-10 * len(tokens))
 
-    monkeypatch.setattr(forwards, "response_logits", batch_dependent)
+    monkeypatch.setattr(forward, "trunk_and_logits", batch_dependent)
     loud = small_study(tiny_llama).rebatched(REFERENCE_RUN).variance.value
     assert loud > 100 * quiet
     assert loud > 0
@@ -108,15 +108,15 @@ def test_batch_variance_sees_a_forward_that_depends_on_its_batch(
 def test_overflow_is_counted_and_impairs_the_cell(tiny_llama: "Checkpoint") -> None:
     """fp16 logits beyond 65,504 are infinite; the cell says so instead of crashing."""
     study = small_study(tiny_llama, HALF)
-    build = study.forwards._model
+    build = study.forwards.scorer.model
 
-    def loud(role: str, policy: int, fmt: str) -> Any:
-        model = build(role, policy, fmt)
-        if fmt == "fp16":
+    def loud(weights: Any, copy: int = 0) -> Any:
+        model = build(weights, copy)
+        if weights.fmt == "fp16":
             model.lm_head.weight.data = torch.full_like(model.lm_head.weight, 6e4)
         return model
 
-    study.forwards._model = loud  # type: ignore[method-assign]
+    study.forwards.scorer.model = loud  # type: ignore[method-assign]
     cell = study.cell(HALF)
     assert cell.verdict == "impaired"
     assert cell.metrics["log_ratio_nonfinite_frac"].value > 0

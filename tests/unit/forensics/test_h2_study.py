@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.h2 import operating_point as operating_point
-from precision_lib.forensics.h2 import reward_quantization as h2
+from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.metrics import rewards as h2
 
 if TYPE_CHECKING:
     from precision_lib.forensics.h2.study import H2Study
@@ -25,7 +26,7 @@ PROMOTED, DEMOTED = get_configuration("bf16_fp32_reward"), get_configuration("fp
 HALF = replace(PURE, name="half", reward="fp16")
 SHARDS, PROMPTS, SAMPLES, LENGTH = 3, 4, 4, 12
 #: As the forwards call it.
-SCORE_TOKENS = "precision_lib.trajectories.scoring.score_tokens"
+SCORE_TOKENS = "precision_lib.scoring.forced.score_tokens"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,8 @@ def reward() -> "RewardModel":
 def freeze(reward: "RewardModel", index: int) -> "Trajectories":
     """Random tokens of random lengths, scored as a freeze does."""
     from precision_lib.runtime import deterministic
-    from precision_lib.trajectories.scoring import Micro, forced_rewards
+    from precision_lib.scoring.forced import forced_rewards
+    from precision_lib.scoring.micro import Micro
     from precision_lib.trajectories.store import Trajectories
 
     count, generator = PROMPTS * SAMPLES, torch.Generator().manual_seed(index)
@@ -105,22 +107,22 @@ def few_families(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_families, "GROUPS", 16)
 
 
-def opened(reward: "RewardModel", shards: list["Trajectories"], **options: Any) -> "H2Study":
+def opened(reward: "RewardModel", shards: list["Trajectories"]) -> "H2Study":
     from precision_lib.forensics.h2.study import open_h2_study
 
-    return open_h2_study(reward, shards, 0, **options)
+    return open_h2_study(reward, shards, 0)
 
 
 def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None:
     """Have ``change`` applied to the model of every forward."""
-    build = study.forwards._model
+    build = study.forwards.scorer.model
 
-    def changed(fmt: str) -> Any:
-        model = build(fmt)
-        change(model, fmt)
+    def changed(weights: Any, copy: int = 0) -> Any:
+        model = build(weights, copy)
+        change(model, weights.fmt)
         return model
 
-    study.forwards._model = changed  # type: ignore[method-assign]
+    study.forwards.scorer.model = changed  # type: ignore[method-assign]
 
 
 # Cells
@@ -129,7 +131,7 @@ def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None
 def test_a_cell_holds_every_metric_over_every_sequence(clean: "H2Study") -> None:
     cell = clean.cell(PURE)
     assert cell.hypothesis == "H2"
-    assert set(cell.metrics) == {*h2.METRICS, "batch_variance"}
+    assert set(cell.metrics) == {*H2.metrics, "batch_variance"}
     sequences = SHARDS * PROMPTS * SAMPLES
     pairs = SHARDS * PROMPTS * SAMPLES * (SAMPLES - 1) // 2
     assert cell.metrics["advantage_rms_error"].n == sequences
@@ -179,7 +181,8 @@ def test_observed_formats(clean: "H2Study", fmt: str) -> None:
 def test_each_forward_runs_once(reward: "RewardModel", shards: list["Trajectories"]) -> None:
     """bf16: first, again, rebatched, wide head; FP32: the same four; the exact model."""
     calls: list[None] = []
-    study = opened(reward, shards, progress=lambda: calls.append(None))
+    study = opened(reward, shards)
+    study.forwards.scorer.progress = lambda: calls.append(None)
     for configuration in (PURE, REFERENCE_RUN, PROMOTED, DEMOTED):
         study.cell(configuration)
     study.verdict()
@@ -204,7 +207,9 @@ def test_causes_are_kept_apart(clean: "H2Study") -> None:
     """Storing alone is the cast of the golden scores; a wide head leaves no grid on the scores."""
     causes = clean.causes("bf16")
     stored = h2.group_sums(clean.golden.bfloat16(), clean.golden, clean.groups)
-    assert causes["stored_only"]["advantage_rms_error"]["value"] == h2.value(stored, h2.DAMAGE)
+    assert causes["stored_only"]["advantage_rms_error"]["value"] == H2.metrics[
+        "advantage_rms_error"
+    ].of(stored)
     assert causes["both"]["advantage_rms_error"] == (
         clean.cell(PURE).metrics["advantage_rms_error"].as_json()
     )
@@ -470,7 +475,7 @@ def test_overflow_of_some_scores_impairs_the_cell(study: "H2Study") -> None:
     cell = study.cell(HALF)
     assert cell.verdict == "impaired"
     assert 0 < cell.metrics["reward_nonfinite_frac"].value < 1
-    assert set(cell.metrics) == {*h2.METRICS, "batch_variance"}
+    assert set(cell.metrics) == {*H2.metrics, "batch_variance"}
     assert all(math.isfinite(m.value) for m in cell.metrics.values())
 
 

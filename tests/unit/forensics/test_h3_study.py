@@ -25,9 +25,9 @@ def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H3Study":
     from precision_lib.models.value_head import fit_value_head, predict_values
     from precision_lib.ppo import logprobs
     from precision_lib.runtime import deterministic
+    from precision_lib.scoring.forward import trunk_and_logits
     from precision_lib.trajectories.sampling import sample_responses
     from precision_lib.trajectories.store import Trajectories
-    from precision_lib.trajectories.teacher_forcing import trunk_and_logits
 
     prompts = [[0, 1 + number] for number in range(8) for _ in range(4)]
     with deterministic(seed), torch.no_grad():
@@ -105,14 +105,11 @@ def test_states_one_position_late_are_caught_by_the_control(
     tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A critic that sees the action it judges: the golden values are no longer the frozen ones."""
-    from precision_lib.forensics.h3 import states as critic_states
-    from precision_lib.trajectories import teacher_forcing
+    from precision_lib.scoring import forced, forward
 
     study = small_study(tiny_llama)
     monkeypatch.setattr(
-        critic_states,
-        "trunk",
-        lambda model, tokens: teacher_forcing.trunk(model, tokens).roll(-1, 1),
+        forced, "trunk", lambda model, tokens: forward.trunk(model, tokens).roll(-1, 1)
     )
     assert study.verdict().control["golden_values_beyond_rounding"] > 0
     assert study.verdict().verdict == "inconclusive"

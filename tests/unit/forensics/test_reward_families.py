@@ -16,9 +16,10 @@ from torch import Tensor
 
 from precision_lib.forensics.h2 import families as families
 from precision_lib.forensics.h2 import law as law
-from precision_lib.forensics.h2 import reward_quantization as h2
+from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.statistics import resample
 from precision_lib.formats import FORMATS, ulp
+from precision_lib.metrics import rewards as h2
 from precision_lib.ppo import advantages
 
 #: A deviation of this many standard errors has a probability of 7e-6 under the null hypothesis.
@@ -158,9 +159,9 @@ def test_where_everything_ties_the_error_is_that_of_the_advantages(fmt: str) -> 
     """Offset 10,000: bf16 steps of 64 and fp16 steps of 8 on a spread of 1."""
     family = next(f for f in families.FAMILIES if f.offset == 1e4)
     sums = families.family_sums(family, fmt, 0)
-    assert h2.value(sums, "reward_tie_frac") == 1
+    assert H2.metrics["reward_tie_frac"].of(sums) == 1
     rounding = U32 * 7 / math.sqrt(8)  # of golden advantages, at most 7 / sqrt(8), to FP32
-    assert abs(h2.value(sums, h2.DAMAGE) - 1) <= rounding
+    assert abs(H2.metrics["advantage_rms_error"].of(sums) - 1) <= rounding
 
 
 def test_half_way_between_two_values_one_bit_survives() -> None:
@@ -168,8 +169,8 @@ def test_half_way_between_two_values_one_bit_survives() -> None:
     family = next(f for f in families.FAMILIES if f.offset == 3000)
     sums = families.family_sums(family, "bf16", 0)
     error = 0.5 / math.sqrt(sums["pairs"].sum())  # of independent pairs; those here share samples
-    assert abs(h2.value(sums, "reward_tie_frac") - 0.5) < SIGMAS * math.sqrt(7) * error
-    assert h2.value(sums, h2.DAMAGE) < 1
+    assert abs(H2.metrics["reward_tie_frac"].of(sums) - 0.5) < SIGMAS * math.sqrt(7) * error
+    assert H2.metrics["advantage_rms_error"].of(sums) < 1
 
 
 # The critical offset
@@ -268,9 +269,9 @@ def test_evidence_holds_every_family_with_its_prediction(fmt: str) -> None:
     found = families.family_evidence(fmt, 0)
     assert [row["rewards"] for row in found["families"]] == [f.name for f in families.FAMILIES]
     for row, family in zip(found["families"], families.FAMILIES, strict=True):
-        assert set(h2.METRICS) <= set(row)
-        assert (f"{h2.DAMAGE}_predicted" in row) == family.smooth
-        low, high = row[f"{h2.DAMAGE}_interval"]
-        assert low <= row[h2.DAMAGE] <= high
+        assert set(H2.metrics) <= set(row)
+        assert ("advantage_rms_error_predicted" in row) == family.smooth
+        low, high = row["advantage_rms_error_interval"]
+        assert low <= row["advantage_rms_error"] <= high
     assert (found["critical_offset_over_spread"] is None) == (fmt == "fp64")
     assert found["groups"] * found["samples_per_group"] == 8192

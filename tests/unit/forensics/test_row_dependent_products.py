@@ -193,7 +193,7 @@ def test_another_batch_shape_is_no_regression(
     split: Measured, embedded: "Pipeline", tmp_path: Path
 ) -> None:
     """The allowance holds what another realisation of the same rounding errors does."""
-    from precision_lib.forensics.forwards import batch_shapes_exchanged
+    from precision_lib.scoring.micro import batch_shapes_exchanged
 
     with SplitProducts(), batch_shapes_exchanged():
         other = measure([h1_study(embedded)], tmp_path)

@@ -7,10 +7,8 @@ from numpy.typing import NDArray
 from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES
 from precision_lib.forensics.statistics import (
     CONFIDENCE,
-    Array,
     Metric,
     NothingComparedError,
-    Totals,
     contrast,
     estimate,
     resample,
@@ -26,6 +24,7 @@ from precision_lib.forensics.verdicts import (
     cell_verdict,
     hypothesis_verdict,
 )
+from precision_lib.metrics.measure import Array, Measure, Totals
 
 LENGTHS = 4
 
@@ -164,7 +163,7 @@ def test_a_damage_of_zero_has_no_share_to_remove() -> None:
     """Exact rewards, or a resample that drew none of the damaged clusters: 0, and no division."""
     from precision_lib.forensics.causal import Paired
 
-    metrics = {"error": (lambda t: t["error"] / t["tokens"], "x")}
+    metrics = {"error": Measure(lambda t: t["error"] / t["tokens"], "x")}
     paired = Paired(metrics, resample(np.arange(8), 0))
     none = {"error": np.zeros(8), "tokens": np.ones(8)}
     some = {"error": np.eye(8)[0], "tokens": np.ones(8)}

@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ CONFIGURATIONS = all_configurations(None)
 
 
 @pytest.fixture
-def row(monkeypatch: pytest.MonkeyPatch) -> None:
+def row() -> Iterator[None]:
     """The one row, and the two tables that are made of it at import; H1 to H4 are left out."""
     from tests.unit.forensics.toy_h0 import H0
 
@@ -33,10 +34,14 @@ def row(monkeypatch: pytest.MonkeyPatch) -> None:
         (DECISIONS, H0.decision),
         (DIRECTIONS, H0.directions),
     )
+    before = [dict(table) for table, _ in tables]
     for table, entry in tables:
-        for name in list(table):
-            monkeypatch.delitem(table, name)
-        monkeypatch.setitem(table, "H0", entry)
+        table.clear()
+        table["H0"] = entry
+    yield
+    for (table, _), rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)  # in their order
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +87,7 @@ def test_the_main_job_judges_it(models: "Pipeline", tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("row")
 def test_what_does_not_come_out_null_leaves_it_open(
-    models: "Pipeline", monkeypatch: pytest.MonkeyPatch
+    models: "Pipeline",
 ) -> None:
     """The planted fault of the toy: its FP32 numbers are no FP32 numbers."""
     from precision_lib.forensics.budget import budget

@@ -12,14 +12,17 @@ from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
 from precision_lib.formats import FORMATS, round_to
 from precision_lib.matrix import PrecisionConfig, get_configuration
-from precision_lib.metrics.direction import RATIO, SHARE
+from precision_lib.metrics.direction import RATIO
+from precision_lib.metrics.measure import Measure
 
 H0 = Hypothesis(
     decision=Decision(
         *("H0", "stored numbers", "stored_nsr", "", 1e-3, "one number in a thousand is lost"),
         *(("kl",), "bf16_fp32_kl", "fp32_bf16_kl", "bf16_fp32_reward"),
     ),
-    directions={"stored_nsr": RATIO, "batch_variance": SHARE},
+    metrics={
+        "stored_nsr": Measure(lambda t: np.sqrt(t["error2"] / t["signal2"]), "share", RATIO),
+    },
     variance_of="of the numbers",
     open=lambda given: Toy(given),
     settings=lambda quick, seed: seed,
@@ -32,8 +35,7 @@ class Toy(Study):
 
     def __init__(self, given: Given) -> None:
         self.numbers = torch.randn(9, 50, generator=torch.Generator().manual_seed(given.settings))
-        metrics = {"stored_nsr": (lambda t: np.sqrt(t["error2"] / t["signal2"]), "share")}
-        self.paired = Paired(metrics, resample(np.arange(9), given.settings))
+        self.paired = Paired(H0.metrics, resample(np.arange(9), given.settings))
 
     def measure(self, configuration: PrecisionConfig, run: str = "first") -> Sums:
         error = round_to(self.numbers.double(), FORMATS[configuration.kl]) - self.numbers

@@ -27,10 +27,11 @@ from precision_lib.models.loading import (
 from precision_lib.models.placement import devices_of, spread
 from precision_lib.models.value_head import ValueHead
 from precision_lib.runtime import deterministic
+from precision_lib.scoring.forced import Forced, forced
+from precision_lib.scoring.micro import Micro
 from precision_lib.trajectories.batches import FreezeSettings
 from precision_lib.trajectories.freeze import freeze
 from precision_lib.trajectories.replay import replay
-from precision_lib.trajectories.scoring import Forced, Micro, forced
 from precision_lib.trajectories.working_copy import WorkingCopy
 from tests.unit.simulated_devices import (
     FIRST,
@@ -65,13 +66,13 @@ def logprobs(checkpoint: Checkpoint, fmt: str) -> Forced:
     head = ValueHead(torch.linspace(-1, 1, width), torch.tensor(0.5))
     mask = torch.ones(4, 9, dtype=torch.bool)
     with deterministic():
-        return forced(model, TOKENS, mask, MICRO, kl_format=fmt, head=head, value_format=fmt)
+        return forced(model, TOKENS, mask, MICRO, kl_formats=(fmt,), head=head, value_format=fmt)
 
 
 def assert_same_bits(got: Forced, want: Forced) -> None:
     assert got.values is not None
     assert want.values is not None
-    assert torch.equal(got.logprobs, want.logprobs)
+    assert all(torch.equal(x, want.logprobs[fmt]) for fmt, x in got.logprobs.items())
     assert torch.equal(got.values, want.values)
     assert (got.parameters, got.logits) == (want.parameters, want.logits)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from precision_lib.models.lm_head import parameter_formats, put_head
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
 from precision_lib.runtime import deterministic
-from precision_lib.trajectories.teacher_forcing import trunk_and_logits
+from precision_lib.scoring.forward import trunk_and_logits
 from tests.unit.small_pipelines import random_pipeline
 
 TOKENS = torch.arange(24).view(2, 12)

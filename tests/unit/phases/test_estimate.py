@@ -117,7 +117,7 @@ def test_a_forward_is_timed_in_each_format(
 ) -> None:
     """Each timed piece takes one second of this clock, whatever its number of tokens."""
     from precision_lib.phases.estimate import measured_speed, peak_memory
-    from precision_lib.trajectories.teacher_forcing import rows_per_forward
+    from precision_lib.scoring.forward import rows_per_forward
 
     found = measured_speed(models, small, CONFIGURATIONS, lambda: float(next(clock)))
     short, model = 24, models.policy.model  # half of H4's 48

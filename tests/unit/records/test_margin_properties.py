@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from precision_lib.forensics import statistics
 from precision_lib.forensics.t_quantile import student_quantile
+from precision_lib.metrics.measure import Array, Totals
 from precision_lib.records import margins
 from precision_lib.records.directions import DIRECTIONS, Direction
 from precision_lib.records.margins import is_beyond, margin
@@ -112,11 +113,11 @@ def _spread(value: float, half: float, *, log: bool) -> dict[str, Any]:
     return metric(value) | {"low": value * math.exp(-half), "high": value * math.exp(half)}
 
 
-def mean(totals: statistics.Totals) -> statistics.Array:
+def mean(totals: Totals) -> Array:
     return totals["x"] / totals["n"]
 
 
-def root_mean_square(totals: statistics.Totals) -> statistics.Array:
+def root_mean_square(totals: Totals) -> Array:
     return np.sqrt(totals["square"] / totals["n"])
 
 

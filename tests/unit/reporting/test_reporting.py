@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from precision_lib.forensics.h1.kl_collapse import METRICS
+from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.matrix import MATRIX
 from precision_lib.reporting.styles import STYLES
@@ -17,7 +17,7 @@ CURVE = [
 
 def block(**changes: Any) -> dict[str, Any]:
     values = {
-        name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100, "unit": ""} for name in METRICS
+        name: {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100, "unit": ""} for name in H1.metrics
     }
     cells = [
         {

@@ -16,6 +16,7 @@ LAYERS = (
     {"runtime"},
     {"ppo"},
     {"models"},
+    {"scoring", "metrics"},
     {"trajectories"},
     {"targets"},
     {"conformance"},

@@ -14,10 +14,10 @@ from torch import Tensor
 from precision_lib.bounds import gamma, log_softmax_bound
 from precision_lib.formats import FORMATS
 from precision_lib.models.reward_model import score_tokens
+from precision_lib.scoring.forward import trunk_and_logits
 from precision_lib.training.golden import damage, golden_experience, symptoms
 from precision_lib.training.rollout import Experience
 from precision_lib.training.trainer import ppo_step
-from precision_lib.trajectories.teacher_forcing import trunk_and_logits
 from tests.unit.small_runs import (
     DAMAGE,
     SYMPTOMS,
@@ -105,11 +105,11 @@ def by_hand(got: Experience, want: Experience) -> dict[str, float]:
         "drift_nats_per_1000_tokens": float(1000 * sums.sum() / len(d)),
         "log_ratio_rms_error": math.sqrt(((d - true) ** 2).mean()),
         "sequence_ratio_ess": float(weights.mean() ** 2 / (weights**2).mean()),
-        "advantage_rms_error": math.sqrt(((a - truth) ** 2).mean() / (truth**2).mean()),
-        "advantage_sign_flip_frac": float((a * truth < 0).mean()),
+        "gae_rms_error": math.sqrt(((a - truth) ** 2).mean() / (truth**2).mean()),
+        "gae_sign_flip_frac": float((a * truth < 0).mean()),
         "value_td_zero_frac": float((td[golden_td != 0] == 0).mean()),
-        "reward_tie_frac": sum(x == 0 for x in signs) / len(signs),
-        "reward_kendall_tau": float(sum(signs) / len(signs)),
+        "score_tie_frac": sum(x == 0 for x in signs) / len(signs),
+        "score_kendall_tau": float(sum(signs) / len(signs)),
     }
 
 
@@ -134,7 +134,7 @@ def test_damage_is_what_numpy_makes_of_the_same_figures(
     got, want, _ = pair
     found = check_figures(got, want)
     assert found["log_ratio_nsr"] > 0.1
-    assert found["advantage_rms_error"] > 1e-3
+    assert found["gae_rms_error"] > 1e-3
     swapped = check_figures(want, got)
     assert swapped["drift_nats_per_1000_tokens"] == -found["drift_nats_per_1000_tokens"]
 
@@ -148,12 +148,12 @@ def test_planted_harm_shows_in_its_own_figures(
         "golden_kl_penalty_mean": damage(want, want)["golden_kl_penalty_mean"]
     }
     tied = scored(want, scores=torch.ones(4))
-    assert check_figures(tied, want)["reward_tie_frac"] == 1
+    assert check_figures(tied, want)["score_tie_frac"] == 1
     turned = scored(want, scores=-want.scored.scores)
-    assert check_figures(turned, want)["reward_kendall_tau"] == -1
+    assert check_figures(turned, want)["score_kendall_tau"] == -1
     pushed = dataclasses.replace(want, advantages=-want.advantages)
-    assert check_figures(pushed, want)["advantage_sign_flip_frac"] == 1
-    assert check_figures(pushed, want)["advantage_rms_error"] == 2
+    assert check_figures(pushed, want)["gae_sign_flip_frac"] == 1
+    assert check_figures(pushed, want)["gae_rms_error"] == 2
     still = scored(
         dataclasses.replace(want, rewards=torch.zeros_like(want.rewards)),
         values=torch.zeros_like(want.scored.values),
@@ -192,7 +192,7 @@ def test_symptoms_are_what_a_loop_finds() -> None:
     mask, found = experience.given.mask, symptoms(experience)
     d = np.concatenate(rows_of(experience.penalty, mask))
     reference = np.concatenate(rows_of(experience.scored.ref_logprobs, mask))
-    assert set(found) == SYMPTOMS - {"value_stagnation_rate"}
+    assert set(found) == SYMPTOMS - {"values_unchanged_frac"}
     assert found["kl_k1_mean"] == pytest.approx(d.mean(), rel=gamma(len(d), FP64))
     near = np.abs(d) <= np.spacing(np.abs(reference).astype(np.float32))
     assert 0 < near.mean() < 1

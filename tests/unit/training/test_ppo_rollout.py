@@ -12,11 +12,11 @@ from precision_lib.bounds import (
     whiten_bound,
 )
 from precision_lib.formats import FORMATS
+from precision_lib.scoring.forward import trunk_and_logits
 from precision_lib.training.forward import forward, sequences_of
 from precision_lib.training.rollout import Experience, draw
 from precision_lib.training.trainer import Run, ppo_step
 from precision_lib.trajectories.batches import Sampled
-from precision_lib.trajectories.teacher_forcing import trunk_and_logits
 from tests.unit.small_runs import NAMES, experience_of, opened, pipeline
 
 U = FORMATS["fp32"].unit_roundoff

@@ -103,7 +103,7 @@ def test_figures_of_the_updates_are_means_and_extremes_over_the_minibatches(epoc
     assert line["log_ratio_smallest"] == min(r.smallest_log_ratio for r in ratios) < 0
     assert line["log_ratio_largest"] == max(r.largest_log_ratio for r in ratios) > 0
     assert line["ratio_overflows"] == line["skipped_updates"] == 0
-    assert line["value_stagnation_rate"] == found.stagnant / found.watched
+    assert line["values_unchanged_frac"] == found.stagnant / found.watched
 
 
 def test_adaptive_coefficient_follows_the_kl_and_never_dies() -> None:

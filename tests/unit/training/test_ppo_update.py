@@ -11,12 +11,12 @@ from torch import Tensor
 
 from precision_lib.formats import FORMATS
 from precision_lib.runtime import Float64Casts, state_put_back
+from precision_lib.scoring import forward as teacher_forcing
 from precision_lib.training.forward import forward
 from precision_lib.training.rollout import Experience
 from precision_lib.training.trainer import Run, ppo_step
 from precision_lib.training.update import Updates, clip_gradient, minibatch_order, update
 from precision_lib.training.weights import Weights, perturbed
-from precision_lib.trajectories import teacher_forcing
 from tests.unit.small_runs import NAMES, experience_of, opened, settings
 
 #: Gradients as they are; ratios and values are clipped soon.
@@ -219,7 +219,7 @@ def test_gradient_that_is_not_finite_is_skipped_counted_and_reported(
         assert (line["updates"], line["skipped_updates"]) == (3, 3)
         assert not line["gradient_norm"] < float("inf")
         assert line["weights_moved_frac"] == 0
-        assert line["value_stagnation_rate"] is None, "no step was taken, nothing stood still"
+        assert line["values_unchanged_frac"] is None, "no step was taken, nothing stood still"
         assert line["log_ratio_largest"] == line["log_ratio_smallest"] == 0
         now = [weights.master, weights.low, moments["exp_avg"], moments["exp_avg_sq"]]
         assert all(torch.equal(a, b) for a, b in zip(kept, [*now, moments["step"]], strict=True))

@@ -63,8 +63,8 @@ def test_golden_figures_are_those_of_a_plain_fp32_forward(
     from precision_lib.bounds.softmax import log_softmax_bound
     from precision_lib.formats import FORMATS
     from precision_lib.models.value_head import load_value_head
+    from precision_lib.scoring.forward import trunk_and_logits
     from precision_lib.trajectories.shards import read_shards
-    from precision_lib.trajectories.teacher_forcing import trunk_and_logits
 
     head, fp32 = load_value_head(frozen / "value_head.safetensors"), FORMATS["fp32"]
     weight, bias = head.weight.double(), head.bias.double()

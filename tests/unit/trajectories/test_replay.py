@@ -191,13 +191,13 @@ def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
     pipeline: "Pipeline", frozen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: logits that depend on the number of rows, as a kernel with split sums does."""
-    from precision_lib.trajectories.teacher_forcing import trunk_and_logits
+    from precision_lib.scoring.forward import trunk_and_logits
 
     def batch_dependent(model: Any, tokens: torch.Tensor) -> Any:
         hidden, logits = trunk_and_logits(model, tokens)
         return hidden, logits * (1 + 2.0**-10 * len(tokens))
 
-    place = "precision_lib.trajectories.scoring.trunk_and_logits"
+    place = "precision_lib.scoring.forward.trunk_and_logits"
     monkeypatch.setattr(place, batch_dependent)
     record = run(pipeline, REFERENCE_RUN, frozen, tmp_path)
     floor = record["noise_floor"]

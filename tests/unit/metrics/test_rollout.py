@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from precision_lib.forensics.h5 import rollout_mismatch as h5
-from precision_lib.forensics.statistics import Array
+from precision_lib.forensics.h5.declaration import H5
+from precision_lib.metrics import rollout as h5
+from precision_lib.metrics.measure import Array
 
 SIGMAS = 4.5
 
 
 def _metric(name: str, difference: Array) -> float:
-    sums = h5.sequence_sums(difference)
-    return float(h5.METRICS[name][0]({k: v.sum() for k, v in sums.items()}))
+    return H5.metrics[name].of(h5.sequence_sums(difference))
 
 
 def _noise(*shape: int, seed: int = 0) -> Array:
@@ -37,7 +37,7 @@ def test_metrics_of_two_sequences_by_hand() -> None:
 
 def test_equal_engines_have_no_mismatch_and_an_overflow_is_counted() -> None:
     zero = np.zeros((3, 4))
-    for name in h5.METRICS:
+    for name in H5.metrics:
         assert _metric(name, zero) == (1.0 if name == "rollout_sequence_ess" else 0.0)
     broken = zero.copy()
     broken[0, 1], broken[2, 3] = np.inf, np.nan
@@ -69,7 +69,8 @@ def _difference(p: Array, chosen: Any, seed: int = 3) -> Array:
     """d of independent logit errors, to first order."""
     eta = 0.01 * _noise(*p.shape, seed=seed)
     own: Array = np.take_along_axis(eta, chosen[..., None], -1)[..., 0]
-    return own - (p * eta).sum(-1)
+    difference: Array = own - (p * eta).sum(-1)
+    return difference
 
 
 def test_probability_law_holds_for_independent_logit_errors() -> None:

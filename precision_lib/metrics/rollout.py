@@ -42,8 +42,8 @@ import math
 
 import numpy as np
 
-from precision_lib.forensics.h4 import reference_drift as h4
-from precision_lib.forensics.statistics import Array, MetricFunction
+from precision_lib.metrics import drift
+from precision_lib.metrics.measure import Array
 
 #: PPO's usual clip range: a token whose ratio is outside has no gradient on one side.
 CLIP_RANGE = 0.2
@@ -60,12 +60,12 @@ def sequence_sums(difference: Array) -> dict[str, Array]:
         difference: [N, T] d, nats; inf or NaN where a log-prob is.
 
     Returns:
-        Name to [N]: those of :func:`h4.sequence_sums`, and of |d|, of k3 and of the clip band.
+        Name to [N]: those of :func:`drift.sequence_sums`, and of |d|, of k3 and of the clip band.
 
     Raises:
         ValueError: for an array that is not [N, T] with at least one token.
     """
-    sums = h4.sequence_sums(difference)
+    sums = drift.sequence_sums(difference)
     kept = _finite(difference)
     ratio_less_one = np.expm1(np.minimum(kept, _LARGEST))
     return sums | {
@@ -73,21 +73,6 @@ def sequence_sums(difference: Array) -> dict[str, Array]:
         "k3": (ratio_less_one - kept).sum(1),
         "outside": (np.abs(ratio_less_one) > CLIP_RANGE).sum(1).astype(np.float64),
     }
-
-
-def _per_token(name: str) -> MetricFunction:
-    return lambda t: t[name] / t["tokens"]
-
-
-#: Metric name to (function of totals, unit).
-METRICS: dict[str, tuple[MetricFunction, str]] = {
-    "rollout_log_ratio_final": h4.METRICS["accum_err_final"],
-    "rollout_logprob_abs_diff_mean": (_per_token("absolute"), "nats"),
-    "rollout_token_outside_clip_frac": (_per_token("outside"), "share of tokens"),
-    "rollout_k3": (_per_token("k3"), "nats"),
-    "rollout_sequence_ess": h4.METRICS["sequence_ratio_ess"],
-    "rollout_nonfinite_frac": (_per_token("nonfinite"), "share of tokens"),
-}
 
 
 def weight_of(logprobs: Array, collision: Array) -> Array:

@@ -1,4 +1,4 @@
-"""H4, reference drift: do errors of per-token log-probs add up along the sequence?
+"""Errors of log-probs summed along the sequence: how large they get, and by which law they grow.
 
 The hazard. An error of 0.03 nats per token looks harmless, and whatever sums log-probs over a
 sequence (a GSPO ratio, a DPO margin, a sequence-level importance weight, a KL per sequence) sees
@@ -33,8 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_lib.forensics.statistics import Array, MetricFunction, Totals
-from precision_lib.formats import FORMATS, round_to
+from precision_lib.metrics.measure import Array, Totals
 
 #: Before this token the accumulated error is that of a few tokens, and its RMS mostly chance.
 FIRST_POSITION = 16
@@ -161,30 +160,6 @@ def token_growth_exponent(totals: Totals) -> Array:
     return log_log_slope([(a + b) / 2 for a, b in edges], mean_squares) / 2
 
 
-def _root_mean_square(name: str, per: str) -> MetricFunction:
-    return lambda t: np.sqrt(t[name] / t[per])
-
-
-#: Metric name to (function of totals, unit).
-METRICS: dict[str, tuple[MetricFunction, str]] = {
-    "accum_err_final": (_root_mean_square("final2", "sequences"), "nats RMS"),
-    "accum_err_growth_exponent": (growth_exponent, "power of the position"),
-    "drift_nats_per_1000_tokens": (lambda t: 1000 * t["error"] / t["tokens"], "nats/1000 tokens"),
-    "log_ratio_rms_error": (_root_mean_square("error2", "tokens"), "nats RMS"),
-    "sequence_ratio_ess": (
-        lambda t: t["weight"] ** 2 / (t["sequences"] * t["weight2"]),
-        "share of sequences",
-    ),
-    "log_ratio_nonfinite_frac": (lambda t: t["nonfinite"] / t["tokens"], "share of tokens"),
-}
-#: In the evidence: does the error of a single token depend on its position?
-TOKEN_GROWTH: dict[str, tuple[MetricFunction, str]] = {
-    "token_error_growth_exponent": (token_growth_exponent, "power of the position"),
-}
-#: Of a log-prob instead of a log-ratio, policy or reference alone.
-COMPONENT_METRICS = ("accum_err_final", "accum_err_growth_exponent", "drift_nats_per_1000_tokens")
-
-
 def laws_within(low: float, high: float) -> list[str]:
     """Names of the growth laws whose exponent lies in the interval."""
     return [name for name, exponent in GROWTH_LAWS.items() if low <= exponent <= high]
@@ -239,6 +214,8 @@ def stored_sum_error(logprobs: Array, golden: Array, fmt: str) -> dict[str, floa
 def round_scalar(value: float, fmt: str) -> float:
     """``value`` rounded to a format, nearest even."""
     import torch
+
+    from precision_lib.formats import FORMATS, round_to
 
     return float(round_to(torch.tensor([value], dtype=torch.float64), FORMATS[fmt]))
 

@@ -12,9 +12,17 @@ hidden states stay.
 n rows, L tokens of each, V vocabulary, H hidden size.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+from precision_lib.formats import format_of, get_format
+from precision_lib.models.lm_head import parameter_formats
+from precision_lib.models.value_head import predict_values
+from precision_lib.ppo.logprobs import shift, token_logprobs
+from precision_lib.runtime import Float64Casts
 
 #: Bytes that the FP32 logits of one forward may take, by device type; the micro-batch follows from
 #: it. Beyond this a CPU's allocator maps and unmaps each temporary: 128 MiB was measured 1.8 times
@@ -29,14 +37,6 @@ def rows_per_forward(length: int, model: Any) -> int:
     """
     limit = LOGITS_BYTES.get(model.device.type, LOGITS_BYTES["cpu"])
     return max(1, limit // (length * vocabulary_of(model) * 4))
-
-
-def other_rows(rows: int, count: int) -> int:
-    """Another number of rows per forward than ``rows`` of ``count``: a third, and 2 instead of 1.
-
-    For noise floors: a row that went alone, because it is long, goes with another one.
-    """
-    return max(1, min(rows, count) // 3) if rows > 1 else 2
 
 
 def vocabulary_of(model: Any) -> int:
@@ -88,3 +88,68 @@ def trunk(model: Any, tokens: Tensor) -> Tensor:
     """Hidden states [n, L, H] alone, as :func:`trunk_and_logits` gives them: no LM head."""
     hidden: Tensor = model.base_model(input_ids=tokens, use_cache=False)[0]
     return hidden
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one forward says of ``tokens[:, first + 1:]``, T of them.
+
+    Attributes:
+        logprobs: format of the log-softmax to [n, T] log-probs in it.
+        values: [n, T] in the value format; None without a head.
+        logits: [n, T, V], by far the largest: drop it before the next forward.
+    """
+
+    logprobs: dict[str, Tensor]
+    values: Tensor | None
+    logits: Tensor
+
+
+def forward(
+    model: Any,
+    tokens: Tensor,
+    first: int,
+    kl_formats: tuple[str, ...],
+    head: tuple[Tensor, Tensor] | None = None,
+    value_format: str = "fp32",
+) -> Figures:
+    """Log-probs of tokens, and their values where there is a head; differentiable in both.
+
+    Every log-prob of this package comes from here: sampled tokens are drawn elsewhere, and scored
+    here.
+
+    Args:
+        model: causal LM; its parameters' format is the format of the forward.
+        tokens: [n, L] int64, right-padded, on the model's device.
+        first: column of ``tokens`` before which no token is predicted.
+        kl_formats: of the log-softmax; logits are cast to it first.
+        head: (weight [H], bias []) of the value head.
+        value_format: hidden states and head are cast to it first.
+    """
+    with in_own_format(model):
+        hidden, logits = trunk_and_logits(model, tokens)
+    aligned, targets = shift(logits[:, first:], tokens[:, first:])
+    logprobs = {f: token_logprobs(aligned, targets, get_format(f).dtype) for f in kl_formats}
+    values = None
+    if head is not None:
+        weight, bias = (x.to(hidden.device) for x in head)
+        values = predict_values(hidden[:, first:-1], weight, bias, value_format)
+    return Figures(logprobs, values, aligned)
+
+
+def formats_of(tensors: Any) -> str:
+    """Formats of tensors or parameters as observed, joined by ``+`` where they differ."""
+    return "+".join(sorted({format_of(x.dtype).name for x in tensors}))
+
+
+def formats_of_model(model: Any) -> str:
+    """:func:`formats_of` its parameters, without an LM head that has a format of its own."""
+    return "+".join(sorted(parameter_formats(model)))
+
+
+def in_own_format(model: Any) -> AbstractContextManager[Any]:
+    """Where a model in float64 computes in it throughout; for others nothing.
+
+    FP32 casts inside the model become float64 ones.
+    """
+    return Float64Casts() if formats_of_model(model) == "fp64" else nullcontext()

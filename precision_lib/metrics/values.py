@@ -1,4 +1,4 @@
-"""H3, value-head instability: do large unbounded values starve the mantissa?
+"""Values on the grid of a format: their steps, their updates, and the advantages they leave.
 
 The hazard. A value head has no natural scale: its predictions are as large as the returns. bf16 has
 a step of 2**-7 at 1 and of 64 at 10,000, so the usual worry is the magnitude. But what an advantage
@@ -26,31 +26,13 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.statistics import Array, MetricFunction, Totals
 from precision_lib.formats import get_format, ulp
 from precision_lib.ppo import advantages, masked
 
 GAMMA, LAMBDA = 1.0, 0.95
-
-
-def _share(name: str, of: str) -> MetricFunction:
-    # Where nothing could happen (no twin moved, no TD error differs from 0) it did not: 0 of 1.
-    return lambda t: t[name] / np.maximum(t[of], 1)
-
-
-def stagnation_at(magnitude: int) -> tuple[str, str]:
-    """Names of the two sums behind the stagnation rate at a magnitude, by its index."""
-    return f"stagnant@{magnitude}", f"twin_moved@{magnitude}"
-
-
-def _rms(totals: Totals) -> Array:
-    # Golden advantages that are all alike are whitened to 0: then of the standard deviation 1.
-    signal2 = totals["signal2"]
-    return np.sqrt(totals["error2"] / np.where(signal2 > 0, signal2, totals["tokens"]))
 
 
 def whitened_advantages(values: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
@@ -85,16 +67,19 @@ def value_quantities(
         values, golden: [M] predictions; rewards: [N, T]; mask: [N, T] bool, right-padded.
     """
     exact = td_errors(golden, rewards, mask)
-    zero = (td_errors(values, rewards, mask) == 0) & (exact != 0)
     wanted = whitened_advantages(golden, rewards, mask)
     error = whitened_advantages(values, rewards, mask) - wanted
     return {
         "tokens": torch.ones_like(exact),
-        "td_nonzero": (exact != 0).double(),
-        "td_zero": zero.double(),
         "error2": error**2,
         "signal2": wanted**2,
-    }
+    } | lost_td_errors(td_errors(values, rewards, mask), exact)
+
+
+def lost_td_errors(td: Tensor, golden: Tensor) -> dict[str, Tensor]:
+    """[M] float64 each: golden TD errors that are not zero, and those that came out as zero."""
+    nonzero = golden != 0
+    return {"td_nonzero": nonzero.double(), "td_zero": ((td == 0) & nonzero).double()}
 
 
 def finite_quantities(
@@ -152,46 +137,6 @@ def predicted_advantage_error(golden: Tensor, rewards: Tensor, mask: Tensor, fmt
     raw, _ = advantages.gae(rewards.double(), table, mask, GAMMA, LAMBDA)
     variance = ulp(golden, get_format(fmt)) ** 2 / 12 * rounding_gain(LAMBDA)
     return float((variance.mean() / raw[mask].var()).sqrt())
-
-
-def stagnation_rates(totals: Totals, count: int) -> Array:
-    """[count, ...] stagnation rate at each magnitude.
-
-    Where no golden prediction moved there is nothing to say, and the rate is that of the magnitude
-    before (0 before the first).
-    """
-    rates = [np.zeros_like(np.asarray(totals[stagnation_at(0)[0]]))]
-    for stagnant, moved in map(stagnation_at, range(count)):
-        some = np.asarray(totals[moved]) > 0
-        rate = totals[stagnant] / np.where(some, totals[moved], 1)
-        rates.append(np.where(some, rate, rates[-1]))
-    return np.stack(rates[1:])
-
-
-def critical_point(totals: Totals, grid: tuple[float, ...]) -> Array:
-    """Magnitude at which the stagnation rate passes one half, log-linear between grid points.
-
-    The first crossing from below; the end of the grid where there is none.
-    """
-    rates = stagnation_rates(totals, len(grid))
-    logs = np.log10(np.array(grid))
-    above = rates >= 0.5
-    first = np.where(above.any(0), above.argmax(0), len(grid) - 1)
-    before = np.maximum(first - 1, 0)
-    low, high = (np.take_along_axis(rates, i[None], 0)[0] for i in (before, first))
-    rise = np.where(high > low, high - low, 1.0)
-    share = np.clip(np.where(high > low, (0.5 - low) / rise, 1.0), 0.0, 1.0)
-    crossing: Array = 10 ** (logs[before] + share * (logs[first] - logs[before]))
-    return crossing
-
-
-#: Name to (function of totals over tokens, unit); the critical magnitude needs the study's grid.
-METRICS: dict[str, tuple[MetricFunction, str]] = {
-    "value_stagnation_rate": (_share("stagnant", "twin_moved"), "share of moves"),
-    "value_td_zero_frac": (_share("td_zero", "td_nonzero"), "share of TD errors"),
-    "advantage_rms_error": (_rms, "standard deviations"),
-    "value_nonfinite_frac": (_share("nonfinite", "tokens"), "share of tokens"),
-}
 
 
 def update_error(predictions: Tensor, twin: Tensor) -> float:

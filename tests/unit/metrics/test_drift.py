@@ -11,8 +11,10 @@ import torch
 from hypothesis import assume, example, given, settings
 
 from precision_lib.forensics.h4 import expected_drift as expected
-from precision_lib.forensics.h4 import reference_drift as h4
+from precision_lib.forensics.h4.declaration import H4
+from precision_lib.forensics.h4.evidence import TOKEN_GROWTH
 from precision_lib.forensics.statistics import Metric, estimate, resample
+from precision_lib.metrics import drift as h4
 from precision_lib.ppo import logprobs
 
 U = 2.0**-53
@@ -22,13 +24,13 @@ SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=N
 seeds = st.integers(0, 2**32 - 1)
 
 
-def measured(error: Any, metrics: Any = h4.METRICS) -> dict[str, Metric]:
+def measured(error: Any, metrics: Any = H4.metrics) -> dict[str, Metric]:
     error = np.asarray(error, dtype=np.float64)
     resampling = resample(np.arange(len(error)), seed=0, resamples=400)
     sums = h4.sequence_sums(error)
     return {
-        name: estimate(sums, function, resampling, n=error.size, unit=unit)
-        for name, (function, unit) in metrics.items()
+        name: estimate(sums, m.function, resampling, n=error.size, unit=m.unit)
+        for name, m in metrics.items()
     }
 
 
@@ -66,7 +68,7 @@ def test_every_metric_on_two_sequences_of_two_tokens() -> None:
         "sequence_ratio_ess": math.cosh(1) ** 2 / math.cosh(2),
         "log_ratio_nonfinite_frac": 0.0,
     }
-    assert set(got) == set(want) == set(h4.METRICS)
+    assert set(got) == set(want) == set(H4.metrics)
     for name, value in want.items():
         assert got[name] == pytest.approx(value, rel=8 * U, abs=0), name
 
@@ -249,7 +251,7 @@ def test_errors_that_grow_with_the_position_are_seen_and_others_are_not() -> Non
     noise = generator.standard_normal((16, 2048)) * 0.03
     growing = noise * np.sqrt(np.arange(1, 2049))
     flat, rising = (
-        measured(x, h4.TOKEN_GROWTH)["token_error_growth_exponent"] for x in (noise, growing)
+        measured(x, TOKEN_GROWTH)["token_error_growth_exponent"] for x in (noise, growing)
     )
     assert flat.low <= 0 <= flat.high
     assert abs(rising.value - 0.5) < SIGMAS * standard_error(rising)

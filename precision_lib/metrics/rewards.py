@@ -1,4 +1,4 @@
-"""H2, reward quantization: what a reward model's format leaves of the advantages.
+"""Rewards on the grid of a format: ties, ranking, and what is left of the advantages.
 
 The hazard. A bf16 score has 8 significand bits: between 4 and 8 it moves in steps of 1/32, and two
 answers that differ by less get the same reward. What counts is not the relative step of 0.4 %
@@ -13,7 +13,7 @@ metric                       over sequences, or over pairs of a group with diffe
 reward_resolution_median     median step of the format at its scores, reward units
 reward_tie_frac              share of pairs that are tied
 reward_kendall_tau           (concordant - discordant) / pairs: 1 unharmed, 0 no ranking left
-advantage_rms_error          RMS(a - a_golden) / RMS(a_golden), group-normalised (decides)
+advantage_rms_error          RMS(a - a_golden) / RMS(a_golden), group-normalised
 advantage_sign_flip_frac     share of advantages of the opposite sign: pushed the wrong way
 batch_advantage_rms_error    the same for normalisation over the whole batch
 reward_nonfinite_frac        share of scores that are inf or NaN (fp16 overflow); they are left out
@@ -25,62 +25,16 @@ Group statistics are FP32 or wider in every configuration; only the scores have 
 N sequences, G groups (prompts) of K sequences, P pairs of a group.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.causal import Paired
-from precision_lib.forensics.statistics import (
-    Array,
-    Metric,
-    MetricFunction,
-    NothingComparedError,
-    Totals,
-    level_counts,
-    median_level,
-)
 from precision_lib.formats import FORMATS, format_of, ulp
+from precision_lib.metrics.measure import Array, level_counts
 from precision_lib.ppo import advantages, masked
-
-RESOLUTION, DAMAGE, NONFINITE = (
-    "reward_resolution_median",
-    "advantage_rms_error",
-    "reward_nonfinite_frac",
-)
 
 #: An advantage up to the unit roundoff of the FP32 statistics is zero and has no direction.
 ZERO = FORMATS["fp32"].unit_roundoff
-
-
-def _ratio(top: str, bottom: str) -> MetricFunction:
-    """Sum over sum; 0 for a resample that drew no group with anything in it."""
-
-    def ratio(totals: Totals) -> Array:
-        counted = np.asarray(totals[bottom])
-        return np.asarray(totals[top]) / np.where(counted > 0, counted, 1)
-
-    return ratio
-
-
-def _rms(error2: str, signal2: str) -> MetricFunction:
-    return lambda totals: np.sqrt(_ratio(error2, signal2)(totals))
-
-
-#: Metric name to (function of totals over groups, unit).
-METRICS: dict[str, tuple[MetricFunction, str]] = {
-    RESOLUTION: (median_level, "reward units"),
-    "reward_tie_frac": (_ratio("tied", "pairs"), "share of pairs"),
-    "reward_kendall_tau": (_ratio("agreement", "pairs"), "(concordant - discordant) / pairs"),
-    DAMAGE: (_rms("error2", "signal2"), "RMS error / RMS"),
-    "advantage_sign_flip_frac": (_ratio("flipped", "sequences"), "share of sequences"),
-    "batch_advantage_rms_error": (_rms("batch_error2", "batch_signal2"), "RMS error / RMS"),
-    NONFINITE: (_ratio("nonfinite", "scored"), "share of sequences"),
-}
-
-#: Metrics that count pairs or scores, by the sum that says how many; the others count sequences.
-_COUNTED = {"reward_tie_frac": "pairs", "reward_kendall_tau": "pairs", NONFINITE: "scored"}
 
 
 def numbered(prompt_ids: Tensor) -> Tensor:
@@ -189,33 +143,3 @@ def group_sums(scores: Tensor, golden: Tensor, groups: Tensor) -> dict[str, Arra
 def _totals(x: Tensor, groups: Tensor, count: int) -> Array:
     weights = x.double().numpy()
     return np.bincount(groups.numpy(), weights=weights, minlength=count).astype(np.float64)
-
-
-def measured(paired: Paired, sums: dict[str, Array]) -> dict[str, Metric]:
-    """Every metric with its interval and with the number of elements that it compared.
-
-    Where no score is finite, the share of those that are not is all there is to say.
-
-    Raises:
-        NothingComparedError: when golden tells no pair of finite scores apart.
-    """
-    if not sums["sequences"].any():
-        scored = replace(paired, counted="scored")
-        return {NONFINITE: scored.estimate(sums, NONFINITE)}
-    if not sums["pairs"].any():
-        raise NothingComparedError(
-            "zero compared pairs: in every group all golden rewards are equal, so no ranking can "
-            "be lost; freeze several different answers per prompt"
-        )
-    totals = paired.resampling.totals(sums)
-    return {
-        name: replace(paired, counted=_COUNTED.get(name, paired.counted)).estimate(
-            sums, name, totals
-        )
-        for name in paired.metrics
-    }
-
-
-def value(sums: dict[str, Array], name: str) -> float:
-    """One metric over all groups, without an interval."""
-    return float(METRICS[name][0]({k: s.sum() for k, s in sums.items()}))

@@ -1,51 +1,34 @@
 """H1's metrics on four tokens that can be checked by hand, and the values of k2 and k3."""
 
 import math
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from precision_lib.forensics.h1 import kl_collapse as h1
+from precision_lib.forensics.h1.declaration import H1
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.metrics import log_ratio as h1
 from precision_lib.ppo import kl
 
-#: Log-probs of four tokens: golden (FP32) and as a low configuration (named fp16) gives them.
-GOLDEN_POLICY, GOLDEN_REFERENCE = [-2.0, -2.0, -3.0, -1.0], [-2.25, -1.5, -3.0, -1.5]
-LOW_POLICY, LOW_REFERENCE = [-2.0, -2.0, -3.5, -1.0], [-2.0, -1.75, -3.0, -1.5]
-LOW = PrecisionConfig("low", "fp16", "fp16", "fp32", "fp32", "fp32")
-BASELINE = PrecisionConfig("baseline", "fp32", "fp32", "fp32", "fp32", "fp32")
+#: Log-ratios of four tokens, golden and as a low configuration gives them, and where they lie.
+GOLDEN, LOW = [0.25, -0.5, 0.0, 0.5], [0.0, -0.25, -0.5, 0.5]
+REFERENCE = [-2.25, -1.5, -3.0, -1.5]
 
 
-def stub(values: dict[tuple[str, str], list[float]]) -> Any:
-    """Forwards that return given log-probs by (role, format)."""
-
-    def scored(role: str, policy: int, fmt: str, run: str = "first") -> Any:
-        tensor = torch.tensor(values[role, fmt])
-        return SimpleNamespace(logprobs={"fp32": tensor, "fp64": tensor.double()})
-
-    return SimpleNamespace(scored=scored)
-
-
-def metrics(configuration: PrecisionConfig, values: dict[tuple[str, str], list[float]]) -> Any:
-    quantities = h1.token_quantities(stub(values), configuration, 0)
+def metrics(ratio: list[float], golden: list[float]) -> Any:
+    reference = torch.tensor(REFERENCE[: len(ratio)])
+    exact = torch.tensor(golden, dtype=torch.float64)
+    quantities = h1.token_quantities(torch.tensor(ratio), exact, reference)
     totals = {name: np.asarray(float(q.sum())) for name, q in quantities.items()}
-    return {name: float(function(totals)) for name, (function, _) in h1.METRICS.items()}
+    return {name: float(metric.function(totals)) for name, metric in H1.metrics.items()}
 
 
 def test_every_metric_on_four_tokens() -> None:
-    """golden d = 0.25, -0.5, 0, 0.5; d = 0, -0.25, -0.5, 0.5; error = -0.25, 0.25, -0.5, 0."""
-    got = metrics(
-        LOW,
-        {
-            ("policy", "fp32"): GOLDEN_POLICY,
-            ("reference", "fp32"): GOLDEN_REFERENCE,
-            ("policy", "fp16"): LOW_POLICY,
-            ("reference", "fp16"): LOW_REFERENCE,
-        },
-    )
+    """Errors of -0.25, 0.25, -0.5 and 0."""
+    got = metrics(LOW, GOLDEN)
 
     def k3(d: float) -> float:
         return math.exp(-d) - 1 + d
@@ -69,16 +52,16 @@ def test_every_metric_on_four_tokens() -> None:
 
 
 def test_the_baseline_is_measured_against_float64_and_others_against_fp32() -> None:
-    values = {("policy", "fp32"): [-2.0], ("reference", "fp32"): [-2.25]}
-    exact = {("policy", "fp64"): [-2.0], ("reference", "fp64"): [-2.375]}
-    got = metrics(BASELINE, values | exact)
-    assert got["log_ratio_nsr"] == 0.125 / 0.375
+    from precision_lib.forensics.forwards import measured_against
+
+    baseline = PrecisionConfig("baseline", "fp32", "fp32", "bf16", "bf16", "fp32")
+    assert measured_against(baseline) == "fp64"
+    for component in ("policy", "reference", "kl"):
+        assert measured_against(replace(baseline, **{component: "bf16"})) == "fp32"
 
 
 def test_an_infinite_log_ratio_is_counted_and_enters_nothing_else() -> None:
-    values = {("policy", "fp32"): [-2.0, -1.0], ("reference", "fp32"): [-2.25, -1.5]}
-    low = {("policy", "fp16"): [-2.0, -math.inf], ("reference", "fp16"): [-2.25, -1.5]}
-    got = metrics(LOW, values | low)
+    got = metrics([0.25, -math.inf], [0.25, 0.5])
     assert got["log_ratio_nonfinite_frac"] == 0.5
     assert got["log_ratio_nsr"] == 0.0
 

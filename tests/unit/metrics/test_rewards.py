@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from precision_lib.forensics.causal import Paired
-from precision_lib.forensics.h2 import reward_quantization as h2
+from precision_lib.forensics.h2.declaration import H2
+from precision_lib.forensics.h2.measured import measured
 from precision_lib.forensics.statistics import NothingComparedError, resample
 from precision_lib.formats import FORMATS, get_format
+from precision_lib.metrics import rewards as h2
 
 NARROW = ("bf16", "fp16")
 #: What FP32 rounding makes of an advantage of at most (K - 1) / sqrt(K), K <= 16.
@@ -22,11 +24,11 @@ ROUNDING = FORMATS["fp32"].unit_roundoff * 15 / 4
 
 def metrics(scores: Tensor, golden: Tensor, groups: Tensor) -> dict[str, float]:
     sums = h2.group_sums(scores, golden, groups)
-    return {name: h2.value(sums, name) for name in h2.METRICS if has_levels(sums, name)}
+    return {name: H2.metrics[name].of(sums) for name in H2.metrics if has_levels(sums, name)}
 
 
 def has_levels(sums: dict[str, Any], name: str) -> bool:
-    return name != h2.RESOLUTION or any(key.startswith("level:") for key in sums)
+    return name != "reward_resolution_median" or any(key.startswith("level:") for key in sums)
 
 
 def numbered(sizes: list[int]) -> Tensor:
@@ -117,7 +119,7 @@ def test_infinite_scores_are_counted_and_enter_nothing_else() -> None:
 def test_where_nothing_is_finite_only_that_is_said() -> None:
     golden = torch.arange(16.0)
     sums = h2.group_sums(torch.full((16,), torch.nan), golden, numbered([4] * 4))
-    got = h2.measured(Paired(h2.METRICS, resample(np.arange(4), 0), "sequences"), sums)
+    got = measured(Paired(H2.metrics, resample(np.arange(4), 0), "sequences"), sums)
     assert set(got) == {"reward_nonfinite_frac"}
     assert got["reward_nonfinite_frac"].value == 1
     assert got["reward_nonfinite_frac"].n == 16
@@ -128,7 +130,7 @@ def test_elements_compared_are_pairs_sequences_and_scores() -> None:
     scores = golden.clone()
     scores[0] = torch.inf
     sums = h2.group_sums(scores, golden, numbered([4] * 4))
-    got = h2.measured(Paired(h2.METRICS, resample(np.arange(4), 0), "sequences"), sums)
+    got = measured(Paired(H2.metrics, resample(np.arange(4), 0), "sequences"), sums)
     assert got["reward_tie_frac"].n == got["reward_kendall_tau"].n == 3 + 3 * 5
     assert got["advantage_rms_error"].n == 15
     assert got["reward_nonfinite_frac"].n == 16
@@ -136,9 +138,9 @@ def test_elements_compared_are_pairs_sequences_and_scores() -> None:
 
 def test_equal_golden_rewards_compare_nothing() -> None:
     sums = h2.group_sums(torch.ones(8), torch.ones(8), numbered([4, 4]))
-    paired = Paired(h2.METRICS, resample(np.arange(2), 0), "sequences")
+    paired = Paired(H2.metrics, resample(np.arange(2), 0), "sequences")
     with pytest.raises(NothingComparedError, match="zero compared pairs"):
-        h2.measured(paired, sums)
+        measured(paired, sums)
 
 
 def test_inputs_that_cannot_be_measured_are_refused() -> None:

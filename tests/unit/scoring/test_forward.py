@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from precision_lib.runtime import deterministic
-from precision_lib.trajectories.teacher_forcing import (
+from precision_lib.scoring.forward import (
     LOGITS_BYTES,
     rows_per_forward,
     trunk,

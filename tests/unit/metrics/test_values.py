@@ -9,7 +9,6 @@ import torch
 from hypothesis import example, given, settings
 from torch import Tensor
 
-from precision_lib.forensics.h3 import value_head as h3
 from precision_lib.forensics.h3.updates import (
     HeadFormats,
     UpdateSettings,
@@ -18,6 +17,12 @@ from precision_lib.forensics.h3.updates import (
 )
 from precision_lib.forensics.observed_format import ENOUGH, observed_format
 from precision_lib.formats import FORMATS, get_format, round_to, ulp
+from precision_lib.metrics import values as h3
+from precision_lib.metrics.stagnation import (
+    critical_magnitude,
+    stagnation_at,
+    stagnation_rates,
+)
 from precision_lib.models.value_head import ValueHead, fit_value_head
 from precision_lib.ppo import advantages
 
@@ -153,11 +158,11 @@ def test_a_td_error_that_rounding_swallows_is_counted() -> None:
 def test_critical_magnitude_by_hand(rates: tuple[float, ...], wanted: float) -> None:
     grid = (1.0, 10.0, 100.0, 1000.0)
     totals: dict[str, np.ndarray] = {}
-    for index, rate in enumerate(rates):
-        stagnant, moved = h3.stagnation_at(index)
+    for magnitude, rate in zip(grid, rates, strict=True):
+        stagnant, moved = stagnation_at(magnitude)
         totals |= {stagnant: np.array([rate, rate]), moved: np.array([1.0, 1.0])}
     # log10 and its inverse: a handful of roundings.
-    assert h3.critical_point(totals, grid) == pytest.approx([wanted, wanted], rel=2**-48)
+    assert critical_magnitude(totals) == pytest.approx([wanted, wanted], rel=2**-48)
 
 
 def test_crossing_by_hand() -> None:
@@ -185,10 +190,10 @@ def test_gain_of_independent_value_errors_is_that_of_gae_itself(lam: float) -> N
 def test_magnitudes_at_which_the_twin_stands_still_say_nothing() -> None:
     """The rate before them is kept: a twin that lost its own moves is no cure."""
     totals: dict[str, np.ndarray] = {}
-    for index, (stagnant, moved) in enumerate([(1.0, 10.0), (9.0, 10.0), (0.0, 0.0)]):
-        names = h3.stagnation_at(index)
+    for magnitude, (stagnant, moved) in enumerate([(1.0, 10.0), (9.0, 10.0), (0.0, 0.0)]):
+        names = stagnation_at(float(magnitude))
         totals |= {names[0]: np.array([stagnant]), names[1]: np.array([moved])}
-    assert h3.stagnation_rates(totals, 3)[:, 0].tolist() == [0.1, 0.9, 0.9]
+    assert stagnation_rates(totals)[:, 0].tolist() == [0.1, 0.9, 0.9]
 
 
 def small_task(seed: int = 0) -> tuple[ValueHead, Tensor, Tensor, Tensor]:

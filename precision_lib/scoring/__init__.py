@@ -1,0 +1,1 @@
+"""One scorer: what fixed tokens get from a model with given weights, in given formats."""
