@@ -9,6 +9,9 @@ from typing import Any
 
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, percent, two
+from tools.mismatch_tables import h5
+
+__all__ = ["h1", "h2", "h3", "h4", "h5"]
 
 Block = dict[str, Any]
 

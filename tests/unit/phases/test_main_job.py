@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[3]
 CONFIGURATIONS = [
     c for c in all_configurations(None) if c.name not in ("mixed_recommended", "fp32_bf16_policy")
 ]
-CELLS = 4 * len(CONFIGURATIONS)
+CELLS = 5 * len(CONFIGURATIONS)
 
 
 class EndedError(Exception):
