@@ -140,7 +140,7 @@ def _add_probe(commands: Any) -> None:
 def _add_common(parser: argparse.ArgumentParser, output_dir: Path) -> None:
     parser.add_argument("--output_dir", type=Path, default=output_dir, help="default: %(default)s")
     add_models(parser, forward_only=True)
-    parser.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
+    parser.add_argument("--matrix", type=Path, help="TOML file of configurations, or `recipes`")
     parser.add_argument("--seed", type=int, default=0)
 
 

@@ -18,6 +18,9 @@ from precision_lib.record.evidence import (
 from precision_lib.record.record import Cell, Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, percent, two
+from tools.mismatch_tables import h5
+
+__all__ = ["h1", "h2", "h3", "h4", "h5"]
 
 DAMAGE = "advantage_rms_error"
 

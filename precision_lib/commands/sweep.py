@@ -39,7 +39,7 @@ def add_sweep(commands: Any) -> None:
     there.add_argument("--resume", action="store_true", help="continue what is in --output_dir")
     there.add_argument("--fresh", action="store_true", help="delete the runs in --output_dir first")
     sweep.add_argument("--output_dir", type=Path, help="default: results/sweep")
-    sweep.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
+    sweep.add_argument("--matrix", type=Path, help="TOML file of configurations, or `recipes`")
     add_models(sweep, pipeline=True)
     sweep.set_defaults(run=_sweep, kept="finished cells are kept: continue with --resume")
 

@@ -101,7 +101,7 @@ def add_ppo(commands: Any) -> None:
     ppo.add_argument("--seed", type=int, default=0)
     ppo.add_argument("--resume", action="store_true", help="continue what is in --output_dir")
     ppo.add_argument("--output_dir", type=Path, help="default: results/ppo/NAME-seed-N")
-    ppo.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
+    ppo.add_argument("--matrix", type=Path, help="TOML file of configurations, or `recipes`")
     add_models(ppo, pipeline=True)
     ppo.set_defaults(run=_ppo, kept="steps up to the last state are kept: continue with --resume")
 
@@ -114,12 +114,14 @@ def _ppo(options: argparse.Namespace) -> int:
     from precision_lib.training.directory import check_free
     from precision_lib.training.failures import COMPLETED, RESUMABLE
     from precision_lib.training.invariants import InvariantError
+    from precision_lib.training.settings import check_columns
     from precision_lib.training.state import StateError
     from precision_lib.training.summary import SummaryError
 
     settings = settings_of(options, seed=options.seed)
     try:
         configuration = get_configuration(options.precision_config, options.matrix)
+        check_columns(configuration)
         name = f"{configuration.name}-seed-{options.seed}"
         output_dir = options.output_dir or Path("results/ppo") / name
         check_writable(output_dir)

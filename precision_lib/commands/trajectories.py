@@ -91,7 +91,7 @@ def add_replay(commands: Any) -> None:
     replay.add_argument(
         "--batch_size", type=int, help="sequences per forward (default: as they were frozen)"
     )
-    replay.add_argument("--matrix", type=Path, help="TOML file with configurations of your own")
+    replay.add_argument("--matrix", type=Path, help="TOML file of configurations, or `recipes`")
     replay.add_argument("--seed", type=int, default=0, help="of whatever a model draws (nothing)")
     add_models(replay, pipeline=True, forward_only=True)
     replay.set_defaults(run=_replay, kept="nothing of this replay was kept")

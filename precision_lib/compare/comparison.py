@@ -22,6 +22,7 @@ class Comparison:
         compared: number of comparisons that could have turned red.
         blind: metrics that could not, since their limit lies beyond what they can reach.
         worst: the largest worsening. moved: the largest change, for the better or the worse.
+        new: hypotheses that the baseline does not know, with their cells: they are not gated yet.
     """
 
     worse: tuple[Change, ...] = ()
@@ -31,6 +32,7 @@ class Comparison:
     blind: tuple[str, ...] = ()
     worst: Nearest = NOWHERE
     moved: Nearest = NOWHERE
+    new: tuple[str, ...] = ()
 
     def __add__(self, other: "Comparison") -> "Comparison":
         return Comparison(
@@ -41,6 +43,7 @@ class Comparison:
             self.blind + other.blind,
             max(self.worst, other.worst, key=_place),
             max(self.moved, other.moved, key=_place),
+            self.new + other.new,
         )
 
     @property
@@ -66,6 +69,7 @@ class Comparison:
             improvements=self.better,
             worst=self.worst,
             moved=self.moved,
+            new=self.new,
         )
 
 

@@ -12,6 +12,7 @@ from precision_lib.compare.inconclusive import (
     changed_matrix,
     elsewhere,
     foreign,
+    new_hypotheses,
     unmatched,
     untrustworthy,
 )
@@ -39,8 +40,9 @@ def compare(record: Record, baseline: Baseline) -> Comparison:
         *elsewhere(record, baseline),
         *unmatched(record, baseline),
     )
+    new = new_hypotheses(record, baseline).items()
     return (
-        Comparison(inconclusive=obstacles)
+        Comparison(inconclusive=obstacles, new=tuple(f"{h}, {count} cells" for h, count in new))
         + compare_cores(record.conformance, baseline.conformance)
         + compare_formats(record, baseline)
         + compare_cells(record, baseline)

@@ -5,6 +5,7 @@ and a run that measured half of it finds no regression. Each of these is named, 
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import NormalDist
 
@@ -151,8 +152,12 @@ def elsewhere(record: Record, baseline: Baseline) -> list[str]:
 
 
 def unmatched(record: Record, baseline: Baseline) -> list[str]:
-    """Cells, metrics of a cell and functions that only one of the two has."""
-    now = {cell.key: set(cell.metrics) for cell in record.cells}
+    """Cells, metrics of a cell and functions that only one of the two has.
+
+    A hypothesis that the baseline does not know at all is none of them: :func:`new_hypotheses`.
+    """
+    new = new_hypotheses(record, baseline)
+    now = {cell.key: set(cell.metrics) for cell in record.cells if cell.hypothesis not in new}
     before = {
         (h, c): set(cell.metrics)
         for h, cells in baseline.cells.items()
@@ -169,6 +174,12 @@ def unmatched(record: Record, baseline: Baseline) -> list[str]:
             f"unused entries: the baseline has {_some(unused)}, which this run did not measure"
         )
     return found
+
+
+def new_hypotheses(record: Record, baseline: Baseline) -> dict[str, int]:
+    """Hypotheses of a baseline with cells that it has none of, with the number of this run's."""
+    measured = Counter(cell.hypothesis for cell in record.cells if baseline.cells)
+    return {h: count for h, count in measured.items() if not baseline.cells.get(h)}
 
 
 def _functions(conformance: Conformance | None) -> set[str]:

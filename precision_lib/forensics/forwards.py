@@ -15,13 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.observed_format import observed_format
+from precision_lib.forensics.observed_format import observed_format, observed_models
 from precision_lib.forensics.policy_shift import Placed
 from precision_lib.formats import get_format
-from precision_lib.matrix import COMPONENTS, PrecisionConfig
+from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.ppo import kl, logprobs
 from precision_lib.scoring.forced import forced
-from precision_lib.scoring.forward import formats_of, next_token_logits, rows_per_forward
+from precision_lib.scoring.forward import (
+    formats_of,
+    formats_of_model,
+    next_token_logits,
+    rows_per_forward,
+)
 from precision_lib.scoring.micro import FIRST, batches_of_run
 from precision_lib.scoring.scorer import EXACT, GOLDEN, Scorer, Weights
 from precision_lib.trajectories.sampling import Responses
@@ -63,7 +68,7 @@ def score(
     buffers = {observed_format(b) for b in model.buffers() if b.is_floating_point()}
     return ScoredTokens(
         {fmt: torch.cat(parts) for fmt, parts in logprobs.items()},
-        parameters=formats_of(model.parameters()),
+        parameters=formats_of_model(model),
         logits="+".join(sorted(seen)),
         buffers="+".join(sorted(buffers)),
     )
@@ -211,8 +216,8 @@ class Forwards:
 
     def log_ratio(self, configuration: PrecisionConfig, policy: int, run: str = FIRST) -> Tensor:
         """[M] log-ratio as the configuration computes it, in its KL format."""
-        moved = self.scored(POLICY, policy, configuration.policy, run)
-        reference = self.scored(REFERENCE, 0, configuration.reference, run)
+        moved = self.scored(POLICY, policy, configuration.forward_format(POLICY), run)
+        reference = self.scored(REFERENCE, 0, configuration.forward_format(REFERENCE), run)
         fmt, dtype = configuration.kl, get_format(configuration.kl).dtype
         return kl.kl_penalty(moved.logprobs[fmt], reference.logprobs[fmt], "k1", dtype)
 
@@ -224,28 +229,33 @@ class Forwards:
     def observed(self, configuration: PrecisionConfig, policy: int) -> dict[str, str | None]:
         """Formats as seen at run time; None for a component that has no part in a log-ratio."""
         models = {
-            POLICY: self.scored(POLICY, policy, configuration.policy),
-            REFERENCE: self.scored(REFERENCE, 0, configuration.reference),
+            POLICY: self.scored(POLICY, policy, configuration.forward_format(POLICY)),
+            REFERENCE: self.scored(REFERENCE, 0, configuration.forward_format(REFERENCE)),
         }
         ratio = self.log_ratio(configuration, policy)
         kl_path = [ratio, *(s.logprobs[configuration.kl] for s in models.values())]
-        formats = {r: "+".join(sorted({s.parameters, s.logits})) for r, s in models.items()}
-        return dict.fromkeys(COMPONENTS) | formats | {"kl": formats_of(kl_path)}
+        formats = observed_models(configuration, models)
+        return dict.fromkeys(REQUIRED) | formats | {"kl": formats_of(kl_path)}
 
     def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
         """Forwards that H1 takes for ``configurations``, for a progress bar."""
         policies = len(self.given.scales)
-        roles = {(POLICY, c.policy) for c in configurations} | {
-            (REFERENCE, c.reference) for c in configurations
+        roles = {(POLICY, c.forward_format(POLICY)) for c in configurations} | {
+            (REFERENCE, c.forward_format(REFERENCE)) for c in configurations
         }
         first = roles | {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
         scored = sum(policies if role == POLICY else 1 for role, _ in first) + len(roles)
-        executed = {(c.policy, c.reference) for c in configurations} - {(GOLDEN, GOLDEN)}
+        executed = {model_formats(c) for c in configurations} - {(GOLDEN, GOLDEN)}
         pairs = policies + 1 + len(executed)
         return scored + pairs + 2  # the two that the irrelevant control runs again
 
 
+def model_formats(configuration: PrecisionConfig) -> tuple[str, str]:
+    """Formats of policy and reference, as ``set_parameters`` takes them."""
+    return configuration.forward_format(POLICY), configuration.forward_format(REFERENCE)
+
+
 def measured_against(configuration: PrecisionConfig) -> str:
     """FP32 models; the exact ones for a configuration that is the golden path itself."""
-    itself = {configuration.policy, configuration.reference, configuration.kl} == {GOLDEN}
+    itself = {*model_formats(configuration), configuration.kl} == {GOLDEN}
     return EXACT if itself else GOLDEN

@@ -4,9 +4,10 @@ from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h3.declaration import H3
 from precision_lib.forensics.h4.declaration import H4
+from precision_lib.forensics.h5.declaration import H5
 from precision_lib.forensics.hypothesis import Decision, Hypothesis
 
-HYPOTHESES: dict[str, Hypothesis] = {h.name: h for h in (H1, H2, H3, H4)}
+HYPOTHESES: dict[str, Hypothesis] = {h.name: h for h in (H1, H2, H3, H4, H5)}
 
 #: The decision table: each threshold stands once, with its meaning.
 DECISIONS: dict[str, Decision] = {name: h.decision for name, h in HYPOTHESES.items()}

@@ -118,7 +118,7 @@ class Study(ABC):
         return {}
 
     def _formats(self, configuration: PrecisionConfig) -> tuple[str, ...]:
-        return tuple(configuration.components[c] for c in self.hypothesis.decision.components)
+        return tuple(map(configuration.decided_by, self.hypothesis.decision.components))
 
     @cached_property
     def golden_rebatched(self) -> Rebatched:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from precision_lib.formats import get_format
 from precision_lib.models.embedded import POLICY_DIR
+from precision_lib.models.lm_head import put_head, use_own_head
 from precision_lib.models.placement import STRATEGIES, DeviceMap, copy_in_place, left_behind
 from precision_lib.runtime import deterministic
 
@@ -285,6 +286,9 @@ def set_parameters(
 ) -> None:
     """Set ``working`` to ``cast(reference + scale * direction)``: FP32 arithmetic, one cast.
 
+    An LM head in a format of its own (``bf16/fp32``) is cast from the FP32 one, see
+    :mod:`precision_lib.models.lm_head`.
+
     Buffers (RoPE table, masks) keep the format in which the architecture made them, as loading
     with ``dtype=`` does; for fp64 they are widened, because the exact model needs them so. Every
     tensor stays on the device where ``working`` has it: its hooks send the inputs there.
@@ -292,11 +296,13 @@ def set_parameters(
     Args:
         working: the model to write, from :func:`working_copy`.
         reference: FP32 model, unchanged.
-        fmt: format name of the parameters.
+        fmt: format name of the parameters, or ``format/format of the LM head``.
         direction: parameter name to FP32 tensor of its shape; None for the reference itself.
         scale: how far along ``direction``.
     """
+    fmt, _, head = fmt.partition("/")
     dtype = get_format(fmt).dtype
+    use_own_head(working)
     targets = dict(working.named_parameters())
     with torch.no_grad():
         for name, parameter in reference.named_parameters():
@@ -311,3 +317,5 @@ def set_parameters(
             if buffer.is_floating_point():
                 buffer.data = original.data.to(buffer.device, buffer_dtype, copy=True)
     working.config.dtype = dtype
+    if head:
+        put_head(working, reference, head, direction, scale)

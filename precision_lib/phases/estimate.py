@@ -161,7 +161,11 @@ def measured_speed(
     """Time a forward in each format, a long one, drawn tokens and the reward model."""
     model, reward = pipeline.policy.model, pipeline.reward.model
     kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
-    formats = {f for c in configurations for f in (c.policy, c.reference, c.reward)}
+    formats = {
+        f
+        for c in configurations
+        for f in (c.forward_format("policy"), c.forward_format("reference"), c.reward)
+    }
     work = planned_work(pipeline, asked, configurations)
     long = max(p.length for stage in work.values() for p in stage if p.kind == SCORED)
     short = min(_SHORT, long // 2)

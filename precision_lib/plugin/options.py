@@ -85,7 +85,12 @@ def add_for_the_main_job(add: Add) -> None:
         help="sequence classifier with one label (default: embedded)",
     )
     add("--seed", type=int, default=0, help="of prompts, responses and direction")
-    add("--matrix", type=Path, metavar="FILE.toml", help="precision configurations of your own")
+    add(
+        "--matrix",
+        type=Path,
+        metavar="FILE.toml",
+        help="precision configurations of your own, or `recipes`: those that are shipped",
+    )
     add(
         "--plant-fault",
         choices=sorted(faults.FAULTS),

@@ -70,6 +70,7 @@ class Gate:
         baseline: its file. verdict: one of three. compared: comparisons that could turn red.
         blind: metrics that could not. obstacles: sentences, what could not be compared.
         worst, moved: the largest worsening and the largest change.
+        new: hypotheses that the baseline does not know, with their cells.
     """
 
     baseline: str
@@ -80,6 +81,7 @@ class Gate:
     improvements: tuple[Change, ...]
     worst: Nearest
     moved: Nearest = NOWHERE
+    new: tuple[str, ...] = ()
 
 
 def grouped(changes: Iterable[Change]) -> list[tuple[Change, int]]:

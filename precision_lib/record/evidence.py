@@ -277,10 +277,47 @@ class H4Evidence(Evidence):
     expected_policy_drift: Mapping[str, ExpectedDrift] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ProbabilityBin:
+    """Tokens whose probability is in (``above``, ``up_to``]: mean and RMS of d, sigma of law 2."""
+
+    above: float
+    up_to: float
+    n: int
+    mean: float
+    rms: float
+    sigma: float
+    sigma_first_order: float
+
+
+@dataclass(frozen=True)
+class RolloutFormat:
+    """A rollout format beside a cell's trainer; RMS of d, of both errors added in quadrature."""
+
+    rms: float
+    quadrature_rms: float
+    quadrature_z: float
+    correlation: float
+    metrics: Metrics = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class H5Evidence(Evidence):
+    """H5: d = trainer - rollout log-prob by position, by probability, by format; the laws."""
+
+    rms_growth_exponent: Metric | None = None
+    by_position: tuple[PositionRange, ...] = ()
+    by_probability: tuple[ProbabilityBin, ...] = ()
+    halves: Mapping[str, float] = field(default_factory=dict)
+    laws: Mapping[str, float] = field(default_factory=dict)
+    formats: Mapping[str, RolloutFormat] = field(default_factory=dict)
+
+
 #: The type of a cell's evidence; a hypothesis without a row has the common fields alone.
 BY_HYPOTHESIS: Mapping[str, type[Evidence]] = {
     "H1": H1Evidence,
     "H2": H2Evidence,
     "H3": H3Evidence,
     "H4": H4Evidence,
+    "H5": H5Evidence,
 }

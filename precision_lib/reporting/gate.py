@@ -35,6 +35,8 @@ def gate_lines(record: Record) -> list[Line]:
         shown = ", ".join(gate.blind[:3]) + (", ..." if len(gate.blind) > 3 else "")
         text = f"{len(gate.blind)} metrics scatter too much to ever turn red: {shown}"
         lines.append((text, ""))
+    for text in gate.new:
+        lines.append((f"new: the baseline does not know {text}; make it again to gate them", ""))
     worst = gate.worst
     if gate.verdict == "no regression" and worst.share_of_limit > 0:
         share = f"{worst.share_of_limit:.0%}"

@@ -18,7 +18,13 @@ from precision_lib.formats import format_of, get_format
 from precision_lib.models.reward_model import score_tokens
 from precision_lib.models.value_head import ValueHead
 from precision_lib.ppo.masked import real_or_zero
-from precision_lib.scoring.forward import formats_of, forward, in_own_format, trunk
+from precision_lib.scoring.forward import (
+    formats_of,
+    formats_of_model,
+    forward,
+    in_own_format,
+    trunk,
+)
 from precision_lib.scoring.micro import Micro
 
 
@@ -73,7 +79,7 @@ def forced(
         if found.values is not None:
             values[chosen, first:] = real_or_zero(found.values.cpu(), keep)
         del found  # its logits must not live on into the next forward
-    parameters, observed = formats_of(model.parameters()), "+".join(sorted(seen))
+    parameters, observed = formats_of_model(model), "+".join(sorted(seen))
     return Forced(logprobs, None if head is None else values, parameters, observed)
 
 

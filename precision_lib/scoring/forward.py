@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from precision_lib.formats import format_of, get_format
+from precision_lib.models.lm_head import parameter_formats
 from precision_lib.models.value_head import predict_values
 from precision_lib.ppo.logprobs import shift, token_logprobs
 from precision_lib.runtime import Float64Casts
@@ -141,9 +142,14 @@ def formats_of(tensors: Any) -> str:
     return "+".join(sorted({format_of(x.dtype).name for x in tensors}))
 
 
+def formats_of_model(model: Any) -> str:
+    """:func:`formats_of` its parameters, without an LM head that has a format of its own."""
+    return "+".join(sorted(parameter_formats(model)))
+
+
 def in_own_format(model: Any) -> AbstractContextManager[Any]:
     """Where a model in float64 computes in it throughout; for others nothing.
 
     FP32 casts inside the model become float64 ones.
     """
-    return Float64Casts() if formats_of(model.parameters()) == "fp64" else nullcontext()
+    return Float64Casts() if formats_of_model(model) == "fp64" else nullcontext()

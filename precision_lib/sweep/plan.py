@@ -13,7 +13,7 @@ from typing import Any
 
 from precision_lib.matrix import TWIN, PrecisionConfig, get_configuration
 from precision_lib.training.failures import COMPLETED, FINAL
-from precision_lib.training.settings import PPOSettings
+from precision_lib.training.settings import PPOSettings, check_columns
 from precision_lib.training.summary import RunSummary, read_summary
 
 REFERENCE_RUN = get_configuration("fp32_baseline")
@@ -79,12 +79,15 @@ def plan_sweep(
     """Cells of ``configurations`` x ``seeds``; baseline and twin are added where they lack.
 
     Raises:
-        ValueError: no seed, or one given twice; two configurations of one name.
+        ValueError: no seed, or one given twice; two configurations of one name; a column that
+            training does not apply.
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds {list(seeds)} must be at least one, and distinct")
     wanted = tuple(dict.fromkeys((REFERENCE_RUN, TWIN, *configurations)))
     names = [c.name for c in wanted]
+    for configuration in wanted:
+        check_columns(configuration)
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"there are two configurations {name!r}: give one another name")

@@ -34,7 +34,7 @@ from precision_lib.training.forward import (
     forward,
     sequences_of,
 )
-from precision_lib.training.settings import PPOSettings
+from precision_lib.training.settings import PPOSettings, check_columns
 from precision_lib.training.weights import Weights
 from precision_lib.trajectories.batches import Sampled, sample_batch
 from precision_lib.trajectories.transfer import HOST, moved
@@ -56,7 +56,12 @@ class TrainingModels:
 
 
 def open_models(pipeline: Pipeline, configuration: PrecisionConfig) -> TrainingModels:
-    """Reference and reward model cast once to their formats."""
+    """Reference and reward model cast once to their formats.
+
+    Raises:
+        ValueError: a column that training does not apply.
+    """
+    check_columns(configuration)
     return TrainingModels(
         pipeline,
         configuration,

@@ -8,7 +8,19 @@ with all of them but its length.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from precision_lib.matrix import PrecisionConfig
 from precision_lib.trajectories.batches import FreezeSettings
+
+
+def check_columns(configuration: PrecisionConfig) -> None:
+    """Raise ValueError for a column that training does not apply: it must not be ignored."""
+    for column in ("lm_head", "rollout"):
+        fmt = getattr(configuration, column)
+        if fmt:
+            raise ValueError(
+                f"configuration {configuration.name!r}: {column} = {fmt!r} is not applied in "
+                "training; measure it with `pytest -m forensics --matrix`"
+            )
 
 
 @dataclass(frozen=True)

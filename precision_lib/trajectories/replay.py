@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from precision_lib.jsonio import to_plain, write_bytes, write_json
-from precision_lib.matrix import COMPONENTS, PrecisionConfig
+from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import computes_on_cpu, devices_of
 from precision_lib.runtime import deterministic
@@ -190,7 +190,7 @@ def noise_floor(
         "reversed": (replayer.run(frozen, replace(micro, order=micro.order.flip(0))), first),
         "rebatched": (replayer.run(frozen, other), first),
     }
-    full = PrecisionConfig("golden", *([GOLDEN] * len(COMPONENTS)))
+    full = PrecisionConfig("golden", *([GOLDEN] * len(REQUIRED)))
     golden, truth = Replayer(replayer.pipeline, full, replayer.head), golden_figures(frozen)
     runs["fp32_rebatched"] = golden.run(frozen, other), truth
     runs["fp32_against_frozen"] = golden.run(frozen, micro), truth

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from precision_lib.formats import format_of
-from precision_lib.matrix import COMPONENTS, PrecisionConfig
+from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import devices_of
 from precision_lib.models.value_head import ValueHead
-from precision_lib.scoring.forced import forced, forced_rewards
+from precision_lib.scoring.forced import Forced, forced, forced_rewards
 from precision_lib.scoring.forward import in_own_format
 from precision_lib.scoring.micro import Micro
 from precision_lib.trajectories.comparison import ReplayFigures, figures
@@ -72,7 +72,7 @@ class Replayer:
     pipeline: Pipeline
     configuration: PrecisionConfig
     head: ValueHead
-    observed: dict[str, set[str]] = field(default_factory=lambda: {c: set() for c in COMPONENTS})
+    observed: dict[str, set[str]] = field(default_factory=lambda: {c: set() for c in REQUIRED})
     replayed: ThroughputClock = field(default_factory=ThroughputClock)
     plain: ThroughputClock = field(default_factory=ThroughputClock)
     _working: WorkingCopy = field(default_factory=WorkingCopy)
@@ -92,18 +92,18 @@ class Replayer:
         given = t.tokens, t.mask, micro
         clock = self.replayed if timed else ThroughputClock()
         tokens = int((t.prompt_lengths + t.response_lengths).sum())
-        model = self._working.of(self.pipeline.policy.model, c.policy)
+        model = self._working.of(self.pipeline.policy.model, c.forward_format("policy"))
         if timed:  # the first forward after a cast pays for pages that the others find mapped
             _bare_forward(model, t, replace(micro, order=micro.order[: micro.rows]))
         with clock.running(model, tokens):
             policy = forced(model, *given, kl_formats=(c.kl,), head=self.head, value_format=c.value)
-        self._observe("policy", policy.parameters, policy.logits)
+        self._observe_model("policy", policy)
         if timed:
             with self.plain.running(model, tokens):
                 _bare_forward(model, t, micro)
-        model = self._working.of(self.pipeline.reference.model, c.reference)
+        model = self._working.of(self.pipeline.reference.model, c.forward_format("reference"))
         reference = forced(model, *given, kl_formats=(c.kl,))
-        self._observe("reference", reference.parameters, reference.logits)
+        self._observe_model("reference", reference)
         model = self._working.of(self.pipeline.reward.model, c.reward)
         rewards, seen = forced_rewards(model, t.reward_tokens, t.reward_lengths, micro)
         self._observe("reward", *seen.values())
@@ -114,8 +114,13 @@ class Replayer:
             self._observe("kl", format_of(x.dtype).name)
         return found
 
+    def _observe_model(self, component: str, scored: Forced) -> None:
+        """Parameters and logits; where the LM head has a column of its own, the logits are its."""
+        self._observe(component, scored.parameters)
+        self._observe("lm_head" if self.configuration.lm_head else component, scored.logits)
+
     def _observe(self, component: str, *formats: str) -> None:
-        self.observed[component] |= set(formats)
+        self.observed.setdefault(component, set()).update(formats)
 
     def observed_formats(self) -> dict[str, str]:
         """Component to the formats that its tensors had, joined by ``+`` where they differ."""

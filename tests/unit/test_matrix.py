@@ -10,9 +10,11 @@ import pytest
 from precision_lib.formats import FORMATS
 from precision_lib.matrix import (
     COMPONENT_FORMATS,
-    COMPONENTS,
     COUNTERFACTUALS,
     MATRIX,
+    RECIPES,
+    REQUIRED,
+    ROLLOUT_CONTRASTS,
     PrecisionConfig,
     all_configurations,
     get_configuration,
@@ -45,10 +47,46 @@ def test_the_seven_configurations() -> None:
 
 def test_each_counterfactual_demotes_one_component_of_the_baseline() -> None:
     demoted = [[c for c, fmt in row.components.items() if fmt != "fp32"] for row in COUNTERFACTUALS]
-    assert demoted == [[component] for component in COMPONENTS]
+    assert demoted == [[component] for component in REQUIRED]
     assert [row.components[c] for row, [c] in zip(COUNTERFACTUALS, demoted, strict=True)] == (
-        ["bf16"] * len(COMPONENTS)
+        ["bf16"] * len(REQUIRED)
     )
+
+
+def test_a_later_column_with_its_default_is_not_there() -> None:
+    """So records of before say the same as new ones, and a table may spell the default out."""
+    five = dict.fromkeys(REQUIRED, "bf16")
+    assert PrecisionConfig("bf16_pure", **five).components == five
+    spelled = PrecisionConfig("bf16_pure", **five, lm_head="bf16", rollout="bf16")
+    assert spelled == PrecisionConfig("bf16_pure", **five)
+    assert (spelled.format_of("rollout"), spelled.format_of("lm_head")) == ("bf16", "")
+    mixed = PrecisionConfig("mixed", **five | {"reference": "fp32"}, lm_head="fp32", rollout="fp8")
+    assert mixed.components == five | {"reference": "fp32", "lm_head": "fp32", "rollout": "fp8"}
+    assert [mixed.forward_format(x) for x in ("policy", "reference")] == ["bf16/fp32", "fp32"]
+
+
+def test_recipes_are_known_by_name_and_join_a_run_when_asked_for() -> None:
+    assert {c.name: "/".join(c.components.values()) for c in RECIPES} == {
+        "bf16_fp32_head": "bf16/bf16/bf16/bf16/bf16/fp32",
+        "bf16_fp32_head_kl": "bf16/bf16/bf16/bf16/fp32/fp32",
+        "fp16_pure": "fp16/fp16/fp16/fp16/fp16",
+        "fp16_fp32_kl": "fp16/fp16/fp16/fp16/fp32",
+        "bf16_fp8_rollout": "bf16/bf16/bf16/bf16/bf16/fp8",
+        "bf16_fp16_rollout": "bf16/bf16/bf16/bf16/bf16/fp16",
+    }
+    assert all_configurations(Path("recipes")) == (*MATRIX, *COUNTERFACTUALS, *RECIPES)
+    assert all_configurations() == (*MATRIX, *COUNTERFACTUALS)
+    for configuration in (*RECIPES, *ROLLOUT_CONTRASTS):
+        assert get_configuration(configuration.name) == configuration
+
+
+@pytest.mark.parametrize("name", ["bf16_fp32_head", "bf16_fp8_rollout"])
+def test_training_refuses_a_column_that_it_does_not_apply(name: str) -> None:
+    from precision_lib.training.settings import check_columns
+
+    check_columns(get_configuration("fp16_pure"))
+    with pytest.raises(ValueError, match=f"'{name}': .* is not applied in training"):
+        check_columns(get_configuration(name))
 
 
 def test_a_configuration_cannot_be_changed() -> None:
@@ -72,7 +110,10 @@ def test_a_users_configuration_comes_behind_the_matrix(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (GOOD.replace("fp16", "fp8_e4m3"), r"'mine': reference = 'fp8_e4m3' is not a format that"),
-        (GOOD.replace("kl =", "lm_head ="), r"unknown field 'lm_head'; fields: policy, reference"),
+        (GOOD.replace("kl =", "head ="), r"unknown field 'head'; fields: policy, reference"),
+        (GOOD + 'rollout = "fp4"', r"rollout = 'fp4' is not a format that a rollout can be"),
+        (GOOD + 'lm_head = "int8"', r"lm_head = 'int8' is not a format that a component"),
+        (GOOD.replace("[mine]", "[bf16_fp8_rollout]"), r"'bf16_fp8_rollout' is already defined"),
         (GOOD.replace('kl = "fp32"\n', ""), r"'mine': missing kl; name every component"),
         (GOOD.replace('"bf16"', "16"), r"policy = 16 must be a string such as 'bf16'"),
         (GOOD.replace("[mine]", "[mine"), r"mine.toml is not valid TOML"),

@@ -20,7 +20,7 @@ from precision_lib.forensics.causal import (
     per_sequence,
     rebatched,
 )
-from precision_lib.forensics.forwards import REFERENCE, Forwards, measured_against
+from precision_lib.forensics.forwards import REFERENCE, Forwards, measured_against, model_formats
 from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.probe import ProbeSettings, prepare
@@ -127,7 +127,7 @@ class H1Study(Study):
         """
         ratio = self.forwards.log_ratio(configuration, 0).double()
         return {
-            "same_format": configuration.policy == configuration.reference,
+            "same_format": len(set(model_formats(configuration))) == 1,
             "nonzero": int((ratio != 0).sum()),
             "n": ratio.numel(),
             "log_ratio_rms": float(ratio.square().mean().sqrt()),
@@ -173,9 +173,7 @@ class H1Study(Study):
         operating = self.forwards.given.operating_policy
         evidence: dict[str, Any] = {
             "true_kl": self.true_kl(operating),
-            "executed_kl": self.forwards.executed_kl(
-                operating, configuration.policy, configuration.reference
-            ),
+            "executed_kl": self.forwards.executed_kl(operating, *model_formats(configuration)),
             "measured_against": measured_against(configuration),
             # Summed in float64, to hold the pipeline's own mean against.
             "kl_penalty_mean_float64": self._exact_mean(configuration),
@@ -191,7 +189,9 @@ class H1Study(Study):
                 for length in self.settings.seq_lengths
             },
         }
-        if configuration.components == configuration.components | H1_DEMOTED:
+        if configuration.components | H1_DEMOTED == configuration.components and (
+            not configuration.lm_head
+        ):
             theory = self.forwards.theory(operating)
             logprobs, move = (theory.policy_logprob, theory.reference_logprob), theory.rounded_move
             predicted = log_ratio.predicted_near_zero(move, theory.reference_logprob)

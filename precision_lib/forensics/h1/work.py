@@ -5,6 +5,7 @@ K policies: the identical one and one per target KL.
 
 from collections import Counter
 
+from precision_lib.forensics.forwards import model_formats
 from precision_lib.forensics.work import (
     ALWAYS,
     DRAWN,
@@ -23,8 +24,8 @@ def work(planned: Planned) -> Tokens:
     settings = planned.settings
     prompt = prompt_length(planned.pipeline, settings.num_prompts, settings.seed)
     policies, count = 1 + len(settings.target_kls), settings.num_prompts
-    roles = {("policy", c.policy) for c in planned.configurations}
-    roles |= {("reference", c.reference) for c in planned.configurations}
+    roles = {("policy", c.forward_format("policy")) for c in planned.configurations}
+    roles |= {("reference", c.forward_format("reference")) for c in planned.configurations}
     first = roles | {(role, fmt) for role in ("policy", "reference") for fmt in ALWAYS}
     forwards = Counter[str]()
     for role, fmt in first:  # no configuration is held against the identical policy in float64
@@ -34,7 +35,7 @@ def work(planned: Planned) -> Tokens:
     forwards.update(("bf16", "bf16"))  # the irrelevant control, again
     forwards[GOLDEN] += 2 * (policies - 1)  # true KL of all but the identical policy
     forwards[GOLDEN] += 2  # what theory predicts
-    for pair in {(c.policy, c.reference) for c in planned.configurations} - {(GOLDEN, GOLDEN)}:
+    for pair in {model_formats(c) for c in planned.configurations} - {(GOLDEN, GOLDEN)}:
         forwards.update(pair)  # executed KL; that of FP32 is the true one
     tokens = placing(planned.pipeline, min(settings.seq_lengths), prompt, count, policies - 1)
     for response in settings.seq_lengths:

@@ -37,7 +37,7 @@ from precision_lib.forensics.statistics import (
 )
 from precision_lib.forensics.study import Study
 from precision_lib.formats import FORMATS, format_of, ulp
-from precision_lib.matrix import COMPONENTS, PrecisionConfig
+from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.metrics import values as h3
 from precision_lib.metrics.measure import Array, Measure, level_counts
 from precision_lib.metrics.stagnation import stagnation_at, stagnation_rates
@@ -234,7 +234,7 @@ class H3Study(Study):
 
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
         values = self.critics.values(configuration, self.critics.native())
-        return dict.fromkeys(COMPONENTS) | {
+        return dict.fromkeys(REQUIRED) | {
             "policy": self.critics.states.observed(configuration.policy),
             "value": observed_format(values),
         }

@@ -96,7 +96,7 @@ class LongInput:
         return self.sampled.operating_policy
 
 
-def row_length(checkpoint: Checkpoint, settings: H4Settings) -> int:
+def row_length(checkpoint: Checkpoint, settings: Any) -> int:
     """Tokens of a sequence: what is asked for, or the model's positions."""
     positions = getattr(checkpoint.model.config, "max_position_embeddings", settings.length)
     return int(min(settings.length, positions))
@@ -138,14 +138,14 @@ def _policy_scale(
     checkpoint: Checkpoint, direction: dict[str, Tensor], settings: H4Settings
 ) -> float:
     """Scale at which the KL per token is the operating point's, solved on short responses."""
-    start = _openings(checkpoint, settings.sequences)
+    start = openings(checkpoint, settings.sequences)
     length = min(PLACING_TOKENS, row_length(checkpoint, settings) - 1)
     model = checkpoint.model
     short = sample_responses(model, start, length, seed=settings.seed).to(model.device)
     return solve_scales(model, direction, short, (OPERATING_KL,))[0]
 
 
-def _openings(checkpoint: Checkpoint, count: int) -> list[list[int]]:
+def openings(checkpoint: Checkpoint, count: int) -> list[list[int]]:
     """One token to begin each sequence with: the start token, or the first token of a text."""
     start = checkpoint.start_token
     if start is None:
@@ -157,7 +157,7 @@ def sample_from(policy: Any, checkpoint: Checkpoint, settings: H4Settings) -> Re
     """Sequences of full length drawn from ``policy`` at temperature 1."""
     return sample_responses(
         policy,
-        _openings(checkpoint, settings.sequences),
+        openings(checkpoint, settings.sequences),
         row_length(checkpoint, settings) - 1,
         seed=settings.seed * 1000 + 400,
         pad=checkpoint.tokenizer.pad_token_id or 0,

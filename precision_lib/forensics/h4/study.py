@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
-from precision_lib.forensics.forwards import POLICY, REFERENCE, Forwards, measured_against
+from precision_lib.forensics.forwards import (
+    POLICY,
+    REFERENCE,
+    Forwards,
+    measured_against,
+    model_formats,
+)
 from precision_lib.forensics.h4 import evidence
 from precision_lib.forensics.h4.declaration import H4
 from precision_lib.forensics.h4.expected_drift import ExpectedDrift, expected_drift
@@ -100,7 +106,7 @@ class H4Study(Study):
     ) -> Array:
         """[N, T] error of the log-prob of policy or reference alone, nats."""
         golden = measured_against(configuration)
-        fmt = configuration.policy if role == POLICY else configuration.reference
+        fmt = configuration.forward_format(role)
         got = forwards.scored(role, self.given.policy, fmt).logprobs[configuration.kl]
         want = forwards.scored(role, self.given.policy, golden).logprobs[golden]
         return _rows(forwards, got.double() - want.double())
@@ -129,7 +135,7 @@ class H4Study(Study):
         ratio = _rows(self.checked, self.checked.log_ratio(configuration, 0).double())
         metrics = self._paired(self.checked).estimates(h4.sequence_sums(ratio))
         return {
-            "same_format": configuration.policy == configuration.reference,
+            "same_format": len(set(model_formats(configuration))) == 1,
             "nonzero": int((ratio != 0).sum()),
             "n": ratio.size,
             "accum_err_final": metrics[DAMAGE].value,
@@ -194,11 +200,10 @@ class H4Study(Study):
             "buffers": self._buffers(configuration),
             "sampled": self._sampled(configuration),
         }
-        if configuration.policy != GOLDEN:
+        policy = configuration.forward_format(POLICY)
+        if policy != GOLDEN:
             found["expected_policy_drift"] = {
-                source: evidence.of_drift(
-                    self.drift(source, configuration.policy), self.given.settings.seed
-                )
+                source: evidence.of_drift(self.drift(source, policy), self.given.settings.seed)
                 for source in ("sampled", "text")
             }
         return found
@@ -210,9 +215,10 @@ class H4Study(Study):
             role: self.component_error(forwards, configuration, role)
             for role in (POLICY, REFERENCE)
         }
+        reference = configuration.forward_format(REFERENCE)
         executed, wanted = (
             _rows(forwards, forwards.scored(REFERENCE, 0, fmt).logprobs[kl].double())
-            for fmt, kl in ((configuration.reference, configuration.kl), (golden, golden))
+            for fmt, kl in ((reference, configuration.kl), (golden, golden))
         )
         seed, error = self.given.settings.seed, self.error(forwards, configuration)
         return evidence.of_errors(error, parts, seed) | {
@@ -223,8 +229,9 @@ class H4Study(Study):
 
     def _buffers(self, configuration: PrecisionConfig) -> str:
         """Format of the numbers in the RoPE table and its like; "" for a model without any."""
-        policy = self.sampled.scored(POLICY, self.given.policy, configuration.policy)
-        reference = self.sampled.scored(REFERENCE, 0, configuration.reference)
+        policy_format, reference_format = model_formats(configuration)
+        policy = self.sampled.scored(POLICY, self.given.policy, policy_format)
+        reference = self.sampled.scored(REFERENCE, 0, reference_format)
         return "+".join(sorted({policy.buffers, reference.buffers}))
 
 

@@ -17,9 +17,9 @@ def work(planned: Planned) -> Tokens:
     tokens = placing(planned.pipeline, short, 1, settings.sequences, 1)
     for drawn, count in ((short, short), (length, length - 1)):
         tokens[Pass(DRAWN, GOLDEN, drawn, settings.sequences)] += settings.sequences * count
-    policies = {c.policy for c in planned.configurations}
+    policies = {c.forward_format("policy") for c in planned.configurations}
     rows = Counter[str]()
-    for formats in (policies, {c.reference for c in planned.configurations}):
+    for formats in (policies, {c.forward_format("reference") for c in planned.configurations}):
         for fmt in formats | ALWAYS:
             rows[fmt] += settings.sequences
         for fmt in formats:

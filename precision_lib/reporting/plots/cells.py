@@ -26,7 +26,8 @@ def groups(record: Record, hypothesis: str) -> list[Group]:
     decision = record.thresholds[hypothesis]
     same: dict[tuple[str, ...], list[Cell]] = {}
     for name, cell in record.cells_of(hypothesis).items():
-        formats = (record.matrix[name][component] for component in decision.components)
+        matrix = record.matrix[name]
+        formats = (matrix.get(c, "") for c in (*decision.components, "lm_head"))
         damage = str(cell.metrics[decision.metric].value)
         same.setdefault((*formats, damage), []).append(cell)
     return [Group(tuple(c.configuration for c in cells), cells[0]) for cells in same.values()]

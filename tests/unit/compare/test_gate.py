@@ -86,6 +86,7 @@ COMPONENTS = {
     "H2": ("reward",),
     "H3": ("policy", "value"),
     "H4": ("policy", "reference", "kl"),
+    "H5": ("policy", "kl", "rollout"),
 }
 
 

@@ -5,6 +5,7 @@ an error, and finds no regression.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from precision_lib.compare.comparison import Comparison
 from precision_lib.compare.directions import DIRECTIONS
 from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.reporting.gate import gate_lines
 from tests.unit import small_blocks as small
 from tests.unit.small_blocks import Block, cell, judge, known, metric, whole
 
@@ -126,12 +128,12 @@ OBSTACLES: dict[str, tuple[Change, str]] = {
     ),
     "killed after some cells": (
         dropped(1),
-        "incomplete: 1 cells were not measured: H4 fp32_bf16_kl",
+        "incomplete: 1 cells were not measured: H5 fp32_bf16_kl",
     ),
     "killed after most": (
         dropped(7),
-        "incomplete: 7 cells were not measured: H1 fp32_bf16_kl, H2 bf16_pure, H2 fp32_bf16_kl, H3 "
-        "bf16_pure, H3 fp32_bf16_kl, H4 bf16_pure and 1 more",
+        "incomplete: 7 cells were not measured: H2 fp32_bf16_kl, H3 bf16_pure, H3 fp32_bf16_kl, H4 "
+        "bf16_pure, H4 fp32_bf16_kl, H5 bf16_pure and 1 more",
     ),
 }
 
@@ -294,3 +296,15 @@ def test_sentences_can_be_added_and_are_never_green() -> None:
     judged = Comparison(compared=5)
     assert (judged + Comparison()).exit_code == 0
     assert (judged + Comparison(inconclusive=("something",))).exit_code == 2
+
+
+def test_a_hypothesis_that_the_baseline_does_not_know_is_new_and_no_obstacle() -> None:
+    """A single cell of a known one is missing; and a baseline without any cell knows nothing."""
+    baseline = known(whole())
+    del baseline["cells"]["H5"]
+    judged = judge(whole(), baseline)
+    assert (judged.exit_code, judged.inconclusive, judged.new) == (0, (), ("H5, 2 cells",))
+    record = replace(small.record(whole()), gate=judged.gate("x.json"), regressions=())
+    assert any("new: the baseline does not know H5, 2 cells" in t for t, _ in gate_lines(record))
+    del baseline["cells"]["H4"]["bf16_pure"]
+    assert judge(whole(), baseline).exit_code == 2

@@ -200,7 +200,7 @@ def test_what_a_metric_is_says_how_it_is_compared() -> None:
         "magnitude": {"kl_k3_rel_error", "drift_nats_per_1000_tokens"},
         "exact": {
             *("k3_negative_frac", "log_ratio_nonfinite_frac"),
-            *("reward_nonfinite_frac", "value_nonfinite_frac"),
+            *("reward_nonfinite_frac", "value_nonfinite_frac", "rollout_nonfinite_frac"),
         },
         "difference": {
             *("reward_kendall_tau", "sequence_ratio_ess", "value_stagnation_rate"),

@@ -40,6 +40,7 @@ def small() -> "Budget":
         .changed("H1", seq_lengths=(8, 12), target_kls=(OPERATING_KL, 1e-2))
         .changed("H3", magnitudes=(1.0,), offsets=(0.0, 30.0))
         .changed("H4", length=48, expected=3)
+        .changed("H5", length=36, opening=5)
     )
 
 
@@ -134,7 +135,7 @@ def test_only_what_is_needed_is_counted() -> None:
 
     assert needed_stages(["H4", "H1"]) == ("H1", "H4")
     assert needed_stages(["H3"]) == ("freeze", "H3")
-    assert needed_stages(list(DECISIONS)) == ("H1", "freeze", "H2", "H3", "H4")
+    assert needed_stages(list(DECISIONS)) == ("H1", "freeze", "H2", "H3", "H4", "H5")
 
 
 def test_the_sentence_says_time_memory_and_the_first_look() -> None:

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[3]
 CONFIGURATIONS = [
     c for c in all_configurations(None) if c.name not in ("mixed_recommended", "fp32_bf16_policy")
 ]
-CELLS = 4 * len(CONFIGURATIONS)
+CELLS = 5 * len(CONFIGURATIONS)
 
 
 class EndedError(Exception):
@@ -67,7 +67,7 @@ def small() -> "Budget":
 
 
 def small_budget() -> "Budget":
-    """H1 to H4 on random models in a second or two."""
+    """H1 to H5 on random models in a second or two."""
     from precision_lib.forensics.budget import budget
 
     quick = budget(quick=True)
@@ -76,6 +76,7 @@ def small_budget() -> "Budget":
         .changed("H1", seq_lengths=(8,), target_kls=(OPERATING_KL,))
         .changed("H3", magnitudes=(1.0,), offsets=(0.0, 30.0))
         .changed("H4", length=48, expected=2)
+        .changed("H5", length=32, opening=5)
     )
 
 

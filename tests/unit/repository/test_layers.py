@@ -12,7 +12,7 @@ ROOT = Path(precision_lib.__file__).parent
 LAYERS = (
     {"environment", "jsonio", "exit_codes"},
     {"formats", "matrix"},
-    {"bounds", "matmul", "oracle"},
+    {"bounds", "matmul", "oracle", "quantized"},
     {"runtime"},
     {"ppo"},
     {"models"},

@@ -1,0 +1,48 @@
+"""H5, rollout mismatch: two engines give one token two log-probs."""
+
+from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.metrics.direction import EXACT, RATIO, SHARE, not_gated
+from precision_lib.metrics.measure import Measure, root_mean_square, share
+
+H5 = Hypothesis(
+    decision=Decision(
+        hypothesis="H5",
+        title="rollout mismatch",
+        metric="rollout_log_ratio_final",
+        symptom="rollout_logprob_abs_diff_mean",
+        limit=TENTH_OF_THE_POWER,
+        meaning=(
+            "a log-ratio of trainer and rollout, summed over the response, of 0.32 nats RMS: "
+            "sequence-level importance weights lose 1 - exp(-0.1) = 10 % of their effective "
+            "sample size"
+        ),
+        components=("policy", "kl", "rollout"),
+        promoted="bf16_trainer_rollout",
+        demoted="fp32_bf16_rollout",
+        irrelevant="bf16_fp32_reward",
+    ),
+    metrics={
+        "rollout_log_ratio_final": Measure(
+            root_mean_square("final2", "sequences"), "nats RMS", RATIO
+        ),
+        "rollout_logprob_abs_diff_mean": Measure(share("absolute"), "nats", RATIO),
+        "rollout_token_outside_clip_frac": Measure(share("outside"), "share of tokens", SHARE),
+        "rollout_k3": Measure(share("k3"), "nats", RATIO),
+        "rollout_sequence_ess": Measure(
+            lambda t: t["weight"] ** 2 / (t["sequences"] * t["weight2"]),
+            "share of sequences",
+            not_gated(
+                "of so few sequences that its limit lies below what it can reach; it is made of "
+                "rollout_log_ratio_final"
+            ),
+        ),
+        "rollout_nonfinite_frac": Measure(share("nonfinite"), "share of tokens", EXACT),
+    },
+    nonfinite="rollout_nonfinite_frac",
+    variance_of="nats RMS at the end of the response",
+    open=Imported("precision_lib.forensics.h5.study:open_given"),
+    settings=Imported("precision_lib.forensics.h5.engines:settings_of"),
+    work=Imported("precision_lib.forensics.h5.work:work"),
+    context="h5",
+    picture=Imported("precision_lib.reporting.plots.h5:mismatch"),
+)

@@ -1,0 +1,187 @@
+"""Rollout engines: the policy in a format, decoding one token after the other from a KV cache.
+
+The hazard. A forward over the whole sequence and a decoder give one token two log-probs, although
+weights and format are the same: their products have other shapes, so sums are taken in another
+order, and in 16 bits a last bit that falls the other way is as large as the noise itself. So the
+engine here really decodes. The tokens are fixed before, so that every engine reports on the same.
+
+N sequences, L tokens of each, T response tokens.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from precision_lib.forensics.forwards import response_logits
+from precision_lib.forensics.h4.long_sequences import cache_maker
+from precision_lib.forensics.probe import MIN_PROMPTS
+from precision_lib.formats import format_of
+from precision_lib.models.kv_cache import forward_with_cache
+from precision_lib.models.lm_head import parameter_formats
+from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.ppo.logprobs import token_logprobs
+from precision_lib.quantized import RESULT, WEIGHTS, ScaledLinear
+from precision_lib.scoring.forward import rows_per_forward
+from precision_lib.trajectories.sampling import Responses
+
+
+@dataclass(frozen=True)
+class H5Settings:
+    """What H5 measures on.
+
+    Attributes:
+        sequences: drawn from the FP32 policy; what decides.
+        length: tokens of a sequence, the first included; the model's positions if those are fewer.
+        checked: of them, on which all formats are compared and the batch variance is taken.
+        opening: tokens of those that are looked at, the first included.
+        seed: of tokens and resampling.
+    """
+
+    sequences: int = 24
+    length: int = 384
+    checked: int = 8
+    opening: int = 33
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not MIN_PROMPTS <= self.checked <= self.sequences:
+            raise ValueError(
+                f"checked = {self.checked} of sequences = {self.sequences}: an interval over "
+                f"sequences needs at least {MIN_PROMPTS}, and no more are there"
+            )
+        if not 2 <= self.opening <= self.length:
+            raise ValueError(f"opening = {self.opening} must be 2 to length = {self.length}")
+        if self.length < 32:
+            raise ValueError(f"length = {self.length}: growth along 32 tokens is the least to fit")
+
+
+#: A few seconds, for a first look and for tests of the suite itself.
+QUICK = H5Settings(sequences=8, length=64, opening=33)
+
+
+def settings_of(quick: bool, seed: int) -> H5Settings:
+    """Those of the main job, or of a first look."""
+    return replace(QUICK if quick else H5Settings(), seed=seed)
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What an engine reported.
+
+    Attributes:
+        logprobs: temperature to [N, T] FP32 log-probs of the response tokens, on the CPU.
+        fmt: format of the engine, as observed.
+        head: format of its logits, as observed.
+    """
+
+    logprobs: dict[float, Tensor]
+    fmt: str
+    head: str
+
+
+def engine(original: Any, fmt: str) -> Any:
+    """A model of its own that computes as a rollout engine in ``fmt`` does.
+
+    Args:
+        original: FP32 causal LM, unchanged.
+        fmt: of :data:`precision_lib.matrix.ROLLOUT_FORMATS`; behind a slash the LM head's.
+
+    ``fp8`` and ``int8`` are scaled products (:mod:`precision_lib.quantized`) of all linear layers
+    of the trunk. Everything else of these engines is bf16: embedding, norms, attention, the KV
+    cache, and the LM head where it has no format of its own.
+
+    Raises:
+        TypeError: a model whose trunk has no linear layer, for ``fp8`` and ``int8``.
+    """
+    trunk, slash, head = fmt.partition("/")
+    working = working_copy(original)
+    if trunk not in WEIGHTS:
+        set_parameters(working, original, fmt)
+        return working
+    set_parameters(working, original, f"{format_of(RESULT).name}{slash}{head}")
+    layers = {
+        name: layer
+        for name, layer in original.base_model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+    }
+    if not layers:
+        raise TypeError(
+            f"{type(original).__name__} has no linear layer to compute in {trunk}; "
+            "use a rollout in bf16, fp16 or fp32"
+        )
+    for name, layer in layers.items():
+        parent, _, own = name.rpartition(".")
+        setattr(working.base_model.get_submodule(parent), own, ScaledLinear(layer, trunk))
+    return working
+
+
+def observed(model: Any, logits: Tensor) -> tuple[str, str]:
+    """(format of an engine, format of its logits): of scaled layers where it has them."""
+    scaled = {m.fmt for m in model.modules() if isinstance(m, ScaledLinear)}
+    return "+".join(sorted(scaled or parameter_formats(model))), format_of(logits.dtype).name
+
+
+@torch.no_grad()
+def decode(
+    model: Any,
+    responses: Responses,
+    rows: int,
+    *,
+    reverse: bool = False,
+    temperatures: tuple[float, ...] = (1.0,),
+) -> Reported:
+    """Log-probs that ``model`` reports for given tokens, as it would while it draws them.
+
+    Log-softmax is FP32, as engines compute it. Call it inside ``runtime.deterministic``.
+
+    Args:
+        responses: with prompts of one length.
+        rows: sequences that are decoded together.
+        reverse: take the sequences in the opposite order; the result is put back in order.
+        temperatures: logits are divided by each, in FP32.
+
+    Raises:
+        ValueError: prompts of different lengths.
+    """
+    lengths = {int(n) for n in responses.prompt_lengths}
+    if len(lengths) != 1:
+        raise ValueError(f"prompts of {sorted(lengths)} tokens; an engine takes one length here")
+    (start,), order = lengths, torch.arange(len(responses.tokens))
+    order = order.flip(0) if reverse else order
+    parts: list[Tensor] = []
+    seen = "", ""
+    for _, batch in responses.micro_batches(rows, order):
+        cache, first, steps = cache_maker(model)(), 0, []
+        for here in range(start, batch.tokens.shape[1]):
+            ids = batch.tokens[:, first:here]
+            logits, cache = forward_with_cache(model, cache, input_ids=ids)
+            wide = logits[:, -1:].float()
+            chosen = batch.tokens[:, here : here + 1]
+            steps.append(
+                torch.stack([token_logprobs(wide / t, chosen).squeeze(1) for t in temperatures])
+            )
+            first = here
+        seen = observed(model, logits)
+        parts.append(torch.stack(steps, dim=2).cpu())
+    found = torch.cat(parts, dim=1)[:, torch.argsort(order)]
+    return Reported(dict(zip(temperatures, found, strict=True)), *seen)
+
+
+@torch.no_grad()
+def collision(
+    model: Any, responses: Responses, temperatures: tuple[float, ...]
+) -> dict[float, Tensor]:
+    """Temperature to [N, T] float64 sum of the squared probabilities of all tokens, on the CPU.
+
+    The chance that two tokens drawn there are the same.
+    """
+    parts: dict[float, list[Tensor]] = {t: [] for t in temperatures}
+    rows = rows_per_forward(responses.tokens.shape[1], model)
+    for _, batch in responses.micro_batches(rows):
+        logits, _ = response_logits(model, batch)
+        for temperature, found in parts.items():
+            p = torch.softmax(logits.float() / temperature, -1)
+            found.append(p.square().sum(-1).double().cpu())
+    return {t: torch.cat(found) for t, found in parts.items()}
