@@ -53,8 +53,13 @@ def h5(record: Record) -> list[str]:
         ),
         "Standard errors by which a law is missed in `bf16_pure`: "
         + ", ".join(f"{name.removesuffix('_z')} {z:+.1f}" for name, z in pure.laws.items())
-        + f". The sum grows with the power {interval(pure.rms_growth_exponent)} of the length.",
+        + f". The sum grows with the power {_growth(pure)} of the length.",
     ]
+
+
+def _growth(evidence: H5Evidence) -> str:
+    exponent = evidence.rms_growth_exponent
+    return interval(exponent) if exponent else "unknown"
 
 
 def _correlation(evidence: H5Evidence) -> str:
