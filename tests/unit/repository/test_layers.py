@@ -19,7 +19,7 @@ LAYERS = (
     {"trajectories"},
     {"targets"},
     {"conformance"},
-    {"forensics", "faults"},
+    {"forensics", "faults", "attribution"},
     {"records", "reporting"},
     {"training"},
     {"sweep"},
