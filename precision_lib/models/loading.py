@@ -22,6 +22,7 @@ from torch import Tensor
 from precision_lib.formats import get_format
 from precision_lib.models.embedded import POLICY_DIR
 from precision_lib.models.placement import STRATEGIES, DeviceMap, copy_in_place, left_behind
+from precision_lib.models.prompts import Prompts
 from precision_lib.runtime import deterministic
 
 #: ``--model`` value of the model that ships with the package.
@@ -37,12 +38,14 @@ class Checkpoint:
         tokenizer: its tokenizer.
         name: what the user asked for.
         sha256: digest of names, shapes and bytes of all FP32 parameters.
+        prompts: what the policy is asked; None for the shipped prompts.
     """
 
     model: Any
     tokenizer: Any
     name: str
     sha256: str
+    prompts: Prompts | None = None
 
     @property
     def start_token(self) -> int | None:

@@ -6,7 +6,7 @@ opened when it is first asked for. A cell that an ended run left behind is taken
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -20,11 +20,13 @@ from precision_lib.forensics.h3.study import H3Study, open_h3_study
 from precision_lib.forensics.h4.study import H4Study, open_h4_study
 from precision_lib.forensics.verdicts import DECISIONS, Cell
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.grid import weights_on_grid
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.work import FREEZE
 from precision_lib.records.context import run_context
 from precision_lib.records.record import Recorder
 from precision_lib.records.resume import continue_run, origin_of, say_origin
+from precision_lib.trajectories.prompts import prompts_context
 
 Opened = TypeVar("Opened", bound=Study)
 
@@ -121,6 +123,9 @@ def open_main_job(
     device, seed = str(pipeline.policy.model.device), budget.probe.seed
     recorder.context = run_context(device, seed) | {
         "checkpoint": {"name": pipeline.policy.name, "sha256": pipeline.policy.sha256},
+        "reward_model": {"name": pipeline.reward.name, "sha256": pipeline.reward.sha256},
+        "prompts": prompts_context(pipeline.policy),
+        "weights_on_grid": {"bf16": asdict(weights_on_grid(pipeline.policy.model, "bf16"))},
         "budget": budget_name,
     }
     origin = origin_of(recorder, pipeline, budget)

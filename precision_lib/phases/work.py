@@ -69,7 +69,7 @@ def planned_work(
 
 
 def _prompt_length(pipeline: Pipeline, count: int, seed: int) -> int:
-    prompts = encoded_prompts(pipeline.policy, prompt_order(count, seed))
+    prompts = encoded_prompts(pipeline.policy, prompt_order(pipeline.policy, count, seed))
     return max(map(len, prompts))
 
 

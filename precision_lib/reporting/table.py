@@ -8,7 +8,9 @@ from typing import Any
 
 from precision_lib.forensics.verdicts import BATCH_VARIANCE
 from precision_lib.reporting.consequences import sentence
+from precision_lib.reporting.grid import grid_lines
 from precision_lib.reporting.numbers import interval, two
+from precision_lib.reporting.reproduction import EMBEDDED
 from precision_lib.reporting.styles import STYLES, Line
 from precision_lib.reporting.training import sweep_lines
 
@@ -104,7 +106,8 @@ def matrix_table(block: dict[str, Any]) -> list[Line]:
     widths = [max(len(t), len("0.00054 inconclusive")) for t in titles]
     heading = "configuration".ljust(names)
     heading += "".join(f"  {t:<{w}}" for t, w in zip(titles, widths, strict=True))
-    lines: list[Line] = [(measured_on, ""), ("", ""), (heading.rstrip(), "bold")]
+    lines: list[Line] = [(measured_on, ""), *grid_lines(block["context"]), ("", "")]
+    lines.append((heading.rstrip(), "bold"))
     for row in rows:
         cells = [found.get((h, row)) for h in hypotheses]
         shown = [_damage_and_verdict(block, cell) for cell in cells]
@@ -116,10 +119,30 @@ def matrix_table(block: dict[str, Any]) -> list[Line]:
 
 def _measured_on(context: dict[str, Any]) -> str:
     """Model, device and seed of a run, and whether it was only a first look."""
-    checkpoint, device = context.get("checkpoint", {}), context.get("device", {})
-    text = f"{checkpoint.get('name', 'unknown model')} on {device.get('name', 'unknown device')}"
+    device = context.get("device", {})
+    text = f"{measured_models(context)} on {device.get('name', 'unknown device')}"
     quick = "; a first look (--quick), not the whole budget" if _is_quick(context) else ""
     return f"{text}, seed {context.get('seed', 'unknown')}{quick}"
+
+
+def measured_models(context: dict[str, Any]) -> str:
+    """Policy, reward model and prompts of a run, and which of them are not the user's.
+
+    A record that names no prompts was made with the embedded ones. One that names no reward model
+    used none.
+    """
+    names = {
+        "policy": context.get("checkpoint", {}).get("name", "unknown"),
+        "reward model": context.get("reward_model", {}).get("name"),
+        "prompts": context.get("prompts", {}).get("name", EMBEDDED),
+    }
+    used = {role: name for role, name in names.items() if name is not None}
+    shown = [f"{role} {name}" for role, name in used.items() if name != EMBEDDED]
+    embedded = [role for role, name in used.items() if name == EMBEDDED]
+    if embedded:
+        first, last = ", ".join(embedded[:-1]), embedded[-1]
+        shown.append(f"{f'{first} and {last}' if first else last} embedded, not yours")
+    return ", ".join(shown)
 
 
 def _is_quick(context: dict[str, Any]) -> bool:
