@@ -1,4 +1,7 @@
-"""``python -m tools.tables``: the tables of a sweep, a calibration or a self-test in a document."""
+"""``python -m tools.tables``: tables of one kind of record in a document.
+
+``attribution`` takes a directory of records, the other kinds a file.
+"""
 
 import argparse
 import sys
@@ -9,6 +12,7 @@ from typing import Any
 from precision_lib.exit_codes import OK, USAGE
 from precision_lib.jsonio import parse_json
 from precision_lib.phases.sweep import load_sweep_record
+from tools.attribution_tables import attribution_table, load_attributions
 from tools.documents import MarkerError, write_between
 from tools.gate_tables import calibration_table, self_test_tables
 from tools.training_tables import training_tables
@@ -22,6 +26,7 @@ def _plain(path: Path) -> Any:
 KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], str]]] = {
     "training": (load_sweep_record, training_tables),
     "calibration": (_plain, calibration_table),
+    "attribution": (load_attributions, attribution_table),
     "self-test": (_plain, self_test_tables),
 }
 
@@ -30,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Put the tables of one record between a document's markers."""
     parser = argparse.ArgumentParser(prog="python -m tools.tables")
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("record", type=Path, metavar="RECORD.json")
+    parser.add_argument("record", type=Path, metavar="RECORD")
     parser.add_argument("--into", type=Path, metavar="FILE.md", required=True)
     options = parser.parse_args(arguments)
     read, tables = KINDS[options.kind]
