@@ -20,6 +20,7 @@ from precision_lib.commands import (
     UsageError,
     add_models,
     analysis,
+    attribute,
     check_devices,
     fail,
     gate,
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     suite.add_conformance(commands)
     sweep.add_sweep(commands)
     _add_probe(commands)
+    attribute.add_attribute(commands)
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)
     training.add_ppo(commands)

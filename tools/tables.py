@@ -1,4 +1,7 @@
-"""``python -m tools.tables``: the tables of a sweep, a calibration or a self-test in a document."""
+"""``python -m tools.tables``: tables of one kind of record in a document.
+
+``attribution`` takes a directory of records, the other kinds a file.
+"""
 
 import argparse
 import sys
@@ -8,6 +11,7 @@ from typing import Any
 
 from precision_lib.exit_codes import OK, USAGE
 from precision_lib.record.files import load_calibration, load_self_test, load_sweep
+from tools.attribution_tables import attribution_table, load_attributions
 from tools.documents import MarkerError, write_between
 from tools.gate_tables import calibration_table, self_test_tables
 from tools.training_tables import training_tables
@@ -16,6 +20,7 @@ from tools.training_tables import training_tables
 KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], str]]] = {
     "training": (load_sweep, training_tables),
     "calibration": (load_calibration, calibration_table),
+    "attribution": (load_attributions, attribution_table),
     "self-test": (load_self_test, self_test_tables),
 }
 
@@ -24,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Put the tables of one record between a document's markers."""
     parser = argparse.ArgumentParser(prog="python -m tools.tables")
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("record", type=Path, metavar="RECORD.json")
+    parser.add_argument("record", type=Path, metavar="RECORD")
     parser.add_argument("--into", type=Path, metavar="FILE.md", required=True)
     options = parser.parse_args(arguments)
     read, tables = KINDS[options.kind]

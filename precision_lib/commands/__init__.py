@@ -106,15 +106,18 @@ def load_models(options: argparse.Namespace) -> Any:
     """
     from precision_lib.models.loading import CheckpointError
     from precision_lib.models.pipeline import load_pipeline
+    from precision_lib.trajectories.prompt_file import asking
 
     check_devices(options)
     try:
-        return load_pipeline(
+        pipeline = load_pipeline(
             options.model,
             options.reward_model,
             options.reference_model,
             options.device,
             getattr(options, "device_map", None),
         )
+        chosen = (getattr(options, name, None) for name in ("prompts", "chat_template"))
+        return asking(pipeline, *chosen)
     except (CheckpointError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None

@@ -160,6 +160,6 @@ def check_room(pipeline: Any, settings: Any) -> None:
         models["reward"] = pipeline.reward
     for name, model in models.items():
         try:
-            check_fits(model, settings.sampling)
+            check_fits(pipeline.policy, settings.sampling, model.model)
         except ValueError as error:
             raise UsageError(f"{name} model: {error}") from None

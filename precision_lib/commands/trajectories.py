@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.commands import INCONCLUSIVE, OK, UsageError, add_models, fail, load_models
+from precision_lib.plugin.options import add_prompts
 
 
 def add_freeze(commands: Any) -> None:
@@ -29,6 +30,7 @@ def add_freeze(commands: Any) -> None:
         help="default: %(default)s",
     )
     freeze.add_argument("--seed", type=int, default=0)
+    add_prompts(freeze.add_argument)
     add_models(freeze, pipeline=True, forward_only=True)
     freeze.set_defaults(run=_freeze, kept="continue with --resume")
 

@@ -18,7 +18,12 @@ from precision_lib.record.context import Context, Model, flattened
 from precision_lib.record.record import Record
 
 #: Parts of the context that have to agree.
-_SETTINGS = ("budget", "trajectories", *(h.context for h in HYPOTHESES.values() if h.context))
+_SETTINGS = (
+    "budget",
+    "prompts",
+    "trajectories",
+    *(h.context for h in HYPOTHESES.values() if h.context),
+)
 _MODELS = {"checkpoint": "the checkpoint", "reward_model": "the reward model"}
 #: Of the settings, what depends on the seed and on the last bit, or is compared by itself.
 _MAY_DIFFER = ("seed", "shards", "models")

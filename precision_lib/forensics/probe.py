@@ -18,9 +18,10 @@ from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.models.loading import Checkpoint
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.prompts import (
-    MAX_PROMPT_TOKENS,
+    check_enough,
     encode,
     encoded_prompts,
+    longest_prompt,
     prompt_order,
 )
 from precision_lib.trajectories.sampling import sample_responses
@@ -74,13 +75,16 @@ def check_fits(checkpoint: Checkpoint, settings: ProbeSettings) -> None:
     """Refuse lengths that the model has no positions for, before anything is computed.
 
     Raises:
-        ValueError: when the longest response and a prompt of full length do not fit.
+        ValueError: when the longest response and a prompt of full length do not fit, or there are
+            fewer prompts than responses of a length.
     """
-    longest = max(settings.seq_lengths) + MAX_PROMPT_TOKENS
+    check_enough(checkpoint, settings.num_prompts)
+    prompt = longest_prompt(checkpoint)
+    longest = max(settings.seq_lengths) + prompt
     positions = getattr(checkpoint.model.config, "max_position_embeddings", longest)
     if longest > positions:
         raise ValueError(
-            f"seq_lengths = {settings.seq_lengths}: with a prompt of up to {MAX_PROMPT_TOKENS} "
+            f"seq_lengths = {settings.seq_lengths}: with a prompt of up to {prompt} "
             f"tokens that is {longest}, and the model has {positions} positions; use shorter "
             "ones (probe --seq_lengths, pytest --quick)"
         )
@@ -99,7 +103,7 @@ def prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> Placed:
 
 def _prepare(checkpoint: Checkpoint, settings: ProbeSettings) -> Placed:
     model, seed = checkpoint.model, settings.seed
-    prompts = encoded_prompts(checkpoint, prompt_order(settings.num_prompts, seed))
+    prompts = encoded_prompts(checkpoint, prompt_order(checkpoint, settings.num_prompts, seed))
     pad = checkpoint.tokenizer.pad_token_id or 0
     responses = tuple(
         sample_responses(model, prompts, length, seed=seed * 1000 + i, pad=pad).to(model.device)

@@ -71,7 +71,7 @@ def on_trajectories(planned: Planned, kind: str, component: str, runs: int) -> T
 
 def prompt_length(pipeline: Pipeline, count: int, seed: int) -> int:
     """Tokens of the longest of the first ``count`` prompts."""
-    prompts = encoded_prompts(pipeline.policy, prompt_order(count, seed))
+    prompts = encoded_prompts(pipeline.policy, prompt_order(pipeline.policy, count, seed))
     return max(map(len, prompts))
 
 

@@ -23,6 +23,7 @@ from precision_lib.formats import get_format
 from precision_lib.models.embedded import POLICY_DIR
 from precision_lib.models.lm_head import put_head, use_own_head
 from precision_lib.models.placement import STRATEGIES, DeviceMap, copy_in_place, left_behind
+from precision_lib.models.prompts import Prompts
 from precision_lib.runtime import deterministic
 
 #: ``--model`` value of the model that ships with the package.
@@ -38,12 +39,14 @@ class Checkpoint:
         tokenizer: its tokenizer.
         name: what the user asked for.
         sha256: digest of names, shapes and bytes of all FP32 parameters.
+        prompts: what the policy is asked; None for the shipped prompts.
     """
 
     model: Any
     tokenizer: Any
     name: str
     sha256: str
+    prompts: Prompts | None = None
 
     @property
     def start_token(self) -> int | None:

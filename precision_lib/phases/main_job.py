@@ -6,7 +6,7 @@ opened when it is first asked for. A cell that an ended run left behind is taken
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,11 +17,13 @@ from precision_lib.forensics.hypothesis import Given, Hypothesis
 from precision_lib.forensics.study import Study
 from precision_lib.forensics.verdicts import Cell
 from precision_lib.matrix import PrecisionConfig
+from precision_lib.models.grid import weights_on_grid
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.work import FREEZE
 from precision_lib.record.context import run_context
 from precision_lib.record.recorder import Recorder
 from precision_lib.record.resume import continue_run, origin_of, say_origin
+from precision_lib.trajectories.prompts import prompts_context
 
 
 @dataclass
@@ -98,6 +100,9 @@ def open_main_job(
     device, seed = str(pipeline.policy.model.device), budget.seed
     recorder.context = run_context(device, seed) | {
         "checkpoint": {"name": pipeline.policy.name, "sha256": pipeline.policy.sha256},
+        "reward_model": {"name": pipeline.reward.name, "sha256": pipeline.reward.sha256},
+        "prompts": prompts_context(pipeline.policy),
+        "weights_on_grid": {"bf16": asdict(weights_on_grid(pipeline.policy.model, "bf16"))},
         "budget": budget_name,
     }
     origin = origin_of(recorder, pipeline, budget)

@@ -28,10 +28,13 @@ def check_models(config: pytest.Config) -> None:
     Not for a sweep, which does so itself, nor for the tests of a core, which use no model.
 
     Raises:
-        pytest.UsageError: a model cannot be loaded, or the budget does not fit it.
+        pytest.UsageError: a model or the prompts cannot be loaded, the budget does not fit them, or
+            a sweep is given prompts.
     """
     option = config.getoption
-    own = {option("model"), option("reward_model")} != {EMBEDDED}
+    own = {option("model"), option("reward_model")} != {EMBEDDED} or _own_prompts(config)
+    if swept(config) and _own_prompts(config):
+        raise pytest.UsageError("--prompts: a sweep trains on the embedded prompts; leave it out")
     if own and not (config.option.collectonly or option("target") or swept(config)):
         config.stash[PIPELINE] = _load(config)
 
@@ -86,6 +89,10 @@ def open_with_estimate(config: pytest.Config, recorder: Recorder) -> None:
     config.add_cleanup(counting.close)
 
 
+def _own_prompts(config: pytest.Config) -> bool:
+    return any(config.getoption(name) is not None for name in ("prompts", "chat_template"))
+
+
 def _budget(config: pytest.Config) -> "Budget":
     from precision_lib.forensics.budget import budget
 
@@ -95,14 +102,21 @@ def _budget(config: pytest.Config) -> "Budget":
 def _load(config: pytest.Config) -> "Pipeline":
     from precision_lib.models.loading import CheckpointError
     from precision_lib.models.pipeline import load_pipeline
+    from precision_lib.trajectories.prompt_file import PromptsError, asking
+    from precision_lib.trajectories.prompts import check_enough
 
     option = config.getoption
     device = "cuda" if option("gpu") else "cpu"
     try:
         pipeline = load_pipeline(option("model"), option("reward_model"), device=device)
+        pipeline = asking(pipeline, option("prompts"), option("chat_template"))
         _budget(config).check_fits(pipeline.policy)
+        for settings in map(_budget(config).settings.get, ("H4", "H5")):
+            check_enough(pipeline.policy, settings.sequences if settings else 0)
     except CheckpointError as error:
         raise pytest.UsageError(f"--model, --reward-model: {error}") from None
+    except PromptsError as error:
+        raise pytest.UsageError(f"--prompts: {error}") from None
     except ValueError as error:
         raise pytest.UsageError(f"--model: {error}") from None
     return pipeline

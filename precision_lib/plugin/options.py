@@ -84,6 +84,7 @@ def add_for_the_main_job(add: Add) -> None:
         metavar="NAME_OR_DIR",
         help="sequence classifier with one label (default: embedded)",
     )
+    add_prompts(add)
     add("--seed", type=int, default=0, help="of prompts, responses and direction")
     add(
         "--matrix",
@@ -96,6 +97,22 @@ def add_for_the_main_job(add: Add) -> None:
         choices=sorted(faults.FAULTS),
         metavar="NAME",
         help="break one kernel on purpose, to see which test catches it",
+    )
+
+
+def add_prompts(add: Add) -> None:
+    """What the policy is asked."""
+    add(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="prompts of your own: JSON lines, or text with one a line (default: embedded)",
+    )
+    add(
+        "--chat-template",
+        metavar="TEMPLATE",
+        help="of your prompts: auto (the tokenizer's own where it has one; the default), none, "
+        "or a Jinja file",
     )
 
 

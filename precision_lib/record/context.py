@@ -106,6 +106,8 @@ class Context:
         settings, overrides: switches and environment variables that change numbers.
         budget: ``whole`` or ``quick``. probe, h3, h4: settings of the studies, compared as they
             are.
+        prompts: their name, and count, template and digest of the user's own.
+        weights_on_grid: format to the shares of weights on its grid and half-way.
         observed_formats: configuration to component to the format that it was seen to run in.
         more: what no reader names.
     """
@@ -129,6 +131,8 @@ class Context:
     trajectories: Trajectories | None = None
     h3: Json = None
     h4: Json = None
+    prompts: Mapping[str, Json] = field(default_factory=dict)
+    weights_on_grid: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     observed_formats: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     more: Mapping[str, Json] = field(default_factory=dict, metadata=FLAT)
 

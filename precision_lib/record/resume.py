@@ -53,6 +53,7 @@ def origin_of(recorder: Recorder, pipeline: Pipeline, budget: Budget) -> dict[st
     origin = {
         "planted_fault": recorder.planted_fault,
         "budget": asdict(budget),
+        "prompts": context["prompts"],
         "models": model_digests(pipeline) | {"value_head": {"sha256": head and head.sha256}},
         "matrix": {c.name: c.components for c in recorder.configurations},
         **{name: context[name] for name in _CONTEXT},

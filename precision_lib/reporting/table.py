@@ -13,7 +13,9 @@ from precision_lib.record.context import Context
 from precision_lib.record.evidence import CurvePoint, H1Evidence
 from precision_lib.record.record import Cell, Record
 from precision_lib.reporting.consequences import sentence
+from precision_lib.reporting.grid import grid_lines
 from precision_lib.reporting.numbers import interval, two
+from precision_lib.reporting.reproduction import EMBEDDED
 from precision_lib.reporting.styles import STYLES, Line
 from precision_lib.reporting.training import sweep_lines
 
@@ -112,7 +114,8 @@ def matrix_table(record: Record) -> list[Line]:
     heading = "configuration".ljust(names)
     heading += "".join(f"  {t:<{w}}" for t, w in zip(titles, widths, strict=True))
     measured_on = _measured_on(record.context)
-    lines: list[Line] = [(measured_on, ""), ("", ""), (heading.rstrip(), "bold")]
+    lines: list[Line] = [(measured_on, ""), *grid_lines(record.context), ("", "")]
+    lines.append((heading.rstrip(), "bold"))
     for row in rows:
         cells = [by_key.get((h, row)) for h in hypotheses]
         shown = [_damage_and_verdict(record, cell) for cell in cells]
@@ -126,7 +129,27 @@ def _measured_on(context: Context) -> str:
     """Model, device and seed of a run, and whether it was only a first look."""
     seed = "unknown" if context.seed is None else context.seed
     quick = "; a first look (--quick), not the whole budget" if context.is_quick else ""
-    return f"{context.model_name} on {context.device_name}, seed {seed}{quick}"
+    return f"{measured_models(context)} on {context.device_name}, seed {seed}{quick}"
+
+
+def measured_models(context: Context) -> str:
+    """Policy, reward model and prompts of a run, and which of them are not the user's.
+
+    A record that names no prompts was made with the embedded ones. One that names no reward model
+    used none.
+    """
+    names = {
+        "policy": context.checkpoint.name if context.checkpoint else "unknown",
+        "reward model": context.reward_model.name if context.reward_model else None,
+        "prompts": context.prompts.get("name", EMBEDDED),
+    }
+    used = {role: name for role, name in names.items() if name is not None}
+    shown = [f"{role} {name}" for role, name in used.items() if name != EMBEDDED]
+    embedded = [role for role, name in used.items() if name == EMBEDDED]
+    if embedded:
+        first, last = ", ".join(embedded[:-1]), embedded[-1]
+        shown.append(f"{f'{first} and {last}' if first else last} embedded, not yours")
+    return ", ".join(shown)
 
 
 def _damage_and_verdict(record: Record, cell: Cell | None) -> str:

@@ -24,7 +24,7 @@ from precision_lib.models.value_head import ValueHead, choose_ridge, fit_value_h
 from precision_lib.scoring.forced import forced, forced_rewards, forced_states
 from precision_lib.scoring.forward import rows_per_forward
 from precision_lib.scoring.micro import micro_batches
-from precision_lib.trajectories.prompts import MAX_PROMPT_TOKENS, encoded_prompts, prompt_order
+from precision_lib.trajectories.prompts import encoded_prompts, longest_prompt, prompt_order
 from precision_lib.trajectories.sampling import end_tokens, response_lengths, sample_responses
 from precision_lib.trajectories.store import Trajectories, response_mask
 
@@ -87,18 +87,22 @@ class Sampled:
         return min(len(self.tokens), rows_per_forward(self.tokens.shape[1], model))
 
 
-def check_fits(policy: Checkpoint, settings: FreezeSettings) -> None:
-    """Refuse a length that the policy has no positions for, before anything is computed.
+def check_fits(policy: Checkpoint, settings: FreezeSettings, reader: Any = None) -> None:
+    """Refuse a length that a model has no positions for, before anything is computed.
+
+    Args:
+        reader: the transformers model that reads prompt and response; the policy's own by default.
 
     Raises:
         ValueError: when the longest prompt and response do not fit.
     """
-    longest = MAX_PROMPT_TOKENS + settings.max_new_tokens
-    positions = getattr(policy.model.config, "max_position_embeddings", longest)
+    prompt = longest_prompt(policy)
+    longest = prompt + settings.max_new_tokens
+    positions = getattr((reader or policy.model).config, "max_position_embeddings", longest)
     if longest > positions:
         raise ValueError(
             f"max_new_tokens = {settings.max_new_tokens}: with a prompt of up to "
-            f"{MAX_PROMPT_TOKENS} tokens that is {longest}, and the model has {positions} "
+            f"{prompt} tokens that is {longest}, and the model has {positions} "
             "positions; use fewer (--max_new_tokens)"
         )
 
@@ -110,7 +114,7 @@ def sample_batch(pipeline: Pipeline, settings: FreezeSettings, index: int) -> Sa
     inside :func:`runtime.deterministic`.
     """
     policy, groups = pipeline.policy, settings.batch_size // settings.samples_per_prompt
-    numbers = prompt_order((index + 1) * groups, settings.seed)[index * groups :]
+    numbers = prompt_order(policy, (index + 1) * groups, settings.seed)[index * groups :]
     repeated = [n for n in numbers for _ in range(settings.samples_per_prompt)]
     prompts = encoded_prompts(policy, repeated)
     pad = policy.tokenizer.pad_token_id or 0

@@ -25,6 +25,7 @@ from precision_lib.trajectories.batches import (
     sample_batch,
     score_batch,
 )
+from precision_lib.trajectories.prompts import prompts_context
 from precision_lib.trajectories.sampling import end_tokens
 from precision_lib.trajectories.shards import (
     MANIFEST,
@@ -144,9 +145,19 @@ def _begin(pipeline: Pipeline, settings: FreezeSettings, directory: Path, resume
         return _continue(pipeline, settings, directory)
     asked = asdict(settings)
     del asked["num_batches"]
-    asked |= {"temperature": 1.0, "prompts": "embedded", "end_tokens": _ends(pipeline, settings)}
+    asked |= {
+        "temperature": 1.0,
+        "prompts": _prompts(pipeline),
+        "end_tokens": _ends(pipeline, settings),
+    }
     made_with = software(*devices_of(pipeline.policy.model))
     return Manifest(asked, model_digests(pipeline), made_with, settings.num_batches)
+
+
+def _prompts(pipeline: Pipeline) -> str | dict[str, Any]:
+    """The shipped prompts by their name, others with their digest."""
+    context = prompts_context(pipeline.policy)
+    return context if pipeline.policy.prompts else str(context["name"])
 
 
 def _ends(pipeline: Pipeline, settings: FreezeSettings) -> list[int]:
@@ -156,7 +167,10 @@ def _ends(pipeline: Pipeline, settings: FreezeSettings) -> list[int]:
 def _continue(pipeline: Pipeline, settings: FreezeSettings, directory: Path) -> Manifest:
     manifest = read_manifest(directory)
     check_same_models(manifest, pipeline, directory)
-    asked = asdict(settings) | {"end_tokens": _ends(pipeline, settings)}
+    asked = asdict(settings) | {
+        "end_tokens": _ends(pipeline, settings),
+        "prompts": _prompts(pipeline),
+    }
     found = manifest.settings | {"num_batches": settings.num_batches}
     for name, wanted in asked.items():
         if found.get(name) != wanted:

@@ -25,7 +25,12 @@ from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
 from precision_lib.runtime import deterministic
-from precision_lib.trajectories.prompts import encode
+from precision_lib.trajectories.prompts import (
+    check_enough,
+    encode,
+    encoded_prompts,
+    prompt_order,
+)
 from precision_lib.trajectories.sampling import Responses, sample_responses
 
 #: Tokens of the short responses on which the policy's distance is solved for.
@@ -138,15 +143,26 @@ def _policy_scale(
     checkpoint: Checkpoint, direction: dict[str, Tensor], settings: H4Settings
 ) -> float:
     """Scale at which the KL per token is the operating point's, solved on short responses."""
-    start = openings(checkpoint, settings.sequences)
-    length = min(PLACING_TOKENS, row_length(checkpoint, settings) - 1)
+    start = openings(checkpoint, settings.sequences, settings.seed)
+    length = min(PLACING_TOKENS, response_length(checkpoint, settings, start))
     model = checkpoint.model
     short = sample_responses(model, start, length, seed=settings.seed).to(model.device)
     return solve_scales(model, direction, short, (OPERATING_KL,))[0]
 
 
-def openings(checkpoint: Checkpoint, count: int) -> list[list[int]]:
-    """One token to begin each sequence with: the start token, or the first token of a text."""
+def response_length(checkpoint: Checkpoint, settings: Any, start: list[list[int]]) -> int:
+    """Response tokens of a sequence of full length behind the longest opening."""
+    return row_length(checkpoint, settings) - max(map(len, start))
+
+
+def openings(checkpoint: Checkpoint, count: int, seed: int) -> list[list[int]]:
+    """What each sequence begins with.
+
+    A prompt of the user's own; without those the start token, or the first token of a text.
+    """
+    if checkpoint.prompts is not None:
+        check_enough(checkpoint, count)
+        return encoded_prompts(checkpoint, prompt_order(checkpoint, count, seed))
     start = checkpoint.start_token
     if start is None:
         start = encode(checkpoint, load_held_out_sample()[0])[0]
@@ -155,10 +171,11 @@ def openings(checkpoint: Checkpoint, count: int) -> list[list[int]]:
 
 def sample_from(policy: Any, checkpoint: Checkpoint, settings: H4Settings) -> Responses:
     """Sequences of full length drawn from ``policy`` at temperature 1."""
+    start = openings(checkpoint, settings.sequences, settings.seed)
     return sample_responses(
         policy,
-        openings(checkpoint, settings.sequences),
-        row_length(checkpoint, settings) - 1,
+        start,
+        response_length(checkpoint, settings, start),
         seed=settings.seed * 1000 + 400,
         pad=checkpoint.tokenizer.pad_token_id or 0,
         new_cache=cache_maker(policy),

@@ -17,7 +17,11 @@ import numpy as np
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
 from precision_lib.forensics.forwards import REFERENCE, Forwards, ScoredTokens
 from precision_lib.forensics.h4.evidence import correlation
-from precision_lib.forensics.h4.long_sequences import cache_maker, openings, row_length
+from precision_lib.forensics.h4.long_sequences import (
+    cache_maker,
+    openings,
+    response_length,
+)
 from precision_lib.forensics.h5.declaration import H5
 from precision_lib.forensics.h5.engines import H5Settings, Reported, collision, decode, engine
 from precision_lib.forensics.hypothesis import Given
@@ -297,11 +301,12 @@ def _text(metric: Metric) -> str:
 def _drawn(checkpoint: Checkpoint, settings: H5Settings) -> Responses:
     """Sequences of full length from the FP32 policy at temperature 1."""
     model = checkpoint.model
+    start = openings(checkpoint, settings.sequences, settings.seed)
     with deterministic(settings.seed, native_products=True):
         return sample_responses(
             model,
-            openings(checkpoint, settings.sequences),
-            row_length(checkpoint, settings) - 1,
+            start,
+            response_length(checkpoint, settings, start),
             seed=settings.seed * 1000 + 500,
             pad=checkpoint.tokenizer.pad_token_id or 0,
             new_cache=cache_maker(model),

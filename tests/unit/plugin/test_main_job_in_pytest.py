@@ -16,6 +16,7 @@ from precision_lib.plugin.progress_bar import BAR_SECONDS, LOG_SECONDS, Progress
 DEFAULTS = {
     **{"model": "embedded", "reward_model": "embedded", "gpu": False, "quick": False},
     **{"seed": 0, "target": None, "markexpr": "forensics", "resume": False},
+    **{"prompts": None, "chat_template": None},
 }
 
 
@@ -46,6 +47,17 @@ def test_a_directory_of_gguf_files_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
     with pytest.raises(pytest.UsageError, match=r"load model-q4.gguf with gguf_file="):
         main_job.check_models(config(model=str(tmp_path)))
+
+
+def test_prompts_that_do_not_fit_are_refused_before_collection(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("\n".join(f"Prompt number {i}." for i in range(7)))
+    with pytest.raises(pytest.UsageError, match=r"mine.txt holds 7 different prompts, 8 are"):
+        main_job.check_models(config(prompts=file, quick=True))
+    with pytest.raises(pytest.UsageError, match=r"--prompts: .* cannot be read"):
+        main_job.check_models(config(prompts=tmp_path / "missing.txt"))
+    with pytest.raises(pytest.UsageError, match="a sweep trains on the embedded prompts"):
+        main_job.check_models(config(prompts=file, markexpr="sweep"))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ LAYERS = (
     {"trajectories"},
     {"targets"},
     {"conformance", "weights"},
-    {"forensics", "faults"},
+    {"forensics", "faults", "attribution"},
     {"mismatch"},
     {"record", "compare"},
     {"reporting"},
