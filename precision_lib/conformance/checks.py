@@ -19,7 +19,7 @@ from precision_lib.conformance.layouts import sliced
 from precision_lib.conformance.pinned import PINNED
 from precision_lib.conformance.properties import PROPERTIES, Function, Holds
 from precision_lib.conformance.strategies import INPUT_FORMATS, REGIONS, Case, Region
-from precision_lib.conformance.truth import truths_of
+from precision_lib.conformance.truth import Truth, truths_of
 from precision_lib.conformance.variants import variants_of
 from precision_lib.formats import FORMATS, Format, get_format
 from precision_lib.targets import INTERFACE
@@ -149,7 +149,7 @@ def _variant_checks() -> Iterator[Check]:
                     _usual(regions, get_format(fmt)),
                     partial(_property, variant.holds, function),
                     variant.meaning,
-                    cost=0.3,
+                    cost=0.24,
                 )
 
 
@@ -164,7 +164,7 @@ def _edge_checks() -> Iterator[Check]:
                     regions["ordinary"].cases(get_format(fmt)),
                     partial(_property, holds, function),
                     meaning,
-                    cost=0.3,
+                    cost=0.24,
                     severity="edge",
                     is_note=name == "gradient_exists" and function in GRADIENT_IS_OPTIONAL,
                     cpu_only=name == "foreign_ids_are_not_token_0",
@@ -183,10 +183,16 @@ def _pinned_checks() -> Iterator[Check]:
         )
 
 
-def _values(name: str, function: Function, case: Case, way: Way = PLAIN) -> Compared:
+def _values(name: str, function: Function, case: Case) -> Compared:
+    return _compared(name, function, case, truths_of(name, case))
+
+
+def _compared(
+    name: str, function: Function, case: Case, parts: dict[str, Truth], way: Way = PLAIN
+) -> Compared:
     got = call(name, function, case.inputs, way)
     count, worst = 0, 0.0
-    for part, truth in truths_of(name, case).items():
+    for part, truth in parts.items():
         if part in got:
             compared, share = compare(name, got[part], truth, case.inputs)
             count += compared
@@ -204,10 +210,11 @@ _WAYS = {
 
 
 def _values_in_every_way(name: str, function: Function, case: Case) -> Compared:
-    count, worst = _values(name, function, case)
+    parts = truths_of(name, case)
+    count, worst = _compared(name, function, case, parts)
     for what, way in _WAYS.items():
         with told_as(f"{name} fails {what}, and not in a plain call"):
-            compared, share = _values(name, function, case, way)
+            compared, share = _compared(name, function, case, parts, way)
         count, worst = count + compared, max(worst, share)
     return count, worst
 
