@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precision_lib.conformance import objective_calls
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.runtime import set_default_device
 
@@ -25,11 +26,11 @@ DIFFERENTIABLE_IN = {
     "masked_mean": "x",
     "policy_loss": "logprobs",
     "value_loss": "values",
-}
+} | objective_calls.DIFFERENTIABLE_IN
 #: A loss without a gradient trains nothing, so here it has to have one.
-GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss")
+GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss", *objective_calls.DIFFERENTIABLE_IN)
 #: Parts of the result of a function that returns several.
-PARTS = {"gae": ("advantages", "returns")}
+PARTS = dict.fromkeys(("gae", "gae_with_bootstrap"), ("advantages", "returns"))
 #: A part that may be None: a core that whitens its advantages at once has no plain ones to show.
 MAY_BE_NONE = ("advantages",)
 
@@ -45,7 +46,9 @@ SHAPED_LIKE = {
     "group_advantages": "rewards",
     "policy_loss": None,
     "value_loss": None,
-}
+} | objective_calls.SHAPED_LIKE
+#: The result has the shape of that input without its last dimension.
+WITHOUT_THE_LAST = ("entropy", *objective_calls.WITHOUT_THE_LAST)
 
 
 def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -54,15 +57,17 @@ def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> 
     Returns:
         Part to tensor on the CPU; a function with one result has the part ``result``, and
         ``gradient`` where it is differentiable and kept the graph:
-        d sum(result * upstream) / d input.
+        d sum(result * upstream) / d input. One that is differentiable in a second input ``x`` has
+        a ``gradient_of_x``, too.
 
     Raises:
         ConformanceFailure: when it raises, changes its input, or returns what the interface does
             not know.
     """
     copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    source = DIFFERENTIABLE_IN.get(name)
-    if source is not None:
+    sources = {"gradient": DIFFERENTIABLE_IN[name]} if name in DIFFERENTIABLE_IN else {}
+    sources |= objective_calls.further_sources(name)
+    for source in sources.values():
         copies[source].requires_grad_(True)
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # the target's, not ours
@@ -73,10 +78,11 @@ def call(name: str, function: Callable[..., Any], inputs: Mapping[str, Any]) -> 
         if left:
             raise ConformanceFailure(f"{name} {left}", inputs)
         parts = _parts(name, returned, inputs)
-        if source is not None and parts["result"].requires_grad:
-            parts["gradient"] = _attributed(
+        if sources and parts["result"].requires_grad:
+            leaves = {part: copies[source] for part, source in sources.items()}
+            parts |= _attributed(
                 f"backward through {name} raised",
-                lambda: _gradient(parts["result"], copies[source]),
+                lambda: _gradients(parts["result"], leaves),
                 inputs,
             )
     check_unchanged(name, copies, inputs)
@@ -145,10 +151,13 @@ def upstream(shape: torch.Size) -> Tensor:
     return pattern.repeat(count // len(pattern) + 1)[:count].view(shape)
 
 
-def _gradient(result: Tensor, source: Tensor) -> Tensor:
+def _gradients(result: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weights = upstream(result.shape).to(result)
-    (gradient,) = torch.autograd.grad(result, source, weights, allow_unused=True)
-    return torch.zeros_like(source) if gradient is None else gradient
+    gradients = torch.autograd.grad(result, tuple(leaves.values()), weights, allow_unused=True)
+    return {
+        part: torch.zeros_like(leaf) if gradient is None else gradient
+        for (part, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+    }
 
 
 def _parts(name: str, returned: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -160,7 +169,7 @@ def _parts(name: str, returned: Any, inputs: Mapping[str, Any]) -> dict[str, Ten
         )
     like = SHAPED_LIKE[name]
     shape = inputs[like].shape if like is not None else torch.Size()
-    if name == "entropy":
+    if name in WITHOUT_THE_LAST:
         shape = shape[:-1]
     return {
         part: _checked(name, part, value, shape, inputs)

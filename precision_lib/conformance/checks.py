@@ -14,14 +14,17 @@ from hypothesis.strategies import SearchStrategy
 from precision_lib.conformance.calls import call
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.objective_properties import OBJECTIVE_PROPERTIES
 from precision_lib.conformance.pinned import PINNED
 from precision_lib.conformance.properties import PROPERTIES, Function, Holds
 from precision_lib.conformance.strategies import INPUT_FORMATS, REGIONS, Case
+from precision_lib.conformance.strategies.objectives import OBJECTIVE_REGIONS
 from precision_lib.conformance.truth import truths
 from precision_lib.formats import FORMATS, get_format
 
 #: (number of compared elements, largest error as a share of its limit)
 Compared = tuple[int, float]
+ALL_REGIONS = REGIONS | OBJECTIVE_REGIONS
 FP32_OR_WIDER = (FORMATS["fp32"].dtype, FORMATS["fp64"].dtype)
 
 
@@ -68,7 +71,7 @@ def find_check(name: str) -> Check:
 
 
 def _value_checks() -> Iterator[Check]:
-    for function, regions in REGIONS.items():
+    for function, regions in ALL_REGIONS.items():
         for region, about in regions.items():
             for fmt in about.formats:
                 yield Check(
@@ -83,7 +86,7 @@ def _value_checks() -> Iterator[Check]:
 
 
 def _format_checks() -> Iterator[Check]:
-    for function, regions in REGIONS.items():
+    for function, regions in ALL_REGIONS.items():
         for fmt in INPUT_FORMATS:
             yield Check(
                 "test_result_is_fp32_or_wider",
@@ -97,9 +100,9 @@ def _format_checks() -> Iterator[Check]:
 
 
 def _property_checks() -> Iterator[Check]:
-    for function, properties in PROPERTIES.items():
+    for function, properties in (PROPERTIES | OBJECTIVE_PROPERTIES).items():
         for name, about in properties.items():
-            for fmt in INPUT_FORMATS:
+            for fmt in about.formats:
                 yield Check(
                     "test_property_holds",
                     f"{function}-{name}-{fmt}",
@@ -107,6 +110,7 @@ def _property_checks() -> Iterator[Check]:
                     about.cases(get_format(fmt)),
                     partial(_property, about.holds, function),
                     about.meaning,
+                    about.cost,
                 )
 
 
@@ -137,7 +141,7 @@ def _values(name: str, function: Function, inputs: dict[str, Any]) -> Compared:
 
 def _fp32_or_wider(name: str, function: Function, inputs: dict[str, Any]) -> Compared:
     parts = call(name, function, inputs)
-    results = {k: v for k, v in parts.items() if k != "gradient"}
+    results = {k: v for k, v in parts.items() if not k.startswith("gradient")}
     for part, x in results.items():
         if x.dtype not in FP32_OR_WIDER:
             raise ConformanceFailure(
