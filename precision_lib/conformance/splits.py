@@ -120,70 +120,74 @@ def put_back(gradients: Sequence[Tensor], parts: Sequence[Part], mask: Tensor) -
 
 
 def known_defects(
-    terms: Tensor, mask: Tensor, parts: Sequence[Part], denominator: float
+    terms: Tensor, mask: Tensor, parts: Sequence[Part], denominator: float, *, of_sequences: bool
 ) -> dict[str, float]:
     """What known mistakes give for the sum of the parts' losses, by their names.
 
     Args:
-        terms: [B, T] float64, loss of every token times what it weighs in the sum over the whole
-            batch; their sum over ``denominator`` is right.
+        terms: [B, T] float64, what every token adds to the sum that the denominator divides.
+        of_sequences: the denominator counts sequences with a real token, not tokens.
     """
-    sums, tokens, slots, sequences = [], [], [], []
-    for part in parts:
-        inside = part_of({"x": terms, "mask": mask}, part, 0.0)
-        sums.append(float(torch.where(inside["mask"], inside["x"], 0).sum()))
-        tokens.append(int(inside["mask"].sum()))
-        slots.append(part.numel())
-        sequences.append(len(part))
-    total, count = math.fsum(sums), len(parts)
-    means = [_over(s, n) for s, n in zip(sums, tokens, strict=True)]
-    padded = [_over(s, n) for s, n in zip(sums, slots, strict=True)]
-    of_rows = [_over(s, n) for s, n in zip(sums, sequences, strict=True)]
-    several = {
-        "mean of micro-batch means": math.fsum(means) / count,
-        "sum of micro-batch means: the denominator is ignored": math.fsum(means),
-        "mean of the means of parts that hold a token": math.fsum(means)
-        / max(1, sum(map(bool, tokens))),
-        "sum of means over sequences: the denominator is ignored": math.fsum(of_rows),
-        "mean of means over sequences": math.fsum(of_rows) / count,
-        "divided by the number of parts as well": total / denominator / count,
-        "the denominator times the number of parts is missing": total / denominator * count,
+    cut = [part_of({"x": terms, "mask": mask}, part, 0.0) for part in parts]
+    sums = [float(torch.where(part["mask"], part["x"], 0).sum()) for part in cut]
+    counts = [_counted(part["mask"], of_sequences) for part in cut]
+    slots = [len(part) if of_sequences else part.numel() for part in parts]
+    total, own = math.fsum(sums), _counted(mask, of_sequences)
+    means = math.fsum(map(_over, sums, counts))
+    padded = math.fsum(map(_over, sums, slots))
+    real = max(1, sum(map(bool, counts)))
+    of_parts = {
+        "mean of micro-batch means": means / len(parts),
+        "mean of the means of parts that hold a token": means / real,
+        "sum of micro-batch means: the denominator is ignored": means,
+        "padding is counted, in a mean of micro-batch means": padded / len(parts),
+        "divided by the number of parts as well": total / denominator / len(parts),
+        "multiplied by the number of parts": total / denominator * len(parts),
         "the last part alone": sums[-1] / denominator,
         "the first part alone": sums[0] / denominator,
     }
-    single = {
-        "padding is counted": math.fsum(padded),
-        "padding is counted, in a mean of micro-batch means": math.fsum(padded) / count,
-        "the denominator is ignored": total / max(sum(tokens), 1),
-        "padding is counted, over the whole batch": total / sum(slots),
+    share = own / denominator
+    shares = [s * c / n for s, c, n in zip(sums, counts, slots, strict=True)]
+    of_batch = {
+        "the denominator is ignored": total / max(own, 1),
+        "padding is counted, the denominator is ignored": padded,
+        "padding is counted": total / sum(slots),
+        "padding is counted in the share of a part": math.fsum(shares) / denominator,
         "a sum without its denominator": total,
         "the denominator is used twice": total / denominator**2,
-        "divided by the denominator and by the tokens of the part": math.fsum(means) / denominator,
-        "divided by the denominator and by the sequences of the part": math.fsum(of_rows)
-        / denominator,
-        "mean of sequence means": _mean_of_rows(terms, mask),
+        "divided by the denominator and by the count of the part": means / denominator,
+        "mean of sequence means": share * _mean_of_chunks(terms, mask, 1, of_sequences=False),
     }
     chunks = {
-        f"mean of the means of chunks of {size} sequences": _mean_of_chunks(terms, mask, size)
-        for size in (1, 2, 4, 8, 16, 32)
+        f"mean of micro-batch means, in chunks of {size} sequences{empty}": share
+        * _mean_of_chunks(terms, mask, size, of_sequences=of_sequences, count_empty=bool(empty))
+        for size in (1, 2, 4, 8, 16, 32, 48)
+        for empty in ("", ", those without a token included")
         if size < len(mask)
     }
-    return (several if count > 1 else {}) | single | chunks
+    return (of_parts if len(parts) > 1 else {}) | of_batch | chunks
+
+
+def _counted(mask: Tensor, of_sequences: bool) -> int:
+    """Real tokens, or sequences with one."""
+    return int(mask.any(1).sum() if of_sequences else mask.sum())
 
 
 def _over(total: float, count: int) -> float:
     return total / count if count else 0.0
 
 
-def _mean_of_rows(terms: Tensor, mask: Tensor) -> float:
-    sums, lengths = torch.where(mask, terms, 0).sum(1), mask.sum(1)
-    return float((sums / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1))
-
-
-def _mean_of_chunks(terms: Tensor, mask: Tensor, size: int) -> float:
+def _mean_of_chunks(
+    terms: Tensor, mask: Tensor, size: int, *, of_sequences: bool, count_empty: bool = False
+) -> float:
+    """The mean of the means of chunks of ``size`` sequences, with or without empty ones."""
     pairs = zip(terms.split(size), mask.split(size), strict=True)
-    means = [_over(float(torch.where(m, t, 0).sum()), int(m.sum())) for t, m in pairs]
-    return math.fsum(means) / len(means)
+    means = [
+        _over(float(torch.where(m, t, 0).sum()), _counted(m, of_sequences))
+        for t, m in pairs
+        if count_empty or m.any()
+    ]
+    return math.fsum(means) / max(len(means), 1)
 
 
 def name_of(got: float, want: float, defects: Mapping[str, float]) -> str:
@@ -197,3 +201,25 @@ def name_of(got: float, want: float, defects: Mapping[str, float]) -> str:
         if abs(got - value) <= 2.0**-12 * abs(value) and abs(value - want) > 2.0**-12 * abs(want):
             return name
     return f"{got / want:.6g} times the whole" if want else "not the whole"
+
+
+def defect_of_gradient(got: Tensor, want: Tensor, parts: Sequence[Part]) -> str:
+    """What is wrong with a gradient [B, T] beside a right loss, in words."""
+    used = want != 0
+    lost = used & (got == 0)
+    if torch.equal(got[~lost], want[~lost]):
+        return (
+            f"{int(lost.sum())} of {int(used.sum())} tokens that should have a gradient have none"
+        )
+    factors = []
+    for part in parts:
+        place = part[part >= 0]
+        inside = used.flatten()[place]
+        ratios = (got.flatten()[place] / want.flatten()[place])[inside]
+        if len(ratios) and not torch.allclose(ratios, ratios[0], rtol=2.0**-7, atol=0.0):
+            return "the gradient is another one"
+        factors += [float(ratios[0])] if len(ratios) else []
+    if len(set(factors)) == 1:
+        return f"the gradient is {factors[0]:.4g} times that of the whole batch"
+    listed = ", ".join(f"{factor:.4g}" for factor in factors[:6])
+    return f"the gradient of each part has a factor of its own: {listed}"

@@ -15,13 +15,18 @@ TRAINED = (17, 257)
 
 
 def holed(draws: Draws, *, empty_rows: bool = False) -> Mask:
-    """[B, T], B up to 4, T up to 8, with a real token in every row, or in one at least."""
+    """[B, T], B up to 4, T up to 8, with a real token in every row.
+
+    With ``empty_rows`` the last rows of most masks have none; the first row always has one.
+    """
     rows, width = draws.integer("B", 1, 4), draws.integer("T", 1, 8)
     missing = draws.integer("missing", 0, 2 ** (rows * width) - 1)
     bits = [missing >> place & 1 for place in range(rows * width)]
     mask: Mask = np.array(bits).reshape(rows, width) == 0
     without = ~mask.any(axis=1) if not empty_rows else np.arange(rows) == 0
     mask[without & ~mask.any(axis=1), 0] = True
+    if empty_rows:
+        mask[rows - draws.integer("empty", 0, rows - 1) :] = False
     return mask
 
 

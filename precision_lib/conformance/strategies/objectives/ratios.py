@@ -43,12 +43,12 @@ def far(draws: Draws, mask: Mask) -> Vector:
 
 
 def cancelling(draws: Draws, mask: Mask) -> Vector:
-    """d of 10 to 90 either way in turn: what is left of their sum is of size 1."""
+    """d of 10 to 90, then as many of -10 to -90: what is left of their sum is of size 1."""
     d = near(draws, mask)
     size = float(draws.integer("size", 10, 90))
     place = np.cumsum(mask, axis=1)[mask] - 1
-    paired = place < (mask.sum(axis=1)[:, None] // 2 * 2 * np.ones_like(mask))[mask]
-    return d + np.where(paired, np.where(place % 2 == 0, size, -size), 0.0)
+    half = np.repeat(mask.sum(axis=1) // 2, mask.sum(axis=1))
+    return d + np.where(place < half, size, np.where(place < 2 * half, -size, 0.0))
 
 
 def drawn_mask(draws: Draws, kind: Kind) -> Mask:
