@@ -65,7 +65,7 @@ def mean_of_chunk_means(x: Aggregate) -> Tensor:
 
 
 @fault_of(Aggregate)
-def mean_of_sequence_means(x: Aggregate) -> Tensor:
+def aggregated_sequence_means(x: Aggregate) -> Tensor:
     """A mean over tokens is taken as the mean of the sequences' means."""
     if x.mode != "token_mean":
         return x.right()
