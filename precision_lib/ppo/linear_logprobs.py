@@ -89,7 +89,7 @@ class _Blocks:
         """(place, weight in the inside format) of each block of the vocabulary."""
         for start in range(0, self.weight.shape[0], self.width):
             place = slice(start, min(start + self.width, self.weight.shape[0]))
-            yield place, self.weight[place].to(self.inside)
+            yield place, self.weight[place].to(self.inside).contiguous()
 
     def places(self) -> Iterator[slice]:
         """Blocks of rows."""
@@ -121,7 +121,7 @@ class _LinearLogprobs(torch.autograd.Function):
         with _full_precision(rows.device):
             for number, (entries, block) in enumerate(blocks.entries()):
                 for place in blocks.places():
-                    z = blocks.logits(rows[place].to(blocks.inside), block)
+                    z = blocks.logits(rows[place].to(blocks.inside).contiguous(), block)
                     inside, index = _inside(tokens[place], entries)
                     chosen[place] = torch.where(inside, _taken(z, index), chosen[place])
                     largest[place, number] = top = z.amax(-1)
@@ -146,7 +146,7 @@ class _LinearLogprobs(torch.autograd.Function):
                 of_block = torch.zeros_like(block)
                 for place in blocks.places():
                     g = upstream[place].unsqueeze(-1)
-                    states = rows[place].to(blocks.inside).masked_fill(g == 0, 0)
+                    states = rows[place].to(blocks.inside).contiguous().masked_fill(g == 0, 0)
                     z = blocks.logits(states, block).sub_(top[place].unsqueeze(-1))
                     p = z.sub_(log_sum[place].unsqueeze(-1)).exp_()
                     inside, index = _inside(tokens[place], entries)
