@@ -139,6 +139,7 @@ class _LinearLogprobs(torch.autograd.Function):
         """dz = upstream (onehot - p) / temperature; dhidden = dz weight, dweight = dz^T hidden."""
         rows, weight, tokens, top, log_sum = ctx.saved_tensors
         blocks = _Blocks(rows, weight, ctx.temperature)
+        for_rows, for_weight, *_ = ctx.needs_input_grad
         of_rows = torch.zeros(rows.shape, dtype=blocks.inside, device=rows.device)
         of_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
         with _full_precision(rows.device):
@@ -152,10 +153,14 @@ class _LinearLogprobs(torch.autograd.Function):
                     inside, index = _inside(tokens[place], entries)
                     p.mul_(-g).scatter_add_(-1, index.unsqueeze(-1), g * inside.unsqueeze(-1))
                     dz = p.masked_fill_(g == 0, 0).div_(ctx.temperature)
-                    of_rows[place].addmm_(dz, block)
-                    of_block.addmm_(dz.T, states)
-                of_weight[entries] = of_block.to(weight.dtype)
-        return of_rows.to(rows.dtype), of_weight, None, None
+                    if for_rows:
+                        of_rows[place].addmm_(dz, block)
+                    if for_weight:
+                        of_block.addmm_(dz.T, states)
+                if for_weight:
+                    of_weight[entries] = of_block.to(weight.dtype)
+        gradients = of_rows.to(rows.dtype) if for_rows else None, of_weight if for_weight else None
+        return *gradients, None, None
 
 
 def _inside(tokens: Tensor, entries: slice) -> tuple[Tensor, Tensor]:
