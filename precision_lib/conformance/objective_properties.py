@@ -290,6 +290,21 @@ def _empty(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
         raise
 
 
+def _nan_is_visible(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+    """NaN at a real token of the first input: the result holds a NaN."""
+    first = next(iter(inputs))
+    broken = inputs[first].clone()
+    broken[tuple(inputs["mask"].nonzero()[0].tolist())] = torch.nan
+    changed = dict(inputs) | {first: broken}
+    result = call(name, function, changed)["result"]
+    if not bool(result.isnan().any()):
+        raise ConformanceFailure(
+            f"{name}: NaN at a real token of {first!r} disappears: a broken forward trains on",
+            changed,
+        )
+    return 1
+
+
 def _no_gradient_elsewhere(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
     """Old log-probs, advantages and rollout log-probs are constants of the objective."""
     source, compared = DIFFERENTIABLE_IN.get(name), 0
@@ -392,6 +407,13 @@ def _with_mask(name: str) -> dict[str, Property]:
         ),
         "empty_mask_is_no_nan": Property(
             "no real token at all: no NaN, or a ValueError", _region(name), _empty, cost=0.2
+        ),
+        "nan_at_a_real_token_is_visible": Property(
+            "NaN at a real token shows in the result",
+            _region(name),
+            _nan_is_visible,
+            cost=0.2,
+            formats=("fp32",),
         ),
     }
 

@@ -148,6 +148,13 @@ def rejected_infinity_times_zero(x: Weights) -> Tensor:
 
 
 @fault_of(Weights)
+def broken_forward_rejected(x: Weights) -> Tensor:
+    """What is not known to be below the cap is rejected: NaN becomes 0, and the step goes on."""
+    weight = x.right()
+    return torch.where(weight <= x.cap, weight, 0)
+
+
+@fault_of(Weights)
 def inverted_weights(x: Weights) -> Tensor:
     """Rollout over train instead of train over rollout."""
     return x.right(train_logprobs=x.rollout_logprobs, rollout_logprobs=x.train_logprobs)
