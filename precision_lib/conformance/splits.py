@@ -193,13 +193,15 @@ def _mean_of_chunks(
 def name_of(got: float, want: float, defects: Mapping[str, float]) -> str:
     """The known defect that gives what was got, or the factor to what was wanted.
 
-    Two names may give one number; the first is taken. A number counts as equal within 2^-12.
+    The nearest number is taken, of equal ones the first. A result in 16 bits has an error, so that
+    a number within 2^-7 counts as equal.
     """
     if got != got:
         return "the sum of the parts is NaN: a part without a token, or what a masked slot holds"
-    for name, value in defects.items():
-        if abs(got - value) <= 2.0**-12 * abs(value) and abs(value - want) > 2.0**-12 * abs(want):
-            return name
+    wrong = {k: v for k, v in defects.items() if abs(v - want) > 2.0**-6 * abs(want)}
+    name = min(wrong, key=lambda k: abs(got - wrong[k]), default="")
+    if name and abs(got - wrong[name]) <= 2.0**-7 * abs(wrong[name]):
+        return name
     return f"{got / want:.6g} times the whole" if want else "not the whole"
 
 
