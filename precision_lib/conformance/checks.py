@@ -11,14 +11,16 @@ import hypothesis.strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import no_grad
 
-from precision_lib.conformance.calls import PLAIN, Way, call
+from precision_lib.conformance.calls import PLAIN, Way, call, is_gradient
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.edges import GRADIENT_IS_OPTIONAL, edges_of
 from precision_lib.conformance.failure import ConformanceFailure, told_as
 from precision_lib.conformance.layouts import sliced
+from precision_lib.conformance.objective_properties import OBJECTIVE_PROPERTIES
 from precision_lib.conformance.pinned import PINNED
 from precision_lib.conformance.properties import PROPERTIES, Function, Holds
 from precision_lib.conformance.strategies import INPUT_FORMATS, REGIONS, Case, Region
+from precision_lib.conformance.strategies.objectives import OBJECTIVE_REGIONS
 from precision_lib.conformance.truth import Truth, truths_of
 from precision_lib.conformance.variants import variants_of
 from precision_lib.formats import FORMATS, Format, get_format
@@ -26,6 +28,7 @@ from precision_lib.targets import INTERFACE
 
 #: (number of compared elements, largest error as a share of its limit)
 Compared = tuple[int, float]
+ALL_REGIONS = REGIONS | OBJECTIVE_REGIONS
 FP32_OR_WIDER = (FORMATS["fp32"].dtype, FORMATS["fp64"].dtype)
 
 
@@ -85,7 +88,7 @@ def find_check(name: str) -> Check:
 
 
 def _value_checks() -> Iterator[Check]:
-    for function, regions in REGIONS.items():
+    for function, regions in ALL_REGIONS.items():
         for region, about in regions.items():
             for fmt in about.formats:
                 yield Check(
@@ -101,7 +104,7 @@ def _value_checks() -> Iterator[Check]:
 
 
 def _format_checks() -> Iterator[Check]:
-    for function, regions in REGIONS.items():
+    for function, regions in ALL_REGIONS.items():
         for fmt in INPUT_FORMATS:
             yield Check(
                 "test_result_is_fp32_or_wider",
@@ -115,9 +118,9 @@ def _format_checks() -> Iterator[Check]:
 
 
 def _property_checks() -> Iterator[Check]:
-    for function, properties in PROPERTIES.items():
+    for function, properties in (PROPERTIES | OBJECTIVE_PROPERTIES).items():
         for name, about in properties.items():
-            for fmt in INPUT_FORMATS:
+            for fmt in about.formats:
                 yield Check(
                     "test_property_holds",
                     f"{function}-{name}-{fmt}",
@@ -125,6 +128,7 @@ def _property_checks() -> Iterator[Check]:
                     about.cases(get_format(fmt)),
                     partial(_property, about.holds, function),
                     about.meaning,
+                    about.cost,
                 )
 
 
@@ -221,7 +225,7 @@ def _values_in_every_way(name: str, function: Function, case: Case) -> Compared:
 
 def _fp32_or_wider(name: str, function: Function, case: Case) -> Compared:
     parts = call(name, function, case.inputs)
-    results = {k: v for k, v in parts.items() if k != "gradient"}
+    results = {k: v for k, v in parts.items() if not is_gradient(k)}
     for part, x in results.items():
         if x.dtype not in FP32_OR_WIDER:
             raise ConformanceFailure(
