@@ -12,8 +12,16 @@ in :func:`whiten_bound` where the format promises nothing.
 B sequences, T response tokens, V vocabulary entries, G groups, K samples; u the unit roundoff.
 """
 
-from precision_lib.bounds.advantages import gae_bound
+from precision_lib.bounds.advantages import gae_bound, rloo_advantages_bound
+from precision_lib.bounds.aggregation import aggregate_bound, aggregate_gradient_bound
+from precision_lib.bounds.divergences import jsd_bound, jsd_gradient_bound
 from precision_lib.bounds.kl import kl_bound, kl_gradient_bound
+from precision_lib.bounds.linear import (
+    linear_token_logprobs_bound,
+    linear_token_logprobs_gradient_bounds,
+    tempered_logprobs_bound,
+    tempered_logprobs_gradient_bound,
+)
 from precision_lib.bounds.losses import (
     policy_loss_bound,
     policy_loss_gradient_bound,
@@ -21,7 +29,21 @@ from precision_lib.bounds.losses import (
     value_loss_gradient_bound,
 )
 from precision_lib.bounds.model import gamma, mean_bound, rounding_bound, sum_depth
+from precision_lib.bounds.objectives import (
+    cispo_loss_bound,
+    cispo_loss_gradient_bound,
+    dapo_loss_bound,
+    dapo_loss_gradient_bound,
+    gspo_loss_bound,
+    gspo_loss_gradient_bound,
+)
+from precision_lib.bounds.preferences import dpo_loss_bound, dpo_loss_gradient_bounds
 from precision_lib.bounds.products import product_bound
+from precision_lib.bounds.ratios import (
+    importance_weights_bound,
+    sequence_ratio_bound,
+    sequence_ratio_gradient_bound,
+)
 from precision_lib.bounds.softmax import (
     entropy_bound,
     entropy_gradient_bound,
@@ -36,13 +58,28 @@ from precision_lib.bounds.statistics import (
 )
 
 __all__ = [
+    "aggregate_bound",
+    "aggregate_gradient_bound",
+    "cispo_loss_bound",
+    "cispo_loss_gradient_bound",
+    "dapo_loss_bound",
+    "dapo_loss_gradient_bound",
+    "dpo_loss_bound",
+    "dpo_loss_gradient_bounds",
     "entropy_bound",
     "entropy_gradient_bound",
     "gae_bound",
     "gamma",
     "group_advantages_bound",
+    "gspo_loss_bound",
+    "gspo_loss_gradient_bound",
+    "importance_weights_bound",
+    "jsd_bound",
+    "jsd_gradient_bound",
     "kl_bound",
     "kl_gradient_bound",
+    "linear_token_logprobs_bound",
+    "linear_token_logprobs_gradient_bounds",
     "log_softmax_bound",
     "log_softmax_gradient_bound",
     "masked_mean_bound",
@@ -51,8 +88,13 @@ __all__ = [
     "policy_loss_bound",
     "policy_loss_gradient_bound",
     "product_bound",
+    "rloo_advantages_bound",
     "rounding_bound",
+    "sequence_ratio_bound",
+    "sequence_ratio_gradient_bound",
     "sum_depth",
+    "tempered_logprobs_bound",
+    "tempered_logprobs_gradient_bound",
     "value_loss_bound",
     "value_loss_gradient_bound",
     "whiten_bound",

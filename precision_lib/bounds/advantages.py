@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from precision_lib.bounds.model import FP32, infinite_beyond
+from precision_lib.bounds.model import FP32, infinite_beyond, sum_depth
 from precision_lib.formats import Format
 
 
@@ -28,6 +28,7 @@ def gae_bound(
     gamma: float,
     lam: float,
     fmt: Format = FP32,
+    bootstrap: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Bounds for A_t = sum_j c^j delta_{t+j}, c = gamma lam, and for A_t + V_t.
 
@@ -40,6 +41,7 @@ def gae_bound(
 
     Args:
         rewards, values, mask: [B, T]; right-padded.
+        bootstrap: [B], V' at the last real token; None for 0.
 
     Returns:
         (advantages, returns), both [B, T] float64; inf where the exact result overflows.
@@ -49,6 +51,9 @@ def gae_bound(
     reward = torch.where(mask, rewards.double(), zero)
     value = torch.where(mask, values.double(), zero)
     following = torch.cat([value[..., 1:], zero[..., :1]], -1)
+    if bootstrap is not None:
+        last = mask & ~torch.cat([mask[..., 1:], torch.zeros_like(mask[..., :1])], -1)
+        following = torch.where(last, bootstrap.double().unsqueeze(-1), following)
     decay, levels = gamma * lam, 3 * math.ceil(math.log2(length)) + 6
     parts = reward.abs() + gamma * following.abs() + value.abs()
     plain = _backward_scan(parts, decay)
@@ -62,3 +67,23 @@ def gae_bound(
     bound = infinite_beyond(advantage, bound, fmt)
     of_return = infinite_beyond(advantage + value, of_return, fmt)
     return torch.where(mask, bound, zero), torch.where(mask, of_return, zero)
+
+
+def rloo_advantages_bound(rewards: Tensor, fmt: Format = FP32) -> Tensor:
+    """Bound for r_k minus the mean of the other K - 1 rewards of its group.
+
+    It holds for (sum - r) / (K - 1), for the mean of the others and for K / (K - 1) (r - mean): a
+    sum of K terms, gamma_depth sum |r|, up to four more roundings of sum, factor and quotient, all
+    over K - 1; the last subtraction and a factor round r and the result, 4u.
+
+    Args:
+        rewards: [G, K].
+
+    Returns:
+        [G, K] float64.
+    """
+    r, count, u = rewards.double(), rewards.shape[-1], fmt.unit_roundoff
+    nu = (sum_depth(count) + 4) * u
+    total = r.abs().sum(-1, keepdim=True) / max(count - 1, 1)
+    exact = (r * count - r.sum(-1, keepdim=True)) / max(count - 1, 1)
+    return nu / (1 - nu) * total + 4 * u * (2 * r.abs() + exact.abs()) + fmt.smallest_subnormal

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precision_lib.conformance import objective_calls
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.runtime import set_default_device
 
@@ -27,11 +28,11 @@ DIFFERENTIABLE_IN = {
     "masked_mean": "x",
     "policy_loss": "logprobs",
     "value_loss": "values",
-}
+} | objective_calls.DIFFERENTIABLE_IN
 #: A loss without a gradient trains nothing, so here it has to have one.
-GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss")
+GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss", *objective_calls.DIFFERENTIABLE_IN)
 #: Parts of the result of a function that returns several.
-PARTS = {"gae": ("advantages", "returns")}
+PARTS = dict.fromkeys(("gae", "gae_with_bootstrap"), ("advantages", "returns"))
 #: A part that may be None: a core that whitens its advantages at once has no plain ones to show.
 MAY_BE_NONE = ("advantages",)
 
@@ -47,7 +48,20 @@ SHAPED_LIKE = {
     "group_advantages": "rewards",
     "policy_loss": None,
     "value_loss": None,
-}
+} | objective_calls.SHAPED_LIKE
+#: The result has the shape of that input without its last dimension.
+WITHOUT_THE_LAST = ("entropy", *objective_calls.WITHOUT_THE_LAST)
+
+
+def sources_of(name: str) -> dict[str, str]:
+    """Part of the result to the input that it is the gradient of; empty without a gradient."""
+    first = {"gradient": DIFFERENTIABLE_IN[name]} if name in DIFFERENTIABLE_IN else {}
+    return first | objective_calls.further_sources(name)
+
+
+def is_gradient(part: str) -> bool:
+    """Whether a part of a result is ``gradient`` or the gradient of a further input."""
+    return part.startswith("gradient")
 
 
 def upstream(shape: torch.Size) -> Tensor:
@@ -88,27 +102,27 @@ def call(
     Returns:
         Part to tensor on the CPU; a function with one result has the part ``result``, and
         ``gradient`` where it is differentiable and kept the graph:
-        d sum(result * way.weights) / d input.
+        d sum(result * way.weights) / d input. One that is differentiable in a second input ``x``
+        has a ``gradient_of_x``, too.
 
     Raises:
         ConformanceFailure: when it raises, changes its input, or returns what the interface does
             not know.
     """
     copies = {k: way.layout(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    source = DIFFERENTIABLE_IN.get(name) if way.source_requires_grad else None
-    if source is not None:
-        copies[source].requires_grad_(True)
+    sources = sources_of(name) if way.source_requires_grad else {}
+    leaves = {part: copies[source].requires_grad_(True) for part, source in sources.items()}
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # the target's, not ours
         parts = _parts(name, returned(name, function, copies, inputs, way.context), inputs)
-        if source is not None and parts["result"].requires_grad:
-            parts["gradient"] = attributed(
+        if leaves and parts["result"].requires_grad:
+            parts |= attributed(
                 f"backward through {name} raised",
-                lambda: _gradient(parts["result"], copies[source], way.weights),
+                lambda: _gradients(parts["result"], leaves, way.weights),
                 inputs,
             )
     check_unchanged(name, copies, inputs)
-    if source is not None and "gradient" not in parts and name in GRADIENT_IS_REQUIRED:
+    if sources and "gradient" not in parts and name in GRADIENT_IS_REQUIRED:
         raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
     return {part: x.detach().cpu() for part, x in parts.items()}
 
@@ -186,10 +200,15 @@ def _same_values(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def _gradient(result: Tensor, source: Tensor, weights: Callable[[Tensor], Tensor]) -> Tensor:
+def _gradients(
+    result: Tensor, leaves: Mapping[str, Tensor], weights: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
     above = weights(result.detach())
-    (gradient,) = torch.autograd.grad(result, source, above, allow_unused=True)
-    return torch.zeros_like(source) if gradient is None else gradient
+    gradients = torch.autograd.grad(result, tuple(leaves.values()), above, allow_unused=True)
+    return {
+        part: torch.zeros_like(leaf) if gradient is None else gradient
+        for (part, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+    }
 
 
 def _parts(name: str, returned: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -201,7 +220,7 @@ def _parts(name: str, returned: Any, inputs: Mapping[str, Any]) -> dict[str, Ten
         )
     like = SHAPED_LIKE[name]
     shape = inputs[like].shape if like is not None else torch.Size()
-    if name == "entropy":
+    if name in WITHOUT_THE_LAST:
         shape = shape[:-1]
     return {
         part: _checked(name, part, value, shape, inputs)

@@ -11,21 +11,24 @@ import hypothesis.strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import no_grad
 
-from precision_lib.conformance.calls import PLAIN, Way, call
+from precision_lib.conformance.calls import PLAIN, Way, call, is_gradient
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.edges import GRADIENT_IS_OPTIONAL, edges_of
 from precision_lib.conformance.failure import ConformanceFailure, told_as
 from precision_lib.conformance.layouts import sliced
+from precision_lib.conformance.objective_properties import OBJECTIVE_PROPERTIES
 from precision_lib.conformance.pinned import PINNED
 from precision_lib.conformance.properties import PROPERTIES, Function, Holds
 from precision_lib.conformance.strategies import INPUT_FORMATS, REGIONS, Case, Region
-from precision_lib.conformance.truth import truths_of
+from precision_lib.conformance.strategies.objectives import OBJECTIVE_REGIONS
+from precision_lib.conformance.truth import Truth, truths_of
 from precision_lib.conformance.variants import variants_of
 from precision_lib.formats import FORMATS, Format, get_format
 from precision_lib.targets import INTERFACE
 
 #: (number of compared elements, largest error as a share of its limit)
 Compared = tuple[int, float]
+ALL_REGIONS = REGIONS | OBJECTIVE_REGIONS
 FP32_OR_WIDER = (FORMATS["fp32"].dtype, FORMATS["fp64"].dtype)
 
 
@@ -85,7 +88,7 @@ def find_check(name: str) -> Check:
 
 
 def _value_checks() -> Iterator[Check]:
-    for function, regions in REGIONS.items():
+    for function, regions in ALL_REGIONS.items():
         for region, about in regions.items():
             for fmt in about.formats:
                 yield Check(
@@ -101,7 +104,7 @@ def _value_checks() -> Iterator[Check]:
 
 
 def _format_checks() -> Iterator[Check]:
-    for function, regions in REGIONS.items():
+    for function, regions in ALL_REGIONS.items():
         for fmt in INPUT_FORMATS:
             yield Check(
                 "test_result_is_fp32_or_wider",
@@ -115,9 +118,9 @@ def _format_checks() -> Iterator[Check]:
 
 
 def _property_checks() -> Iterator[Check]:
-    for function, properties in PROPERTIES.items():
+    for function, properties in (PROPERTIES | OBJECTIVE_PROPERTIES).items():
         for name, about in properties.items():
-            for fmt in INPUT_FORMATS:
+            for fmt in about.formats:
                 yield Check(
                     "test_property_holds",
                     f"{function}-{name}-{fmt}",
@@ -125,6 +128,7 @@ def _property_checks() -> Iterator[Check]:
                     about.cases(get_format(fmt)),
                     partial(_property, about.holds, function),
                     about.meaning,
+                    about.cost,
                 )
 
 
@@ -149,7 +153,7 @@ def _variant_checks() -> Iterator[Check]:
                     _usual(regions, get_format(fmt)),
                     partial(_property, variant.holds, function),
                     variant.meaning,
-                    cost=0.3,
+                    cost=0.24,
                 )
 
 
@@ -164,7 +168,7 @@ def _edge_checks() -> Iterator[Check]:
                     regions["ordinary"].cases(get_format(fmt)),
                     partial(_property, holds, function),
                     meaning,
-                    cost=0.3,
+                    cost=0.24,
                     severity="edge",
                     is_note=name == "gradient_exists" and function in GRADIENT_IS_OPTIONAL,
                     cpu_only=name == "foreign_ids_are_not_token_0",
@@ -183,10 +187,16 @@ def _pinned_checks() -> Iterator[Check]:
         )
 
 
-def _values(name: str, function: Function, case: Case, way: Way = PLAIN) -> Compared:
+def _values(name: str, function: Function, case: Case) -> Compared:
+    return _compared(name, function, case, truths_of(name, case))
+
+
+def _compared(
+    name: str, function: Function, case: Case, parts: dict[str, Truth], way: Way = PLAIN
+) -> Compared:
     got = call(name, function, case.inputs, way)
     count, worst = 0, 0.0
-    for part, truth in truths_of(name, case).items():
+    for part, truth in parts.items():
         if part in got:
             compared, share = compare(name, got[part], truth, case.inputs)
             count += compared
@@ -204,17 +214,18 @@ _WAYS = {
 
 
 def _values_in_every_way(name: str, function: Function, case: Case) -> Compared:
-    count, worst = _values(name, function, case)
+    parts = truths_of(name, case)
+    count, worst = _compared(name, function, case, parts)
     for what, way in _WAYS.items():
         with told_as(f"{name} fails {what}, and not in a plain call"):
-            compared, share = _values(name, function, case, way)
+            compared, share = _compared(name, function, case, parts, way)
         count, worst = count + compared, max(worst, share)
     return count, worst
 
 
 def _fp32_or_wider(name: str, function: Function, case: Case) -> Compared:
     parts = call(name, function, case.inputs)
-    results = {k: v for k, v in parts.items() if k != "gradient"}
+    results = {k: v for k, v in parts.items() if not is_gradient(k)}
     for part, x in results.items():
         if x.dtype not in FP32_OR_WIDER:
             raise ConformanceFailure(

@@ -100,7 +100,7 @@ class Child:
         except TimeoutError:
             os.kill(self._pid, signal.SIGKILL)
             self._how_it_died()
-            what = f"did not return within {seconds:g} s"
+            what = f"did not return within {seconds:g} s (--check-timeout allows more)"
         else:
             answer: dict[str, Any] = json.loads(line)
             return answer

@@ -34,7 +34,8 @@ def compare(name: str, got: Tensor, truth: Truth, inputs: Mapping[str, Any]) -> 
     wide = got.double()
     error = torch.where(wide == truth.want, 0, (wide - truth.want).abs())
     share = torch.where(error == 0, 0, error / truth.limit)
-    largest = format_of(got.dtype).largest if truth.part == "gradient" else FORMATS["fp32"].largest
+    stored = got.dtype if truth.of_gradient else FORMATS["fp32"].dtype
+    largest = format_of(stored).largest
     promised = torch.isfinite(truth.limit)
     same_sign = wide.sign() == truth.want.sign()
     near_the_end = truth.want.abs() + torch.where(promised, truth.limit, 0) > largest
@@ -66,7 +67,7 @@ def _message(
         _size_of_error(abs(g - w), w, limit, truth.bound),
         f"the {truth.part} is {got.dtype}",
     ]
-    if truth.part != "gradient" and format_of(got.dtype).significand_bits < 24:
+    if not truth.of_gradient and format_of(got.dtype).significand_bits < 24:
         lines[-1] += "; return float32 or wider first, then look again"
     if mask is not None and mask.shape == got.shape and not bool(mask.flatten()[worst]):
         lines.append(f"{index} is a padded slot: the {truth.part} is 0 there")

@@ -25,9 +25,10 @@ Measured = dict[str, float]
 
 
 def measure(functions: Mapping[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
-    """Function to format to figures, or what was raised; what one leaves behind is undone."""
+    """Function of PPO to format to figures, or what was raised; what one leaves is undone."""
     found: dict[str, dict[str, Any]] = {}
-    for name, function in functions.items():
+    for name in filter(_SCENES.__contains__, functions):
+        function = functions[name]
         for fmt in FORMATS_MEASURED:
             try:
                 with state_put_back():
@@ -166,7 +167,7 @@ def _gae(function: Callable[..., Any], dtype: torch.dtype) -> Measured:
     rewards = 1e-3 * draw(_SEQUENCES, 512)
     rewards[:, -1] += 1 + draw(_SEQUENCES)
     given = rewards.to(dtype), (0.5 + 0.3 * draw(_SEQUENCES, 512)).to(dtype)
-    options = {"gamma": 1.0, "lam": 0.95}
+    options: dict[str, Any] = {"gamma": 1.0, "lam": 0.95}
     advantages, returns = function(
         rewards=given[0].clone(), values=given[1].clone(), mask=mask, **options
     )

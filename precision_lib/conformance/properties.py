@@ -20,7 +20,7 @@ from torch import Tensor
 from precision_lib.conformance.calls import call
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.strategies import REGIONS
-from precision_lib.conformance.strategies.cases import Case, right_padded
+from precision_lib.conformance.strategies.cases import INPUT_FORMATS, Case, right_padded
 from precision_lib.formats import Format
 
 Function = Callable[..., Any]
@@ -37,6 +37,8 @@ class Property:
     meaning: str
     cases: Callable[[Format], SearchStrategy[Case]]
     holds: Holds
+    cost: float = 1.0
+    formats: tuple[str, ...] = INPUT_FORMATS
 
 
 def _equal(name: str, what: str, got: Tensor, want: Tensor, inputs: Mapping[str, Any]) -> int:

@@ -24,7 +24,7 @@ class Truth:
     """One part of a result.
 
     Attributes:
-        part: ``result``, ``advantages``, ``returns`` or ``gradient``.
+        part: ``result``, ``advantages``, ``returns``, ``gradient`` or ``gradient_of_`` an input.
         want: the exact value, float64.
         limit: largest error that FP32 arithmetic can make, float64, same shape.
         bound: name of the function in ``bounds`` that the limit comes from.
@@ -35,11 +35,18 @@ class Truth:
     limit: Tensor
     bound: str
 
+    @property
+    def of_gradient(self) -> bool:
+        """Whether the part has the format of an input."""
+        return self.part.startswith("gradient")
+
 
 def truths(name: str, inputs: Mapping[str, Any]) -> dict[str, Truth]:
     """Part to truth, of the function called ``name`` on exactly these inputs."""
     exact = {k: _exact(v) for k, v in inputs.items()}
-    return {t.part: t for t in _TRUTHS[name](exact, inputs)}
+    from precision_lib.conformance.objective_truths import TRUTHS  # builds on this module
+
+    return {t.part: t for t in (_TRUTHS | TRUTHS)[name](exact, inputs)}
 
 
 def truths_of(name: str, case: Case) -> dict[str, Truth]:
@@ -61,7 +68,7 @@ def _numpy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
-def _truth(part: str, want: Any, limit: Tensor, bound: str, stored: torch.dtype) -> Truth:
+def truth_of(part: str, want: Any, limit: Tensor, bound: str, stored: torch.dtype) -> Truth:
     """The limit of the bound, one rounding to the format it is stored in, and lost subnormals."""
     exact = torch.from_numpy(np.asarray(want, dtype=np.float64))
     fp32, narrow = FORMATS["fp32"], format_of(stored)
@@ -73,11 +80,11 @@ def _truth(part: str, want: Any, limit: Tensor, bound: str, stored: torch.dtype)
 
 
 def _result(want: Any, limit: Tensor, bound: str, part: str = "result") -> Truth:
-    return _truth(part, want, limit, f"bounds.{bound}", torch.float32)
+    return truth_of(part, want, limit, f"bounds.{bound}", torch.float32)
 
 
 def _gradient(want: Any, limit: Tensor, bound: str, source: Tensor) -> Truth:
-    return _truth("gradient", want, limit, f"bounds.{bound}", source.dtype)
+    return truth_of("gradient", want, limit, f"bounds.{bound}", source.dtype)
 
 
 def _token_logprobs(exact: Mapping[str, Any], given: Mapping[str, Any]) -> list[Truth]:

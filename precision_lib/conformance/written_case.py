@@ -12,6 +12,7 @@ import torch
 
 from precision_lib.conformance.strategies.cases import Case, hex_tensor, right_padded
 from precision_lib.targets import INTERFACE
+from precision_lib.targets.objectives import OBJECTIVES
 
 _KNOWN: dict[str, Callable[..., Any]] = {
     "hex_tensor": hex_tensor,
@@ -46,8 +47,9 @@ def read_case_of(text: str, function: str) -> Case:
         ValueError: when it is not one.
     """
     case = read_case(text)
-    if set(case.inputs) != set(INTERFACE[function]):
-        raise ValueError(f"{function} takes {', '.join(INTERFACE[function])}: {text[:80]}")
+    arguments = (INTERFACE | OBJECTIVES)[function]
+    if set(case.inputs) != set(arguments):
+        raise ValueError(f"{function} takes {', '.join(arguments)}: {text[:80]}")
     return case
 
 

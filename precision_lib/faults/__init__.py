@@ -52,10 +52,10 @@ def _exchange(present: object, wanted: object) -> None:
 
 
 def wrong_core(name: str) -> SimpleNamespace:
-    """The nine functions of the built-in core, one of them replaced by the fault.
+    """The functions of the built-in core, one of them replaced by the fault.
 
     Raises:
-        ValueError: for an unknown fault, or one of a function that is not among the nine.
+        ValueError: for an unknown fault, or one of a function that no core offers.
     """
     fault = _known(name)
     core = importlib.import_module(BUILT_IN)

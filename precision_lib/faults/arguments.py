@@ -5,6 +5,7 @@ with its defaults. ``fault_of`` gives a fault that takes such a value the functi
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -24,13 +25,17 @@ class Arguments(Generic[R]):
 
 
 def fault_of(arguments: Callable[..., A]) -> Callable[[Callable[[A], R]], Callable[..., R]]:
-    """A decorator: the fault takes the function's own arguments, by position or by keyword."""
+    """A decorator: the fault takes the function's own arguments, by position or by keyword.
+
+    Its signature names them, because a target offers an optional argument that way.
+    """
 
     def decorated(wrong: Callable[[A], R]) -> Callable[..., R]:
         @functools.wraps(wrong)
         def broken(*positional: Any, **named: Any) -> R:
             return wrong(arguments(*positional, **named))
 
+        broken.__signature__ = inspect.signature(arguments)  # type: ignore[attr-defined]  # of a function
         return broken
 
     return decorated

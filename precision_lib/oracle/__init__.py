@@ -10,13 +10,34 @@ B sequences, T response tokens, V vocabulary entries, G groups, K samples. ``mas
 for a real token; masked slots may hold NaN or inf.
 """
 
-from precision_lib.oracle.advantages import gae
+from precision_lib.oracle.advantages import gae, rloo_advantages
+from precision_lib.oracle.aggregation import aggregate, aggregate_gradient
+from precision_lib.oracle.divergences import jsd, jsd_gradient
 from precision_lib.oracle.kl import k3, kl_penalty, kl_penalty_gradient
+from precision_lib.oracle.linear import (
+    linear_token_logprobs,
+    linear_token_logprobs_gradients,
+    scaled_logits,
+)
 from precision_lib.oracle.losses import (
     policy_loss,
     policy_loss_gradient,
     value_loss,
     value_loss_gradient,
+)
+from precision_lib.oracle.objectives import (
+    cispo_loss,
+    cispo_loss_gradient,
+    dapo_loss,
+    dapo_loss_gradient,
+    gspo_loss,
+    gspo_loss_gradient,
+)
+from precision_lib.oracle.preferences import dpo_loss, dpo_loss_gradients
+from precision_lib.oracle.ratios import (
+    importance_weights,
+    sequence_ratio,
+    sequence_ratio_gradient,
 )
 from precision_lib.oracle.softmax import (
     entropy,
@@ -33,17 +54,36 @@ from precision_lib.oracle.statistics import (
 )
 
 __all__ = [
+    "aggregate",
+    "aggregate_gradient",
+    "cispo_loss",
+    "cispo_loss_gradient",
+    "dapo_loss",
+    "dapo_loss_gradient",
+    "dpo_loss",
+    "dpo_loss_gradients",
     "entropy",
     "entropy_gradient",
     "gae",
     "group_advantages",
+    "gspo_loss",
+    "gspo_loss_gradient",
+    "importance_weights",
+    "jsd",
+    "jsd_gradient",
     "k3",
     "kl_penalty",
     "kl_penalty_gradient",
+    "linear_token_logprobs",
+    "linear_token_logprobs_gradients",
     "masked_mean",
     "masked_mean_gradient",
     "policy_loss",
     "policy_loss_gradient",
+    "rloo_advantages",
+    "scaled_logits",
+    "sequence_ratio",
+    "sequence_ratio_gradient",
     "token_logprob",
     "token_logprobs",
     "token_logprobs_gradient",

@@ -4,6 +4,8 @@ The hazard. The value after the last real token is 0: a bootstrap from a padded 
 recurrence that runs through the padding, gives plausible numbers that are wrong everywhere.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +16,13 @@ def gae(
     mask: NDArray[np.bool_],
     gamma: float,
     lam: float,
+    bootstrap: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(advantages, returns), both [B, T]; masked slots 0.
 
     delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}, return_t = A_t + V_t,
-    with V and A after the last real token 0 (Schulman et al., 2016, equations 11 and 16).
+    with V after the last real token ``bootstrap`` [B] or 0, and A 0 (Schulman et al., 2016,
+    equations 11 and 16).
 
     Args:
         rewards, values, mask: [B, T]; masked slots may hold anything.
@@ -26,10 +30,11 @@ def gae(
     advantages, returns = np.zeros(rewards.shape), np.zeros(rewards.shape)
     with np.errstate(all="ignore"):
         for b in range(rewards.shape[0]):
-            next_value = next_advantage = np.float64(0.0)
+            end = np.float64(0.0 if bootstrap is None else bootstrap[b])
+            next_value, next_advantage = end, np.float64(0.0)
             for t in reversed(range(rewards.shape[1])):
                 if not mask[b, t]:
-                    next_value = next_advantage = np.float64(0.0)
+                    next_value, next_advantage = end, np.float64(0.0)
                     continue
                 value = np.float64(values[b, t])
                 delta = np.float64(rewards[b, t]) + gamma * next_value - value
@@ -38,3 +43,14 @@ def gae(
                 advantages[b, t] = next_advantage
                 returns[b, t] = next_advantage + value
     return advantages, returns
+
+
+def rloo_advantages(rewards: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Each reward minus the mean of the others of its group; [G, K], K >= 2, sums exact."""
+    rows = [[float(r) for r in row] for row in rewards]
+    return np.array(
+        [
+            [math.fsum(((len(row) - 1) * r, r, *(-x for x in row))) / (len(row) - 1) for r in row]
+            for row in rows
+        ]
+    ).reshape(rewards.shape)

@@ -103,6 +103,14 @@ def token_logprobs_gradient(
     return np.array(gradients).reshape(logits.shape)
 
 
+def all_logprobs(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log softmax of one row [V]; -inf at a zero probability."""
+    with np.errstate(all="ignore"):
+        row = _Row(logits)
+        logprobs: NDArray[np.float64] = row.depth - math.log1p(row.rest)
+    return logprobs
+
+
 def entropy(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """-sum_v p_v log p_v = log s + E[-d], in nats. logits [..., V], result [...]."""
     with np.errstate(all="ignore"):

@@ -21,6 +21,7 @@ from precision_lib.record.context import Context, run_context
 from precision_lib.record.files import load_record, write_result
 from precision_lib.record.self_test import Catch, CleanRuns, FaultOutcome, SelfTest
 from precision_lib.targets import INTERFACE
+from precision_lib.targets.objectives import FUNCTIONS, base
 
 CAUGHT, MISSED = "caught", "missed"
 TOO_SMALL, FALSE_ALARM = "below the noise floor", "false alarm"
@@ -59,7 +60,7 @@ def plant_faults(
     found = []
     for fault in faults:
         file = file_of(fault)
-        caught = in_a_core(fault) if fault.function in INTERFACE else []
+        caught = in_a_core(fault) if fault.function in INTERFACE | FUNCTIONS else []
         smallest = None
         if file:
             more, smallest = planted(fault, baselines[file], output_dir)
@@ -78,7 +79,7 @@ def in_a_core(fault: Fault) -> list[Catch]:
     """The conformance check that catches a core with this fault: the named one, else another."""
     from precision_lib.conformance.checks import checks
 
-    mine = [check for check in checks() if check.function == fault.function]
+    mine = [check for check in checks() if base(check.function) == fault.function]
     for check in sorted(mine, key=lambda check: check.name != fault.caught_by):
         margin = _margin(check, fault)
         if margin is not None:

@@ -25,10 +25,12 @@ def gae(
     gamma: float,
     lam: float,
     dtype: torch.dtype | None = None,
+    bootstrap: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Advantages A_t = sum_j (gamma lam)^j delta_(t+j) and returns A_t + V_t.
 
-    delta_t = r_t + gamma V_(t+1) - V_t, the value after the last real token being 0. The sum over
+    delta_t = r_t + gamma V_(t+1) - V_t, the value after the last real token being ``bootstrap``, by
+    default 0: a response that ended is worth nothing more, one that was cut off is. The sum over
     j is a scan in log2 T steps, in float64; with a ``dtype`` it is the usual recursion, in it.
 
     Args:
@@ -37,6 +39,8 @@ def gae(
         gamma, lam: discount and GAE lambda, each in [0, 1].
         dtype: None, or a format in which to do it on purpose: inputs are cast to it first and
             every operation rounds to it.
+        bootstrap: None for 0, or [B], the value of the state behind the last real token; it does
+            not matter for a sequence without one.
 
     Returns:
         (advantages, returns), [B, T] each, of ``dtype``, by default FP32 or the inputs' own
@@ -57,8 +61,20 @@ def gae(
     r, v = (real_or_zero(x, mask).to(inside) for x in (rewards, values))
     delta = r.sub_(v)
     delta[:, :-1] += gamma * v[:, 1:]
+    if bootstrap is not None:
+        _add_at_the_end(delta, mask, gamma, bootstrap)
     advantages = (_discounted_sum if dtype is None else _recursion)(delta, gamma * lam)
     return advantages.to(wanted), (advantages + v).to(wanted)
+
+
+def _add_at_the_end(delta: Tensor, mask: Tensor, gamma: float, bootstrap: Tensor) -> None:
+    """delta += gamma * bootstrap at the last real token of each sequence that has one."""
+    if bootstrap.shape != mask.shape[:1]:
+        raise ValueError(
+            f"expected bootstrap [B] = ({mask.shape[0]},), got {tuple(bootstrap.shape)}"
+        )
+    last = mask & ~torch.nn.functional.pad(mask[:, 1:], (0, 1))
+    delta += torch.where(last, gamma * bootstrap.to(delta.dtype).unsqueeze(-1), 0)
 
 
 def _discounted_sum(x: Tensor, factor: float) -> Tensor:
@@ -107,3 +123,27 @@ def group_advantages(rewards: Tensor, dtype: torch.dtype | None = None) -> Tenso
     variance = centred.square().sum(-1, keepdim=True) / max(rewards.shape[1] - 1, 1)
     normalised = torch.where(variance == 0, 0, centred / variance.sqrt())
     return normalised.to(dtype or fp32_or_wider(rewards))
+
+
+@torch.no_grad()
+def rloo_advantages(rewards: Tensor) -> Tensor:
+    """r_k minus the mean of the other K - 1 rewards of its group: K / (K - 1) (r_k - mean).
+
+    Args:
+        rewards: [G, K], any floating-point format, K >= 2.
+
+    Returns:
+        [G, K], float64 for float64 rewards and float32 otherwise. A NaN or inf makes its group
+        NaN.
+
+    Raises:
+        ValueError: when ``rewards`` is not two-dimensional or a group has fewer than two.
+
+    Source: Ahmadian et al., "Back to Basics: Revisiting REINFORCE-Style Optimization", section 3.2.
+    """
+    if rewards.dim() != 2 or rewards.shape[1] < 2:
+        raise ValueError(f"expected rewards [G, K] with K >= 2, got {tuple(rewards.shape)}")
+    r = rewards.double()
+    r = r - r[:, :1]  # a constant group gives exact zeros
+    count = rewards.shape[1]
+    return ((r * count - r.sum(-1, keepdim=True)) / (count - 1)).to(fp32_or_wider(rewards))

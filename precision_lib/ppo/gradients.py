@@ -20,7 +20,8 @@ def with_slope(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
         x: what the gradient flows to. slope: shape of ``x``, any floating-point format; the
             gradient is converted to the format of ``x`` by torch (float64 to 16 bits by way of
             FP32).
-        value: shape of ``x`` (slope is dvalue_i / dx_i) or a scalar (dvalue / dx_i).
+        value: shape of ``x`` (slope is dvalue_i / dx_i), a scalar (dvalue / dx_i), or one number
+            for each row of ``x`` (dvalue_b / dx_bt).
     """
     return _WithSlope.apply(x, value, slope)  # type: ignore[no-any-return]  # apply is untyped
 
@@ -36,6 +37,8 @@ class _WithSlope(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
+        if 0 < upstream.dim() < slope.dim():
+            upstream = upstream.unsqueeze(-1)
         gradient = (slope * upstream).to(ctx.format)
         if upstream.dim():
             gradient = gradient.masked_fill_(upstream == 0, 0)

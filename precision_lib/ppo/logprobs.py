@@ -21,12 +21,18 @@ from torch.autograd.function import once_differentiable
 from precision_lib.ppo.logit_pieces import as_sequences, fp32_or_wider, row_pieces
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """log softmax(logits)[tokens], already aligned: logits[:, t] predict tokens[:, t].
+def token_logprobs(
+    logits: Tensor,
+    tokens: Tensor,
+    dtype: torch.dtype | None = None,
+    temperature: float = 1.0,
+) -> Tensor:
+    """log softmax(logits / temperature)[tokens], aligned: logits[:, t] predict tokens[:, t].
 
-    (z_t - max z) - log sum_v exp(z_v - max z), the sum in blocks. Extra memory: two MiB on a CPU,
-    32 on a GPU; backward adds one tensor like ``logits``, the gradient. A slot whose upstream
-    gradient is 0 gets a gradient of exactly 0, whatever its logits hold.
+    (z_t - max z) - log sum_v exp(z_v - max z) with z = logits / temperature, the sum in blocks.
+    Extra memory: two MiB on a CPU, 32 on a GPU; backward adds one tensor like ``logits``, the
+    gradient. A slot whose upstream gradient is 0 gets a gradient of exactly 0, whatever its logits
+    hold.
 
     Args:
         logits: [B, T, V], any floating-point format; -inf is a legal zero probability.
@@ -34,12 +40,13 @@ def token_logprobs(logits: Tensor, tokens: Tensor, dtype: torch.dtype | None = N
         dtype: the format of the log-softmax; default FP32, or the logits' own if wider. Logits
             are cast to it first; a 16-bit format then sums in FP32 and rounds the result once,
             which is what the CUDA kernel does. The native CPU kernel rounds in between.
+        temperature: > 0, that of the sampler.
 
     Returns:
         [B, T] of ``dtype``, natural logs.
 
     Raises:
-        ValueError: when the shapes do not fit.
+        ValueError: when the shapes do not fit or the temperature is not positive.
         TypeError: when ``tokens`` are not integers, or ``logits`` not floating-point numbers.
         RuntimeError: torch's own, for a token outside [0, V); give masked slots any token inside.
     """
@@ -52,40 +59,57 @@ def token_logprobs(logits: Tensor, tokens: Tensor, dtype: torch.dtype | None = N
         raise TypeError(f"tokens must be integers, got {tokens.dtype}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating-point numbers, got {logits.dtype}")
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be positive, got {temperature}")
     wanted = dtype or fp32_or_wider(logits)
     rows = logits.to(wanted) if torch.finfo(wanted).bits < 32 else logits
     inside = torch.promote_types(wanted, torch.float32)
-    return _TokenLogprobs.apply(rows, tokens.long(), inside).to(wanted)  # type: ignore[no-any-return]  # apply is untyped
+    logprobs: Tensor = _TokenLogprobs.apply(rows, tokens.long(), inside, float(temperature))
+    return logprobs.to(wanted)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     """Log-probs of logits [B, T, V]; keeps the logits and two numbers per row for backward."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, tokens: Tensor, inside: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, tokens: Tensor, inside: torch.dtype, temperature: float
+    ) -> Tensor:
         sequences = as_sequences(logits)
         largest = torch.empty(*sequences.shape[:2], 1, dtype=inside, device=logits.device)
         log_sum = torch.empty_like(largest)
         for rows, z in row_pieces(sequences, inside):
+            _scale(z, temperature)
             torch.amax(z, -1, keepdim=True, out=largest[rows])
             torch.sum(z.sub_(largest[rows]).exp_(), -1, keepdim=True, out=log_sum[rows])
         log_sum.log_()
         ctx.save_for_backward(logits, tokens, largest, log_sum)
+        ctx.temperature = temperature
         chosen = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).to(inside)
-        return chosen.sub_(largest.view(tokens.shape)).sub_(log_sum.view(tokens.shape))
+        return (
+            _scale(chosen, temperature)
+            .sub_(largest.view(tokens.shape))
+            .sub_(log_sum.view(tokens.shape))
+        )
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         logits, tokens, largest, log_sum = ctx.saved_tensors
         sequences = as_sequences(logits)
         g, chosen = upstream.reshape(largest.shape), tokens.reshape(largest.shape)
         gradient = torch.empty(sequences.shape, dtype=logits.dtype, device=logits.device)
         for rows, z in row_pieces(sequences, largest.dtype):
+            _scale(z, ctx.temperature)
             p = z.sub_(largest[rows]).sub_(log_sum[rows]).exp_()
             p.mul_(-g[rows]).scatter_add_(-1, chosen[rows], g[rows])
-            gradient[rows] = p.masked_fill_(g[rows] == 0, 0)
-        return gradient.view(logits.shape), None, None
+            gradient[rows] = _scale(p, ctx.temperature).masked_fill_(g[rows] == 0, 0)
+        return gradient.view(logits.shape), None, None, None
+
+
+def _scale(x: Tensor, temperature: float) -> Tensor:
+    """``x / temperature``, in place."""
+    return x if temperature == 1 else x.div_(temperature)
 
 
 def shift(logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,18 +15,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from precision_lib.ppo.aggregation import count_or_given
 from precision_lib.ppo.gradients import with_slope
 from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.masked import check_mask, real_or_zero
-
-#: exp of it is nearly the largest float64: beyond, no FP32 advantage but 0 brings the product back
-#: to FP32, and 0 times it is 0, unlike 0 * inf. A float64 loss saturates here.
-_LARGEST_LOG_RATIO = 709.78
+from precision_lib.ppo.ratios import LARGEST_LOG_RATIO
 
 
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    denominator: float | None = None,
 ) -> Tensor:
     """PPO's clipped surrogate: mean over real tokens of -min(r A, clip(r, 1-c, 1+c) A).
 
@@ -37,6 +40,8 @@ def policy_loss(
         logprobs, old_logprobs, advantages: [B, T], any floating-point format; masked slots may
             hold NaN or inf.
         mask: [B, T], bool. clip_range: c in (0, 1).
+        denominator: None for n, the number of real tokens; else what the sum is divided by, the n
+            of the whole batch where this is a part of it.
 
     Returns:
         Scalar, float64 if an input is, else float32; 0 for an empty mask. Inf only where the
@@ -53,9 +58,9 @@ def policy_loss(
     with torch.no_grad():
         log_ratio = _real_log_ratio(logprobs, old_logprobs, mask)
         a = real_or_zero(advantages, mask).double()
-        ratio = log_ratio.clamp_(max=_LARGEST_LOG_RATIO).exp_()
+        ratio = log_ratio.clamp_(max=LARGEST_LOG_RATIO).exp_()
         unclipped, clipped = a * ratio, ratio.clamp(1 - clip_range, 1 + clip_range).mul_(a)
-        count = mask.sum().clamp(min=1)
+        count = count_or_given(mask.sum(), denominator)
         loss = torch.minimum(unclipped, clipped).sum().div_(count).neg_()
     loss = loss.to(fp32_or_wider(logprobs, old_logprobs, advantages))
     if not (logprobs.requires_grad and torch.is_grad_enabled()):
@@ -65,7 +70,12 @@ def policy_loss(
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    denominator: float | None = None,
 ) -> Tensor:
     """Mean over real tokens of 0.5 * max((v - R)^2, (clip(v, old - c, old + c) - R)^2).
 
@@ -76,6 +86,7 @@ def value_loss(
         values, old_values, returns: [B, T], any floating-point format; masked slots may hold NaN
             or inf.
         mask: [B, T], bool. clip_range: c > 0, in units of the values.
+        denominator: as in :func:`policy_loss`.
 
     Returns:
         Scalar, float64 if an input is, else float32; 0 for an empty mask.
@@ -92,7 +103,7 @@ def value_loss(
         clipped = v.clamp(old - clip_range, old + clip_range).sub_(target).square_()
         error = v.sub_(target)
         unclipped = error * error
-        count = mask.sum().clamp(min=1)
+        count = count_or_given(mask.sum(), denominator)
         loss = torch.maximum(unclipped, clipped).sum().div_(2 * count)
     loss = loss.to(fp32_or_wider(values, old_values, returns))
     if not (values.requires_grad and torch.is_grad_enabled()):

@@ -1,4 +1,4 @@
-"""The PPO core under test: loading it, and which of nine functions it offers by name.
+"""The PPO core under test: loading it, and which functions of the interface it offers by name.
 
 A name that is missing is reported once and not counted as a pass.
 """
@@ -14,10 +14,12 @@ from typing import Any
 from precision_lib.targets import adapters
 from precision_lib.targets.errors import TargetError
 from precision_lib.targets.frameworks import load
+from precision_lib.targets.objectives import FUNCTIONS, OBJECTIVES, with_options
 
 __all__ = ["BUILT_IN", "INTERFACE", "Target", "TargetError", "load_target", "make_target"]
 
-#: The functions of the interface and the keyword arguments with which each is called.
+#: The nine functions of PPO and the keyword arguments with which each is called. Those of today's
+#: objectives stand in ``objectives.py``.
 INTERFACE: dict[str, tuple[str, ...]] = {
     "token_logprobs": ("logits", "tokens"),
     "entropy": ("logits",),
@@ -38,7 +40,7 @@ class Target:
 
     Attributes:
         name: as it was asked for: ``package.module``, ``package.module:attribute`` or a framework.
-        functions: those of :data:`INTERFACE` that it offers.
+        functions: those of the interface that it offers, today's objectives included.
         changed: switches of torch that its import changed, put back since.
         version: of the framework, "" for other targets.
         near: name of the interface that is missing to one of the core that looks like it.
@@ -54,18 +56,28 @@ class Target:
 
     @property
     def not_offered(self) -> list[str]:
-        """Names of the interface that the target lacks, in the order of the interface."""
+        """Names of :data:`INTERFACE` that the target lacks, in the order of the interface."""
         return [name for name in INTERFACE if name not in self.functions]
 
     def _absent(self, name: str) -> str:
         return f"{name} (is {self.near[name]!r} meant?)" if name in self.near else name
 
+    def _objectives(self) -> str:
+        offered = [name for name in OBJECTIVES if name in self.functions]
+        return (
+            f"all {len(OBJECTIVES)}"
+            if len(offered) == len(OBJECTIVES)
+            else ", ".join(offered) or "none"
+        )
+
     def capabilities(self) -> str:
         """One line: what is tested, what is not offered, what its import changed."""
         name = f"{self.name} {self.version}".strip()
-        line = f"target {name}: offers {len(self.functions)} of {len(INTERFACE)} functions"
+        nine = len(INTERFACE) - len(self.not_offered)
+        line = f"target {name}: offers {nine} of {len(INTERFACE)} functions"
         if self.not_offered:
             line += f"; not offered: {', '.join(map(self._absent, self.not_offered))}"
+        line += f"; objectives of today: {self._objectives()}"
         if self.changed:
             line += f"; its import changed {', '.join(self.changed)} (put back)"
         return line
@@ -130,7 +142,8 @@ def make_target(name: str, core: object) -> Target:
     Raises:
         TargetError: when a name of the interface is not callable, or none is there.
     """
-    offered = {function: _attribute(name, core, function) for function in INTERFACE}
+    names = (*INTERFACE, *FUNCTIONS)
+    offered = {function: _attribute(name, core, function) for function in names}
     found = {function: value for function, value in offered.items() if value is not None}
     for function, value in found.items():
         if not callable(value):
@@ -145,22 +158,24 @@ def make_target(name: str, core: object) -> Target:
     if not found:
         raise TargetError(
             f"target {name!r} offers none of the functions of the interface: "
-            f"{', '.join(INTERFACE)}; see docs/targets.md"
+            f"{', '.join(names)}; see docs/targets.md"
         )
     near = {
         function: close[0]
-        for function in INTERFACE
+        for function in names
         if function not in found
         and (close := difflib.get_close_matches(function, set(dir(core)) - set(found), 1, 0.85))
     }
-    return Target(name, found, near=near, without_gradient=_without_gradient(name, core))
+    return Target(
+        name, with_options(found), near=near, without_gradient=_without_gradient(name, core)
+    )
 
 
 def _without_gradient(name: str, core: object) -> tuple[str, ...]:
     """What the core says in ``WITHOUT_GRADIENT``."""
     said = _attribute(name, core, "WITHOUT_GRADIENT")
     names = () if said is None else tuple(said)
-    strangers = [str(function) for function in names if function not in INTERFACE]
+    strangers = [str(function) for function in names if function not in INTERFACE | FUNCTIONS]
     if isinstance(said, str) or strangers:
         raise TargetError(
             f"target {name!r}: WITHOUT_GRADIENT is {said!r}; give a tuple of names of the interface"

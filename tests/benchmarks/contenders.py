@@ -148,4 +148,11 @@ CONTENDERS = {
         *_peers("value_loss", "verl", "openrlhf", "torchtune"),
         _plain("textbook formula", plain.value_loss),
     ),
+    "dapo_loss": (_ours("dapo_loss"), _plain("textbook formula", plain.dapo_loss)),
+    "gspo_loss": (_ours("gspo_loss"), _plain("textbook formula", plain.gspo_loss)),
+    "cispo_loss": (_ours("cispo_loss"), _plain("textbook formula", plain.cispo_loss)),
+    "linear_token_logprobs": (
+        _ours("linear_token_logprobs"),
+        _plain("fp32 logits, log_softmax + gather", plain.linear_token_logprobs),
+    ),
 }

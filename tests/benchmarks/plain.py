@@ -105,3 +105,54 @@ def value_loss(x: Any) -> Call:
         return 0.5 * (losses * mask).sum() / mask.sum()
 
     return call
+
+
+def dapo_loss(x: Any) -> Call:
+    """Two clip ranges and a dual clip, masked by a product."""
+    low, high = 1 - x.clip_low, 1 + x.clip_high
+
+    def call() -> Any:
+        ratio = torch.exp(x.logprobs - x.old_logprobs)
+        losses = torch.max(-x.advantages * ratio, -x.advantages * ratio.clamp(low, high))
+        held = torch.min(losses, -x.advantages * x.dual_clip)
+        losses = torch.where(x.advantages < 0, held, losses)
+        return (losses * x.mask).sum() / x.mask.sum()
+
+    return call
+
+
+def gspo_loss(x: Any) -> Call:
+    """The stop-gradient form per token, then the mean of sequence means."""
+    low, high = 1 - x.clip_low, 1 + x.clip_high
+
+    def call() -> Any:
+        lengths = x.mask.sum(1, keepdim=True)
+        mean = ((x.logprobs - x.old_logprobs) * x.mask).sum(1, keepdim=True) / lengths
+        ratio = torch.exp(x.logprobs - x.logprobs.detach() + mean.detach())
+        a = x.advantages.unsqueeze(1)
+        losses = torch.max(-a * ratio, -a * ratio.clamp(low, high))
+        return ((losses * x.mask).sum(1, keepdim=True) / lengths).mean()
+
+    return call
+
+
+def cispo_loss(x: Any) -> Call:
+    """A detached, clipped weight, masked by a product."""
+
+    def call() -> Any:
+        ratio = torch.exp(x.logprobs - x.old_logprobs).detach()
+        weight = ratio.clamp(1 - x.clip_low, 1 + x.clip_high)
+        return (-weight * x.advantages * x.logprobs * x.mask).sum() / x.mask.sum()
+
+    return call
+
+
+def linear_token_logprobs(x: Any) -> Call:
+    """The logits of all rows in FP32, then log_softmax and a gather."""
+    index = x.tokens.unsqueeze(-1)
+
+    def call() -> Tensor:
+        logits = x.hidden.float() @ x.weight.float().T / x.temperature
+        return torch.log_softmax(logits, -1).gather(-1, index).squeeze(-1)
+
+    return call

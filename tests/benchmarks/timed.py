@@ -16,6 +16,8 @@ from precision_lib.formats import FORMATS
 
 #: B, T, V of the kernels over logits, and B, T of those over tokens.
 LOGITS = (4, 512, 32_000)
+#: Hidden size of the log-probs from hidden states; their vocabulary is that of the logits.
+HIDDEN = 256
 TOKENS = (64, 1_024)
 CLIP_RANGE = 0.2
 GAMMA, LAM = 0.99, 0.95
@@ -43,6 +45,9 @@ class Timed:
     leaf: str = ""
     outputs: int = 1
 
+    def _tensors(self) -> list[torch.Tensor]:
+        return [x for x in self.inputs.values() if isinstance(x, torch.Tensor)]
+
     @property
     def function(self) -> str:
         """The function's name: the kernel's without an estimator."""
@@ -50,9 +55,10 @@ class Timed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the largest input."""
-        tensors = [x for x in self.inputs.values() if isinstance(x, torch.Tensor)]
-        return tuple(max(tensors, key=torch.Tensor.numel).shape)
+        """Shape of the largest input of the batch."""
+        tensors = [x for name, x in self.inputs.items() if name != "weight"]
+        largest = max((x for x in tensors if isinstance(x, torch.Tensor)), key=torch.Tensor.numel)
+        return tuple(largest.shape)
 
     @property
     def step(self) -> str:
@@ -62,14 +68,12 @@ class Timed:
     @property
     def input_mib(self) -> float:
         """Size of the largest input: one logits-sized buffer, for the kernels over logits."""
-        tensors = [x for x in self.inputs.values() if isinstance(x, torch.Tensor)]
-        return max(x.numel() * x.element_size() for x in tensors) / 2**20
+        return max(x.numel() * x.element_size() for x in self._tensors()) / 2**20
 
     def touched_bytes(self) -> int:
         """Bytes that any implementation must move: inputs once, FP32 results, gradient once."""
-        tensors = [x for x in self.inputs.values() if isinstance(x, torch.Tensor)]
         results = self.outputs * self.shape[0] * self.shape[1]
-        total = sum(x.numel() * x.element_size() for x in tensors) + 4 * results
+        total = sum(x.numel() * x.element_size() for x in self._tensors()) + 4 * results
         if self.leaf:
             total += self.inputs[self.leaf].numel() * self.inputs[self.leaf].element_size()
         return total
@@ -77,12 +81,14 @@ class Timed:
     @cached_property
     def slice(self) -> "Timed":
         """The same on a few sequences, as contiguous copies."""
-        sequences, tokens = _SLICE[len(self.shape)]
+        sequences, tokens = _SLICE[max(x.dim() for x in self._tensors())]
 
-        def cut(x: Any) -> Any:
-            return x[:sequences, :tokens].detach().clone() if isinstance(x, torch.Tensor) else x
+        def cut(name: str, x: Any) -> Any:
+            if not isinstance(x, torch.Tensor) or name == "weight":  # of the vocabulary: whole
+                return x
+            return (x[:sequences] if x.dim() == 1 else x[:sequences, :tokens]).detach().clone()
 
-        inputs = {name: cut(x) for name, x in self.inputs.items()}
+        inputs = {name: cut(name, x) for name, x in self.inputs.items()}
         if self.leaf:
             inputs[self.leaf].requires_grad_(True)
         return Timed(self.kernel, inputs, self.fmt, self.leaf, self.outputs)
@@ -180,6 +186,28 @@ def value_loss(fmt: str, device: str) -> Timed:
         "clip_range": CLIP_RANGE,
     }
     return Timed("value_loss", inputs, fmt, outputs=0)
+
+
+def clipped(name: str, fmt: str, device: str) -> Timed:
+    """DAPO, GSPO or CISPO on the inputs of the policy loss, with its gradient."""
+    inputs = dict(policy_loss(fmt, device, backward=True).inputs)
+    del inputs["clip_range"]
+    if name == "gspo_loss":
+        inputs["advantages"] = inputs["advantages"][:, 0].clone()
+    inputs |= {"clip_low": CLIP_RANGE, "clip_high": 0.28}
+    if name == "dapo_loss":
+        inputs["dual_clip"] = 3.0
+    return Timed(name, inputs, fmt, "logprobs", 0)
+
+
+def linear_token_logprobs(fmt: str, device: str) -> Timed:
+    """Logits ~ N(0, 3^2) from 256 hidden states, tokens uniform; the gradient of the states."""
+    draw = _Draw(fmt, device)
+    hidden = draw.normal((*LOGITS[:2], HIDDEN)).requires_grad_(True)
+    weight = draw.normal((LOGITS[2], HIDDEN), std=3.0 / HIDDEN**0.5)
+    tokens = draw.tokens(LOGITS[:2], LOGITS[2])
+    inputs = {"hidden": hidden, "weight": weight, "tokens": tokens, "temperature": 1.0}
+    return Timed("linear_token_logprobs", inputs, fmt, "hidden")
 
 
 Call = Callable[[], Any]

@@ -4,6 +4,7 @@
 """
 
 import pytest
+import torch
 from hypothesis import Phase, settings
 
 from precision_lib import ppo
@@ -12,8 +13,11 @@ from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.runner import run
 from precision_lib.faults import FAULTS, wrong_core
+from precision_lib.targets import INTERFACE
+from precision_lib.targets.objectives import OBJECTIVES, base
 from tests.selftest.cores import naive_torch_fp64, numpy_float64, plain_torch_fp32
 from tests.selftest.cores.fp32_numpy import fp32_compensated, fp32_online_softmax, fp32_pairwise
+from tests.selftest.cores.plain_torch import PlainTorch
 
 #: The examples of the ci profile; a failing one need not be made smaller.
 PROFILE = settings(CI, phases=[phase for phase in CI.phases if phase is not Phase.shrink])
@@ -26,25 +30,33 @@ CORRECT = {
     "fp32_online_softmax": fp32_online_softmax,
     "plain_torch_fp32": plain_torch_fp32,
 }
+CORRECT_OBJECTIVES = {
+    "objectives_fp64": PlainTorch(torch.float64),
+    "objectives_fp32": PlainTorch(torch.float32),
+}
+PAIRS = [
+    *((core, name) for core in CORRECT for name in INTERFACE),
+    *((core, name) for core in CORRECT_OBJECTIVES for name in OBJECTIVES),
+]
 
 
 @pytest.mark.parametrize("name", CAUGHT_BY)
 def test_a_wrong_core_is_caught_by_the_check_that_names_it(name: str) -> None:
     check = find_check(CAUGHT_BY[name])
-    assert check.function == FAULTS[name].function
+    function = FAULTS[name].function
+    assert base(check.function) == function
     with pytest.raises(ConformanceFailure) as failure:
-        run(check, getattr(wrong_core(name), check.function), PROFILE)
+        run(check, getattr(wrong_core(name), function), PROFILE)
     assert "compared nothing" not in str(failure.value)
 
 
 @pytest.mark.parametrize("name", sorted(set(CAUGHT_BY.values())))
 def test_the_built_in_core_passes_the_very_same_check(name: str) -> None:
     check = find_check(name)
-    assert run(check, getattr(ppo, check.function), PROFILE).compared > 0
+    assert run(check, getattr(ppo, base(check.function)), PROFILE).compared > 0
 
 
-@pytest.mark.parametrize("function", ppo.__all__)
-@pytest.mark.parametrize("core", CORRECT)
+@pytest.mark.parametrize(("core", "function"), PAIRS)
 def test_a_correct_core_raises_no_false_alarm(core: str, function: str) -> None:
     """Where a run can come; at the ends of the range an FP32 core may fail."""
     mine = [
@@ -55,7 +67,7 @@ def test_a_correct_core_raises_no_false_alarm(core: str, function: str) -> None:
     alarms = []
     for check in mine:
         try:
-            run(check, getattr(CORRECT[core], function), few)
+            run(check, getattr((CORRECT | CORRECT_OBJECTIVES)[core], base(function)), few)
         except ConformanceFailure as failure:
             alarms.append(f"{check.name}: {failure}")
     assert not alarms, "\n".join(alarms)

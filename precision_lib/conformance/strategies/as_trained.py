@@ -280,7 +280,7 @@ SCENES: dict[str, dict[str, Scene]] = {
     "masked_mean": {
         "batch_of_17_by_257": _masked(("x",), _noise(0.3, 1.0), BATCH),
         "more_than_2_15_tokens": _masked(("x",), _noise(0.3, 1.0), MANY),
-        "more_than_2_22_tokens": _masked(("x",), _noise(0.3, 1.0), (700, 8_200)),
+        "more_than_2_22_tokens": _masked(("x",), _noise(0.3, 1.0), (520, 8_200)),
     },
     "whiten": {
         "batch_of_17_by_257": _masked(("x",), _noise(0.3, 1.0), BATCH),

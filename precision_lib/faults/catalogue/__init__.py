@@ -14,7 +14,15 @@ from typing import Any
 
 __all__ = ["CATALOGUE", "Fault"]
 
-_TOPICS = ("distributions", "statistics", "losses", "other_paths", "pipeline", "harmless")
+_TOPICS = (
+    "distributions",
+    "statistics",
+    "losses",
+    "objectives",
+    "other_paths",
+    "pipeline",
+    "harmless",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +35,9 @@ class Fault:
         implementation: the module of ``faults`` that holds the broken function.
         meaning: what goes wrong.
         source: where it was seen.
-        caught_by: the conformance check that a core with it has to fail, as pytest prints its id;
-            "" where ``function`` is not one that a core offers.
+        caught_by: the conformance check that a core with it has to fail, as pytest prints its id,
+            of the function or of one of its optional arguments; "" where ``function`` is not one
+            that a core offers.
         caught_in_pipeline: the test of the pipeline that has to turn red when it is planted, as
             file::test below tests/forensics; "" where the pipeline does not depend on it.
         harmless: nobody may catch it: it changes less than FP32 arithmetic itself leaves open.

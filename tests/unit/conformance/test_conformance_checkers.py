@@ -26,10 +26,12 @@ from precision_lib.conformance.checks import Check, checks, find_check
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError
 from precision_lib.conformance.strategies import REGIONS, Case
+from precision_lib.conformance.strategies.objectives import OBJECTIVE_REGIONS
 from precision_lib.conformance.truth import Truth, truths
 from precision_lib.formats import FORMATS
 from precision_lib.runtime import numerical_state
 from precision_lib.targets import INTERFACE
+from precision_lib.targets.objectives import OBJECTIVES
 from tests.unit.simulated_devices import FIRST, two_devices
 
 LARGEST = FORMATS["fp32"].largest
@@ -418,8 +420,10 @@ def test_masked_slots_that_are_not_zero_are_a_failed_property() -> None:
 def test_checks_cover_every_function_region_and_format_once() -> None:
     names = [check.name for check in checks()]
     assert len(names) == len(set(names))
-    assert {check.function for check in checks()} == set(INTERFACE) == set(REGIONS)
-    for function, regions in REGIONS.items():
+    assert set(REGIONS) == set(INTERFACE)
+    assert set(OBJECTIVE_REGIONS) == set(OBJECTIVES)
+    assert {check.function for check in checks()} == set(INTERFACE) | set(OBJECTIVES)
+    for function, regions in (REGIONS | OBJECTIVE_REGIONS).items():
         for region, about in regions.items():
             for fmt in about.formats:
                 assert f"test_values_are_within_their_bound[{function}-{region}-{fmt}]" in names

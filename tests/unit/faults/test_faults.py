@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from precision_lib import ppo
+from precision_lib.conformance.checks import find_check
 from precision_lib.faults import FAULTS, plant, wrong_core
 from precision_lib.faults.catalogue import CATALOGUE
 from precision_lib.phases.self_test import planted
 from precision_lib.targets import INTERFACE
+from precision_lib.targets.objectives import FUNCTIONS, OBJECTIVES, base
 from tests.unit.small_blocks import read
 from tests.unit.suite_runs import run_suite
 
@@ -22,7 +24,9 @@ def test_there_are_wrong_cores_of_every_function() -> None:
     """Thirty at least is what the project promises; the self-test catches every one."""
     caught_by_a_check = [fault for fault in FAULTS.values() if fault.caught_by]
     assert len(caught_by_a_check) >= 30
-    assert {fault.function for fault in caught_by_a_check} == set(INTERFACE)
+    assert {fault.function for fault in caught_by_a_check} == set(INTERFACE) | set(FUNCTIONS)
+    tested = {find_check(fault.caught_by).function for fault in caught_by_a_check}
+    assert tested == set(INTERFACE) | set(OBJECTIVES)
 
 
 def test_no_two_faults_are_one() -> None:
@@ -39,7 +43,8 @@ def test_a_fault_says_what_where_and_by_whom(name: str) -> None:
     assert fault.source
     caught = fault.caught_by or fault.caught_in_pipeline
     assert bool(caught) != fault.harmless
-    assert bool(fault.caught_by) == (fault.function in INTERFACE and not fault.harmless)
+    assert bool(fault.caught_by) == (fault.function in ppo.__all__ and not fault.harmless)
+    assert not fault.caught_by or base(find_check(fault.caught_by).function) == fault.function
     assert fault.broken.__doc__
     assert "\n" not in fault.broken.__doc__
 

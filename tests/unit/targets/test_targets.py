@@ -10,14 +10,16 @@ import torch
 
 from precision_lib import ppo
 from precision_lib.targets import BUILT_IN, INTERFACE, TargetError, load_target, make_target
+from precision_lib.targets.objectives import OBJECTIVES
 from tests.unit.suite_runs import run_checkout, run_on
 
 
 def test_the_built_in_core_offers_everything() -> None:
     target = load_target()
     assert target.name == BUILT_IN
-    assert list(target.functions) == list(INTERFACE)
-    assert target.capabilities() == "target precision_lib.ppo: offers 9 of 9 functions"
+    assert list(target.functions) == [*INTERFACE, *OBJECTIVES]
+    line = "target precision_lib.ppo: offers 9 of 9 functions; objectives of today: all 17"
+    assert target.capabilities() == line
 
 
 def test_an_attribute_of_a_module_is_a_target() -> None:
@@ -29,8 +31,21 @@ def test_what_is_missing_is_said_once() -> None:
     assert target.not_offered == [name for name in INTERFACE if name not in ("gae", "whiten")]
     assert target.capabilities() == (
         "target mine: offers 2 of 9 functions; not offered: token_logprobs, entropy, kl_penalty, "
-        "masked_mean, group_advantages, policy_loss, value_loss"
+        "masked_mean, group_advantages, policy_loss, value_loss; objectives of today: "
+        "gae_with_bootstrap"
     )
+
+
+def test_an_option_is_offered_when_the_signature_names_it() -> None:
+    def gae(rewards: object, values: object, mask: object, gamma: float, lam: float) -> None: ...
+
+    without = make_target("mine", SimpleNamespace(gae=gae, aggregate=ppo.aggregate))
+    assert list(without.functions) == ["gae", "aggregate"]
+    assert without.capabilities().endswith("; objectives of today: aggregate")
+    assert make_target("mine", SimpleNamespace(gae=gae)).capabilities().endswith("today: none")
+    assert make_target("mine", SimpleNamespace(gae=print)).functions == {"gae": print}
+    core = SimpleNamespace(gae=ppo.gae)
+    assert make_target("mine", core).functions["gae_with_bootstrap"] is ppo.gae
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,380 @@
+"""Today's objectives in the core: known traps, what is refused, memory of linear log-probs."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from precision_lib import ppo
+from precision_lib.ppo import linear_logprobs
+from tests.unit.ppo.layouts import LAYOUTS, layout_does_not_matter, ragged, random
+
+ONE = torch.ones(1, 1, dtype=torch.bool)
+PAIR = torch.ones(1, 2, dtype=torch.bool)
+CLIPS: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.28}
+
+
+def with_gradient(function: Callable[..., Tensor], x: Tensor, *rest: Any, **options: Any) -> Any:
+    """(value, gradient in the first argument)."""
+    leaf = x.detach().clone().requires_grad_()
+    value = function(leaf, *rest, **options)
+    return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
+
+
+# aggregate
+
+
+@pytest.mark.parametrize(
+    ("mode", "want"),
+    [
+        ("token_mean", (4 + 3) / 4),
+        ("sequence_mean", (4 + 1) / 2),
+        ("sequence_mean_token_sum", (4 + 3) / 2),
+    ],
+)
+def test_the_modes_weigh_tokens_as_they_say(mode: str, want: float) -> None:
+    mask = torch.tensor([[1, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]], dtype=torch.bool)
+    values = torch.where(mask, torch.tensor([[4.0], [1.0], [7.0]]), torch.nan)
+    assert ppo.aggregate(values, mask, mode).item() == want
+    assert ppo.aggregate(values, mask, mode, 14.0).item() == pytest.approx(
+        want * (4 if mode == "token_mean" else 2) / 14
+    )
+
+
+def test_parts_with_the_denominator_of_the_whole_add_up() -> None:
+    """Losses of 4 on one token and of 1 on three: 1.75, where the mean of the means is 2.5."""
+    whole = torch.tensor([[4.0, 1.0, 1.0, 1.0]])
+    parts = whole.split([1, 3], dim=1)
+    masks = [torch.ones_like(part, dtype=torch.bool) for part in parts]
+    pairs = list(zip(parts, masks, strict=True))
+    assert sum(ppo.aggregate(x, m, "token_mean", 4.0).item() for x, m in pairs) == 1.75
+    assert sum(ppo.aggregate(x, m, "token_mean").item() for x, m in pairs) / 2 == 2.5
+
+
+@pytest.mark.parametrize("mode", ["token_mean", "sequence_mean", "sequence_mean_token_sum"])
+def test_nothing_is_aggregated_to_zero(mode: str) -> None:
+    value, gradient = with_gradient(
+        ppo.aggregate, torch.full((2, 3), torch.nan), ~ONE.expand(2, 3), mode
+    )
+    assert value.item() == 0
+    assert torch.equal(gradient, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mode": "mean"}, "unknown mode 'mean'; use one of token_mean"),
+        ({"mode": "constant"}, "needs a denominator"),
+        ({"denominator": 0.0}, "the denominator must be positive, got 0.0"),
+        (
+            {"values": torch.ones(2), "mask": torch.ones(2, dtype=torch.bool)},
+            r"expected values \[B, T\]",
+        ),
+    ],
+)
+def test_aggregate_refuses_what_it_does_not_know(changed: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {
+        "values": torch.ones(1, 2),
+        "mask": PAIR,
+        "mode": "token_mean",
+    } | changed
+    with pytest.raises(ValueError, match=message):
+        ppo.aggregate(**given)
+
+
+# ratios and weights
+
+
+def test_a_small_drift_is_no_small_weight() -> None:
+    """-0.01 on each of 300 tokens: 0.99 as a geometric mean, 0.05 as a product."""
+    old = torch.zeros(1, 300)
+    new, mask = old - 0.01, torch.ones(1, 300, dtype=torch.bool)
+    assert ppo.sequence_ratio(new, old, mask).item() == pytest.approx(math.exp(-0.01))
+    weight = {
+        level: ppo.importance_weights(new, old, mask, level, "truncate", 2.0)[0, 0].item()
+        for level in ("token", "sequence", "geometric")
+    }
+    assert weight["token"] == weight["geometric"] == pytest.approx(math.exp(-0.01))
+    assert weight["sequence"] == pytest.approx(math.exp(-3), rel=1e-5)
+
+
+def test_a_rejected_infinite_weight_is_zero_and_a_nan_stays() -> None:
+    new, old = torch.tensor([[0.0, torch.nan, -1.0]]), torch.tensor([[-800.0, -1.0, torch.nan]])
+    mask = torch.tensor([[True, True, False]])
+    kept = ppo.importance_weights(new, old, mask, "token", "mask", 2.0)
+    cut = ppo.importance_weights(new, old, mask, "token", "truncate", 2.0)
+    assert kept[0, 0] == 0
+    assert cut[0, 0] == 2
+    for weight in (kept, cut):
+        assert weight[0, 1].isnan()
+        assert weight[0, 2] == 0
+        assert not weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("word", "mask", 2.0), "unknown level 'word'"),
+        (("token", "clip", 2.0), "mode 'clip'"),
+        (("token", "mask", 0.0), "the cap must be positive, got 0.0"),
+    ],
+)
+def test_weights_refuse_what_they_do_not_know(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ppo.importance_weights(torch.zeros(1, 2), torch.zeros(1, 2), PAIR, *options)
+
+
+# clipped objectives
+
+
+@pytest.mark.parametrize("name", ["gspo_loss", "dapo_loss", "cispo_loss"])
+def test_a_far_ratio_behind_the_clip_has_a_finite_gradient(name: str) -> None:
+    advantages = torch.ones(1) if name == "gspo_loss" else torch.ones(1, 1)
+    new, old = torch.tensor([[-0.5]]), torch.tensor([[-100.5]])
+    loss, gradient = with_gradient(getattr(ppo, name), new, old, advantages, ONE, **CLIPS)
+    want = {"gspo_loss": (-1.28, 0), "dapo_loss": (-1.28, 0), "cispo_loss": (0.64, -1.28)}[name]
+    assert (loss.item(), gradient.item()) == pytest.approx(want)
+
+
+def test_the_dual_clip_holds_a_harmful_token() -> None:
+    given = torch.tensor([[-1.0]]), torch.tensor([[-3.0]]), torch.tensor([[-2.0]]), ONE
+    plain, steep = with_gradient(ppo.dapo_loss, *given, **CLIPS)
+    held, flat = with_gradient(ppo.dapo_loss, *given, **CLIPS, dual_clip=3.0)
+    assert plain.item() == pytest.approx(2 * math.exp(2))
+    assert steep.item() == pytest.approx(2 * math.exp(2))
+    assert (held.item(), flat.item()) == (6, 0)
+
+
+def test_dapo_with_equal_clips_is_ppo() -> None:
+    draw = torch.Generator().manual_seed(1)
+    old, noise, advantages = (torch.randn(4, 9, generator=draw) for _ in range(3))
+    mask = torch.rand(4, 9, generator=draw) < 0.7
+    new = old + 0.3 * noise
+    ours = with_gradient(ppo.dapo_loss, new, old, advantages, mask, 0.2, 0.2)
+    for got, want in zip(
+        ours, with_gradient(ppo.policy_loss, new, old, advantages, mask, 0.2), strict=True
+    ):
+        assert torch.equal(got, want)
+
+
+def test_gspo_on_sequences_of_one_token_is_ppo() -> None:
+    draw = torch.Generator().manual_seed(2)
+    old, noise, advantages = (torch.randn(8, 1, generator=draw) for _ in range(3))
+    new, mask = old + 0.3 * noise, ONE.expand(8, 1)
+    gspo = with_gradient(ppo.gspo_loss, new, old, advantages[:, 0], mask, 0.2, 0.2)
+    for got, want in zip(
+        gspo, with_gradient(ppo.policy_loss, new, old, advantages, mask, 0.2), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=2**-22, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clip_low": 0.0, "clip_high": 0.2}, "clip_low must lie in"),
+        ({"clip_low": 0.2, "clip_high": 0.0}, "clip_high above 0"),
+        (CLIPS | {"dual_clip": 1.0}, "dual_clip must be above 1, got 1.0"),
+        (CLIPS | {"denominator": -1.0}, "the denominator must be positive"),
+    ],
+)
+def test_clipped_objectives_refuse_numbers_out_of_range(options: Any, message: str) -> None:
+    zero = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match=message):
+        ppo.dapo_loss(zero, zero, zero, PAIR, **options)
+
+
+def test_gspo_takes_one_advantage_for_each_sequence() -> None:
+    zero = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="advantages has shape"):
+        ppo.gspo_loss(zero, zero, zero, PAIR, **CLIPS)
+
+
+# log-probs from hidden states
+
+
+def _linear(
+    seed: int = 0, rows: int = 6, width: int = 8, size: int = 37
+) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(2, rows // 2, width, generator=draw, dtype=torch.float64)
+    weight = torch.randn(size, width, generator=draw, dtype=torch.float64)
+    return hidden, weight, torch.randint(0, size, (2, rows // 2), generator=draw)
+
+
+@pytest.mark.parametrize(("block", "rows"), [(2**22, 1024), (100, 1024), (64, 2)])
+def test_blocks_change_nothing(block: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(linear_logprobs._BLOCK_BYTES, "cpu", block)
+    monkeypatch.setattr(linear_logprobs, "_ROWS", rows)
+    hidden, weight, tokens = _linear()
+    leaves = hidden.requires_grad_(), weight.requires_grad_()
+    up = torch.tensor([[1.0, 0.0, -2.0], [0.5, 3.0, 0.0]], dtype=torch.float64)
+    got = ppo.linear_token_logprobs(*leaves, tokens, 0.7)
+    logits = hidden @ weight.T / 0.7
+    want = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+    for mine, theirs in zip(
+        torch.autograd.grad(got, leaves, up), torch.autograd.grad(want, leaves, up), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_a_slot_without_an_upstream_gradient_adds_nothing_whatever_it_holds() -> None:
+    hidden, weight, tokens = _linear()
+    with torch.no_grad():
+        hidden[1, 2] = torch.nan
+    leaves = hidden.float().requires_grad_(), weight.float().requires_grad_()
+    up = torch.ones(2, 3)
+    up[1, 2] = 0
+    gradients = torch.autograd.grad(ppo.linear_token_logprobs(*leaves, tokens), leaves, up)
+    assert all(bool(g.isfinite().all()) for g in gradients)
+    assert torch.equal(gradients[0][1, 2], torch.zeros(8))
+
+
+def test_autocast_does_not_change_the_logprobs() -> None:
+    hidden, weight, tokens = _linear()
+    given = hidden.float(), weight.float(), tokens
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = ppo.linear_token_logprobs(*given)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, ppo.linear_token_logprobs(*given))
+
+
+def test_no_logits_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor of more than a block is made of 64 rows and 2,048 entries."""
+    monkeypatch.setitem(linear_logprobs._BLOCK_BYTES, "cpu", 2**12)
+    monkeypatch.setattr(linear_logprobs, "_ROWS", 16)
+    largest: list[int] = []
+    original = linear_logprobs._Blocks.logits
+
+    def watched(self: Any, states: Tensor, block: Tensor) -> Tensor:
+        z = original(self, states, block)
+        largest.append(z.numel())
+        return z
+
+    monkeypatch.setattr(linear_logprobs._Blocks, "logits", watched)
+    hidden, weight, tokens = _linear(rows=64, size=2048)
+    leaf = hidden.float().requires_grad_()
+    ppo.linear_token_logprobs(leaf, weight.float(), tokens).sum().backward()
+    assert max(largest) * 4 <= 2**12
+    assert sum(largest) == 2 * 64 * 2048
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        (
+            {"weight": torch.zeros(5, 7)},
+            ValueError,
+            r"expected hidden \[B, T, H\], weight \[V, H\]",
+        ),
+        ({"tokens": torch.zeros(2, 3)}, TypeError, "tokens must be integers"),
+        ({"tokens": torch.full((2, 3), -100)}, ValueError, r"tokens lie in \[-100, -100\]"),
+        ({"temperature": 0.0}, ValueError, "the temperature must be positive, got 0.0"),
+    ],
+)
+def test_linear_logprobs_refuse_what_does_not_fit(
+    changed: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    hidden, weight, tokens = _linear()
+    given: dict[str, Any] = {
+        "hidden": hidden,
+        "weight": weight,
+        "tokens": tokens,
+        "temperature": 1.0,
+    } | changed
+    with pytest.raises(error, match=message):
+        ppo.linear_token_logprobs(**given)
+
+
+# temperature, bootstrap, leave-one-out, preferences, divergences
+
+
+def test_a_temperature_divides_the_logits() -> None:
+    logits, tokens = torch.tensor([[[2.0, 0.0]]]), torch.tensor([[0]])
+    got, gradient = with_gradient(ppo.token_logprobs, logits, tokens, temperature=2.0)
+    assert got.item() == pytest.approx(-math.log1p(math.exp(-1)))
+    assert gradient[0, 0, 0].item() == pytest.approx((1 - 1 / (1 + math.exp(-1))) / 2)
+    with pytest.raises(ValueError, match="the temperature must be positive"):
+        ppo.token_logprobs(logits, tokens, temperature=-1.0)
+
+
+def test_a_response_that_was_cut_off_is_worth_its_bootstrap() -> None:
+    rewards, mask = torch.zeros(2, 3), torch.tensor([[1, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    value = torch.tensor([8.0, torch.nan])
+    advantages, returns = ppo.gae(rewards, rewards, mask, 0.5, 1.0, bootstrap=value)
+    assert returns.tolist() == advantages.tolist() == [[2.0, 4.0, 0.0], [0.0, 0.0, 0.0]]
+    with pytest.raises(ValueError, match=r"expected bootstrap \[B\] = \(2,\), got \(2, 3\)"):
+        ppo.gae(rewards, rewards, mask, 0.5, 1.0, bootstrap=rewards)
+
+
+def test_leave_one_out_is_exact_for_equal_rewards_and_needs_two() -> None:
+    assert ppo.rloo_advantages(torch.tensor([[1.0, 2.0, 6.0]])).tolist() == [[-3.0, -1.5, 4.5]]
+    assert not ppo.rloo_advantages(torch.full((1, 7), 0.95)).any()
+    with pytest.raises(ValueError, match="K >= 2"):
+        ppo.rloo_advantages(torch.zeros(2, 1))
+
+
+def test_a_pair_that_the_policy_orders_wrongly_has_a_finite_loss() -> None:
+    zero = torch.zeros(2)
+    loss, gradient = with_gradient(
+        ppo.dpo_loss, torch.tensor([-1000.0, 1000.0]), zero, zero, zero, 1.0
+    )
+    assert loss.item() == 500
+    assert gradient.tolist() == [-0.5, 0.0]
+    with pytest.raises(ValueError, match="four log-probs of one shape"):
+        ppo.dpo_loss(zero, zero, zero, torch.zeros(3), 1.0)
+    with pytest.raises(ValueError, match="beta must be positive"):
+        ppo.dpo_loss(zero, zero, zero, zero, 0.0)
+
+
+def test_identical_models_have_no_divergence_and_opposite_ones_all_of_it() -> None:
+    near = torch.randn(1, 2, 9, generator=torch.Generator().manual_seed(3))
+    value, gradient = with_gradient(ppo.jsd, near, near, 0.3)
+    assert not value.any()
+    assert not gradient.any()
+    left, right = torch.tensor([[[0.0, -torch.inf]]]), torch.tensor([[[-torch.inf, 0.0]]])
+    assert ppo.jsd(left, right, 0.5).item() == pytest.approx(math.log(2))
+    with pytest.raises(ValueError, match="beta must lie between 0 and 1, got 1"):
+        ppo.jsd(near, near, 1)
+    with pytest.raises(ValueError, match=r"logits \[B, T, V\] of one shape"):
+        ppo.jsd(near, near[..., :-1], 0.5)
+
+
+# memory layouts
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_of_log_probs_does_not_matter(layout: str) -> None:
+    mask = ragged(5, 2, 4)
+    new, old, advantages = (random(3, 5, seed=seed) for seed in range(3))
+
+    def all_of_them(*given: Tensor) -> list[Tensor]:
+        leaf, old, weights = (x.detach().requires_grad_() for x in given)
+        results = [
+            ppo.aggregate(leaf, mask, "sequence_mean"),
+            ppo.dapo_loss(leaf, old, weights, mask, **CLIPS),
+            ppo.cispo_loss(leaf, old, weights, mask, **CLIPS),
+            ppo.gspo_loss(leaf, old, weights[:, 0], mask, **CLIPS),
+            ppo.sequence_ratio(leaf, old, mask),
+        ]
+        gradients = [torch.autograd.grad(result.sum(), leaf)[0] for result in results]
+        return [*(x.detach() for x in results), *gradients]
+
+    layout_does_not_matter(layout, all_of_them, new, old, advantages)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_of_states_and_logits_does_not_matter(layout: str) -> None:
+    tokens = torch.tensor([[0, 3, 2], [4, 1, 0]])
+
+    def both(hidden: Tensor, other: Tensor) -> list[Tensor]:
+        leaf = hidden.detach().requires_grad_()
+        weight = torch.arange(20.0).view(5, 4).sin()
+        results = [ppo.linear_token_logprobs(leaf, weight, tokens), ppo.jsd(leaf, other, 0.3)]
+        gradients = [torch.autograd.grad(result.sum(), leaf)[0] for result in results]
+        return [*(x.detach() for x in results), *gradients]
+
+    layout_does_not_matter(layout, both, random(2, 3, 4, seed=1), random(2, 3, 4, seed=2))
