@@ -4,6 +4,7 @@ Wrong options are refused with exit code 4 before a model is loaded.
 """
 
 import argparse
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ def _ppo(options: argparse.Namespace) -> int:
     except (StateError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     pipeline = load_models(options)
+    warn_of_learning_rate(pipeline, settings.learning_rate)
     try:
         check_room(pipeline, settings)
         summary = run_ppo(pipeline, configuration, settings, output_dir, resume=options.resume)
@@ -143,6 +145,21 @@ def _ppo(options: argparse.Namespace) -> int:
     if summary.status != COMPLETED:
         return fail(INCONCLUSIVE, f"training ended early, {summary.status}: {summary.reason}")
     return OK
+
+
+def warn_of_learning_rate(pipeline: Any, learning_rate: float) -> None:
+    """Warn where a policy of the user's own would be trained at the embedded model's rate."""
+    from precision_lib.models.loading import EMBEDDED
+    from precision_lib.training.settings import PPOSettings
+
+    if pipeline.policy.name != EMBEDDED and learning_rate == PPOSettings().learning_rate:
+        millions = sum(p.numel() for p in pipeline.policy.model.parameters()) / 1e6
+        print(  # noqa: T201
+            f"warning: --learning_rate {learning_rate:g} is that of the embedded model (3.7 "
+            f"million parameters), and ruins a pretrained model in a few steps; this one has "
+            f"{millions:.3g} million, give 1e-6 or so",
+            file=sys.stderr,
+        )
 
 
 def check_room(pipeline: Any, settings: Any) -> None:

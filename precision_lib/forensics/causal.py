@@ -3,8 +3,9 @@
 N sequences, R resamples; sums are name to [N] totals per sequence.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,10 @@ from precision_lib.matrix import get_configuration
 from precision_lib.metrics.measure import Array, Measure, Totals
 
 Sums = dict[str, Array]
+#: Ends of the names of metrics that are shares of something counted.
+_SHARES = ("_frac", "_rate")
+#: Half-widths per distance from the limit beyond which no affordable number of sequences decides.
+_TOO_CLOSE = 30
 PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 
 
@@ -54,11 +59,12 @@ class Paired:
 
     def estimate(self, sums: Sums, name: str, totals: Totals | None = None) -> Metric:
         """One metric with its interval; ``totals`` as :func:`estimate` takes them."""
-        metric = self.metrics[name]
-        n = int(sums[metric.elements or self.counted].sum())
-        return estimate(
-            sums, metric.function, self.resampling, n=n, unit=metric.unit, totals=totals
+        measure = self.metrics[name]
+        n = int(sums[measure.elements or self.counted].sum())
+        metric = estimate(
+            sums, measure.function, self.resampling, n=n, unit=measure.unit, totals=totals
         )
+        return within_a_share(metric) if name.endswith(_SHARES) else metric
 
     def estimates(self, sums: Sums, names: Iterable[str] | None = None) -> dict[str, Metric]:
         """Metrics with their intervals: those of ``names``, by default every one."""
@@ -87,6 +93,11 @@ class Paired:
     ) -> Metric:
         function, n = self.metrics[name].function, int(first[self.counted].sum())
         return contrast(first, second, function, compare, self.resampling, n=n, unit=unit)
+
+
+def within_a_share(metric: Metric) -> Metric:
+    """The metric with its interval cut to 0 to 1: widening may leave that range."""
+    return replace(metric, low=max(0.0, metric.low), high=min(1.0, metric.high))
 
 
 @dataclass(frozen=True)
@@ -133,4 +144,21 @@ def why_inconclusive(cell: Cell, decision: Decision) -> str:
         return f"{interval} and its batch variance of {variance:.2g} together pass {limit}."
     if damage.low > decision.limit:
         return f"{interval} less the {floor:.2g} by which FP32 is off itself reaches {limit}."
-    return f"{interval} straddles {limit}. Measure on more tokens."
+    return f"{interval} straddles {limit}. {_what_would_decide(damage, decision.limit)}"
+
+
+def _what_would_decide(damage: Metric, limit: float) -> str:
+    """How many clusters would move the interval off the limit, were the estimate the truth.
+
+    The half-width of an interval goes with 1 / sqrt(clusters).
+    """
+    distance, half = abs(damage.value - limit), (damage.high - damage.low) / 2
+    if damage.clusters is None:
+        return "Measure on more tokens."
+    if half > _TOO_CLOSE * distance:
+        return "The estimate lies on the limit, and more sequences would hardly decide it."
+    needed = max(damage.clusters + 1, math.ceil(damage.clusters * (half / distance) ** 2))
+    return (
+        f"{damage.clusters} sequences or prompts cannot decide it; about {needed:,} would, were "
+        f"{damage.value:.2g} the true value."
+    )

@@ -11,6 +11,7 @@ looked up on the device where it is, and the model is never moved as a whole.
 """
 
 import hashlib
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +189,7 @@ def load_pretrained(
             f"directory {source} holds no config.json; give a directory that save_pretrained "
             f"wrote{how}"
         )
+    _check_format(source)
     try:
         with deterministic():  # some releases draw random weights before they load the real ones
             model, report = auto_class.from_pretrained(
@@ -205,6 +207,23 @@ def load_pretrained(
     _check_placed(model, source)
     _own_memory(model)
     return model, tokenizer, report
+
+
+def _check_format(source: str) -> None:
+    """Refuse quantised weights before anything is loaded: they are no FP32 checkpoint."""
+    config = Path(source) / "config.json"
+    if not config.is_file():
+        return
+    try:
+        quantised = json.loads(config.read_text(encoding="utf-8")).get("quantization_config")
+    except (ValueError, AttributeError):  # loading explains what is wrong with the file
+        return
+    if quantised:
+        method = quantised.get("quant_method", "unknown method")
+        raise CheckpointError(
+            f"{source}: its weights are quantised ({method}), and every configuration starts from "
+            "FP32 weights; give the original checkpoint, saved in bf16, fp16 or fp32"
+        )
 
 
 def _own_memory(model: Any) -> None:

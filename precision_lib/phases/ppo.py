@@ -1,7 +1,10 @@
 """Train one configuration from end to end, with a progress bar on a terminal."""
 
+import math
+import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -11,6 +14,24 @@ from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.signals import stop_requests
 from precision_lib.training.summary import RunSummary
+
+
+def kl_warning(before: float, line: dict[str, Any], settings: PPOSettings) -> list[str]:
+    """A warning where the KL per token rose in one step by more than the clip allows one token.
+
+    The clip holds a token's log-prob within log(1 + clip_range) of where the step began. No sound
+    step moves the mean of all tokens further.
+
+    Args:
+        before: KL of the step before, nats per sequence. line: the step's figures.
+    """
+    rise = (line["kl_sequence_mean"] - before) / settings.max_new_tokens
+    if not rise > math.log1p(settings.clip_range):
+        return []
+    return [
+        f"warning: step {line['step']}: the KL rose by {rise:.2g} nats per token in one step; the "
+        f"learning rate is too large, stop and give --learning_rate {settings.learning_rate / 10:g}"
+    ]
 
 
 def run_ppo(
@@ -30,12 +51,16 @@ def run_ppo(
             run_events(pipeline, configuration, settings, output_dir, resume=resume, stop=stop)
         ) as events,
     ):
+        before = 0.0
         for event in events:
             if event["kind"] == "begin":
                 bar.update(event["step"])
             elif event["kind"] == "step":
                 line = event["line"]
                 bar.update(1)
+                for warning in kl_warning(before, line, settings):
+                    bar.write(warning, file=sys.stderr)
+                before = line["kl_sequence_mean"]
                 bar.set_postfix_str(
                     f"reward {line['reward_mean']:.3g}, KL {line['kl_sequence_mean']:.3g}"
                 )

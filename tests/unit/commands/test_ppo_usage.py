@@ -1,6 +1,7 @@
 """``precision-forensics ppo`` asked wrongly: exit code 4, one line, nothing begun; and its help."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +148,24 @@ def test_help_lists_every_setting_and_what_it_means(capsys: pytest.CaptureFixtur
     others = ("precision_config", "resume", "output_dir", "matrix", "model", "reward-model")
     for option in (*others, "reference-model", "device", "seed"):
         assert f"--{option} " in said
+
+
+def test_a_jump_of_the_kl_and_a_rate_of_the_embedded_model_are_warned_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from precision_lib.commands.training import warn_of_learning_rate
+    from precision_lib.phases.ppo import kl_warning
+    from precision_lib.training.settings import PPOSettings
+    from tests.unit.small_pipelines import random_pipeline
+
+    settings = PPOSettings(max_new_tokens=10)
+    line = {"step": 2, "kl_sequence_mean": 5.0}
+    limit = 10 * math.log1p(settings.clip_range)
+    [warning] = kl_warning(5.0 - 1.01 * limit, line, settings)
+    assert "step 2: the KL rose by 0.18 nats per token" in warning
+    assert warning.endswith("give --learning_rate 1e-05")
+    assert kl_warning(5.0 - 0.99 * limit, line, settings) == []
+    warn_of_learning_rate(random_pipeline(), 1e-6)
+    assert capsys.readouterr().err == ""
+    warn_of_learning_rate(random_pipeline(), 1e-4)
+    assert "is that of the embedded model" in capsys.readouterr().err

@@ -110,6 +110,12 @@ def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
         load_checkpoint(str(tmp_path))
 
 
+def test_quantised_weights_are_refused_before_they_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    with pytest.raises(CheckpointError, match=r"quantised \(gptq\).* the original checkpoint"):
+        load_checkpoint(str(tmp_path))
+
+
 def test_a_truncated_checkpoint_is_named(
     tmp_path: Path, saved_checkpoint: Callable[[str], Path]
 ) -> None:
