@@ -3,15 +3,18 @@
 import numpy as np
 
 from precision_lib.forensics.causal import Paired, why_inconclusive, within_a_share
+from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 from precision_lib.forensics.statistics import Metric, resample
-from precision_lib.forensics.verdicts import BATCH_VARIANCE, DECISIONS, INCONCLUSIVE, Cell
+from precision_lib.forensics.verdicts import INCONCLUSIVE, Cell
+from precision_lib.metrics.measure import Measure
 
 
 def test_the_interval_of_a_share_does_not_leave_0_to_1() -> None:
     sums = {"tied": np.array([0.0] * 7 + [1.0]), "tokens": np.full(8, 10.0)}
     function = lambda t: t["tied"] / t["tokens"]  # noqa: E731
     resampling = resample(np.arange(8), 0)
-    metrics = dict.fromkeys(("reward_tie_frac", "free"), (function, "share"))
+    metrics = dict.fromkeys(("reward_tie_frac", "free"), Measure(function, "share"))
     found = Paired(metrics, resampling).estimates(sums)
     assert found["free"].low < 0
     assert found["reward_tie_frac"].low == 0
@@ -27,9 +30,9 @@ def undecided(low: float, high: float) -> Cell:
 
 
 def test_an_undecided_cell_says_how_many_sequences_would_decide_it() -> None:
-    limit = DECISIONS["H4"].limit
-    said = why_inconclusive(undecided(limit - 0.1, limit + 0.31))
+    decision, limit = DECISIONS["H4"], DECISIONS["H4"].limit
+    said = why_inconclusive(undecided(limit - 0.1, limit + 0.31), decision)
     assert "8 sequences or prompts cannot decide it; about 31 would" in said  # 8 (0.205 / 0.105)^2
     assert "The estimate lies on the limit" in why_inconclusive(
-        undecided(limit - 0.25, limit + 0.25)
+        undecided(limit - 0.25, limit + 0.25), decision
     )
