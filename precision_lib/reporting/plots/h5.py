@@ -52,9 +52,11 @@ def _last(group: Group) -> float:
 
 
 def _line(group: Group) -> tuple[Any, Any]:
+    """Positions and sums; NaN where two engines agree bit for bit, which has no logarithm."""
     points = group.cell["evidence"]["by_position"]
     x = np.array([p["last"] + 1 for p in points], dtype=float)
-    return x, np.array([number(p["accumulated_rms"]) for p in points])
+    y = np.array([number(p["accumulated_rms"]) for p in points])
+    return x, np.where(y > 0, y, np.nan)
 
 
 @styled
