@@ -46,7 +46,8 @@ class _Parser(argparse.ArgumentParser):
 HEADINGS = {
     "run": "measure and test:",
     "probe": "one phase of it:",
-    "weights": "read what was measured:",
+    "mismatch": "trainer and engine:",
+    "analyze": "read what was measured:",
 }
 
 
@@ -111,9 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)
     training.add_ppo(commands)
+    mismatch.add_mismatch(commands)
     weights.add_weights(commands)
     analysis.add_analyze(commands)
-    mismatch.add_mismatch(commands)
     gate.add_gate(commands)
     gate.add_calibrate(commands)
     self_test.add_self_test(commands)
