@@ -47,17 +47,11 @@ def _last(group: Group) -> float:
 
 
 def _line(group: Group) -> tuple[Any, Any]:
-<<<<<<< HEAD
+    """Positions and sums; NaN where two engines agree bit for bit, which has no logarithm."""
     points = group.cell.shows(H5Evidence).by_position
     x = np.array([p.last + 1 for p in points], dtype=float)
-    return x, np.array([p.accumulated_rms for p in points])
-=======
-    """Positions and sums; NaN where two engines agree bit for bit, which has no logarithm."""
-    points = group.cell["evidence"]["by_position"]
-    x = np.array([p["last"] + 1 for p in points], dtype=float)
-    y = np.array([number(p["accumulated_rms"]) for p in points])
+    y = np.array([p.accumulated_rms for p in points])
     return x, np.where(y > 0, y, np.nan)
->>>>>>> h5
 
 
 @styled

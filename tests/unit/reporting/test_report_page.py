@@ -28,14 +28,10 @@ from precision_lib.reporting.sections import sections
 from tests.unit import small_blocks as small
 from tests.unit.reporting import report_results as given
 
-<<<<<<< HEAD
 CHANGE = Change("H1", "x", "kl", "a", 1.0, 2.0, 1.5, "", "r")
 WORSE, MESSAGE = encode(CHANGE), CHANGE.message
 GATE = encode(Comparison(compared=1).gate("baselines/cpu.json"))
-PLACES = ["hypotheses", "verdicts", "regressions", "h1", "h2", "h3", "h4"]
-=======
 PLACES = ["hypotheses", "verdicts", "regressions", "h1", "h2", "h3", "h4", "h5"]
->>>>>>> h5
 PLACES += ["training", "benchmarks", "faults", "method", "provenance"]
 PICTURES = ["verdicts", "h1_collapse_curve", "h2_rewards", "h3_values", "h4_drift"]
 PICTURES += ["ppo_curves", "ppo_gain_lost", "benchmarks", "fault_matrix"]
