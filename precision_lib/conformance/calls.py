@@ -30,7 +30,7 @@ DIFFERENTIABLE_IN = {
     "value_loss": "values",
 } | objective_calls.DIFFERENTIABLE_IN
 #: A loss without a gradient trains nothing, so here it has to have one.
-GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss", *objective_calls.DIFFERENTIABLE_IN)
+GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss", *objective_calls.LOSSES)
 #: Parts of the result of a function that returns several.
 PARTS = dict.fromkeys(("gae", "gae_with_bootstrap"), ("advantages", "returns"))
 #: A part that may be None: a core that whitens its advantages at once has no plain ones to show.

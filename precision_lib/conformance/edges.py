@@ -11,12 +11,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.conformance.calls import DIFFERENTIABLE_IN, call, returned
+from precision_lib.conformance.calls import (
+    DIFFERENTIABLE_IN,
+    GRADIENT_IS_REQUIRED,
+    call,
+    is_gradient,
+    returned,
+    sources_of,
+)
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.sameness import Function, Inputs, equal_bits, unless_refused
 
-#: Inputs that a loss takes as constants, function by function.
-CONSTANTS = {"policy_loss": ("old_logprobs", "advantages")}
+#: Inputs that a loss, or a weight, takes as constants, function by function.
+CONSTANTS = {
+    "policy_loss": ("old_logprobs", "advantages"),
+    "policy_loss_with_denominator": ("old_logprobs", "advantages"),
+    "sequence_ratio": ("old_logprobs",),
+    "importance_weights": ("train_logprobs", "rollout_logprobs"),
+    **{
+        f"{loss}{option}": ("old_logprobs", "advantages")
+        for loss in ("gspo_loss", "cispo_loss", "dapo_loss")
+        for option in ("", "_with_denominator")
+    },
+}
 #: A gradient that is missing here is said in the table and is no failure.
 GRADIENT_IS_OPTIONAL = ("entropy", "masked_mean")
 #: Ids that no vocabulary has: the label of a masked token, a wrapped one, one behind the end.
@@ -42,7 +59,7 @@ def nan_is_visible(name: str, function: Function, inputs: Inputs) -> int:
         compared += 1
         if got is None:
             continue
-        results = [x for part, x in got.items() if part != "gradient"]
+        results = [x for part, x in got.items() if not is_gradient(part)]
         if not any(bool(x.isnan().any()) for x in results):
             shown = [x.flatten()[:8].tolist() for x in results]
             raise ConformanceFailure(
@@ -112,41 +129,45 @@ def gradient_exists(name: str, function: Function, inputs: Inputs) -> int:
 
 
 def constants_get_no_gradient(name: str, function: Function, inputs: Inputs) -> int:
-    """Of a loss, whose constants ask for a gradient too: they get none, or exactly 0.
+    """Of a result, whose constants ask for a gradient too: they get none, or exactly 0.
 
     So does a mask of floating-point numbers, where the function takes one.
     """
     given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    for key in (DIFFERENTIABLE_IN[name], *CONSTANTS[name]):
+    for key in (*sources_of(name).values(), *CONSTANTS[name]):
         given[key].requires_grad_(True)
     with torch.enable_grad():
-        loss = returned(name, function, given, inputs)
+        result = returned(name, function, given, inputs)
         for key in CONSTANTS[name]:
-            _none_for(name, key, loss, given[key], inputs)
+            _none_for(name, key, result, given[key], inputs)
     return len(CONSTANTS[name]) + _none_for_a_mask(name, function, inputs)
 
 
-def _none_for(name: str, key: str, loss: Any, constant: Tensor, inputs: Inputs) -> None:
-    if not (isinstance(loss, Tensor) and loss.requires_grad):
-        raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
-    (gradient,) = torch.autograd.grad(loss, constant, allow_unused=True, retain_graph=True)
+def _none_for(name: str, key: str, result: Any, constant: Tensor, inputs: Inputs) -> None:
+    if not (isinstance(result, Tensor) and result.requires_grad):
+        if name in GRADIENT_IS_REQUIRED:
+            raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
+        return
+    total = result.sum()
+    (gradient,) = torch.autograd.grad(total, constant, allow_unused=True, retain_graph=True)
     if gradient is not None and bool((gradient != 0).any()):
         shown = gradient.flatten()[:8].tolist()
         raise ConformanceFailure(
-            f"{name}: {key} is a constant of the loss and gets a gradient: {shown}", inputs
+            f"{name}: {key} is a constant and gets a gradient: {shown}", inputs
         )
 
 
 def _none_for_a_mask(name: str, function: Function, inputs: Inputs) -> int:
     given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
     given["mask"] = given["mask"].float().requires_grad_(True)
-    given[DIFFERENTIABLE_IN[name]].requires_grad_(True)
+    for key in sources_of(name).values():
+        given[key].requires_grad_(True)
     try:
         with torch.enable_grad():
-            loss = function(**given)
+            result = function(**given)
     except Exception:  # a mask of numbers may be refused
         return 0
-    _none_for(name, "mask", loss, given["mask"], inputs)
+    _none_for(name, "mask", result, given["mask"], inputs)
     return 1
 
 

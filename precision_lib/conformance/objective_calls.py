@@ -1,6 +1,6 @@
 """What the functions of today's objectives return, and what they are differentiable in."""
 
-from precision_lib.targets.objectives import FUNCTIONS, OPTIONS
+from precision_lib.targets.objectives import FUNCTIONS, OPTIONS, base
 
 _FIRST = {
     "aggregate": "values",
@@ -32,6 +32,10 @@ _CALLED = dict.fromkeys(FUNCTIONS) | {name: function for name, (function, _, _) 
 DIFFERENTIABLE_IN = {
     name: _FIRST[base or name] for name, base in _CALLED.items() if (base or name) in _FIRST
 }
+#: Those that a trainer calls backward on.
+LOSSES = tuple(
+    name for name in DIFFERENTIABLE_IN if name == "aggregate" or base(name).endswith("_loss")
+)
 #: The input that has the shape of each result; None for a scalar.
 SHAPED_LIKE = {name: _LIKE.get(base or name) for name, base in _CALLED.items()}
 #: The result has the shape of that input without its last dimension.

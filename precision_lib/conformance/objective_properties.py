@@ -1,255 +1,31 @@
-"""What the functions of today's objectives have to keep exactly.
+"""What the functions of today's objectives have to keep, beside any split of a batch.
 
-The hazard. A tolerance of a few roundings does not see a denominator that is right for the batch
-of the test. Here one batch is cut in every way that trainers cut it. Ratios are 1 or clipped at a
-power of two, counts are powers of two, losses are small dyadic numbers: every healthy evaluation
-is exact, in any order, and the sum over the parts is that of the whole to the last bit.
+Masked slots may be taken out, doubled or moved; identical policies have a ratio of 1; chunks of
+rows and shards of the vocabulary add up. ``split_properties.py`` has the split of a batch.
 
 ``mask[b, t]`` is True for a real token; B sequences, T tokens.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-import hypothesis.strategies as st
 import torch
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from precision_lib import oracle
 from precision_lib.conformance import splits
-from precision_lib.conformance.calls import DIFFERENTIABLE_IN, call, upstream
+from precision_lib.conformance.calls import call, returned, upstream
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.properties import Function, Property
+from precision_lib.conformance.split_properties import CUT_BY_SEQUENCE, SPLIT_PROPERTIES
 from precision_lib.conformance.strategies.cases import Case
 from precision_lib.conformance.strategies.objectives import OBJECTIVE_REGIONS
 from precision_lib.conformance.truth import truths
 from precision_lib.formats import Format
-from precision_lib.targets.objectives import base
 
-_FILLERS = (0.0, torch.nan, torch.inf, 9.0)
-#: exp(64) is beyond every clip, and finite in FP32.
-_FAR = 64.0
-_CLIPS = {"clip_low": 0.5, "clip_high": 0.25}
-_CUT_BY_SEQUENCE: dict[str, tuple[splits.Cut, str]] = {
-    "whole_batch": (splits.whole, "the batch as it is"),
-    "micro_batches": (splits.micro_batches, "micro-batches of any sizes"),
-    "ranks": (splits.ranks, "ranks of different lengths, one of them with padding alone"),
-    "left_padding": (splits.left_padded, "sequences padded on the left"),
-    "removed_masked_slots": (splits.without_masked_slots, "masked slots taken out"),
-    "doubled_masked_slots": (splits.doubled_masked_slots, "a masked slot before every slot"),
-}
-_CUT_BY_TOKEN = _CUT_BY_SEQUENCE | {
-    "packing": (splits.packed, "real tokens packed into rows"),
-    "context_shards": (
-        splits.context_shards,
-        "sequences cut into pieces, as context parallel does",
-    ),
-}
 #: Those that leave every sequence in a row of its own.
 _IN_PLACE = ("left_padding", "removed_masked_slots", "doubled_masked_slots")
-
-
-@st.composite
-def _batch(draw: st.DrawFn, fmt: Format, function: str) -> Case:
-    """A dyadic batch: 2^k sequences, whose lengths are powers of two and add up to one.
-
-    One batch in four has 64 sequences; one in two has a sequence more, without a real token.
-    """
-    count = draw(st.sampled_from((4, 8, 16, 64)))
-    length = draw(st.sampled_from((2, 4))) * count
-    lengths = [length]
-    while len(lengths) < count:
-        place = draw(st.integers(0, 63)) % len(lengths) if count < 64 else len(lengths) % 7
-        longest = max(range(len(lengths)), key=lambda i: (lengths[i] > 1, -abs(i - place)))
-        lengths[longest] //= 2
-        lengths.append(lengths[longest])
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16 - 1)))
-    lengths += [0] * draw(st.integers(0, 1))
-    mask = _mask(lengths, generator, holes=draw(st.booleans()))
-    return Case(_CONTENTS[function](mask, fmt, generator, draw))
-
-
-def _mask(lengths: list[int], generator: torch.Generator, holes: bool) -> Tensor:
-    """Rows with that many real tokens, at the left or anywhere, and a last column of padding."""
-    width = max(lengths) + (2 if holes else 0)
-    order = torch.rand(len(lengths), width, generator=generator) if holes else torch.zeros(1, 1)
-    rank = (order.argsort(1) if holes else torch.arange(width)[None]).expand(len(lengths), width)
-    real = rank < torch.tensor(lengths)[:, None]
-    return torch.nn.functional.pad(real, (0, 1))
-
-
-def _integers(low: int, high: int, shape: Any, generator: torch.Generator) -> Tensor:
-    return torch.randint(low, high + 1, shape, generator=generator).double()
-
-
-def _denominator(mask: Tensor, of_sequences: bool, draw: st.DrawFn) -> float:
-    """The count of the whole batch, or four times it: this batch is a part of a larger one."""
-    count = int(mask.any(1).sum() if of_sequences else mask.sum())
-    return float(count * draw(st.sampled_from((1, 4))))
-
-
-def _values(
-    mask: Tensor, fmt: Format, generator: torch.Generator, draw: st.DrawFn
-) -> dict[str, Any]:
-    mode = draw(st.sampled_from(("token_mean", "sequence_mean", "sequence_mean_token_sum")))
-    return {
-        "values": _integers(-8, 8, mask.shape, generator).to(fmt.dtype),
-        "mask": mask,
-        "mode": mode,
-        "denominator": _denominator(mask, mode != "token_mean", draw),
-    }
-
-
-def _token_values(
-    mask: Tensor, fmt: Format, generator: torch.Generator, draw: st.DrawFn
-) -> dict[str, Any]:
-    inputs = _values(mask, fmt, generator, draw)
-    modes = ("token_mean", "constant", "sequence_mean_token_sum")
-    return inputs | {"mode": draw(st.sampled_from(modes))}
-
-
-def _clipped(
-    mask: Tensor,
-    fmt: Format,
-    generator: torch.Generator,
-    draw: st.DrawFn,
-    *,
-    of_sequences: bool = False,
-    options: Mapping[str, float] = _CLIPS,
-) -> dict[str, Any]:
-    """Log-ratios of 0, or so far with the advantage's sign that the clip counts."""
-    shape = mask.shape[:1] if of_sequences else mask.shape
-    advantages = _integers(-6, 6, shape, generator)
-    d = _FAR * advantages.sign() * _integers(0, 1, shape, generator)
-    logprobs = -_integers(1, 12, mask.shape, generator) / 4 - _FAR
-    return {
-        "logprobs": logprobs.to(fmt.dtype),
-        "old_logprobs": (logprobs - (d[:, None] if of_sequences else d)).to(fmt.dtype),
-        "advantages": advantages.to(fmt.dtype),
-        "mask": mask,
-        **options,
-        "denominator": _denominator(mask, of_sequences, draw),
-    }
-
-
-def _errors(
-    mask: Tensor, fmt: Format, generator: torch.Generator, draw: st.DrawFn
-) -> dict[str, Any]:
-    values = _integers(-6, 6, mask.shape, generator)
-    moves = 4 * _integers(-1, 1, mask.shape, generator)
-    returns = _integers(-6, 6, mask.shape, generator)
-    tensors = {"values": values, "old_values": values + moves, "returns": returns}
-    return {
-        **{name: x.to(fmt.dtype) for name, x in tensors.items()},
-        "mask": mask,
-        "clip_range": 0.5,
-        "denominator": _denominator(mask, False, draw),
-    }
-
-
-_CONTENTS: dict[str, Callable[..., dict[str, Any]]] = {
-    "aggregate": _values,
-    "aggregate by token": _token_values,
-    "policy_loss_with_denominator": partial(_clipped, options={"clip_range": 0.5}),
-    "value_loss_with_denominator": _errors,
-    "gspo_loss_with_denominator": partial(_clipped, of_sequences=True),
-    "cispo_loss_with_denominator": _clipped,
-    "dapo_loss_with_denominator": partial(_clipped, options=_CLIPS | {"dual_clip": 2.0}),
-}
-
-
-def _split(cut: splits.Cut, what: str, name: str, function: Function, inputs: Any) -> int:
-    """The parts' losses add up to the loss of the whole, and their gradients to its gradient."""
-    mask, compared = inputs["mask"], 0
-    parts, wanted = cut(mask), truths(name, inputs)
-    want, up = float(wanted["result"].want), float(upstream(torch.Size()))
-    for filler in _FILLERS if cut in (splits.ranks, splits.doubled_masked_slots) else (0.0,):
-        given = [splits.part_of(inputs, part, filler) for part in parts]
-        got = [call(name, function, one) for one in given]
-        total = sum(float(one["result"]) for one in got)
-        if total != want and torch.tensor(total).float() != torch.tensor(want).float():
-            defects = splits.known_defects(
-                _terms(name, inputs),
-                mask,
-                parts,
-                inputs["denominator"],
-                of_sequences=_counts_sequences(name, inputs),
-            )
-            which = splits.name_of(total, want, defects)
-            raise ConformanceFailure(_message(name, what, which, len(parts), total, want), inputs)
-        gradient = splits.put_back([one["gradient"] for one in got], parts, mask) / up
-        exact = wanted["gradient"].want / up
-        if not torch.equal(gradient.float(), exact.float()):
-            raise ConformanceFailure(_of_gradient(name, what, gradient, exact, parts), inputs)
-        compared += 1 + mask.numel()
-    return compared
-
-
-def _message(name: str, what: str, which: str, parts: int, got: float, want: float) -> str:
-    cause = "" if parts == 1 else f" of {parts} parts"
-    return (
-        f"{name}: {which}\n  {what}: the sum{cause} is {got:.9g}, the loss of the whole batch is "
-        f"{want:.9g}; every part was given the denominator of the whole"
-    )
-
-
-def _of_gradient(name: str, what: str, got: Tensor, want: Tensor, parts: list[splits.Part]) -> str:
-    worst = int((got - want).abs().nan_to_num(nan=torch.inf).argmax())
-    index = [int(i) for i in torch.unravel_index(torch.tensor(worst), got.shape)]
-    g, w = float(got.flatten()[worst]), float(want.flatten()[worst])
-    cause = splits.defect_of_gradient(got, want, parts)
-    return f"{name}: the loss is right, {cause}\n  {what}: at {index} got {g:.9g}, want {w:.9g}"
-
-
-def _counts_sequences(name: str, inputs: Mapping[str, Any]) -> bool:
-    mode = inputs.get("mode", "")
-    return base(name) == "gspo_loss" or mode in ("sequence_mean", "sequence_mean_token_sum")
-
-
-def _terms(name: str, inputs: Mapping[str, Any]) -> Tensor:
-    """[B, T] what every token adds to the sum that the denominator divides."""
-    mask, function = inputs["mask"], base(name)
-    if function == "aggregate":
-        lengths = mask.sum(1, keepdim=True).clamp(min=1)
-        each = lengths if inputs["mode"] == "sequence_mean" else torch.ones_like(lengths)
-        values: Tensor = inputs["values"]
-        return values.double() / each
-    plain = {
-        k: v.double() if isinstance(v, Tensor) and k != "mask" else v for k, v in inputs.items()
-    }
-    del plain["denominator"]
-    terms = torch.zeros(mask.shape, dtype=torch.float64)
-    for b, t in mask.nonzero().tolist():
-        alone = torch.zeros_like(mask)
-        alone[b, t] = True
-        single = plain | {"mask": alone}
-        exact = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in single.items()}
-        weight = int(mask[b].sum()) if function == "gspo_loss" else 1
-        terms[b, t] = getattr(oracle, function)(**exact) / weight
-    return terms
-
-
-def _split_properties(name: str) -> dict[str, Property]:
-    by_token = name not in ("aggregate", "gspo_loss_with_denominator")
-    cuts = _CUT_BY_TOKEN if by_token or name == "aggregate" else _CUT_BY_SEQUENCE
-    return {
-        f"any_split_{kind}": Property(
-            f"{what}: the parts' losses and gradients add up to those of the whole batch",
-            partial(_cases, name, kind),
-            partial(_split, cut, what),
-            cost=0.32,
-            formats=("fp32", "bf16"),
-        )
-        for kind, (cut, what) in cuts.items()
-    }
-
-
-def _cases(name: str, kind: str, fmt: Format) -> SearchStrategy[Case]:
-    across = kind in ("packing", "context_shards") and name == "aggregate"
-    return _batch(fmt, "aggregate by token" if across else name)
 
 
 def _masked_slots(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
@@ -260,7 +36,7 @@ def _masked_slots(name: str, function: Function, inputs: Mapping[str, Any]) -> i
     _within(name, function, inputs, "")
     compared = 0
     for kind in _IN_PLACE:
-        cut, what = _CUT_BY_SEQUENCE[kind]
+        cut, what = CUT_BY_SEQUENCE[kind]
         for filler in (torch.nan, 0.0):
             changed = splits.part_of(inputs, cut(inputs["mask"])[0], filler)
             compared += _within(name, function, changed, f"right as it is, wrong with {what}")
@@ -272,7 +48,7 @@ def _within(name: str, function: Function, inputs: Mapping[str, Any], note: str)
     got, compared = call(name, function, inputs), 0
     try:
         for part, truth in truths(name, inputs).items():
-            compared += compare(name, got[part], truth, inputs)[0]
+            compared += compare(name, got[part], truth, inputs)[0] if part in got else 0
     except ConformanceFailure as failure:
         failure.notes += [note] if note else []
         raise
@@ -288,40 +64,6 @@ def _empty(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
         if isinstance(failure.__cause__, ValueError):
             return 1
         raise
-
-
-def _nan_is_visible(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
-    """NaN at a real token of the first input: the result holds a NaN."""
-    first = next(iter(inputs))
-    broken = inputs[first].clone()
-    broken[tuple(inputs["mask"].nonzero()[0].tolist())] = torch.nan
-    changed = dict(inputs) | {first: broken}
-    result = call(name, function, changed)["result"]
-    if not bool(result.isnan().any()):
-        raise ConformanceFailure(
-            f"{name}: NaN at a real token of {first!r} disappears: a broken forward trains on",
-            changed,
-        )
-    return 1
-
-
-def _no_gradient_elsewhere(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
-    """Old log-probs, advantages and rollout log-probs are constants of the objective."""
-    source, compared = DIFFERENTIABLE_IN.get(name), 0
-    for other, x in inputs.items():
-        constant = isinstance(x, Tensor) and x.is_floating_point() and other != source
-        if not constant:
-            continue
-        copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-        copies[other].requires_grad_(True)
-        with torch.enable_grad():
-            result = function(**copies)
-        if isinstance(result, Tensor) and result.requires_grad and result.numel():
-            (slope,) = torch.autograd.grad(result.sum(), copies[other], allow_unused=True)
-            if slope is not None and bool((slope != 0).any()):
-                raise ConformanceFailure(f"{name}: a gradient flows to {other!r}", inputs)
-        compared += x.numel()
-    return compared
 
 
 def _weight_is_one(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
@@ -353,7 +95,9 @@ def _chunks(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
         copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
         copies["weight"].requires_grad_(True)
         with torch.enable_grad():
-            result = function(**copies)
+            result = returned(name, function, copies, inputs)
+        if not result.requires_grad:  # the finding of ``gradient_exists``
+            return 1
         up = torch.where(rows, weights, 0).to(result)
         (slope,) = torch.autograd.grad(result, copies["weight"], up)
         total += slope.double()
@@ -408,25 +152,6 @@ def _with_mask(name: str) -> dict[str, Property]:
         "empty_mask_is_no_nan": Property(
             "no real token at all: no NaN, or a ValueError", _region(name), _empty, cost=0.2
         ),
-        "nan_at_a_real_token_is_visible": Property(
-            "NaN at a real token shows in the result",
-            _region(name),
-            _nan_is_visible,
-            cost=0.2,
-            formats=("fp32",),
-        ),
-    }
-
-
-def _constants(name: str) -> dict[str, Property]:
-    return {
-        "no_gradient_to_constants": Property(
-            "the gradient flows to the new log-probs alone",
-            _region(name),
-            _no_gradient_elsewhere,
-            cost=0.12,
-            formats=("fp32",),
-        )
     }
 
 
@@ -438,19 +163,11 @@ def _identical(name: str) -> dict[str, Property]:
     }
 
 
-_SPLIT = tuple(name for name in _CONTENTS if " " not in name)
-OBJECTIVE_PROPERTIES: dict[str, dict[str, Property]] = {
-    "aggregate": _split_properties("aggregate") | _with_mask("aggregate"),
-    "importance_weights": _with_mask("importance_weights")
-    | _identical("importance_weights")
-    | _constants("importance_weights"),
-    "sequence_ratio": _with_mask("sequence_ratio")
-    | _identical("sequence_ratio")
-    | _constants("sequence_ratio"),
-    **{
-        name: _with_mask(name) | _constants(name)
-        for name in ("gspo_loss", "cispo_loss", "dapo_loss")
-    },
+OBJECTIVE_PROPERTIES: dict[str, dict[str, Property]] = SPLIT_PROPERTIES | {
+    "aggregate": SPLIT_PROPERTIES["aggregate"] | _with_mask("aggregate"),
+    "importance_weights": _with_mask("importance_weights") | _identical("importance_weights"),
+    "sequence_ratio": _with_mask("sequence_ratio") | _identical("sequence_ratio"),
+    **{name: _with_mask(name) for name in ("gspo_loss", "cispo_loss", "dapo_loss")},
     "linear_token_logprobs": {
         "chunks_of_rows_add_up": Property(
             "the gradient of the weight is a sum over rows",
@@ -464,5 +181,4 @@ OBJECTIVE_PROPERTIES: dict[str, dict[str, Property]] = {
             cost=0.4,
         ),
     },
-    **{name: _split_properties(name) for name in _SPLIT if name != "aggregate"},
 }

@@ -103,11 +103,12 @@ def _other_values(inputs: Inputs) -> dict[str, Any]:
         mask = inputs["mask"].clone()
         if int(mask.sum()) > 1:
             row = int(mask.sum(-1).argmax())
-            mask[row, int(mask[row].sum()) - 1] = False
+            mask[row, int(mask[row].nonzero()[-1])] = False
         changed["mask"] = mask
         for key, value in changed.items():
             if isinstance(value, Tensor) and value.is_floating_point():
-                changed[key] = torch.where(mask, finite(value), torch.zeros_like(value))
+                real = mask if value.shape == mask.shape else mask.any(-1)
+                changed[key] = torch.where(real, finite(value), torch.zeros_like(value))
     return changed
 
 

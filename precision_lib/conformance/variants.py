@@ -22,6 +22,7 @@ from precision_lib.conformance.calls import (
     SHAPED_LIKE,
     Way,
     call,
+    is_gradient,
 )
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure, told_as
@@ -34,6 +35,7 @@ from precision_lib.conformance.layouts import (
 )
 from precision_lib.conformance.repeated import called_again
 from precision_lib.conformance.sameness import (
+    SHARED_BY_SEQUENCES,
     Function,
     Inputs,
     Parts,
@@ -47,7 +49,12 @@ from precision_lib.conformance.sameness import (
 from precision_lib.conformance.truth import truths
 
 #: Arguments that are no floating-point tensors.
-OPTIONS = {"mask", "tokens", "estimator", "gamma", "lam", "clip_range"}
+OPTIONS = {
+    *("mask", "tokens", "estimator", "gamma", "lam", "clip_range", "mode", "level", "cap"),
+    *("clip_low", "clip_high", "dual_clip", "denominator", "temperature", "beta"),
+}
+#: The smallest K of a group, where it is not 1.
+SMALLEST_GROUP = {"rloo_advantages": 2}
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def _called(what: str, *ways: Way) -> Callable[[str, Function, Inputs], int]:
 
 
 def _without_gradient(parts: Parts) -> Parts:
-    return {part: x for part, x in parts.items() if part != "gradient"}
+    return {part: x for part, x in parts.items() if not is_gradient(part)}
 
 
 def _expanded(name: str, function: Function, inputs: Inputs) -> int:
@@ -104,11 +111,12 @@ def _strided_upstream(name: str, function: Function, inputs: Inputs) -> int:
     ones = Way(weights=torch.ones_like)
     summed = Way(weights=lambda result: result.new_ones(()).expand(result.shape))
     plain, got = (call(name, function, inputs, way) for way in (ones, summed))
-    if "gradient" in plain and not equal_bits(got["gradient"], plain["gradient"]):
-        what = "an upstream gradient of stride 0, as sum() gives it, changes the gradient"
-        pair = f"got {first_values(got['gradient'])}, "
-        pair += f"with a dense one {first_values(plain['gradient'])}"
-        raise ConformanceFailure(f"{name}: {what}\n  {pair}", inputs)
+    for part in filter(is_gradient, plain):
+        if not equal_bits(got[part], plain[part]):
+            what = f"an upstream gradient of stride 0, as sum() gives it, changes the {part}"
+            pair = f"got {first_values(got[part])}, "
+            pair += f"with a dense one {first_values(plain[part])}"
+            raise ConformanceFailure(f"{name}: {what}\n  {pair}", inputs)
     return compared
 
 
@@ -163,6 +171,8 @@ def _part_of_the_batch(name: str, function: Function, inputs: Inputs) -> int:
         changed = by_sequence(inputs, lambda x, cut=cut: cut(x).clone())  # type: ignore[misc]
         if "mask" in changed and not bool(changed["mask"].any()):
             continue
+        if "rewards" in changed and changed["rewards"].shape[-1] < SMALLEST_GROUP.get(name, 1):
+            continue
         got = call(name, function, changed)
         for part, truth in truths(name, changed).items():
             with told_as(f"{name} fails {what}"):
@@ -179,7 +189,8 @@ def _turned(name: str, function: Function, inputs: Inputs) -> int:
     plain = call(name, function, inputs)
     way = Way(weights=lambda result: flipped(PLAIN.weights(result)))
     got = call(name, function, by_sequence(inputs, flipped), way)
-    straight = {part: flipped(x) for part, x in got.items()}
+    shared = [f"gradient_of_{key}" for key in SHARED_BY_SEQUENCES]
+    straight = {part: x if part in shared else flipped(x) for part, x in got.items()}
     return same_as_plain(name, "with the sequences in reverse order", straight, plain, inputs)
 
 

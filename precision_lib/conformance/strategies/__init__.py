@@ -9,8 +9,6 @@ offer integer coordinates for ``hypothesis.target`` to climb.
 ``REGIONS[function][region]`` is a :class:`Region`; ``Region.cases(fmt)`` draws :class:`Case`.
 """
 
-from dataclasses import replace
-
 from precision_lib.conformance.strategies.advantages import GAE
 from precision_lib.conformance.strategies.as_trained import AS_TRAINED
 from precision_lib.conformance.strategies.cases import (
@@ -23,6 +21,7 @@ from precision_lib.conformance.strategies.cases import (
 )
 from precision_lib.conformance.strategies.kl import KL_PENALTY
 from precision_lib.conformance.strategies.losses import POLICY_LOSS, VALUE_LOSS
+from precision_lib.conformance.strategies.severities import with_severity
 from precision_lib.conformance.strategies.softmax import ENTROPY, TOKEN_LOGPROBS
 from precision_lib.conformance.strategies.statistics import (
     GROUP_ADVANTAGES,
@@ -40,31 +39,6 @@ __all__ = [
     "right_padded",
 ]
 
-#: Regions that no training run reaches: only the range of a format ends there.
-_RANGE = {
-    "far_harmful",
-    "large_errors",
-    "large_vocabulary",  # 150,000 logits that are all alike; ``as_trained`` has others
-    "near_overflow",
-    "subnormal",
-    "tiny_advantages",
-}
-#: Regions that a run reaches on a bad day, or by an edge of the contract.
-_EDGE = {
-    "constant",
-    "far",
-    "far_negative",
-    "far_positive",
-    "identical",
-    "low_probability",
-    "masked_nonfinite",
-    "minus_inf",
-    "one_sample",
-    "single_token",
-    "tiny_logprobs",
-    "zero_advantages",
-}
-
 _DRAWN: dict[str, dict[str, Region]] = {
     "token_logprobs": TOKEN_LOGPROBS,
     "entropy": ENTROPY,
@@ -78,15 +52,10 @@ _DRAWN: dict[str, dict[str, Region]] = {
 }
 
 
-def _with_severity(name: str, region: Region) -> Region:
-    severity = "range" if name in _RANGE else "edge" if name in _EDGE else region.severity
-    return replace(region, severity=severity)
-
-
 #: Function to name to region.
 REGIONS: dict[str, dict[str, Region]] = {
     function: {
-        name: _with_severity(name, region)
+        name: with_severity(name, region)
         for name, region in (regions | AS_TRAINED.get(function, {})).items()
     }
     for function, regions in _DRAWN.items()

@@ -139,7 +139,8 @@ class PlainTorch:
     def linear_token_logprobs(
         self, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float
     ) -> Tensor:
-        logits = hidden.to(self.wide) @ weight.to(self.wide).T
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = hidden.to(self.wide) @ weight.to(self.wide).T
         return self.token_logprobs(logits, tokens, temperature)
 
     def token_logprobs(self, logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
