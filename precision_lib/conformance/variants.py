@@ -154,9 +154,11 @@ def _off_the_grid(x: Tensor) -> Tensor:
     return x.float() * (1 - 2.0**-11 / 3)
 
 
-def _square(x: Tensor) -> Tensor:
-    """The sequences repeated until there are as many as tokens."""
-    return x[torch.arange(x.shape[1]) % len(x)] if x.dim() > 1 else x
+def _square(inputs: Inputs) -> Callable[[Tensor], Tensor]:
+    """The sequences repeated until there are as many as tokens, where there are tokens."""
+    own = [v for k, v in inputs.items() if isinstance(v, Tensor) and k not in SHARED_BY_SEQUENCES]
+    tokens = [x.shape[1] for x in own if x.dim() > 1][:1]
+    return lambda x: x[torch.arange(tokens[0]) % len(x)] if tokens else x
 
 
 def _part_of_the_batch(name: str, function: Function, inputs: Inputs) -> int:
@@ -166,7 +168,7 @@ def _part_of_the_batch(name: str, function: Function, inputs: Inputs) -> int:
         ("with one sequence", lambda x: x[:1]),
         ("with one token in each sequence", lambda x: x[:, :1] if x.dim() > 1 else x),
         ("with one token", lambda x: x[:1, :1] if x.dim() > 1 else x[:1]),
-        ("with as many sequences as tokens", _square),
+        ("with as many sequences as tokens", _square(inputs)),
     ):
         changed = by_sequence(inputs, lambda x, cut=cut: cut(x).clone())  # type: ignore[misc]
         if "mask" in changed and not bool(changed["mask"].any()):

@@ -18,13 +18,13 @@ class PlainTorch:
 
     def __init__(self, wide: torch.dtype) -> None:
         self.wide = wide
+        self._largest = _LARGEST if wide == torch.float32 else 700.0
 
     def _real(self, x: Tensor, mask: Tensor) -> Tensor:
         return torch.where(mask, x, torch.zeros_like(x)).to(self.wide)
 
     def _log_ratio(self, new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-        largest = _LARGEST if self.wide == torch.float32 else 700.0
-        return (self._real(new, mask) - self._real(old.detach(), mask)).clamp(max=largest)
+        return (self._real(new, mask) - self._real(old.detach(), mask)).clamp(max=self._largest)
 
     def aggregate(
         self, values: Tensor, mask: Tensor, mode: str, denominator: float | None
@@ -70,8 +70,9 @@ class PlainTorch:
     ) -> Tensor:
         """The stop-gradient form per token, then the mean of sequence means."""
         real = self._real(logprobs, mask)
-        d = self._log_ratio(logprobs, old_logprobs, mask)
+        d = self._real(logprobs, mask) - self._real(old_logprobs.detach(), mask)
         mean = d.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        mean = mean.clamp(max=self._largest)
         ratio = (real - real.detach() + mean.detach()).exp()
         a = self._real(advantages.detach(), mask.any(1)).unsqueeze(1)
         losses = torch.max(-a * ratio, -a * ratio.clamp(1 - clip_low, 1 + clip_high))
