@@ -204,12 +204,15 @@ class H5Study(Study):
                 difference, golden, (1 - np.exp(golden)) ** 2
             ),
             "probability_flat_z": h5.probability_z(difference, golden, np.ones_like(golden)),
-            "temperature_z": self._temperature_z(configuration),
+            "temperature_z": self._temperature_z(configuration, COOLER),
+            "temperature_flat_z": self._temperature_z(configuration, 1.0),
             "length_z": h5.length_z(difference),
         }
 
-    def _temperature_z(self, configuration: PrecisionConfig) -> float:
-        """Of the engine against the FP32 engine, whose log-probs are there at both temperatures."""
+    def _temperature_z(self, configuration: PrecisionConfig, scale: float) -> float:
+        """Law 3 if sigma at :data:`COOLER` is that at 1 over ``scale``; 1: it does not change.
+
+        Of the engine against the FP32 engine, whose log-probs are there at both temperatures."""
         if configuration.rollout_format in (GOLDEN, TRAINER):
             return 0.0
         got, want = (
@@ -219,7 +222,7 @@ class H5Study(Study):
         weight, cooler_weight = (
             h5.weight_of(want[t].double().numpy(), self._collision[t]) for t in (1.0, COOLER)
         )
-        return h5.temperature_z(usual, weight, cooler, cooler_weight, COOLER)
+        return h5.temperature_z(usual, weight, cooler, cooler_weight, scale)
 
     @cached_property
     def _collision(self) -> dict[float, Array]:
