@@ -9,5 +9,8 @@ from precision_lib.forensics.hypothesis import Decision, Hypothesis
 
 HYPOTHESES: dict[str, Hypothesis] = {h.name: h for h in (H1, H2, H3, H4, H5)}
 
+#: Those that a sweep of training runs judges, too.
+IN_SWEEPS = {name: h for name, h in HYPOTHESES.items() if h.in_sweeps}
+
 #: The decision table: each threshold stands once, with its meaning.
 DECISIONS: dict[str, Decision] = {name: h.decision for name, h in HYPOTHESES.items()}

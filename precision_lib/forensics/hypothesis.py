@@ -117,6 +117,7 @@ class Hypothesis:
         context: key of its settings in a record's context; "" where it has none.
         training_figure: of a training step, what comes nearest to the damage; "" where that has
             the same name.
+        in_sweeps: a sweep of training runs judges it, too; training applies its formats.
         picture: draws its evidence from the ``precision`` block of a record; None: nothing does.
     """
 
@@ -132,6 +133,7 @@ class Hypothesis:
     counted: str = "tokens"
     context: str = ""
     training_figure: str = ""
+    in_sweeps: bool = True
     picture: Callable[..., Any] | None = None
 
     @property

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from precision_lib.formats import Format, get_format
 
-#: Share of half-way weights above which a summary warns: a continuous distribution has 2**-16.
-HALFWAY_LIMIT = 0.01
 #: Weights looked at in one go: copies of a large matrix would take gigabytes.
 _PIECE = 2**22
 

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+from precision_lib.record.codec import decode
+from precision_lib.record.context import Context
 from precision_lib.reporting.grid import grid_lines
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import two
@@ -85,7 +87,7 @@ def _remainder(breakdown: dict[str, Any]) -> str:
 def attribution_lines(record: dict[str, Any]) -> list[Line]:
     """The sentences and both tables as lines of text."""
     lines: list[Line] = [(text, "") for text in attribution_sentences(record)]
-    lines += [("", ""), (_measured(record), ""), *grid_lines(record["context"])]
+    lines += [("", ""), (_measured(record), ""), *grid_lines(_context(record))]
     for title, rows in _tables(record):
         widths = [max(len(row[i]) for row in [(title, *HEADINGS), *rows]) for i in range(4)]
         lines.append(("", ""))
@@ -101,16 +103,20 @@ def attribution_lines(record: dict[str, Any]) -> list[Line]:
 def attribution_markdown(record: dict[str, Any]) -> str:
     """The same as Markdown."""
     parts = ["\n\n".join(attribution_sentences(record)), _measured(record)]
-    parts += [text for text, _ in grid_lines(record["context"])]
+    parts += [text for text, _ in grid_lines(_context(record))]
     parts += [table((title, *HEADINGS), rows) for title, rows in _tables(record)]
     return "\n\n".join(parts) + "\n"
+
+
+def _context(record: dict[str, Any]) -> Context:
+    return decode(Context, record["context"])
 
 
 def _measured(record: dict[str, Any]) -> str:
     context, settings = record["context"], record["settings"]
     return (
-        f"{measured_models(context)} on {context['device']['name']}, {settings['num_prompts']} "
-        f"prompts with {settings['max_new_tokens']} response tokens each, seed {settings['seed']}; "
+        f"{measured_models(_context(record))} on {context['device']['name']}, "
+        f"{settings['num_prompts']} prompts with {settings['max_new_tokens']} response tokens each, seed {settings['seed']}; "
         f"closure {two(record['closure'])}"
     )
 

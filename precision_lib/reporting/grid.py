@@ -1,9 +1,11 @@
 """One line about where the weights lie on the grid of a format, and a warning."""
 
-from precision_lib.models.grid import HALFWAY_LIMIT
 from precision_lib.record.context import Context
 from precision_lib.reporting.numbers import percent
 from precision_lib.reporting.styles import Line
+
+#: Share of half-way weights above which a summary warns: a continuous distribution has 2**-16.
+HALFWAY_LIMIT = 0.01
 
 
 def grid_lines(context: Context) -> list[Line]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.forensics.hypotheses import IN_SWEEPS
 from precision_lib.metrics.former_names import figure
 from precision_lib.training.failures import COMPLETED
 from precision_lib.training.summary import WINDOW, RunSummary
@@ -68,7 +68,7 @@ class RunCurves:
 def run_curves(summary: RunSummary, lines: Sequence[dict[str, Any]]) -> RunCurves:
     """Curves of a run from its summary and its step lines; "nan" and "inf" count as NaN."""
     rewards, kls = (_column(lines, n) for n in ("reward_mean", "kl_sequence_mean"))
-    damage = {h.in_training: _column(lines, h.in_training) for h in HYPOTHESES.values()}
+    damage = {h.in_training: _column(lines, h.in_training) for h in IN_SWEEPS.values()}
     return RunCurves(summary, rewards, kls, damage)
 
 

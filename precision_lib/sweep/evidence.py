@@ -11,7 +11,7 @@ maximises, FP32 reward less kl_coefficient x FP32 KL to the reference, that a co
 
 import numpy as np
 
-from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.forensics.hypotheses import IN_SWEEPS
 from precision_lib.matrix import TWIN
 from precision_lib.record.sweep import TrainingEvidence
 from precision_lib.sweep.blocks import Blocks
@@ -61,17 +61,17 @@ def weigh(runs: Runs) -> TrainingEvidence:
         limit=LIMIT,
         meaning=MEANING,
         cells=tuple(cells.values()),
-        hypotheses=tuple(training_verdict(h, cells, figures[OBJECTIVE]) for h in HYPOTHESES),
+        hypotheses=tuple(training_verdict(h, cells, figures[OBJECTIVE]) for h in IN_SWEEPS),
         chaos={metric: _chaos(metric, b) for metric, b in figures.items() if TWIN.name in b.names},
         baseline_gain=figures[OBJECTIVE].mean(REFERENCE_RUN.name),
         deviations={m: b.residual_deviation if b.degrees else None for m, b in figures.items()},
         resolution=resolution(figures[OBJECTIVE]),
-        exercised={h: _exercised(h, runs, seeds) for h in HYPOTHESES},
+        exercised={h: _exercised(h, runs, seeds) for h in IN_SWEEPS},
     )
 
 
 def _exercised(hypothesis: str, runs: Runs, seeds: tuple[int, ...]) -> float | None:
-    declared = HYPOTHESES[hypothesis]
+    declared = IN_SWEEPS[hypothesis]
     found = [runs[PURE, s].damage[declared.in_training] for s in seeds if (PURE, s) in runs]
     steps = np.concatenate([*found, np.zeros(0)])
     steps = steps[np.isfinite(steps)]

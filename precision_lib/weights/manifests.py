@@ -91,7 +91,8 @@ def load_manifest(path: Path) -> Source:
     try:
         found = load_object(path, "weights", "write one with --write-manifest")
         if found.get("schema") != SCHEMA:
-            raise SourceError(f"{path} is no manifest ({SCHEMA}); write one with --write-manifest")
+            how = "write one with --write-manifest"
+            raise SourceError(f"{path} is no record of weights ({SCHEMA}); {how}")
         return from_manifest(found, str(path))
     except (KeyError, TypeError, AttributeError) as error:
         raise SourceError(f"{path} lacks {error}; write it again with --write-manifest") from None

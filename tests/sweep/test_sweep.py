@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.hypotheses import IN_SWEEPS
 from precision_lib.forensics.verdicts import (
     INCONCLUSIVE,
     PARTLY,
@@ -56,7 +56,7 @@ def test_seeds_begin_alike_in_every_configuration(outcome: "Outcome") -> None:
         assert start == initial[seed]
 
 
-@pytest.mark.parametrize("hypothesis", sorted(DECISIONS))
+@pytest.mark.parametrize("hypothesis", sorted(IN_SWEEPS))
 def test_hypothesis_in_training(outcome: "Outcome", hypothesis: str) -> None:
     """The verdict is one of four, undecided where the interval says so, and the twin is null."""
     evidence = outcome.record.evidence

@@ -44,5 +44,6 @@ H5 = Hypothesis(
     settings=Imported("precision_lib.forensics.h5.engines:settings_of"),
     work=Imported("precision_lib.forensics.h5.work:work"),
     context="h5",
+    in_sweeps=False,
     picture=Imported("precision_lib.reporting.plots.h5:mismatch"),
 )

@@ -86,7 +86,7 @@ def test_a_killed_run_without_a_record_is_incomplete(
     assert files.gate(f"--markdown={files.markdown}") == 2
     out = capsys.readouterr().out
     assert "inconclusive: incomplete: the last run that was to write report.json was killed" in out
-    assert f"after 3 of 8 cells; what it measured stands in {files.directory}" in out
+    assert f"after 3 of 10 cells; what it measured stands in {files.directory}" in out
     assert files.markdown.read_text().startswith("### Precision: inconclusive\n")
 
 
@@ -94,12 +94,12 @@ def test_a_killed_run_is_not_hidden_by_the_record_of_an_earlier_one(
     files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files.begin("a-run")
-    for _ in range(8):
+    for _ in range(10):
         files.finish_cell("a-run")
     assert files.gate() == 0, "this record is of the run that began last"
     files.begin("killed")
     assert files.gate() == 2
-    assert "killed after 0 of 8 cells" in capsys.readouterr().out
+    assert "killed after 0 of 10 cells" in capsys.readouterr().out
     assert (
         main(["gate", str(files.report), "--update-baseline", f"--baseline={files.baseline}"]) == 4
     )
@@ -117,7 +117,7 @@ def test_half_a_line_of_a_kill_is_passed_over(files: Files) -> None:
         file.write('{"run": "killed", "hypothesis": "H1", "confi')
     sentence = unfinished_run(files.report)
     assert sentence is not None
-    assert "killed after 0 of 8" in sentence
+    assert "killed after 0 of 10" in sentence
 
 
 @pytest.mark.parametrize(

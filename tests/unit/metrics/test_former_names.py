@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES
+from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES, IN_SWEEPS
 from precision_lib.metrics.former_names import FORMER, figure
 from precision_lib.sweep.curves import _column
 
@@ -25,7 +25,7 @@ def test_no_former_name_is_a_name_of_a_step_any_more() -> None:
     metrics = {name for h in HYPOTHESES.values() for name in h.metrics}
     assert set(FORMER.values()) <= metrics
     assert not set(FORMER) & metrics
-    assert {h.in_training for h in HYPOTHESES.values()} == {
+    assert {h.in_training for h in IN_SWEEPS.values()} == {
         "log_ratio_nsr",
         "gae_rms_error",
         "accum_err_final",

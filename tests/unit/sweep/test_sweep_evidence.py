@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from precision_lib.forensics.hypotheses import IN_SWEEPS
 from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE
 from precision_lib.matrix import TWIN
 from precision_lib.sweep.blocks import Blocks
@@ -246,4 +247,4 @@ def test_evidence_is_plain_enough_for_strict_json() -> None:
     read = json.loads(json.dumps(encode(evidence), allow_nan=False))
     assert {cell["configuration"] for cell in read["cells"]} == set(NAMES) - {REFERENCE_RUN.name}
     assert read["cells"][0]["metrics"][DAMAGE]["low"] == "-inf"
-    assert [h["hypothesis"] for h in read["hypotheses"]] == ["H1", "H2", "H3", "H4"]
+    assert [h["hypothesis"] for h in read["hypotheses"]] == list(IN_SWEEPS)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.hypotheses import DECISIONS, IN_SWEEPS
 from precision_lib.forensics.statistics import CONFIDENCE, Metric
 from precision_lib.forensics.verdicts import (
     HEALTHY,
@@ -84,12 +84,12 @@ def verdict_of(evidence: TrainingEvidence, hypothesis: str) -> TrainingVerdict:
     return found
 
 
-@pytest.mark.parametrize("hypothesis", DECISIONS)
+@pytest.mark.parametrize("hypothesis", IN_SWEEPS)
 def test_a_hypothesis_is_judged_by_its_own_promotion_and_demotion(hypothesis: str) -> None:
     """All promotions fail and all demotions are harmless but for one's own."""
     d = DECISIONS[hypothesis]
     means = dict.fromkeys([n for n in NAMES if n.startswith("bf16")], 0.5)
-    means |= {other.demoted: 1.0 for other in DECISIONS.values()}
+    means |= {other.demoted: 1.0 for other in (h.decision for h in IN_SWEEPS.values())}
     evidence = swept(means | {d.promoted: 1.0, d.demoted: 0.5})
     assert {v.hypothesis for v in evidence.hypotheses if v.verdict == SUPPORTED} == {hypothesis}
     assert {v.verdict for v in evidence.hypotheses} == {SUPPORTED, REFUTED}
