@@ -116,7 +116,8 @@ def _measured(record: dict[str, Any]) -> str:
     context, settings = record["context"], record["settings"]
     return (
         f"{measured_models(_context(record))} on {context['device']['name']}, "
-        f"{settings['num_prompts']} prompts with {settings['max_new_tokens']} response tokens each, seed {settings['seed']}; "
+        f"{settings['num_prompts']} prompts with {settings['max_new_tokens']} response tokens "
+        f"each, seed {settings['seed']}; "
         f"closure {two(record['closure'])}"
     )
 
