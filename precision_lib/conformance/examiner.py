@@ -76,7 +76,7 @@ class Examiner:
         return as_found(answer)
 
     def consequences(self, function: str) -> dict[str, Any]:
-        """What the function's errors mean on an ordinary batch, by format; of an objective nothing."""
+        """What the function's errors mean on an ordinary batch, by format; {} without a scene."""
         if self._child is None:
             return self._measure(function)
         try:
