@@ -76,7 +76,7 @@ class Examiner:
         return as_found(answer)
 
     def consequences(self, function: str) -> dict[str, Any]:
-        """What the function's errors mean on an ordinary batch, by format."""
+        """What the function's errors mean on an ordinary batch, by format; {} without a scene."""
         if self._child is None:
             return self._measure(function)
         try:
@@ -113,4 +113,4 @@ class Examiner:
         return run(asked, moved, settings(), seed, [read_case(text) for text in pinned])
 
     def _measure(self, function: str) -> dict[str, Any]:
-        return measure({function: self._target.functions[function]})[function]
+        return measure({function: self._target.functions[function]}).get(function, {})
