@@ -20,7 +20,7 @@ from tools.findings import findings
 
 ROOT = Path(__file__).parents[3]
 RECORDS = ROOT / "docs" / "records"
-HYPOTHESES = ["H1", "H2", "H3", "H4"]
+HYPOTHESES = ["H1", "H2", "H3", "H4", "H5"]
 
 Block = dict[str, Any]
 Cells = dict[tuple[str, str], dict[str, Any]]
@@ -84,7 +84,7 @@ def test_the_records_are_of_different_seeds_and_one_clean_code(
 def test_another_seed_changes_no_verdict(
     hypothesis: str, record: Record, seeds: list[Baseline]
 ) -> None:
-    """Of a hypothesis or of a cell. H4 uses few sequences: a cell of it can be inconclusive."""
+    """Of a hypothesis or a cell. H4 and H5 use few sequences: a cell of them can be inconclusive."""
     first, *others = [
         {name: cell.verdict for name, cell in run.cells[hypothesis].items()}
         | {h: found.verdict for h, found in run.hypotheses.items()}
@@ -191,7 +191,8 @@ def effects(block: Block) -> list[str]:
     promoted = ("bf16_fp32_kl", "bf16_fp32_reward", "bf16_fp32_value", "bf16_fp32_ref")
     demoted = ("fp32_bf16_kl", "fp32_bf16_reward", "fp32_bf16_value", "fp32_bf16_ref")
     verdicts = {h["hypothesis"]: h["verdict"] for h in block["hypotheses"]}
-    for h, up, down in zip(HYPOTHESES, promoted, demoted, strict=True):
+    # The promotion and demotion of H5 are no rows of the matrix.
+    for h, up, down in zip(HYPOTHESES[:-1], promoted, demoted, strict=True):
         decision, (symptom, damage) = block["thresholds"][h], words[h]
         of = [cells[h, name]["metrics"] for name in ("bf16_pure", up, down)]
         if decision["symptom"]:
@@ -268,9 +269,25 @@ def drift_phrases(cells: Cells) -> list[str]:
     ]
 
 
+def rollout_phrases(cells: Cells) -> list[str]:
+    pure, baseline = (cells["H5", name]["evidence"] for name in ("bf16_pure", "fp32_baseline"))
+    final = "rollout_log_ratio_final"
+    same, other, fp8 = (
+        typed(of["formats"][fmt][final])
+        for of, fmt in ((pure, "bf16"), (baseline, "bf16"), (pure, "fp8"))
+    )
+    correlation = two(pure["halves"]["correlation"])
+    return [
+        f"Two bf16 engines differ by {interval(same)} nats RMS, with a correlation of {correlation}",
+        f"bf16 engine beside an FP32 trainer differs by {interval(other)} nats RMS",
+        f"An fp8 engine beside a bf16 trainer differs by {interval(fp8)} nats RMS",
+    ]
+
+
 PHRASES: dict[str, Callable[[Cells], list[str]]] = {
     "H1": kl_phrases,
     "H2": reward_phrases,
     "H3": value_phrases,
     "H4": drift_phrases,
+    "H5": rollout_phrases,
 }
