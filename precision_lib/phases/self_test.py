@@ -21,7 +21,7 @@ from precision_lib.record.context import Context, run_context
 from precision_lib.record.files import load_record, write_result
 from precision_lib.record.self_test import Catch, CleanRuns, FaultOutcome, SelfTest
 from precision_lib.targets import INTERFACE
-from precision_lib.targets.objectives import FUNCTIONS, base
+from precision_lib.targets.objectives import FUNCTIONS, with_options
 
 CAUGHT, MISSED = "caught", "missed"
 TOO_SMALL, FALSE_ALARM = "below the noise floor", "false alarm"
@@ -79,7 +79,9 @@ def in_a_core(fault: Fault) -> list[Catch]:
     """The conformance check that catches a core with this fault: the named one, else another."""
     from precision_lib.conformance.checks import checks
 
-    mine = [check for check in checks() if base(check.function) == fault.function]
+    function = getattr(wrong_core(fault.name), fault.function)
+    offered = with_options({fault.function: function})
+    mine = [check for check in checks() if check.function in offered]
     for check in sorted(mine, key=lambda check: check.name != fault.caught_by):
         margin = _margin(check, fault)
         if margin is not None:
