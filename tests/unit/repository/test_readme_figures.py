@@ -84,13 +84,16 @@ def test_the_records_are_of_different_seeds_and_one_clean_code(
 def test_another_seed_changes_no_verdict(
     hypothesis: str, record: Record, seeds: list[Baseline]
 ) -> None:
-    """Of a hypothesis or a cell. H4 and H5 use few sequences: a cell of them can be inconclusive."""
+    """Of a hypothesis or a cell. H4 and H5 use few sequences: their cells can be inconclusive.
+
+    So is H5 itself on some seeds, which the findings say.
+    """
     first, *others = [
         {name: cell.verdict for name, cell in run.cells[hypothesis].items()}
-        | {h: found.verdict for h, found in run.hypotheses.items()}
+        | {h: found.verdict for h, found in run.hypotheses.items() if h != "H5"}
         for run in (summary_of(record), *seeds)
     ]
-    assert len(first) == len(record.matrix) + len(HYPOTHESES)
+    assert len(first) == len(record.matrix) + len(HYPOTHESES) - 1
     assert others
     assert all(other == first for other in others)
 
@@ -270,17 +273,15 @@ def drift_phrases(cells: Cells) -> list[str]:
 
 
 def rollout_phrases(cells: Cells) -> list[str]:
-    pure, baseline = (cells["H5", name]["evidence"] for name in ("bf16_pure", "fp32_baseline"))
-    final = "rollout_log_ratio_final"
-    same, other, fp8 = (
-        typed(of["formats"][fmt][final])
-        for of, fmt in ((pure, "bf16"), (baseline, "bf16"), (pure, "fp8"))
-    )
-    correlation = two(pure["halves"]["correlation"])
+    cell = cells["H5", "bf16_pure"]
+    final, evidence = typed(cell["metrics"]["rollout_log_ratio_final"]), cell["evidence"]
+    rms = {fmt: two(of["rms"]) for fmt, of in evidence["formats"].items()}
     return [
-        f"Two bf16 engines differ by {interval(same)} nats RMS, with a correlation of {correlation}",
-        f"bf16 engine beside an FP32 trainer differs by {interval(other)} nats RMS",
-        f"An fp8 engine beside a bf16 trainer differs by {interval(fp8)} nats RMS",
+        f"Two bf16 engines differ by {interval(final)} nats RMS at the end of the response.",
+        f"Their errors have a correlation of {two(evidence['halves']['correlation'])}.",
+        f"A token of a bf16 trainer differs by {rms['bf16']} nats RMS from a bf16 engine, by "
+        f"{rms['fp16']} from fp16, {rms['fp32']} from FP32, {rms['int8']} from int8 and "
+        f"{rms['fp8']} from fp8.",
     ]
 
 
