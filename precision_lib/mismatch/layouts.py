@@ -1,7 +1,7 @@
 """The columns' names in other frameworks, and where one table holds them.
 
-Read from the frameworks' sources in November 2026; docs/mismatch.md says which file of a framework
-holds what.
+slime's names were read in its source in November 2026. The others were not looked up again.
+docs/mismatch.md says which file of a framework holds what.
 """
 
 from pathlib import Path
