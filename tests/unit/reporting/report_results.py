@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from precision_lib.record import files
 from precision_lib.record.codec import decode
 from precision_lib.record.files import load_record
 from precision_lib.record.record import Record
@@ -21,8 +22,9 @@ def _text(path: Path) -> str:
 
 
 def report() -> dict[str, Any]:
-    """The committed record, a copy of its own for each caller."""
+    """The committed record, a copy of its own for each caller; evidence stands in every cell."""
     found: dict[str, Any] = json.loads(_text(REPORT))
+    files._resolve(found["precision"]["cells"])
     return found
 
 

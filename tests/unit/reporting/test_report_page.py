@@ -33,13 +33,12 @@ WORSE, MESSAGE = encode(CHANGE), CHANGE.message
 GATE = encode(Comparison(compared=1).gate("baselines/cpu.json"))
 PLACES = ["hypotheses", "verdicts", "regressions", "h1", "h2", "h3", "h4", "h5"]
 PLACES += ["training", "benchmarks", "faults", "method", "provenance"]
-PICTURES = ["verdicts", "h1_collapse_curve", "h2_rewards", "h3_values", "h4_drift"]
+PICTURES = ["verdicts", "h1_collapse_curve", "h2_rewards", "h3_values", "h4_drift", "h5_mismatch"]
 PICTURES += ["ppo_curves", "ppo_gain_lost", "benchmarks", "fault_matrix"]
 #: A record of before H5 has no cell of it.
 NOT_IN_THE_RECORD = [
     h for h in HYPOTHESES if not any(c["hypothesis"] == h for c in given.block()["cells"])
 ]
-PICTURES += ["h5_mismatch"] if "H5" not in NOT_IN_THE_RECORD else []
 LARGEST = 5_000_000
 
 
