@@ -152,7 +152,8 @@ def _run(plan: SweepPlan, cell: SweepCell) -> Run:
     kept["commit"] = kept.pop("context").get("commit")  # a sweep that goes on may have several
     lines = read_lines(plan.run_directory(cell))
     curves = {name: [_short(line.get(name)) for line in lines] for name in CURVES}
-    return decode(Run, kept | {"curves": curves})
+    # A worker trains the twin as the baseline, so its summary does not have the twin's name.
+    return decode(Run, kept | {"curves": curves, "configuration": cell.configuration.name})
 
 
 def _short(value: Json) -> Json:
