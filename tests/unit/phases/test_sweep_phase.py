@@ -263,6 +263,15 @@ def test_lines_that_are_damaged_are_refused_before_anything_is_run(plan: SweepPl
     assert execute.asked == []
 
 
+def test_runs_are_named_as_their_cells(plan: SweepPlan) -> None:
+    """A worker trains the twin as the baseline, and its summary says so."""
+    for cell in plan.cells:
+        leave(plan, cell, configuration="fp32_baseline")
+    record = run_sweep(plan, Executor(plan, until=0))
+    names = [f"{run.configuration}-seed-{run.seed}" for run in record.runs]
+    assert names == [cell.name for cell in plan.cells]
+
+
 def test_a_sweep_that_never_began_has_a_record_too(plan: SweepPlan) -> None:
     record = run_sweep(plan, Executor(plan, until=0))
     assert record.evidence is None
