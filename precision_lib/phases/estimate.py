@@ -77,13 +77,13 @@ class Estimate:
 
     Attributes:
         stages: ``freeze`` and hypotheses to seconds; those that are needed.
-        quick_seconds: of the ``--quick`` budget, for the same stages.
+        quick_seconds: of the same stages with ``--quick``; None where that is what was asked for.
         memory_bytes: of the process at its peak, on the device of the models.
         speed: what the seconds were computed from.
     """
 
     stages: dict[str, float]
-    quick_seconds: float
+    quick_seconds: float | None
     memory_bytes: float
     speed: Speed
 
@@ -94,10 +94,11 @@ class Estimate:
     def sentence(self) -> str:
         """``about 3 h and 6 GiB on this device; --quick 20 min``."""
         memory = self.memory_bytes / 2**30
-        return (
-            f"about {duration(self.seconds)} and {memory:.{0 if memory >= 10 else 1}f} GiB on this "
-            f"device; --quick {duration(self.quick_seconds)}"
-        )
+        size = f"{memory:.{0 if memory >= 10 else 1}f} GiB"
+        whole = f"about {duration(self.seconds)} and {size} on this device"
+        if self.quick_seconds is None:
+            return whole
+        return f"{whole}; --quick {duration(self.quick_seconds)}"
 
 
 def duration(seconds: float) -> str:
@@ -137,8 +138,10 @@ def estimate_main_job(
     speed = measured_speed(pipeline, asked, configurations, clock)
     stages = _stages(speed, pipeline, asked, configurations, hypotheses)
     first_look = budget(quick=True, seed=asked.seed)
-    quick = _stages(speed, pipeline, first_look, configurations, hypotheses)
-    return Estimate(stages, sum(quick.values()), _memory(pipeline), speed)
+    quick = None
+    if first_look != asked:
+        quick = sum(_stages(speed, pipeline, first_look, configurations, hypotheses).values())
+    return Estimate(stages, quick, _memory(pipeline), speed)
 
 
 def _stages(

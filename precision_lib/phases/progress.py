@@ -62,7 +62,9 @@ class Meter:
         self.show(self.progress())
 
     def add(self, done: Pass, tokens: int) -> None:
-        """So many tokens of a kind went through a model."""
+        """So many tokens of a kind went through a model. Before the first stage none count."""
+        if self._started is None:
+            return
         seconds = self.estimate.speed.seconds(done, tokens)
         self._in_stage += seconds
         self._worked += seconds

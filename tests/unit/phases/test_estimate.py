@@ -142,6 +142,20 @@ def test_the_sentence_says_time_memory_and_the_first_look() -> None:
     assert estimate(H1=3600.0, H4=7200.0).sentence() == (
         "about 3 h and 6.0 GiB on this device; --quick 20 min"
     )
+    first_look = replace(estimate(H1=3600.0), quick_seconds=None)
+    assert first_look.sentence() == "about 60 min and 6.0 GiB on this device"
+
+
+def test_only_the_whole_budget_is_set_against_the_first_look(
+    models: "Pipeline", small: "Budget", clock: Iterator[int]
+) -> None:
+    from precision_lib.forensics.budget import budget
+    from precision_lib.phases.estimate import estimate_main_job
+
+    first_look = replace(budget(quick=True), settings=small.settings)
+    for asked, said in ((first_look, True), (budget(quick=True), False)):
+        given = estimate_main_job(models, asked, CONFIGURATIONS, ["H1"], lambda: float(next(clock)))
+        assert (given.quick_seconds is not None) is said
 
 
 @pytest.mark.parametrize(
@@ -162,6 +176,8 @@ def test_progress_at_the_pace_so_far() -> None:
     shown: list[Progress] = []
     now = [1000.0]
     meter = Meter(estimate(H1=50.0, H4=50.0), shown.append, lambda: now[0])
+    meter.add(Pass("scored", "fp32", 48), 1)  # of a test that belongs to no stage
+    assert not shown
     meter.begin("H1")
     now[0] += 50
     meter.add(Pass("scored", "fp32", 48), 1)
