@@ -229,6 +229,8 @@ def deterministic(seed: int = 0, *, native_products: bool = False) -> Iterator[N
                 stack.enter_context(torch.autocast(device, enabled=False))
             if not native_products:
                 stack.enter_context(FP32AccumulatedMatmul())
+            if torch.cuda.is_initialized() and not _softmax_widens():
+                stack.enter_context(WidenedSoftmax())
             yield
     finally:
         for name, (read, write, _) in switches.items():
@@ -260,6 +262,33 @@ def _check_products() -> None:
 def _product_on_cuda() -> None:
     one = torch.ones(1, 1, device="cuda")
     torch.mm(one, one)
+
+
+@functools.cache
+def _softmax_widens() -> bool:
+    """Whether the device has a softmax from fp16 to FP32: NVIDIA's have, simulated ones not."""
+    try:
+        torch.softmax(torch.zeros(1, dtype=torch.float16, device="cuda"), 0, dtype=torch.float32)
+    except RuntimeError:
+        return False
+    return True
+
+
+class WidenedSoftmax(TorchFunctionMode):
+    """Context in which a softmax with a ``dtype`` casts its input first, with the same result."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax):
+            dtype = kwargs.pop("dtype", None)
+            return func(args[0] if dtype is None else args[0].to(dtype), *args[1:], **kwargs)
+        return func(*args, **kwargs)
 
 
 class Float64Casts(TorchFunctionMode):

@@ -9,7 +9,7 @@ A variant knows the inputs and no function, so that a new function of the interf
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,11 +227,8 @@ def _same_without(name: str, got: Parts, plain: Parts, pair: tuple[Inputs, Input
 
 
 def autocast() -> AbstractContextManager[Any]:
-    """A region of bf16 autocast on the CPU and on CUDA."""
-    stack = ExitStack()
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        stack.enter_context(torch.autocast(device, torch.bfloat16))
-    return stack
+    """A region of bf16 autocast on the device in use, as a trainer opens it."""
+    return torch.autocast("cuda" if torch.cuda.is_initialized() else "cpu", torch.bfloat16)
 
 
 def _has(key: str) -> Callable[[str, tuple[str, ...]], bool]:

@@ -43,6 +43,32 @@ def test_autocast_around_it_is_switched_off() -> None:
         assert (a @ a).dtype == torch.bfloat16
 
 
+def test_a_softmax_that_cannot_widen_fp16_gets_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a ``dtype`` the input is cast first, and the kernel never sees two formats."""
+    x = torch.linspace(-3, 3, 8, dtype=torch.float16)
+    seen: list[tuple[torch.dtype, bool]] = []
+
+    class Kernels(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if func.overloadpacket is torch.ops.aten._softmax:
+                seen.append((args[0].dtype, args[2]))
+            return func(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(runtime, "_check_products", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", list)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda states: None)
+    monkeypatch.setattr(runtime, "_softmax_widens", lambda: False)
+    with deterministic(), Kernels():
+        for softmax in (torch.softmax, torch.nn.functional.softmax, torch.Tensor.softmax):
+            got = softmax(x, -1, dtype=torch.float32)
+            assert torch.equal(got, x.float().softmax(-1))
+        assert x.softmax(-1).dtype == torch.float16
+    assert seen == [(torch.float32, False)] * 6 + [(torch.float16, False)]
+
+
 def test_state_is_restored_after_an_exception_and_a_changed_switch() -> None:
     def meddle() -> None:
         with deterministic(0):
