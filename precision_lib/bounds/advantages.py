@@ -40,7 +40,7 @@ def gae_bound(
     S = sum_j c^j m_{t+j} and sum_j j c^j m_{t+j} follow from two recurrences.
 
     Args:
-        rewards, values, mask: [B, T]; right-padded.
+        rewards, values, mask: [B, T]; masked slots may stand anywhere, and are skipped.
         bootstrap: [B], V' at the last real token; None for 0.
 
     Returns:
@@ -48,8 +48,10 @@ def gae_bound(
     """
     u, length = fmt.unit_roundoff, max(rewards.shape[-1], 1)
     zero = torch.zeros(rewards.shape, dtype=torch.float64)
-    reward = torch.where(mask, rewards.double(), zero)
-    value = torch.where(mask, values.double(), zero)
+    real_first = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)
+    reward = torch.where(mask, rewards.double(), zero).gather(-1, real_first)
+    value = torch.where(mask, values.double(), zero).gather(-1, real_first)
+    mask = mask.gather(-1, real_first)
     following = torch.cat([value[..., 1:], zero[..., :1]], -1)
     if bootstrap is not None:
         last = mask & ~torch.cat([mask[..., 1:], torch.zeros_like(mask[..., :1])], -1)
@@ -66,7 +68,8 @@ def gae_bound(
     of_return = bound + u * ((advantage + value).abs() + bound)
     bound = infinite_beyond(advantage, bound, fmt)
     of_return = infinite_beyond(advantage + value, of_return, fmt)
-    return torch.where(mask, bound, zero), torch.where(mask, of_return, zero)
+    bound, of_return = torch.where(mask, bound, zero), torch.where(mask, of_return, zero)
+    return (zero.scatter(-1, real_first, bound), zero.scatter(-1, real_first, of_return))
 
 
 def rloo_advantages_bound(rewards: Tensor, fmt: Format = FP32) -> Tensor:

@@ -1,7 +1,7 @@
-"""Generalised advantage estimation by its recurrence, one token after the other.
+"""Generalised advantage estimation by its recurrence, one real token after the other.
 
 The hazard. The value after the last real token is 0: a bootstrap from a padded slot, or a
-recurrence that runs through the padding, gives plausible numbers that are wrong everywhere.
+recurrence that runs through masked slots, gives plausible numbers that are wrong everywhere.
 """
 
 import math
@@ -22,7 +22,7 @@ def gae(
 
     delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}, return_t = A_t + V_t,
     with V after the last real token ``bootstrap`` [B] or 0, and A 0 (Schulman et al., 2016,
-    equations 11 and 16).
+    equations 11 and 16). t + 1 is the next real token: masked slots are skipped.
 
     Args:
         rewards, values, mask: [B, T]; masked slots may hold anything.
@@ -30,12 +30,9 @@ def gae(
     advantages, returns = np.zeros(rewards.shape), np.zeros(rewards.shape)
     with np.errstate(all="ignore"):
         for b in range(rewards.shape[0]):
-            end = np.float64(0.0 if bootstrap is None else bootstrap[b])
-            next_value, next_advantage = end, np.float64(0.0)
-            for t in reversed(range(rewards.shape[1])):
-                if not mask[b, t]:
-                    next_value, next_advantage = end, np.float64(0.0)
-                    continue
+            next_value = np.float64(0.0 if bootstrap is None else bootstrap[b])
+            next_advantage = np.float64(0.0)
+            for t in np.flatnonzero(mask[b])[::-1]:
                 value = np.float64(values[b, t])
                 delta = np.float64(rewards[b, t]) + gamma * next_value - value
                 next_advantage = delta + gamma * lam * next_advantage

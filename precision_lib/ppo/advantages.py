@@ -4,7 +4,8 @@ The hazards. In bf16 the recursion A_t = delta_t + c A_{t+1} stops decaying once
 the same number: with 4,096 tokens and gamma = 0.999 the returns are off by 190 %. A group's mean
 and standard deviation taken in the rewards' own bf16 turn [1, 1, 1, 1.0078] into advantages of
 about [0, 0, 0, 2]; a variance as E[r^2] - E[r]^2 in FP32 made an advantage of -2075 out of
-identical rewards. A NaN in a padded slot runs backwards through the whole sequence.
+identical rewards. A NaN in a padded slot runs backwards through the whole sequence. A recursion
+over the slots instead of the real tokens decays once more in each hole that tool output leaves.
 
 B sequences, T tokens, G groups, K samples per group. Nothing here carries a gradient: advantages
 and returns are constants of the losses.
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.ppo.logit_pieces import fp32_or_wider
-from precision_lib.ppo.masked import check_mask, check_right_padded, real_or_zero
+from precision_lib.ppo.masked import check_mask, is_right_padded, real_or_zero
 
 
 @torch.no_grad()
@@ -30,12 +31,13 @@ def gae(
     """Advantages A_t = sum_j (gamma lam)^j delta_(t+j) and returns A_t + V_t.
 
     delta_t = r_t + gamma V_(t+1) - V_t, the value after the last real token being ``bootstrap``, by
-    default 0: a response that ended is worth nothing more, one that was cut off is. The sum over
-    j is a scan in log2 T steps, in float64; with a ``dtype`` it is the usual recursion, in it.
+    default 0: a response that ended is worth nothing more, one that was cut off is. t counts real
+    tokens: a hole in the mask has no reward and no decay. The sum over j is a scan in log2 T
+    steps, in float64; with a ``dtype`` it is the usual recursion, in it.
 
     Args:
         rewards, values: [B, T], any floating-point format; masked slots may hold NaN or inf.
-        mask: [B, T], bool, right-padded; True for a real token.
+        mask: [B, T], bool; True for a real token. Masked slots may stand anywhere.
         gamma, lam: discount and GAE lambda, each in [0, 1].
         dtype: None, or a format in which to do it on purpose: inputs are cast to it first and
             every operation rounds to it.
@@ -47,15 +49,19 @@ def gae(
         format if wider; 0 in masked slots.
 
     Raises:
-        ValueError: for shapes that differ, a mask that is not bool or not right-padded, or a
-            gamma or lam outside [0, 1].
+        ValueError: for shapes that differ, a mask that is not bool or not [B, T], or a gamma or
+            lam outside [0, 1].
 
     Source: Schulman et al., "High-Dimensional Continuous Control Using GAE", equation 16.
     """
     check_mask(mask, rewards=rewards, values=values)
     if not (0 <= gamma <= 1 and 0 <= lam <= 1):
         raise ValueError(f"gamma and lam must lie in [0, 1], got {gamma} and {lam}")
-    check_right_padded(mask)
+    if not is_right_padded(mask):
+        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # the real tokens come first
+        r, v, real = (x.gather(1, order) for x in (rewards, values, mask))
+        advantages, returns = gae(r, v, real, gamma, lam, dtype, bootstrap)
+        return _scattered(advantages, order), _scattered(returns, order)
     wanted = dtype or fp32_or_wider(rewards, values)
     inside = dtype or torch.float64
     r, v = (real_or_zero(x, mask).to(inside) for x in (rewards, values))
@@ -65,6 +71,11 @@ def gae(
         _add_at_the_end(delta, mask, gamma, bootstrap)
     advantages = (_discounted_sum if dtype is None else _recursion)(delta, gamma * lam)
     return advantages.to(wanted), (advantages + v).to(wanted)
+
+
+def _scattered(packed: Tensor, order: Tensor) -> Tensor:
+    """What ``packed`` [B, T] was before its slots were gathered in this order."""
+    return torch.empty_like(packed).scatter_(1, order, packed)
 
 
 def _add_at_the_end(delta: Tensor, mask: Tensor, gamma: float, bootstrap: Tensor) -> None:

@@ -36,12 +36,15 @@ def check_mask(mask: Tensor, **tensors: Tensor) -> None:
             raise TypeError(f"{name} is {x.dtype}; cast it to bf16, fp16, fp32 or fp64")
 
 
-def check_right_padded(mask: Tensor) -> None:
-    """Raise ValueError unless ``mask`` is [B, T] with no real token behind a masked one."""
+def is_right_padded(mask: Tensor) -> bool:
+    """Whether no real token of ``mask`` [B, T] follows a masked slot.
+
+    Raises:
+        ValueError: when the mask is not two-dimensional.
+    """
     if mask.dim() != 2:
         raise ValueError(f"expected a mask [B, T], got {tuple(mask.shape)}")
-    if bool((mask[:, 1:] > mask[:, :-1]).any()):
-        raise ValueError("the mask is not right-padded: a real token follows a masked one")
+    return not bool((mask[:, 1:] > mask[:, :-1]).any())
 
 
 def real_or_zero(x: Tensor, mask: Tensor) -> Tensor:

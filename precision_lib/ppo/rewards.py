@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.ppo.logit_pieces import fp32_or_wider
-from precision_lib.ppo.masked import check_mask, check_right_padded, real_or_zero
+from precision_lib.ppo.masked import check_mask, real_or_zero
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def assemble_rewards(
     Args:
         scores: [B], one per sequence, any floating-point format.
         kl: [B, T], per-token KL estimates; masked slots may hold NaN or inf.
-        mask: [B, T], bool, right-padded; True for a real token.
+        mask: [B, T], bool; True for a real token. Masked slots may stand anywhere.
         kl_coefficient: weight of the penalty, >= 0.
         dtype: the format of the arithmetic, default FP32 or the inputs' own if wider; inputs are
             cast to it first and every operation rounds to it.
@@ -38,19 +38,23 @@ def assemble_rewards(
         [B, T] of ``dtype``, 0 in masked slots.
 
     Raises:
-        ValueError: for shapes that do not fit, a mask that is not bool or not right-padded, a
-            negative coefficient, or a sequence without a real token, whose score would be lost.
+        ValueError: for shapes that do not fit, a mask that is not bool, a negative coefficient, or
+            a sequence without a real token, whose score would be lost.
     """
     check_mask(mask, kl=kl)
+    if mask.dim() != 2:
+        raise ValueError(f"expected a mask [B, T], got {tuple(mask.shape)}")
     if scores.shape != mask.shape[:1]:
         raise ValueError(f"expected scores [{mask.shape[0]}], got {tuple(scores.shape)}")
     if not 0 <= kl_coefficient < math.inf:
         raise ValueError(f"kl_coefficient must be finite and not negative, got {kl_coefficient}")
-    check_right_padded(mask)
     empty = (~mask.any(-1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"sequences {empty} have no real token to carry their score")
     wanted = dtype or fp32_or_wider(scores, kl)
     rewards = real_or_zero(kl, mask).to(wanted).mul_(-kl_coefficient)
-    last = mask.sum(-1, keepdim=True) - 1
+    if not mask.numel():
+        return rewards
+    slots = torch.arange(mask.shape[1], dtype=torch.int32, device=mask.device)
+    last = (mask * slots).amax(-1, keepdim=True).long()
     return rewards.scatter_add_(1, last, scores.detach().to(wanted).unsqueeze(-1))

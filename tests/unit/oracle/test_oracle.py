@@ -260,6 +260,28 @@ def test_gae_is_the_discounted_sum_of_its_definition(gamma: float, lam: float) -
         check(got, exact, bound)
 
 
+def gae_and_bounds(r: Any, v: Any, mask: Any, last: Any) -> Any:
+    """Advantages, returns and their bounds, [4, B, T]."""
+    given = [torch.from_numpy(np.ascontiguousarray(x)) for x in (r, v, mask, last)]
+    limits = bounds.gae_bound(given[0], given[1], given[2], 0.9, 0.8, bootstrap=given[3])
+    return np.stack([*oracle.gae(r, v, mask, 0.9, 0.8, last), *limits])
+
+
+def test_gae_and_its_bound_skip_holes() -> None:
+    """What the real tokens give in front of the padding; the holes hold 0, whatever is in them."""
+    generator = np.random.default_rng(0)
+    mask = generator.random((5, 12)) < 0.6
+    r, v = (np.where(mask, generator.normal(size=mask.shape), np.nan) for _ in range(2))
+    last = generator.normal(size=5)
+    order = np.argsort(~mask, axis=1, kind="stable")
+    want = np.zeros((4, *mask.shape))
+    rewards, values, real = (np.take_along_axis(x, order, 1) for x in (r, v, mask))
+    np.put_along_axis(want, order[None], gae_and_bounds(rewards, values, real, last), 2)
+    assert np.array_equal(gae_and_bounds(r, v, mask, last), want)
+    assert want[2:, mask].min() > 0
+    assert not want[:, ~mask].any()
+
+
 def clipped_policy(new: Any, old: Any, advantages: Any, c: Any) -> Any:
     terms = []
     for x, o, a in zip(new, old, advantages, strict=True):

@@ -185,6 +185,24 @@ def test_gae_agrees_with_a_backward_loop(length: int, gamma: float, lam: float) 
         within(got=got, want=want, limit=2 * bound + torch.where(mask, rounding, 0))
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("with_bootstrap", [False, True])
+def test_a_hole_in_the_mask_is_skipped(dtype: torch.dtype | None, with_bootstrap: bool) -> None:
+    """Tool output in between, left padding, no real token: each row as its real tokens alone."""
+    mask = random(40, 60, seed=3) > 0.2
+    mask[0], mask[1, :50] = False, False
+    rewards, values = random(2, *mask.shape).masked_fill(~mask, math.nan)
+    bootstrap = random(len(mask), seed=4) if with_bootstrap else None
+    got = gae(rewards, values, mask, 0.9, 0.8, dtype, bootstrap)
+    for b, real in enumerate(mask):
+        last = None if bootstrap is None else bootstrap[b : b + 1]
+        r, v, tokens = (x[b : b + 1, real] for x in (rewards, values, mask))
+        alone = gae(r, v, tokens, 0.9, 0.8, dtype, last)
+        for one, want in zip(got, alone, strict=True):
+            assert torch.equal(one[b, real], want[0])
+            assert not one[b, ~real].any()
+
+
 def test_undiscounted_gae_is_reward_to_go_minus_value() -> None:
     """Small integers: exact, so no tolerance."""
     mask = ragged(37, 20, 1, 0)
@@ -247,14 +265,13 @@ def test_no_groups_give_no_advantages() -> None:
     assert group_advantages(torch.zeros(0, 3)).shape == (0, 3)
 
 
-HOLE = torch.tensor([[True, False, True]])
 ROW = torch.zeros(1, 3)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: gae(ROW, ROW, HOLE, 0.9, 0.9), "not right-padded: a real token follows"),
+        (lambda: gae(ROW[0], ROW[0], everything(3), 0.9, 0.9), r"a mask \[B, T\], got \(3,\)"),
         (lambda: gae(ROW, ROW, ROW, 0.9, 0.9), "must be bool"),
         (lambda: gae(ROW[:, :2], ROW, everything(1, 3), 0.9, 0.9), r"rewards has shape \(1, 2\)"),
         (lambda: gae(ROW, ROW[:, :2], everything(1, 3), 0.9, 0.9), r"values has shape \(1, 2\)"),

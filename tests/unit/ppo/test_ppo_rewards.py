@@ -31,6 +31,12 @@ def test_the_score_stands_at_the_last_real_token_and_nowhere_else() -> None:
     assert torch.equal(got, want)
 
 
+def test_the_score_stands_at_the_last_real_token_behind_holes() -> None:
+    mask = torch.tensor([[True, False, True, False], [False, True, True, True]])
+    got = assemble_rewards(SCORES[:2], torch.zeros(2, 4), mask, 0.25)
+    assert torch.equal(got, torch.tensor([[0, 0, 1.0, 0], [0, 0, 0, -2]]))
+
+
 def test_the_penalty_is_subtracted_from_every_real_token() -> None:
     """A policy that moves away from its reference is paid less, token by token."""
     got = assemble_rewards(torch.zeros(4), KL, MASK, 0.25)
@@ -146,7 +152,7 @@ def test_no_sequences_give_no_rewards() -> None:
          "kl_coefficient must be finite and not negative, got -0.1"),
         (lambda: assemble_rewards(SCORES, KL, MASK, math.nan),
          "kl_coefficient must be finite and not negative, got nan"),
-        (lambda: assemble_rewards(SCORES, KL, MASK.flip(-1), 0.1), "not right-padded"),
+        (lambda: assemble_rewards(SCORES, KL[0], MASK[0], 0.1), r"a mask \[B, T\], got \(5,\)"),
         (lambda: assemble_rewards(SCORES, KL, ragged(5, 0, 1, 0), 0.1),
          r"sequences \[1, 3\] have no real token to carry their score"),
         (lambda: assemble_rewards(SCORES, KL[:, :0], MASK[:, :0], 0.1),
