@@ -103,7 +103,6 @@ def _load(config: pytest.Config) -> "Pipeline":
     from precision_lib.models.loading import CheckpointError
     from precision_lib.models.pipeline import load_pipeline
     from precision_lib.trajectories.prompt_file import PromptsError, asking
-    from precision_lib.trajectories.prompts import check_enough
 
     option = config.getoption
     device = "cuda" if option("gpu") else "cpu"
@@ -111,8 +110,6 @@ def _load(config: pytest.Config) -> "Pipeline":
         pipeline = load_pipeline(option("model"), option("reward_model"), device=device)
         pipeline = asking(pipeline, option("prompts"), option("chat_template"))
         _budget(config).check_fits(pipeline.policy)
-        for settings in map(_budget(config).settings.get, ("H4", "H5")):
-            check_enough(pipeline.policy, settings.sequences if settings else 0)
     except CheckpointError as error:
         raise pytest.UsageError(f"--model, --reward-model: {error}") from None
     except PromptsError as error:

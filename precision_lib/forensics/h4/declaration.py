@@ -47,6 +47,7 @@ H4 = Hypothesis(
     open=Imported("precision_lib.forensics.h4.study:open_given"),
     settings=Imported("precision_lib.forensics.h4.long_sequences:settings_of"),
     work=Imported("precision_lib.forensics.h4.work:work"),
+    check=Imported("precision_lib.forensics.h4.long_sequences:check_fits"),
     context="h4",
     picture=Imported("precision_lib.reporting.plots.h4:drift"),
 )

@@ -8,6 +8,7 @@ the positions that the model has.
 N sequences, L tokens of each, the first of which is only context, T = L - 1.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,8 @@ from precision_lib.trajectories.sampling import Responses, sample_responses
 
 #: Tokens of the short responses on which the policy's distance is solved for.
 PLACING_TOKENS = 128
+#: Tokens of a response along which a growth can be fitted.
+LEAST_RESPONSE = 31
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class H4Settings:
     Attributes:
         sequences: drawn from the policy; what decides.
         text_windows: windows of text.
-        length: tokens of a sequence, the first included; the model's positions if those are fewer.
+        length: tokens of a sequence behind a start token, that included, or of a prompt's response
+            and one more; fewer where the model has no positions for them.
         checked: sequences on which the null controls and the batch variance are taken.
         expected: sampled sequences on which the expected drift is computed, over the vocabulary.
         seed: of tokens, direction and resampling.
@@ -63,7 +67,7 @@ class H4Settings:
                 f"sequences = {self.sequences}, text_windows = {self.text_windows}: an interval "
                 f"over sequences needs at least {MIN_PROMPTS} of each"
             )
-        if self.length < 32:
+        if self.length <= LEAST_RESPONSE:
             raise ValueError(f"length = {self.length}: growth along 32 tokens is the least to fit")
         for name in ("checked", "expected"):
             if not 2 <= getattr(self, name) <= min(self.sequences, self.text_windows):
@@ -144,15 +148,39 @@ def _policy_scale(
 ) -> float:
     """Scale at which the KL per token is the operating point's, solved on short responses."""
     start = openings(checkpoint, settings.sequences, settings.seed)
-    length = min(PLACING_TOKENS, response_length(checkpoint, settings, start))
+    length = min(PLACING_TOKENS, drawn_length(checkpoint, settings)[1])
     model = checkpoint.model
     short = sample_responses(model, start, length, seed=settings.seed).to(model.device)
     return solve_scales(model, direction, short, (OPERATING_KL,))[0]
 
 
-def response_length(checkpoint: Checkpoint, settings: Any, start: list[list[int]]) -> int:
-    """Response tokens of a sequence of full length behind the longest opening."""
-    return row_length(checkpoint, settings) - max(map(len, start))
+def drawn_length(checkpoint: Checkpoint, settings: Any) -> tuple[int, int]:
+    """(tokens of the longest sequence, response tokens of each) of what is drawn.
+
+    Every response is ``settings.length - 1`` tokens long, or shorter where the model has no
+    positions for that behind the longest opening.
+    """
+    start = openings(checkpoint, settings.sequences, settings.seed)
+    longest = max(map(len, start))
+    positions = getattr(checkpoint.model.config, "max_position_embeddings", math.inf)
+    response = int(min(settings.length - 1, positions - longest))
+    return longest + response, response
+
+
+def check_fits(checkpoint: Checkpoint, settings: Any) -> None:
+    """Refuse too few prompts, and prompts that leave too few positions for a response.
+
+    Raises:
+        ValueError: the message says which, and what to do.
+    """
+    check_enough(checkpoint, settings.sequences)
+    width, response = drawn_length(checkpoint, settings)
+    if response < LEAST_RESPONSE:
+        raise ValueError(
+            f"the longest prompt has {width - response} tokens, the model "
+            f"{checkpoint.model.config.max_position_embeddings} positions: a response needs at "
+            f"least {LEAST_RESPONSE}; use shorter --prompts"
+        )
 
 
 def openings(checkpoint: Checkpoint, count: int, seed: int) -> list[list[int]]:
@@ -175,7 +203,7 @@ def sample_from(policy: Any, checkpoint: Checkpoint, settings: H4Settings) -> Re
     return sample_responses(
         policy,
         start,
-        response_length(checkpoint, settings, start),
+        drawn_length(checkpoint, settings)[1],
         seed=settings.seed * 1000 + 400,
         pad=checkpoint.tokenizer.pad_token_id or 0,
         new_cache=cache_maker(policy),

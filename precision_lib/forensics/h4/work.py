@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from precision_lib.forensics.h4.long_sequences import PLACING_TOKENS, row_length
+from precision_lib.forensics.h4.long_sequences import PLACING_TOKENS, drawn_length, row_length
 from precision_lib.forensics.work import ALWAYS, DRAWN, SCORED, Pass, Planned, Tokens, placing
 from precision_lib.models.embedded import load_held_out_sample
 from precision_lib.scoring.scorer import GOLDEN
@@ -12,8 +12,8 @@ from precision_lib.trajectories.prompts import encode
 def work(planned: Planned) -> Tokens:
     """Drawing the sequences, placing the policy, and every forward of cells and controls."""
     settings = planned.settings
-    length = row_length(planned.pipeline.policy, settings)
-    short = min(PLACING_TOKENS, length - 1)
+    length, response = drawn_length(planned.pipeline.policy, settings)
+    short = min(PLACING_TOKENS, response)
     tokens = placing(planned.pipeline, short, 1, settings.sequences, 1)
     for drawn, count in ((short, short), (length, length - 1)):
         tokens[Pass(DRAWN, GOLDEN, drawn, settings.sequences)] += settings.sequences * count
@@ -31,7 +31,7 @@ def work(planned: Planned) -> Tokens:
         rows.update({fmt: settings.expected, GOLDEN: settings.expected})
         text.update({fmt: settings.text_windows, GOLDEN: settings.text_windows})
     encoded = sum(len(encode(planned.pipeline.policy, text)) for text in load_held_out_sample())
-    width = min(length, encoded // settings.text_windows)
+    width = min(row_length(planned.pipeline.policy, settings), encoded // settings.text_windows)
     for kind, number in ((length, rows), (width, text)):
         for fmt, count in number.items():
             tokens[Pass(SCORED, fmt, kind)] += count * kind

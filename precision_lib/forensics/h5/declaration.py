@@ -43,6 +43,7 @@ H5 = Hypothesis(
     open=Imported("precision_lib.forensics.h5.study:open_given"),
     settings=Imported("precision_lib.forensics.h5.engines:settings_of"),
     work=Imported("precision_lib.forensics.h5.work:work"),
+    check=Imported("precision_lib.forensics.h4.long_sequences:check_fits"),
     context="h5",
     in_sweeps=False,
     picture=Imported("precision_lib.reporting.plots.h5:mismatch"),

@@ -33,9 +33,10 @@ class H5Settings:
 
     Attributes:
         sequences: drawn from the FP32 policy; what decides.
-        length: tokens of a sequence, the first included; the model's positions if those are fewer.
+        length: tokens of a sequence behind a start token, that included, or of a prompt's response
+            and one more; fewer where the model has no positions for them.
         checked: of them, on which all formats are compared and the batch variance is taken.
-        opening: tokens of those that are looked at, the first included.
+        opening: of the checked ones, tokens that are looked at, counted in the same way.
         seed: of tokens and resampling.
     """
 
@@ -134,27 +135,22 @@ def decode(
 ) -> Reported:
     """Log-probs that ``model`` reports for given tokens, as it would while it draws them.
 
-    Log-softmax is FP32, as engines compute it. Call it inside ``runtime.deterministic``.
+    Log-softmax is FP32, as engines compute it. Call it inside ``runtime.deterministic``. Of the
+    prompts, as many tokens as the shortest of a batch has go through the model at once.
 
     Args:
-        responses: with prompts of one length.
         rows: sequences that are decoded together.
         reverse: take the sequences in the opposite order; the result is put back in order.
         temperatures: logits are divided by each, in FP32.
-
-    Raises:
-        ValueError: prompts of different lengths.
     """
-    lengths = {int(n) for n in responses.prompt_lengths}
-    if len(lengths) != 1:
-        raise ValueError(f"prompts of {sorted(lengths)} tokens; an engine takes one length here")
-    (start,), order = lengths, torch.arange(len(responses.tokens))
+    order = torch.arange(len(responses.tokens))
     order = order.flip(0) if reverse else order
     parts: list[Tensor] = []
     seen = "", ""
     for _, batch in responses.micro_batches(rows, order):
+        starts = batch.prompt_lengths.cpu()
         cache, first, steps = cache_maker(model)(), 0, []
-        for here in range(start, batch.tokens.shape[1]):
+        for here in range(int(starts.min()), int(starts.max()) + batch.length):
             ids = batch.tokens[:, first:here]
             logits, cache = forward_with_cache(model, cache, input_ids=ids)
             wide = logits[:, -1:].float()
@@ -164,7 +160,9 @@ def decode(
             )
             first = here
         seen = observed(model, logits)
-        parts.append(torch.stack(steps, dim=2).cpu())
+        of_response = (starts - starts.min()).unsqueeze(1) + torch.arange(batch.length)
+        reported = torch.stack(steps, dim=2).cpu()
+        parts.append(reported.gather(2, of_response.expand(len(reported), -1, -1)))
     found = torch.cat(parts, dim=1)[:, torch.argsort(order)]
     return Reported(dict(zip(temperatures, found, strict=True)), *seen)
 

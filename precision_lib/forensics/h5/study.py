@@ -19,8 +19,8 @@ from precision_lib.forensics.forwards import REFERENCE, Forwards, ScoredTokens
 from precision_lib.forensics.h4.evidence import correlation
 from precision_lib.forensics.h4.long_sequences import (
     cache_maker,
+    drawn_length,
     openings,
-    response_length,
 )
 from precision_lib.forensics.h5.declaration import H5
 from precision_lib.forensics.h5.engines import H5Settings, Reported, collision, decode, engine
@@ -309,7 +309,7 @@ def _drawn(checkpoint: Checkpoint, settings: H5Settings) -> Responses:
         return sample_responses(
             model,
             start,
-            response_length(checkpoint, settings, start),
+            drawn_length(checkpoint, settings)[1],
             seed=settings.seed * 1000 + 500,
             pad=checkpoint.tokenizer.pad_token_id or 0,
             new_cache=cache_maker(model),
@@ -332,11 +332,10 @@ def open_h5_study(
     """
     kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN}))
     responses = _drawn(checkpoint, settings)
-    opening = min(settings.opening, responses.length + 1)
+    looked_at = min(settings.opening - 1, responses.length)
+    prompts = responses.prompt_lengths[: settings.checked]
     openings_alone = Responses(
-        responses.tokens[: settings.checked, :opening],
-        responses.prompt_lengths[: settings.checked],
-        opening - 1,
+        responses.tokens[: settings.checked, : int(prompts.max()) + looked_at], prompts, looked_at
     )
     whole, checked = (
         Forwards(Placed(checkpoint, (rows,), {}, (0.0,), 0), kl_formats)

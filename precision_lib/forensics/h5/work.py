@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 from precision_lib.forensics.causal import PURE
-from precision_lib.forensics.h4.long_sequences import row_length
+from precision_lib.forensics.h4.long_sequences import drawn_length
 from precision_lib.forensics.h5.declaration import H5
 from precision_lib.forensics.work import DRAWN, SCORED, Pass, Planned, Tokens
 from precision_lib.matrix import ROLLOUT_FORMATS, TRAINER, get_configuration
@@ -14,9 +14,10 @@ from precision_lib.scoring.scorer import GOLDEN
 
 def work(planned: Planned) -> Tokens:
     """Drawing the sequences, every engine's decoding, and the trainer's forwards."""
-    settings, length = planned.settings, row_length(planned.pipeline.policy, planned.settings)
+    settings = planned.settings
+    length, response = drawn_length(planned.pipeline.policy, settings)
     whole = length, settings.sequences
-    few = min(settings.opening, length), settings.checked
+    few = length - response + min(settings.opening - 1, response), settings.checked
     asked = [*planned.configurations, PURE, get_configuration(H5.decision.demoted)]
     rollouts = {c.rollout_format for c in asked} - {TRAINER}
     each = {replace(c, rollout=f).rollout_format for c in asked for f in ROLLOUT_FORMATS}

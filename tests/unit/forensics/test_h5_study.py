@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from precision_lib.forensics.h4.long_sequences import check_fits
 from precision_lib.forensics.h5 import study as h5_study
 from precision_lib.forensics.h5.engines import QUICK, H5Settings, decode, engine
 from precision_lib.forensics.h5.study import H5Study, open_h5_study
 from precision_lib.matrix import RECIPES, all_configurations, get_configuration
 from precision_lib.models.loading import Checkpoint
+from precision_lib.models.prompts import Prompts
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.sampling import Responses
 from tests.unit.small_pipelines import random_pipeline
@@ -116,11 +118,47 @@ def test_a_scaled_engine_computes_its_trunk_in_codes(policy: Checkpoint, fmt: st
     assert all(torch.isfinite(x).all() for x in reported.logprobs.values())
 
 
-def test_prompts_of_two_lengths_and_bad_settings_are_refused(policy: Checkpoint) -> None:
-    given = _responses(policy)
-    uneven = Responses(given.tokens, torch.tensor([1, 1, 2, 1]), 10)
-    with pytest.raises(ValueError, match=r"prompts of \[1, 2\] tokens"):
-        decode(policy.model, uneven, 4)
+@pytest.mark.parametrize("rows", [4, 3])
+def test_prompts_of_several_lengths_are_decoded_together(policy: Checkpoint, rows: int) -> None:
+    """Each row reports on its own response, as the forward over the whole sequences gives it."""
+    tokens = _responses(policy).tokens
+    starts, length = torch.tensor([1, 4, 2, 5]), 7
+    with deterministic(native_products=True), torch.no_grad():
+        logits = policy.model(input_ids=tokens, use_cache=False).logits[:, :-1]
+        got = decode(policy.model, Responses(tokens, starts, length), rows, reverse=rows == 3)
+    every = logits.double().log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
+    want = torch.stack([row[s - 1 : s - 1 + length] for row, s in zip(every, starts, strict=True)])
+    assert (got.logprobs[1.0] - want).abs().max() < float(logits.abs().max()) * 2.0**-16
+
+
+def own_prompts(policy: Checkpoint, lengths: range) -> Checkpoint:
+    """The policy with a prompt of each length."""
+    tokens = tuple(tuple(range(1, 1 + n)) for n in lengths)
+    return replace(policy, prompts=Prompts("mine.txt", tokens, chat=True, sha256=""))
+
+
+def test_prompts_of_a_users_own_have_cells_and_null_controls(policy: Checkpoint) -> None:
+    """Every response is as long as without them, and the checked ones are openings of them."""
+    asked = own_prompts(policy, range(3, 11))
+    study = open_h5_study(asked, SETTINGS, (PURE, REFERENCE))
+    cell = study.cell(PURE)
+    assert cell.metrics["rollout_log_ratio_final"].n == 8 * 32
+    assert cell.metrics["rollout_log_ratio_final"].value > 0
+    assert cell.metrics["batch_variance"].n == 8 * 8
+    assert study.control()["is_null"]
+    assert study.cell(REFERENCE).metrics["rollout_log_ratio_final"].value < 1e-3
+
+
+def test_prompts_that_leave_no_room_for_a_response_are_refused(policy: Checkpoint) -> None:
+    positions = policy.model.config.max_position_embeddings
+    check_fits(own_prompts(policy, range(positions - 38, positions - 30)), SETTINGS)
+    with pytest.raises(ValueError, match=f"longest prompt has {positions - 30} tokens, the model"):
+        check_fits(own_prompts(policy, range(positions - 37, positions - 29)), SETTINGS)
+    with pytest.raises(ValueError, match="holds 7 different prompts, 8 are needed"):
+        check_fits(own_prompts(policy, range(3, 10)), SETTINGS)
+
+
+def test_bad_settings_are_refused(policy: Checkpoint) -> None:
     for wrong in ({"checked": 4}, {"checked": 50}, {"opening": 1}, {"length": 8, "opening": 4}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             H5Settings(**wrong)
