@@ -48,7 +48,8 @@ class Speed:
 
     Attributes:
         base, growth: of an FP32 forward: seconds, and seconds per token of the sequence's length.
-        factor: format to its forward's time over that of FP32.
+        factor: format to its forward's time over that of FP32; a format that was not timed, such as
+            that of another engine's prompts, counts as FP32.
         step, drawn: seconds of drawing one token for some sequences, and for each of them more.
         rewarded: of the FP32 reward model.
     """
@@ -66,8 +67,8 @@ class Speed:
             per_token = self.step / done.rows + self.drawn + self.growth * done.length / 2
             return tokens * per_token
         if done.kind == REWARDED:
-            return tokens * self.rewarded * self.factor[done.fmt]
-        per_token = (self.base + self.growth * done.length) * self.factor[done.fmt]
+            return tokens * self.rewarded * self.factor.get(done.fmt, 1.0)
+        per_token = (self.base + self.growth * done.length) * self.factor.get(done.fmt, 1.0)
         return tokens * per_token * (_TRAINED if done.kind == TRAINED else 1.0)
 
 

@@ -101,6 +101,7 @@ def test_seconds_of_a_token_follow_its_kind() -> None:
     given = speed()
     assert given.seconds(Pass("scored", "fp32", 10), 2) == 2 * (1 + 0.5 * 10)
     assert given.seconds(Pass("scored", "fp64", 10), 2) == 4 * 2 * (1 + 0.5 * 10)
+    assert given.seconds(Pass("scored", "fp16", 10), 2) == 2 * (1 + 0.5 * 10)  # was not timed
     assert given.seconds(Pass("trained", "fp32", 10), 1) == 3 * (1 + 0.5 * 10)
     assert given.seconds(Pass("rewarded", "bf16", 10), 8) == 8 * 0.25 * 2
     assert given.seconds(Pass("drawn", "fp32", 10, rows=8), 8) == 16 + 8 * (3 + 0.5 * 10 / 2)
