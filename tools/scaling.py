@@ -60,6 +60,9 @@ SCHEMA = "precision-forensics scaling 1"
 ROUNDOFF, ROUNDING = 2.0**-8, 1 / (8 * math.log(2))
 #: Standard deviation of a random model's logits, nats: as large as that of the embedded model's.
 LOGIT_SPREAD = 2.5
+#: Standard deviation of a product's result over that of its input, in a random model. With weights
+#: of one standard deviation it would grow with the width, and the hidden error with it.
+GAIN = 0.32
 FITTED, TESTED = "fitted", "tested"
 
 
@@ -124,6 +127,7 @@ def random_model(shape: Shape, seed: int) -> Any:
         "num_attention_heads": shape.width // 64,
         "tie_word_embeddings": False,
         "attn_implementation": "eager",
+        "initializer_range": GAIN / math.sqrt(shape.width),
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
