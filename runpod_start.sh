@@ -73,7 +73,7 @@ make_records() {
     forensics device -k device
     forensics quick --quick
     forensics report
-    forensics seed_1 --seed 1 -k 'h1 or h2 or h3 or h4 or h5'
+    forensics seed_1 --seed 1 -k 'not conformance'
     step freeze precision-forensics freeze --num_batches 20 --device cuda --resume \
         --output_dir $records/frozen
     replay bf16_pure
