@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.commands import INCONCLUSIVE, OK, UsageError, add_models, fail, load_models
+from precision_lib.matrix import ROLLOUT_FORMATS
 from precision_lib.plugin.options import add_prompts
 
 
@@ -21,6 +22,12 @@ def add_freeze(commands: Any) -> None:
     )
     freeze.add_argument(
         "--ignore_eos", action="store_true", help="end-of-text does not end a response"
+    )
+    freeze.add_argument(
+        "--rollout",
+        choices=ROLLOUT_FORMATS,
+        default="fp32",
+        help="format of the sampler, whose log-probs are kept (default: %(default)s)",
     )
     freeze.add_argument("--resume", action="store_true", help="continue what is in --output_dir")
     freeze.add_argument(
@@ -37,6 +44,7 @@ def add_freeze(commands: Any) -> None:
 
 def _freeze(options: argparse.Namespace) -> int:
     from precision_lib.jsonio import check_writable
+    from precision_lib.models.rollout_engine import check_engine
     from precision_lib.phases.freeze import run_freeze
     from precision_lib.trajectories.batches import (
         FreezeSettings,
@@ -56,6 +64,7 @@ def _freeze(options: argparse.Namespace) -> int:
             else options.samples_per_prompt,
             ignore_eos=options.ignore_eos,
             seed=options.seed,
+            rollout=options.rollout,
         )
         check_writable(options.output_dir)
         check_free(options.output_dir, resume=options.resume)
@@ -64,7 +73,8 @@ def _freeze(options: argparse.Namespace) -> int:
     pipeline = load_models(options)
     try:
         check_fits(pipeline.policy, settings)
-    except ValueError as error:
+        check_engine(pipeline.policy.model, settings.rollout)
+    except (ValueError, TypeError) as error:
         raise UsageError(str(error)) from None
     try:
         manifest = run_freeze(pipeline, settings, options.output_dir, resume=options.resume)

@@ -86,8 +86,7 @@ def sequence_sums(error: Array) -> dict[str, Array]:
     kept = np.where(finite, error, 0.0)
     accumulated = kept.cumsum(1)
     final = accumulated[:, -1]
-    # A constant factor cancels in the effective sample size.
-    weight = np.exp(np.maximum(final - final.max(), SMALLEST_LOG_WEIGHT))
+    weight = relative_weights(final)
     count, length = error.shape
     sums = {
         "sequences": np.ones(count),
@@ -101,6 +100,11 @@ def sequence_sums(error: Array) -> dict[str, Array]:
     }
     sums |= {f"accumulated2@{t}": accumulated[:, t - 1] ** 2 for t in positions(length)}
     return sums | {f"error2@{a}-{b}": (kept[:, a:b] ** 2).sum(1) for a, b in bins(length)}
+
+
+def relative_weights(final: Array) -> Array:
+    """[N] exp(S_T) over the largest of them; the effective sample size does not see the factor."""
+    return np.asarray(np.exp(np.maximum(final - final.max(), SMALLEST_LOG_WEIGHT)))
 
 
 def log_log_slope(x: list[float], y: list[Array]) -> Array:

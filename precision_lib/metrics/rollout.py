@@ -40,18 +40,78 @@ N sequences, T tokens each; sums are name to [N] per sequence.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from precision_lib.metrics import drift
-from precision_lib.metrics.measure import Array
+from precision_lib.metrics.direction import EXACT, RATIO, SHARE, not_gated
+from precision_lib.metrics.measure import Array, Measure, root_mean_square, share
 
 #: PPO's usual clip range: a token whose ratio is outside has no gradient on one side.
 CLIP_RANGE = 0.2
 #: exp of more leaves the square of a float64 far from overflow.
 _LARGEST = 300.0
+#: Sums that hold for sequences of any length, so that those of several batches can be put together.
+_PER_SEQUENCE = (
+    *("sequences", "tokens", "nonfinite", "error", "final2"),
+    *("absolute", "k3", "outside"),
+)
 #: Upper ends of the bins of a token's probability.
 PROBABILITY_BINS = (1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99, 1.0)
+
+
+#: Metric to how it is made of the sums: H5's in the main job, in a replay and in training.
+MEASURES = {
+    "rollout_log_ratio_final": Measure(root_mean_square("final2", "sequences"), "nats RMS", RATIO),
+    "rollout_logprob_abs_diff_mean": Measure(share("absolute"), "nats", RATIO),
+    "rollout_token_outside_clip_frac": Measure(share("outside"), "share of tokens", SHARE),
+    "rollout_k3": Measure(share("k3"), "nats", RATIO),
+    "rollout_sequence_ess": Measure(
+        lambda t: t["weight"] ** 2 / (t["sequences"] * t["weight2"]),
+        "share of sequences",
+        not_gated(
+            "of so few sequences that its limit lies below what it can reach; it is made of "
+            "rollout_log_ratio_final"
+        ),
+    ),
+    "rollout_nonfinite_frac": Measure(share("nonfinite"), "share of tokens", EXACT),
+}
+
+
+def figures(sums: Mapping[str, Array]) -> dict[str, float]:
+    """Every metric of :data:`MEASURES` over all sequences of ``sums``; no intervals."""
+    return {name: measure.of(sums) for name, measure in MEASURES.items()}
+
+
+def padded_sums(difference: Array, real: NDArray[np.bool_]) -> dict[str, Array]:
+    """:func:`sequence_sums` of responses of several lengths.
+
+    Args:
+        difference: [N, T] d, nats; anything where there is no token.
+        real: [N, T], True for a response token; real ones come first.
+
+    Returns:
+        Name to [N], of real tokens alone; a sum of the whole response is its last one.
+
+    Raises:
+        ValueError: no real token: nothing would be compared. Also as :func:`sequence_sums`.
+    """
+    if not real.any():
+        raise ValueError("there is no response token, so nothing would be compared")
+    sums = sequence_sums(np.where(real, difference, 0.0))
+    return sums | {"tokens": real.sum(1).astype(np.float64)}
+
+
+def joined_sums(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Sums of several batches as those of one: what :data:`MEASURES` need.
+
+    The weights of a batch are relative to its own largest, so they are taken anew over all.
+    """
+    sums = {name: np.concatenate([part[name] for part in parts]) for name in _PER_SEQUENCE}
+    weight = drift.relative_weights(sums["error"])
+    return sums | {"weight": weight, "weight2": weight**2}
 
 
 def sequence_sums(difference: Array) -> dict[str, Array]:

@@ -40,6 +40,7 @@ def _last_lines(record: dict[str, Any]) -> list[str]:
                 f"accumulated {name} error, tokens {drift['first']} to {drift['last']}: RMS "
                 f"{drift['accumulated']['rms']:.3g} nats"
             )
+    lines += _mismatch_lines(record["rollout_mismatch"])
     repeats = record["golden_repeats"]
     if repeats["applies"]:
         same = all(repeats["bitwise_equal"].values())
@@ -51,6 +52,15 @@ def _last_lines(record: dict[str, Any]) -> list[str]:
         f"{speed['forward_tokens_per_second']:.0f} (ratio {speed['ratio']:.2f})"
     )
     return lines
+
+
+def _mismatch_lines(found: dict[str, Any]) -> list[str]:
+    """The policy beside the sampler, a metric each; or why there is none."""
+    if found["format"] is None:
+        return [f"rollout mismatch: not measured, {found['reason']}"]
+    title = f"rollout mismatch, policy minus the {found['format']} sampler's log-probs"
+    metrics = found["metrics"].items()
+    return [f"{title}:", *(f"  {name:<32}{m['value']:.3g} {m['unit']}" for name, m in metrics)]
 
 
 def _row(title: str, cells: list[str]) -> str:

@@ -4,7 +4,8 @@ The hazards. A batch that depends on the batches before it cannot be resumed or 
 log-prob kept from decoding belongs to another code path than the one that replays it. And "the
 response ends at end-of-text" decided while sampling changes which random numbers the other rows
 get. So each batch has a seed of its own, responses are cut after they are drawn, and the golden
-figures come from a teacher-forced forward of the whole sequences.
+figures come from a teacher-forced forward of the whole sequences. What the sampler reported is kept
+beside them, under a name of its own, to measure how far the two are apart.
 
 N sequences, L tokens of the longest after the cut.
 """
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from precision_lib.matrix import ROLLOUT_FORMATS
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.reward_model import reward_inputs
@@ -25,7 +27,7 @@ from precision_lib.scoring.forced import forced, forced_rewards, forced_states
 from precision_lib.scoring.forward import rows_per_forward
 from precision_lib.scoring.micro import micro_batches
 from precision_lib.trajectories.prompts import encoded_prompts, longest_prompt, prompt_order
-from precision_lib.trajectories.sampling import end_tokens, response_lengths, sample_responses
+from precision_lib.trajectories.sampling import end_tokens, response_lengths, sample_and_report
 from precision_lib.trajectories.store import Trajectories, response_mask
 
 GOLDEN = "fp32"
@@ -41,6 +43,7 @@ class FreezeSettings:
         max_new_tokens: response tokens at most.
         samples_per_prompt: responses to each prompt, a group; divides ``batch_size``.
         ignore_eos: let an end-of-text token not end a response.
+        rollout: format of the sampler, of :data:`precision_lib.matrix.ROLLOUT_FORMATS`.
     """
 
     num_batches: int = 100
@@ -49,8 +52,14 @@ class FreezeSettings:
     samples_per_prompt: int = 4
     ignore_eos: bool = False
     seed: int = 0
+    rollout: str = GOLDEN
 
     def __post_init__(self) -> None:
+        if self.rollout not in ROLLOUT_FORMATS:
+            raise ValueError(
+                f"rollout = {self.rollout!r} is no format of a sampler; use one of "
+                f"{', '.join(ROLLOUT_FORMATS)}"
+            )
         for name in ("num_batches", "batch_size", "max_new_tokens", "samples_per_prompt"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
@@ -76,6 +85,7 @@ class Sampled:
     prompt_ids: Tensor
     reward_tokens: Tensor
     reward_lengths: Tensor
+    rollout_logprobs: Tensor
 
     @property
     def mask(self) -> Tensor:
@@ -108,7 +118,7 @@ def check_fits(policy: Checkpoint, settings: FreezeSettings, reader: Any = None)
 
 
 def sample_batch(pipeline: Pipeline, settings: FreezeSettings, index: int) -> Sampled:
-    """Draw the tokens of batch ``index``, at temperature 1 from the FP32 policy.
+    """Draw the tokens of batch ``index``, at temperature 1 from the pipeline's policy.
 
     It depends on the models, the settings (but for ``num_batches``) and ``index`` alone. Call it
     inside :func:`runtime.deterministic`.
@@ -118,7 +128,7 @@ def sample_batch(pipeline: Pipeline, settings: FreezeSettings, index: int) -> Sa
     repeated = [n for n in numbers for _ in range(settings.samples_per_prompt)]
     prompts = encoded_prompts(policy, repeated)
     pad = policy.tokenizer.pad_token_id or 0
-    responses = sample_responses(
+    responses, reported = sample_and_report(
         policy.model,
         prompts,
         settings.max_new_tokens,
@@ -140,7 +150,16 @@ def sample_batch(pipeline: Pipeline, settings: FreezeSettings, index: int) -> Sa
         prompt_ids=torch.tensor(repeated),
         reward_tokens=_padded(read, pipeline.reward.tokenizer.pad_token_id or 0),
         reward_lengths=torch.tensor([len(x) for x in read]),
+        rollout_logprobs=_in_place(reported, starts, lengths),
     )
+
+
+def _in_place(reported: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+    """[N, L-1] log-probs at the response tokens, 0 elsewhere, from [N, T] as they were drawn."""
+    mask = response_mask(starts, lengths, int((starts + lengths).max()))
+    found = torch.zeros(mask.shape)
+    found[mask] = reported[torch.arange(reported.shape[1]) < lengths.unsqueeze(1)]
+    return found
 
 
 def _readable(policy: Checkpoint, sequences: list[list[int]]) -> list[list[int]]:

@@ -14,11 +14,13 @@ import torch
 
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.pipeline import Pipeline
-from precision_lib.models.placement import devices_of
+from precision_lib.models.placement import computes_on_cpu, devices_of
 from precision_lib.models.reward_model import RewardModel
+from precision_lib.models.rollout_engine import rollout_engine
 from precision_lib.models.value_head import ValueHead, load_value_head, save_value_head
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.batches import (
+    GOLDEN,
     FreezeSettings,
     check_fits,
     fit_head,
@@ -64,13 +66,15 @@ def freeze(
         ValueError: a length beyond the model's positions. OSError: it cannot be written to.
     """
     check_fits(pipeline.policy, settings)
-    with deterministic(settings.seed, native_products=True):
+    native = settings.rollout == GOLDEN or not computes_on_cpu(*pipeline.models)
+    with deterministic(settings.seed, native_products=native):
         manifest = _begin(pipeline, settings, output_dir, resume)
         remove_leftovers(output_dir)
         progress(len(manifest.shards))
         head = frozen_head(output_dir, manifest) if manifest.shards else pipeline.value_head
+        drawing = _drawing(pipeline, settings.rollout)
         for index in range(len(manifest.shards), settings.num_batches):
-            sampled = sample_batch(pipeline, settings, index)
+            sampled = sample_batch(drawing, settings, index)
             if head is None:
                 head = fit_head(pipeline, sampled)
             if index == 0:
@@ -80,6 +84,14 @@ def freeze(
             manifest = add_shard(output_dir, manifest, trajectories, rows)
             progress(1)
     return manifest
+
+
+def _drawing(pipeline: Pipeline, rollout: str) -> Pipeline:
+    """The pipeline that draws: its policy is the engine, in FP32 the policy itself."""
+    if rollout == GOLDEN:
+        return pipeline
+    engine = rollout_engine(pipeline.policy.model, rollout)
+    return replace(pipeline, policy=replace(pipeline.policy, model=engine))
 
 
 def software(*devices: torch.device) -> dict[str, Any]:
@@ -144,14 +156,15 @@ def _begin(pipeline: Pipeline, settings: FreezeSettings, directory: Path, resume
     if holds_trajectories(directory):
         return _continue(pipeline, settings, directory)
     asked = asdict(settings)
-    del asked["num_batches"]
+    del asked["num_batches"], asked["rollout"]  # fields of the manifest
     asked |= {
         "temperature": 1.0,
         "prompts": _prompts(pipeline),
         "end_tokens": _ends(pipeline, settings),
     }
     made_with = software(*devices_of(pipeline.policy.model))
-    return Manifest(asked, model_digests(pipeline), made_with, settings.num_batches)
+    digests = model_digests(pipeline)
+    return Manifest(asked, digests, made_with, settings.num_batches, settings.rollout)
 
 
 def _prompts(pipeline: Pipeline) -> str | dict[str, Any]:
@@ -171,7 +184,12 @@ def _continue(pipeline: Pipeline, settings: FreezeSettings, directory: Path) -> 
         "end_tokens": _ends(pipeline, settings),
         "prompts": _prompts(pipeline),
     }
-    found = manifest.settings | {"num_batches": settings.num_batches}
+    if not manifest.rollout:
+        raise TrajectoryError(
+            f"{directory / MANIFEST}: its release did not keep the sampler's log-probs, and some "
+            f"shards would have them and others not; {_OTHER_DIRECTORY}"
+        )
+    found = manifest.settings | {"num_batches": settings.num_batches, "rollout": manifest.rollout}
     for name, wanted in asked.items():
         if found.get(name) != wanted:
             raise TrajectoryError(

@@ -12,7 +12,7 @@ their turns over a shard. An FP32 component runs the original itself.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from precision_lib.jsonio import to_plain, write_bytes, write_json
 from precision_lib.matrix import REQUIRED, PrecisionConfig
+from precision_lib.metrics.measure import Array
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import computes_on_cpu, devices_of
 from precision_lib.runtime import deterministic
@@ -37,6 +38,7 @@ from precision_lib.trajectories.comparison import (
 )
 from precision_lib.trajectories.freeze import check_same_models, frozen_head, software
 from precision_lib.trajectories.replayer import Replayer
+from precision_lib.trajectories.rollout_mismatch import mismatch_sums, rollout_mismatch
 from precision_lib.trajectories.shards import (
     Manifest,
     Shard,
@@ -94,19 +96,20 @@ def replay(
         for shard in manifest.shards:  # an earlier replay is worth more than half of this one
             read_shard(trajectories_dir, shard)
         _clear(output_dir)
-        comparison, equal = _compare(
-            replayer, trajectories_dir, manifest, output_dir, batch_size, progress
-        )
+        compared = _compare(replayer, trajectories_dir, manifest, output_dir, batch_size, progress)
         here = software(*devices_of(pipeline.policy.model))
     record: dict[str, Any] = to_plain(
         {
             "noise_floor": floor,
-            "golden_repeats": _golden_repeats(configuration, manifest, batch_size, equal, here),
+            "golden_repeats": _golden_repeats(
+                configuration, manifest, batch_size, compared.equal, here
+            ),
             "schema": SCHEMA,
             "configuration": {"name": configuration.name} | configuration.components,
             "observed_formats": replayer.observed_formats(),
-            "summary": comparison.summary(),
-            "by_position": comparison.by_position(),
+            "summary": compared.errors.summary(),
+            "by_position": compared.errors.by_position(),
+            "rollout_mismatch": rollout_mismatch(manifest.rollout, compared.mismatch),
             "throughput": _throughput(replayer),
             "made_with": here,
             "trajectories": _origin(trajectories_dir, manifest, batch_size),
@@ -116,6 +119,21 @@ def replay(
     return record
 
 
+@dataclass
+class _Compared:
+    """What was found over the shards so far.
+
+    Attributes:
+        errors: against the frozen figures.
+        equal: quantity to whether all of it is bitwise equal.
+        mismatch: per shard the sums of the replayed log-prob minus what the sampler reported.
+    """
+
+    errors: Comparison = field(default_factory=Comparison)
+    equal: dict[str, bool] = field(default_factory=lambda: dict.fromkeys(QUANTITIES, True))
+    mismatch: list[dict[str, Array]] = field(default_factory=list)
+
+
 def _compare(
     replayer: Replayer,
     trajectories_dir: Path,
@@ -123,21 +141,21 @@ def _compare(
     output_dir: Path,
     batch_size: int | None,
     progress: Callable[[int], Any],
-) -> tuple[Comparison, dict[str, bool]]:
-    """Errors of all shards, and per quantity whether all of them are bitwise equal."""
-    comparison, timed = Comparison(), _evenly(len(manifest.shards), TIMED_SHARDS)
-    equal = dict.fromkeys(QUANTITIES, True)
+) -> _Compared:
+    compared, timed = _Compared(), _evenly(len(manifest.shards), TIMED_SHARDS)
     for index, shard in enumerate(manifest.shards):
         frozen = read_shard(trajectories_dir, shard)
         found = replayer.run(frozen, _micro(shard, batch_size), timed=index in timed)
         golden = golden_figures(frozen)
         error = errors(found, golden, frozen.mask)
-        comparison.add(error, frozen)
+        compared.errors.add(error, frozen)
         for name, same in bitwise_equal(found, golden).items():
-            equal[name] &= same
+            compared.equal[name] &= same
+        if frozen.rollout_logprobs is not None:
+            compared.mismatch.append(mismatch_sums(found.policy_logprob, frozen))
         _write_differences(output_dir, index, error, frozen)
         progress(1)
-    return comparison, equal
+    return compared
 
 
 def _origin(directory: Path, manifest: Manifest, batch_size: int | None) -> dict[str, Any]:

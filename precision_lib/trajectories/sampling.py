@@ -79,7 +79,23 @@ def sample_responses(
     rows: int = 32,
     new_cache: Callable[[], Any] = lambda: None,
 ) -> Responses:
-    """Sample ``length`` tokens after each prompt at temperature 1; the result is on the host.
+    """The responses of :func:`sample_and_report` without their log-probs."""
+    return sample_and_report(
+        model, prompts, length, seed=seed, pad=pad, rows=rows, new_cache=new_cache
+    )[0]
+
+
+def sample_and_report(
+    model: Any,
+    prompts: list[list[int]],
+    length: int,
+    *,
+    seed: int,
+    pad: int = 0,
+    rows: int = 32,
+    new_cache: Callable[[], Any] = lambda: None,
+) -> tuple[Responses, Tensor]:
+    """Sample ``length`` tokens after each prompt at temperature 1; the results are on the host.
 
     Args:
         model: causal LM; its forward is called with a KV cache.
@@ -88,6 +104,10 @@ def sample_responses(
         pad: token that fills the right side.
         rows: sequences per forward; it does not change which numbers are used.
         new_cache: makes the empty KV cache of a batch; None leaves its kind to the model.
+
+    Returns:
+        Responses, and [N, T] FP32 log-probs of their tokens, nats, as the sampler reports them:
+        from the logits of the KV-cached decoding, log-softmax in float64, rounded once.
 
     Raises:
         ValueError: for no prompt, an empty one, or a sequence beyond the model's positions.
@@ -108,18 +128,25 @@ def sample_responses(
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(len(prompts), length, dtype=torch.float64, generator=generator)
     tokens = torch.full((len(prompts), longest), pad, dtype=torch.int64)
+    reported = torch.empty(len(prompts), length)
     for start in range(0, len(prompts), rows):
         batch = prompts[start : start + rows]
-        drawn = _sample_batch(model, batch, uniform[start : start + rows], new_cache())
+        drawn, logprobs = _sample_batch(model, batch, uniform[start : start + rows], new_cache())
+        reported[start : start + rows] = logprobs
         for row, (prompt, response) in enumerate(zip(batch, drawn, strict=True), start):
             tokens[row, : len(prompt)] = torch.tensor(prompt)
             tokens[row, len(prompt) : len(prompt) + length] = response
-    return Responses(tokens, torch.tensor([len(p) for p in prompts]), length)
+    return Responses(tokens, torch.tensor([len(p) for p in prompts]), length), reported
 
 
 @torch.no_grad()
-def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor, cache: Any) -> Tensor:
-    """[n, T] int64 on the CPU: left-padded prompts, one token per step from the KV cache."""
+def _sample_batch(
+    model: Any, prompts: list[list[int]], uniform: Tensor, cache: Any
+) -> tuple[Tensor, Tensor]:
+    """[n, T] int64 tokens and [n, T] FP32 log-probs, on the CPU.
+
+    Prompts are padded on the left; each step adds a token from the KV cache.
+    """
     width, length = max(map(len, prompts)), uniform.shape[1]
     ids = torch.zeros(len(prompts), width, dtype=torch.int64)
     attended = torch.ones(len(prompts), width + length, dtype=torch.int64)
@@ -128,7 +155,7 @@ def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor, cache: 
         attended[row, : width - len(prompt)] = 0
     ids, attended = moved(model.device, ids, attended)
     positions = (attended.cumsum(1) - 1).clamp(min=0)
-    drawn = []
+    drawn, reported = [], []
     for step in range(length):  # the host waits twice: logits come down, drawn tokens go up
         seen = width + step
         logits, cache = forward_with_cache(
@@ -138,17 +165,19 @@ def _sample_batch(model: Any, prompts: list[list[int]], uniform: Tensor, cache: 
             attention_mask=attended[:, :seen],
             position_ids=positions[:, seen - ids.shape[1] : seen],
         )
-        ids = _draw(logits[:, -1].cpu(), uniform[:, step]).unsqueeze(1)
+        ids, logprobs = _draw(logits[:, -1].cpu(), uniform[:, step])
         drawn.append(ids)
-    return torch.cat(drawn, dim=1)
+        reported.append(logprobs)
+    return torch.cat(drawn, dim=1), torch.cat(reported, dim=1)
 
 
-def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
+def _draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Inverse transform: the first token whose cumulative probability exceeds ``uniform``.
 
-    logits [n, V] and uniform [n] in [0, 1); returns [n].
+    logits [n, V] and uniform [n] in [0, 1); returns [n, 1] tokens and [n, 1] FP32 log-probs.
     """
-    cumulative = torch.softmax(logits.double(), dim=-1).cumsum(-1)
+    probabilities = torch.softmax(logits.double(), dim=-1)
+    cumulative = probabilities.cumsum(-1)
     broken = int(cumulative[:, -1].isnan().sum())
     if broken:
         raise FloatingPointError(
@@ -156,7 +185,8 @@ def _draw(logits: Tensor, uniform: Tensor) -> Tensor:
             "numbers have left its format"
         )
     target = uniform.unsqueeze(1) * cumulative[:, -1:]  # the last sum is 1 only up to rounding
-    return torch.searchsorted(cumulative, target, right=True).squeeze(1)
+    tokens = torch.searchsorted(cumulative, target, right=True)
+    return tokens, probabilities.gather(1, tokens).log().float()
 
 
 def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:

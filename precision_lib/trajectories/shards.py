@@ -20,7 +20,9 @@ from safetensors.torch import load, save
 from precision_lib.jsonio import write_bytes, write_json
 from precision_lib.trajectories.store import Trajectories, from_tensors, to_tensors
 
-SCHEMA = "precision-forensics/trajectories/1"
+SCHEMA = "precision-forensics/trajectories/2"
+#: The one of before has no log-probs of the sampler.
+READABLE = ("precision-forensics/trajectories/1", SCHEMA)
 MANIFEST, VALUE_HEAD = "manifest.json", "value_head.safetensors"
 
 
@@ -55,6 +57,7 @@ class Manifest:
         models: role to {"name", "sha256"}.
         made_with: versions and device, on which the last bits depend.
         num_batches: how many shards the run was to make.
+        rollout: format of the sampler, whose log-probs are kept; "" in files of before.
         shards: those that are there, a valid beginning at every moment.
     """
 
@@ -62,6 +65,7 @@ class Manifest:
     models: dict[str, dict[str, str]]
     made_with: dict[str, Any]
     num_batches: int
+    rollout: str = ""
     shards: tuple[Shard, ...] = field(default=())
 
     @property
@@ -104,7 +108,7 @@ def read_manifest(directory: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise TrajectoryError(f"{path} cannot be read ({error}); {again}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
+    if schema not in READABLE:
         raise TrajectoryError(f"{path} has schema {schema!r}, expected {SCHEMA!r}; {again}")
     if content.pop("sha256", None) != _digest(content):
         raise TrajectoryError(f"{path} was altered: its SHA-256 does not fit it; {again}")

@@ -33,6 +33,8 @@ class Trajectories:
         values: [N, L-1] FP32: ``values[:, t]`` is V(hidden after ``tokens[:, :t+1]``), the state
             in which ``tokens[:, t+1]`` is chosen; 0 where masked.
         rewards: [N] FP32 scores.
+        rollout_logprobs: [N, L-1] FP32, nats, as the sampler reported them from its KV cache; 0
+            where masked. None in files of before.
     """
 
     tokens: Tensor
@@ -45,6 +47,7 @@ class Trajectories:
     ref_logprobs: Tensor
     values: Tensor
     rewards: Tensor
+    rollout_logprobs: Tensor | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -84,7 +87,10 @@ LAYOUT: dict[str, tuple[torch.dtype, str]] = {
     "values": (torch.float32, "NM"),
     "rewards": (torch.float32, "N"),
     "mask": (torch.bool, "NM"),
+    "rollout_logprobs": (torch.float32, "NM"),
 }
+#: What a shard of before does not have.
+OPTIONAL = ("rollout_logprobs",)
 
 
 def to_tensors(trajectories: Trajectories) -> dict[str, Tensor]:
@@ -93,7 +99,8 @@ def to_tensors(trajectories: Trajectories) -> dict[str, Tensor]:
     Raises:
         ValueError: as :func:`from_tensors`.
     """
-    tensors = {f.name: getattr(trajectories, f.name) for f in fields(Trajectories)}
+    named = {f.name: getattr(trajectories, f.name) for f in fields(Trajectories)}
+    tensors = {name: x for name, x in named.items() if x is not None}
     tensors["mask"] = trajectories.mask
     # Equal policy and reference share one tensor; safetensors wants each its own memory.
     tensors = {
@@ -111,7 +118,8 @@ def from_tensors(tensors: dict[str, Tensor]) -> Trajectories:
         ValueError: a missing or unknown name, a dtype, a shape, a length that does not fit, a mask
             that is not right-padded, a number that cannot be; the message says which.
     """
-    unknown, missing = sorted(set(tensors) - set(LAYOUT)), sorted(set(LAYOUT) - set(tensors))
+    unknown = sorted(set(tensors) - set(LAYOUT))
+    missing = sorted(set(LAYOUT) - set(tensors) - set(OPTIONAL))
     if unknown or missing:
         raise ValueError(f"unknown tensors {unknown}, missing tensors {missing}")
     _check_layout(tensors)
@@ -129,9 +137,9 @@ def _check_layout(tensors: dict[str, Tensor]) -> None:
         raise ValueError("tokens and reward_tokens must have two dimensions")
     (n, length), reward_length = tensors["tokens"].shape, tensors["reward_tokens"].shape[1]
     sizes = {"N": n, "L": length, "R": reward_length, "M": length - 1}
-    for name, (dtype, letters) in LAYOUT.items():
+    for name, got in tensors.items():
+        dtype, letters = LAYOUT[name]
         shape = tuple(sizes[letter] for letter in letters)
-        got = tensors[name]
         if got.dtype != dtype or tuple(got.shape) != shape:
             raise ValueError(
                 f"{name} is {got.dtype} {tuple(got.shape)}, expected {dtype} {shape} beside "
@@ -158,8 +166,10 @@ def _check_lengths(trajectories: Trajectories) -> None:
 
 def _check_numbers(trajectories: Trajectories) -> None:
     mask = trajectories.mask
-    for name in ("logprobs", "ref_logprobs", "values", "rewards"):
+    for name in ("logprobs", "ref_logprobs", "rollout_logprobs", "values", "rewards"):
         x = getattr(trajectories, name)
+        if x is None:
+            continue
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"{name} holds {int((~torch.isfinite(x)).sum())} inf or NaN")
         if name != "rewards" and bool((x[~mask] != 0).any()):

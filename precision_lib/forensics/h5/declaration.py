@@ -1,8 +1,7 @@
 """H5, rollout mismatch: two engines give one token two log-probs."""
 
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
-from precision_lib.metrics.direction import EXACT, RATIO, SHARE, not_gated
-from precision_lib.metrics.measure import Measure, root_mean_square, share
+from precision_lib.metrics.rollout import MEASURES
 
 H5 = Hypothesis(
     decision=Decision(
@@ -21,23 +20,7 @@ H5 = Hypothesis(
         demoted="fp32_bf16_rollout",
         irrelevant="bf16_fp32_reward",
     ),
-    metrics={
-        "rollout_log_ratio_final": Measure(
-            root_mean_square("final2", "sequences"), "nats RMS", RATIO
-        ),
-        "rollout_logprob_abs_diff_mean": Measure(share("absolute"), "nats", RATIO),
-        "rollout_token_outside_clip_frac": Measure(share("outside"), "share of tokens", SHARE),
-        "rollout_k3": Measure(share("k3"), "nats", RATIO),
-        "rollout_sequence_ess": Measure(
-            lambda t: t["weight"] ** 2 / (t["sequences"] * t["weight2"]),
-            "share of sequences",
-            not_gated(
-                "of so few sequences that its limit lies below what it can reach; it is made of "
-                "rollout_log_ratio_final"
-            ),
-        ),
-        "rollout_nonfinite_frac": Measure(share("nonfinite"), "share of tokens", EXACT),
-    },
+    metrics=MEASURES,
     nonfinite="rollout_nonfinite_frac",
     variance_of="nats RMS at the end of the response",
     open=Imported("precision_lib.forensics.h5.study:open_given"),

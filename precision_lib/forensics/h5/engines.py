@@ -19,10 +19,8 @@ from precision_lib.forensics.h4.long_sequences import cache_maker
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.formats import format_of
 from precision_lib.models.kv_cache import forward_with_cache
-from precision_lib.models.lm_head import parameter_formats
-from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.models.rollout_engine import engine_format
 from precision_lib.ppo.logprobs import token_logprobs
-from precision_lib.quantized import RESULT, WEIGHTS, ScaledLinear
 from precision_lib.scoring.forward import rows_per_forward
 from precision_lib.trajectories.sampling import Responses
 
@@ -82,48 +80,6 @@ class Reported:
     head: str
 
 
-def engine(original: Any, fmt: str) -> Any:
-    """A model of its own that computes as a rollout engine in ``fmt`` does.
-
-    Args:
-        original: FP32 causal LM, unchanged.
-        fmt: of :data:`precision_lib.matrix.ROLLOUT_FORMATS`; behind a slash the LM head's.
-
-    ``fp8`` and ``int8`` are scaled products (:mod:`precision_lib.quantized`) of all linear layers
-    of the trunk. Everything else of these engines is bf16: embedding, norms, attention, the KV
-    cache, and the LM head where it has no format of its own.
-
-    Raises:
-        TypeError: a model whose trunk has no linear layer, for ``fp8`` and ``int8``.
-    """
-    trunk, slash, head = fmt.partition("/")
-    working = working_copy(original)
-    if trunk not in WEIGHTS:
-        set_parameters(working, original, fmt)
-        return working
-    set_parameters(working, original, f"{format_of(RESULT).name}{slash}{head}")
-    layers = {
-        name: layer
-        for name, layer in original.base_model.named_modules()
-        if isinstance(layer, torch.nn.Linear)
-    }
-    if not layers:
-        raise TypeError(
-            f"{type(original).__name__} has no linear layer to compute in {trunk}; "
-            "use a rollout in bf16, fp16 or fp32"
-        )
-    for name, layer in layers.items():
-        parent, _, own = name.rpartition(".")
-        setattr(working.base_model.get_submodule(parent), own, ScaledLinear(layer, trunk))
-    return working
-
-
-def observed(model: Any, logits: Tensor) -> tuple[str, str]:
-    """(format of an engine, format of its logits): of scaled layers where it has them."""
-    scaled = {m.fmt for m in model.modules() if isinstance(m, ScaledLinear)}
-    return "+".join(sorted(scaled or parameter_formats(model))), format_of(logits.dtype).name
-
-
 @torch.no_grad()
 def decode(
     model: Any,
@@ -159,7 +115,7 @@ def decode(
                 torch.stack([token_logprobs(wide / t, chosen).squeeze(1) for t in temperatures])
             )
             first = here
-        seen = observed(model, logits)
+        seen = engine_format(model), format_of(logits.dtype).name
         of_response = (starts - starts.min()).unsqueeze(1) + torch.arange(batch.length)
         reported = torch.stack(steps, dim=2).cpu()
         parts.append(reported.gather(2, of_response.expand(len(reported), -1, -1)))

@@ -23,7 +23,7 @@ from precision_lib.forensics.h4.long_sequences import (
     openings,
 )
 from precision_lib.forensics.h5.declaration import H5
-from precision_lib.forensics.h5.engines import H5Settings, Reported, collision, decode, engine
+from precision_lib.forensics.h5.engines import H5Settings, Reported, collision, decode
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.policy_shift import Placed
 from precision_lib.forensics.statistics import Metric, resample
@@ -34,6 +34,7 @@ from precision_lib.metrics import rollout as h5
 from precision_lib.metrics.measure import Array, Measure
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.placement import computes_on_cpu
+from precision_lib.models.rollout_engine import rollout_engine
 from precision_lib.runtime import deterministic
 from precision_lib.scoring.micro import AGAIN, FIRST, REBATCHED, takes_other_shape
 from precision_lib.scoring.scorer import GOLDEN
@@ -82,7 +83,7 @@ class H5Study(Study):
         count = len(responses.tokens)
         key = (fmt, tuple(responses.tokens.shape), run)
         if key not in self._reported:
-            model = engine(forwards.given.checkpoint.model, fmt)
+            model = rollout_engine(forwards.given.checkpoint.model, fmt)
             other = takes_other_shape(run)
             rows = min(count, OTHER_ROWS) if other else count
             with deterministic(native_products=fmt == GOLDEN or not computes_on_cpu(model)):

@@ -8,11 +8,12 @@ import torch
 
 from precision_lib.forensics.h4.long_sequences import check_fits
 from precision_lib.forensics.h5 import study as h5_study
-from precision_lib.forensics.h5.engines import QUICK, H5Settings, decode, engine
+from precision_lib.forensics.h5.engines import QUICK, H5Settings, decode
 from precision_lib.forensics.h5.study import H5Study, open_h5_study
 from precision_lib.matrix import RECIPES, all_configurations, get_configuration
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.prompts import Prompts
+from precision_lib.models.rollout_engine import rollout_engine
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.sampling import Responses
 from tests.unit.small_pipelines import random_pipeline
@@ -108,7 +109,7 @@ def test_decoding_reports_what_the_whole_forward_gives(policy: Checkpoint) -> No
 @pytest.mark.parametrize("fmt", ["fp8", "int8", "fp8/fp32"])
 def test_a_scaled_engine_computes_its_trunk_in_codes(policy: Checkpoint, fmt: str) -> None:
     """And says so; the FP32 original keeps its layers."""
-    made = engine(policy.model, fmt)
+    made = rollout_engine(policy.model, fmt)
     with deterministic():
         reported = decode(made, _responses(policy), 4)
     trunk, _, head = fmt.partition("/")
@@ -163,7 +164,7 @@ def test_bad_settings_are_refused(policy: Checkpoint) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             H5Settings(**wrong)
     with pytest.raises(TypeError, match="no linear layer to compute in fp8"):
-        engine(_without_layers(policy), "fp8")
+        rollout_engine(_without_layers(policy), "fp8")
 
 
 def _without_layers(policy: Checkpoint) -> object:
@@ -183,11 +184,11 @@ def test_a_stale_engine_is_told_from_precision(
     before = usual.difference(usual.all, REFERENCE)
 
     def stale(original: object, fmt: str) -> object:
-        made = engine(original, fmt)
+        made = rollout_engine(original, fmt)
         next(iter(made.base_model.layers.parameters())).data.mul_(1 + 2.0**-6)
         return made
 
-    monkeypatch.setattr(h5_study, "engine", stale)
+    monkeypatch.setattr(h5_study, "rollout_engine", stale)
     faulty = open_h5_study(policy, SETTINGS, CONFIGURATIONS)
     after = faulty.difference(faulty.all, REFERENCE)
     assert np.sqrt((after**2).mean()) > 10 * np.sqrt((before**2).mean())

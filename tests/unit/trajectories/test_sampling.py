@@ -1,12 +1,14 @@
 """Responses are drawn once, the same whatever the batching, from the model's own distribution."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from precision_lib.models.kv_cache import forward_with_cache
 from precision_lib.ppo import logprobs
 from precision_lib.runtime import deterministic
+from precision_lib.trajectories import sampling
 from precision_lib.trajectories.sampling import sample_responses
 
 if TYPE_CHECKING:
@@ -21,6 +23,28 @@ def test_rows_per_forward_do_not_change_the_tokens(tiny_llama: "Checkpoint") -> 
     ]
     assert torch.equal(batches[0].tokens, batches[1].tokens)
     assert torch.equal(batches[0].tokens, batches[2].tokens)
+
+
+def test_what_is_reported_is_the_log_prob_of_the_token_that_was_drawn(
+    tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the logits of each decoding step, in float64, rounded once; in batches of 3 and 1."""
+    seen: list[torch.Tensor] = []
+    decoding = forward_with_cache
+
+    def watched(*arguments: Any, **inputs: Any) -> Any:
+        logits, cache = decoding(*arguments, **inputs)
+        seen.append(torch.log_softmax(logits[:, -1].double(), -1))
+        return logits, cache
+
+    monkeypatch.setattr(sampling, "forward_with_cache", watched)
+    responses, got = sampling.sample_and_report(tiny_llama.model, PROMPTS, 6, seed=0, rows=3)
+    drawn = responses.tokens[responses.mask].view(4, 6)
+    steps = torch.cat([torch.stack(part, 1) for part in (seen[:6], seen[6:])])
+    want = steps.gather(2, drawn.unsqueeze(2)).squeeze(2).float()
+    assert got.dtype == torch.float32
+    assert (got - want).abs().max() <= 2.0**-23 * want.abs().max()
+    assert not torch.isclose(got, want.roll(1, 1)).any(), "another token's is told apart"
 
 
 def test_another_seed_draws_other_tokens(tiny_llama: "Checkpoint") -> None:

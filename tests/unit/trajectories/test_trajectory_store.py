@@ -46,12 +46,14 @@ def some_trajectories(seed: int = 0) -> Trajectories:
         values=empty,
         rewards=positive(3),
     )
-    masked = {n: positive(3, 7) * found.mask for n in ("logprobs", "ref_logprobs", "values")}
+    names = ("logprobs", "ref_logprobs", "values", "rollout_logprobs")
+    masked = {n: positive(3, 7) * found.mask for n in names}
     return dataclasses.replace(
         found,
         logprobs=-masked["logprobs"],
         ref_logprobs=-masked["ref_logprobs"],
         values=masked["values"],
+        rollout_logprobs=-masked["rollout_logprobs"],
     )
 
 
@@ -149,6 +151,10 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
         r"logprobs is torch.bfloat16 \(3, 7\), expected torch.float32 \(3, 7\)",
     ),
     "int32 tokens": (changed(tokens=GOOD["tokens"].int()), "tokens is torch.int32"),
+    "log-probs of the sampler on the prompt": (
+        changed(rollout_logprobs=GOOD["rollout_logprobs"].roll(-1, 1)),
+        "rollout_logprobs is not 0 outside the mask",
+    ),
     "unshifted log-probs": (
         changed(logprobs=torch.zeros(3, 8)),
         r"logprobs is torch.float32 \(3, 8\), expected torch.float32 \(3, 7\)",
@@ -258,7 +264,7 @@ FILE_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another schema": (
         rewrite_manifest(schema="someone-else/3"),
-        "manifest.json has schema 'someone-else/3', expected 'precision-forensics/trajectories/1'",
+        "manifest.json has schema 'someone-else/3', expected 'precision-forensics/trajectories/2'",
     ),
     "another seed in the manifest": (
         rewrite_manifest(settings={"seed": 1}),
@@ -281,6 +287,21 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(fault: str, frozen
     plant(frozen)
     with pytest.raises(TrajectoryError, match=message):
         list(read_shards(frozen))
+
+
+def test_shards_of_a_release_that_kept_no_log_probs_of_the_sampler_are_read(tmp_path: Path) -> None:
+    before = dataclasses.replace(some_trajectories(), rollout_logprobs=None)
+    assert "rollout_logprobs" not in to_tensors(before)
+    add_shard(tmp_path, empty_manifest(1), before, rows=3)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["rollout"], content["sha256"]
+    content["schema"] = "precision-forensics/trajectories/1"
+    path.write_text(json.dumps(content | {"sha256": shards._digest(content)}))
+    assert read_manifest(tmp_path).rollout == ""
+    [found] = read_shards(tmp_path)
+    assert found.rollout_logprobs is None
+    assert torch.equal(found.logprobs, before.logprobs)
 
 
 def test_what_no_manifest_names_is_not_read(frozen: Path) -> None:
