@@ -75,6 +75,11 @@ class PrecisionConfig:
         named = ((component, getattr(self, component)) for component in COMPONENTS)
         return {component: fmt for component, fmt in named if fmt}
 
+    @property
+    def trainer_components(self) -> dict[str, str]:
+        """:attr:`components` without the engine that samples."""
+        return {name: fmt for name, fmt in self.components.items() if name != "rollout"}
+
     def format_of(self, component: str) -> str:
         """The format of a component; of a later column with its default, what it follows.
 

@@ -40,15 +40,23 @@ SETTINGS = {
     "diagnostic_sequences": "of a rollout, scored in FP32 too for the damage metrics",
     "evaluation_sequences": "responses of the FP32 evaluation at the end",
     "perturbation": "relative random change of the initial weights, to see chaos apart",
+    "importance_weights": "weigh the policy loss by trainer's probability over rollout's",
+    "importance_cap": "largest importance weight (default: 2)",
     "checkpoint_every": "steps between two states on disk",
 }
+#: Settings that are one of some words; all others are numbers.
+WORDS = {"importance_weights": ("token", "sequence")}
 
 
 def add_settings(parser: argparse.ArgumentParser, leave_out: tuple[str, ...] = ()) -> None:
     """An option for every field of ``PPOSettings`` but the seed and those left out."""
     for name, meaning in SETTINGS.items():
-        if name not in leave_out:
-            # None stands for the default of PPOSettings, which imports torch: --help is quick.
+        if name in leave_out:
+            continue
+        # None stands for the default of PPOSettings, which imports torch: --help is quick.
+        if name in WORDS:
+            parser.add_argument(f"--{name}", choices=WORDS[name], help=meaning)
+        else:
             parser.add_argument(f"--{name}", type=_number, metavar="X", help=meaning)
 
 
@@ -110,6 +118,7 @@ def add_ppo(commands: Any) -> None:
 def _ppo(options: argparse.Namespace) -> int:
     from precision_lib.jsonio import check_writable
     from precision_lib.matrix import get_configuration
+    from precision_lib.models.rollout_engine import check_engine
     from precision_lib.phases.ppo import run_ppo
     from precision_lib.reporting.training import summary_lines
     from precision_lib.training.directory import check_free
@@ -133,6 +142,10 @@ def _ppo(options: argparse.Namespace) -> int:
     warn_of_learning_rate(pipeline, settings.learning_rate)
     try:
         check_room(pipeline, settings)
+        check_engine(pipeline.policy.model, configuration.rollout_format)
+    except TypeError as error:
+        raise UsageError(str(error)) from None
+    try:
         summary = run_ppo(pipeline, configuration, settings, output_dir, resume=options.resume)
     except (StateError, SummaryError) as error:
         raise UsageError(str(error)) from None

@@ -14,6 +14,7 @@ import torch
 from precision_lib.jsonio import check_writable, to_plain
 from precision_lib.models.loading import resolve_device
 from precision_lib.models.pipeline import load_pipeline
+from precision_lib.models.rollout_engine import check_engine
 from precision_lib.record.codec import Json, decode
 from precision_lib.record.context import Context, run_context
 from precision_lib.record.files import write_result
@@ -46,6 +47,8 @@ CURVES = (
     "gae_rms_error",
     "values_unchanged_frac",
     "accum_err_final",
+    "rollout_logprob_abs_diff_mean",
+    "rollout_log_ratio_final",
 )
 Executor = Callable[[list[SweepCell]], Iterable[Event]]
 
@@ -61,14 +64,17 @@ def check_models(plan: SweepPlan, *, here: bool = True) -> dict[str, Json]:
 
     Raises:
         CheckpointError, NoDeviceError: a model or the device cannot be had.
-        ValueError: unknown device. PlanError: prompt and response do not fit the policy.
+        ValueError: unknown device. PlanError: prompt and response do not fit the policy, or it has
+            nothing that a rollout format could scale.
     """
     models = plan.models
     device = resolve_device(models.device) if here else torch.device(models.device)
     pipeline = load_pipeline(models.model, models.reward_model, models.reference_model)
     try:
         check_fits(pipeline.policy, plan.cells[0].settings.sampling)
-    except ValueError as error:
+        for cell in plan.cells:
+            check_engine(pipeline.policy.model, cell.configuration.rollout_format)
+    except (ValueError, TypeError) as error:
         raise PlanError(str(error)) from None
     head = pipeline.value_head
     return {

@@ -40,6 +40,13 @@ def summary_lines(summary: Any) -> list[str]:
             f"{two(summary.final['step_seconds'])} s per step, "
             f"{two(summary.final['tokens_per_second'])} response tokens per second"
         )
+    mismatch = summary.final.get("rollout_logprob_abs_diff_mean")
+    if mismatch is not None:
+        final = float(summary.final["rollout_log_ratio_final"])
+        lines.append(
+            f"rollout mismatch: {two(float(mismatch))} nats per token, {two(final)} nats RMS over "
+            "a response"
+        )
     return lines
 
 

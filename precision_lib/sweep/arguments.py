@@ -21,7 +21,7 @@ def ppo_arguments(plan: SweepPlan, cell: SweepCell, directory: Path) -> list[str
     arguments = ["ppo", "--precision_config", name, "--resume"]
     for setting, value in asdict(cell.settings).items():
         if value is not None:
-            arguments += [f"--{setting}", repr(value)]
+            arguments += [f"--{setting}", value if isinstance(value, str) else repr(value)]
     arguments += ["--output_dir", str(directory), "--device", models.device]
     arguments += ["--model", models.model, "--reward-model", models.reward_model]
     if models.reference_model is not None:

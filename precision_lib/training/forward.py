@@ -42,6 +42,10 @@ class Sequences:
         """Some of the sequences, at the same width."""
         return Sequences(self.tokens[chosen], self.first, self.columns[chosen], self.mask[chosen])
 
+    def predicted(self, x: Tensor) -> Tensor:
+        """[N, T] entries of the response tokens in ``x`` [N, L-1], which fits ``tokens[:, 1:]``."""
+        return x[:, self.first :].gather(1, self.columns)
+
     def to(self, device: torch.device) -> "Sequences":
         """The same on ``device``, by one transfer."""
         tokens, columns, mask = moved(device, self.tokens, self.columns, self.mask)

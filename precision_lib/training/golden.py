@@ -24,7 +24,7 @@ from precision_lib.forensics.h4.declaration import H4
 from precision_lib.forensics.hypothesis import Hypothesis
 from precision_lib.formats import format_of, ulp
 from precision_lib.matrix import get_configuration
-from precision_lib.metrics import drift, log_ratio, rewards, values
+from precision_lib.metrics import drift, log_ratio, rewards, rollout, values
 from precision_lib.metrics.measure import level_counts, median_level
 from precision_lib.training.rollout import (
     Experience,
@@ -59,7 +59,7 @@ def golden_experience(
     count = min(settings.diagnostic_sequences, len(experience.given.tokens))
     sampled, given = first_rows(experience.sampled, count), experience.given.rows(slice(count))
     own = _first(experience.scored, count)
-    if models.configuration.components == REFERENCE_RUN.components:
+    if models.configuration.trainer_components == REFERENCE_RUN.components:
         exact = own
     else:
         originals = replace(
@@ -166,12 +166,20 @@ def symptoms(experience: Experience) -> dict[str, float | bool | None]:
     mask, scored = experience.given.mask, experience.scored
     d = experience.penalty[mask]
     sums = log_ratio.own_quantities(d, scored.ref_logprobs[mask].float())
-    return {name: H1.metrics[name].of(sums) for name in H1_METRICS} | {
+    own = {name: H1.metrics[name].of(sums) for name in H1_METRICS} | {
         "kl_k1_mean": float(d.double().mean()),
         "log_ratio_all_zero": bool((d == 0).all()),
         "reward_resolution_median": _median_step(scored.scores),
         "value_quant_step_median": _median_step(scored.values[mask]),
     }
+    return own | _beside_the_sampler(experience)
+
+
+def _beside_the_sampler(experience: Experience) -> dict[str, float]:
+    """H5's metrics of d, the old log-prob minus what the sampler reported."""
+    scored, mask = experience.scored, experience.given.mask
+    difference = scored.logprobs.double() - scored.rollout_logprobs.double()
+    return rollout.figures(rollout.padded_sums(difference.numpy(), mask.numpy()))
 
 
 H1_METRICS = (

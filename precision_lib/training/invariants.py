@@ -72,6 +72,8 @@ def observed_formats(
             format_of(experience.penalty.dtype).name,  # a difference needs fewer digits
         },
     }
+    if models.configuration.rollout:
+        seen["rollout"] = {experience.rollout_format}
     return {component: " and ".join(sorted(formats)) for component, formats in seen.items()}
 
 

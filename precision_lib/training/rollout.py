@@ -4,7 +4,8 @@ The hazards. Tokens that another copy of the policy drew are off-policy; old log
 sampler kept belong to another code path; a score at the last column is lost to padding; advantages
 whitened over padding are not whitened. So the training model draws once per step, in its
 configuration, its own training forward gives the old log-probs, and everything is aligned to
-response tokens, real ones first.
+response tokens, real ones first. Where the configuration has an engine that draws instead, how far
+it is off is measured on the tokens of the step.
 
 N sequences, T response tokens of the longest.
 """
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from precision_lib.forensics.observed_format import observed_format
 from precision_lib.formats import get_format
-from precision_lib.matrix import PrecisionConfig
+from precision_lib.matrix import TRAINER, PrecisionConfig
 from precision_lib.models.loading import set_parameters
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.rollout_engine import engine_format, rollout_engine
 from precision_lib.ppo.advantages import gae
 from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.masked import whiten
+from precision_lib.ppo.ratios import importance_weights
 from precision_lib.ppo.rewards import assemble_rewards
 from precision_lib.scoring.forced import forced_rewards
 from precision_lib.scoring.forward import in_own_format, rows_per_forward
@@ -87,6 +90,8 @@ class ScoredRollout:
         values: [N, T] in the value format.
         scores: [N] in the reward format.
         entropy: [N, T] FP32, of the policy.
+        rollout_logprobs: [N, T], as the sampler reported them; where the rollout is the trainer's
+            own path, ``logprobs`` themselves.
         logits_format: of policy and reference, as observed.
     """
 
@@ -95,6 +100,7 @@ class ScoredRollout:
     values: Tensor
     scores: Tensor
     entropy: Tensor
+    rollout_logprobs: Tensor
     logits_format: dict[str, str]
 
 
@@ -110,6 +116,8 @@ class Experience:
         scored: the models' figures.
         penalty: [N, T] KL estimate per token in the KL format.
         rewards, returns: [N, T]. advantages: [N, T], whitened over real tokens.
+        importance: [N, T] weights of the policy loss, 0 where masked; None without them.
+        rollout_format: of the sampler, as observed.
     """
 
     sampled: Sampled
@@ -119,13 +127,29 @@ class Experience:
     rewards: Tensor
     advantages: Tensor
     returns: Tensor
+    importance: Tensor | None = None
+    rollout_format: str = ""
+
+    @property
+    def weighted_advantages(self) -> Tensor:
+        """[N, T] what the policy loss learns from: advantages times importance weights.
+
+        A weight is not negative, so it passes through the minimum of PPO's loss.
+        """
+        return self.advantages if self.importance is None else self.advantages * self.importance
 
 
-def draw(models: TrainingModels, weights: Weights, settings: PPOSettings, step: int) -> Sampled:
-    """Responses of step ``step``, drawn by the working policy; prompts and random numbers depend
-    on the seed and the step alone."""
-    policy = replace(models.pipeline.policy, model=weights.working)
-    with in_own_format(weights.working):
+def sampler(models: TrainingModels, weights: Weights) -> Any:
+    """The model that draws: the working policy, or an engine made of the masters of this step."""
+    fmt = models.configuration.rollout
+    return weights.working if fmt in ("", TRAINER) else rollout_engine(weights.golden, fmt)
+
+
+def draw(models: TrainingModels, engine: Any, settings: PPOSettings, step: int) -> Sampled:
+    """Responses of step ``step``, drawn by ``engine``; prompts and random numbers depend on the
+    seed and the step alone."""
+    policy = replace(models.pipeline.policy, model=engine)
+    with in_own_format(engine):
         return sample_batch(replace(models.pipeline, policy=policy), settings.sampling, step)
 
 
@@ -142,13 +166,13 @@ def score(
     models: TrainingModels, weights: Weights, sampled: Sampled, given: Sequences, rows: list[slice]
 ) -> ScoredRollout:
     """ForwardFigures of all four models on the sampled tokens, in the micro-batches ``rows``."""
-    formats, given = models.configuration, given.to(weights.master.device)
+    formats, there = models.configuration, given.to(weights.master.device)
     head = weights.head_weight.detach(), weights.head_bias.detach()
     policy = _joined(
-        forward(weights.working, given.rows(r), formats.kl, head, formats.value, with_entropy=True)
+        forward(weights.working, there.rows(r), formats.kl, head, formats.value, with_entropy=True)
         for r in rows
     )
-    reference = _joined(forward(models.reference, given.rows(r), formats.kl) for r in rows)
+    reference = _joined(forward(models.reference, there.rows(r), formats.kl) for r in rows)
     read = sampled.reward_tokens, sampled.reward_lengths
     count = len(given.tokens)
     micro = micro_batches(min(count, _reward_rows(models.reward, sampled)), count)
@@ -160,9 +184,12 @@ def score(
         *(policy.logprobs, reference.logprobs, policy.values, policy.entropy),
         *(policy.some_logits, reference.some_logits),
     )
+    reported = logprobs
+    if formats.rollout != TRAINER:
+        reported = given.predicted(sampled.rollout_logprobs)
     seen = ("+".join(sorted({observed_format(x) for x in parts})) for parts in some_logits)
     logits_format = dict(zip(("policy", "reference"), seen, strict=True))
-    return ScoredRollout(logprobs, ref_logprobs, values, scores, entropy, logits_format)
+    return ScoredRollout(logprobs, ref_logprobs, values, scores, entropy, reported, logits_format)
 
 
 def _reward_rows(model: Any, sampled: Sampled) -> int:
@@ -196,14 +223,27 @@ def learn_from(
     """Rewards, returns and whitened advantages of scored sequences.
 
     The penalty is k1 per token, in the KL format; the score is added at the last real token; both
-    and everything behind them in FP32 or wider.
+    and everything behind them in FP32 or wider. Importance weights are of the policy before the
+    step, so that they are the same in every minibatch and carry no gradient.
     """
     mask, dtype = given.mask, get_format(kl_format).dtype
     penalty = kl_penalty(scored.logprobs, scored.ref_logprobs, "k1", dtype)
     rewards = assemble_rewards(scored.scores, penalty, mask, kl_coefficient)
     values = scored.values.to(torch.promote_types(scored.values.dtype, torch.float32))
     advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
-    return Experience(sampled, given, scored, penalty, rewards, whiten(advantages, mask), returns)
+    white = whiten(advantages, mask)
+    importance = None
+    if settings.importance_weights is not None:
+        assert settings.importance_cap is not None
+        importance = importance_weights(
+            scored.logprobs,
+            scored.rollout_logprobs,
+            mask,
+            level=settings.importance_weights,
+            mode="truncate",
+            cap=settings.importance_cap,
+        )
+    return Experience(sampled, given, scored, penalty, rewards, white, returns, importance)
 
 
 def rollout(
@@ -214,8 +254,11 @@ def rollout(
     kl_coefficient: float,
 ) -> Experience:
     """Sample and score one batch. Call it inside :func:`runtime.deterministic`."""
-    sampled = draw(models, weights, settings, step)
+    engine = sampler(models, weights)
+    sampled, fmt = draw(models, engine, settings, step), engine_format(engine)
+    del engine  # a copy of the policy, which the forwards need no more
     given = sequences_of(sampled, HOST)
     rows = minibatch_rows(given, settings, weights.working)
-    scored = score(models, weights, sampled, given, rows)
-    return learn_from(sampled, given, scored, settings, models.configuration.kl, kl_coefficient)
+    scored, formats = score(models, weights, sampled, given, rows), models.configuration
+    found = learn_from(sampled, given, scored, settings, formats.kl, kl_coefficient)
+    return replace(found, rollout_format=TRAINER if formats.rollout == TRAINER else fmt)

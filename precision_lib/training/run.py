@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.jsonio import append_line, check_writable
-from precision_lib.matrix import PrecisionConfig
+from precision_lib.matrix import TRAINER, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import computes_on_cpu
 from precision_lib.record.context import run_context
@@ -74,6 +74,7 @@ FINAL_FIGURES = (
     "values_unchanged_frac",
     "gae_rms_error",
     "accum_err_final",
+    *("rollout_logprob_abs_diff_mean", "rollout_log_ratio_final"),
     "step_seconds",
     "tokens_per_second",
 )
@@ -177,7 +178,7 @@ def run_events(
 
 
 def _events(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
-    low_precision = {"bf16", "fp16"} & set(session.configuration.components.values())
+    low_precision = set(session.configuration.components.values()) - {"fp32", "fp64", TRAINER}
     native = not (low_precision and computes_on_cpu(*session.pipeline.models))
     with deterministic(session.settings.seed, native_products=native):
         ended = RunEnded(COMPLETED, "")

@@ -14,13 +14,17 @@ from precision_lib.trajectories.batches import FreezeSettings
 
 def check_columns(configuration: PrecisionConfig) -> None:
     """Raise ValueError for a column that training does not apply: it must not be ignored."""
-    for column in ("lm_head", "rollout"):
-        fmt = getattr(configuration, column)
-        if fmt:
-            raise ValueError(
-                f"configuration {configuration.name!r}: {column} = {fmt!r} is not applied in "
-                "training; measure it with `pytest -m forensics --matrix`"
-            )
+    if configuration.lm_head:
+        raise ValueError(
+            f"configuration {configuration.name!r}: lm_head = {configuration.lm_head!r} is not "
+            "applied in training; measure it with `pytest -m forensics --matrix`"
+        )
+
+
+#: What an importance weight is the ratio of: one token's probabilities, or a whole response's.
+IMPORTANCE_LEVELS = ("token", "sequence")
+#: The cap of verl and ms-swift.
+USUAL_CAP = 2.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class PPOSettings:
         checkpoint_every: steps between two states on disk.
         perturbation: relative size of a random change of the initial FP32 weights; 2**-24 is one
             rounding, the smallest there is, and shows how far two runs part by chaos alone.
+        importance_weights: of :data:`IMPORTANCE_LEVELS`; the policy loss is weighted by
+            min(trainer's probability / rollout's, ``importance_cap``). None: it is not.
+        importance_cap: of these weights; :data:`USUAL_CAP` where it is not given.
         seed: of prompts, responses and minibatches.
     """
 
@@ -69,6 +76,8 @@ class PPOSettings:
     evaluation_sequences: int = 256
     checkpoint_every: int = 50
     perturbation: float = 0.0
+    importance_weights: str | None = None
+    importance_cap: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,6 +108,25 @@ class PPOSettings:
             raise ValueError(f"seed = {self.seed} does not fit into 64 bits")
         if self.target_kl is not None:
             self._check_adaptive(self.target_kl)
+        self._check_importance()
+
+    def _check_importance(self) -> None:
+        if self.importance_weights is None:
+            if self.importance_cap is not None:
+                raise ValueError(
+                    f"importance_cap = {self.importance_cap} caps nothing without "
+                    "importance_weights; give token or sequence"
+                )
+            return
+        if self.importance_weights not in IMPORTANCE_LEVELS:
+            raise ValueError(
+                f"importance_weights = {self.importance_weights!r} must be one of "
+                f"{', '.join(IMPORTANCE_LEVELS)}"
+            )
+        if self.importance_cap is None:
+            object.__setattr__(self, "importance_cap", USUAL_CAP)
+        elif not 0 < self.importance_cap < float("inf"):
+            raise ValueError(f"importance_cap = {self.importance_cap} must be positive and finite")
 
     def _check_adaptive(self, target_kl: float) -> None:
         if not 0 < target_kl < float("inf"):

@@ -188,6 +188,20 @@ def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any
         "updates": len(found.gradient_norms),
         "skipped_updates": found.skipped,
         "values_unchanged_frac": found.stagnant / found.watched if found.watched else None,
+    } | _importance(run, experience)
+
+
+def _importance(run: Run, experience: Experience) -> dict[str, float | None]:
+    """Mean of the importance weights, and the share that the cap has cut; None without them."""
+    if experience.importance is None:
+        return {"importance_weight_mean": None, "importance_weight_truncated_frac": None}
+    weights = experience.importance[experience.given.mask]
+    assert run.settings.importance_cap is not None
+    return {
+        "importance_weight_mean": float(weights.double().mean()),
+        "importance_weight_truncated_frac": float(
+            (weights >= weights.new_tensor(run.settings.importance_cap)).double().mean()
+        ),
     }
 
 

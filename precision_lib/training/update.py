@@ -145,7 +145,8 @@ def _backward(
 class _Targets:
     """What some rows learn from, on the device of the weights; each [n, T].
 
-    Log-probs and values are the old ones; advantages and returns are FP32.
+    Log-probs and values are the old ones; advantages, with their importance weights, and returns
+    are FP32.
     """
 
     given: Sequences
@@ -162,7 +163,7 @@ class _Targets:
 def _targets(experience: Experience, rows: Tensor, device: torch.device) -> _Targets:
     """``rows`` of a rollout, by one transfer."""
     given, old = experience.given.rows(rows), experience.scored
-    figures = old.logprobs, old.values, experience.advantages, experience.returns
+    figures = old.logprobs, old.values, experience.weighted_advantages, experience.returns
     tokens, columns, mask, *there = moved(
         device, given.tokens, given.columns, given.mask, *(x[rows] for x in figures)
     )

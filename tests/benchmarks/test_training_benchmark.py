@@ -44,7 +44,7 @@ def bare_calls(run: "Run") -> Callable[[], None]:
     from precision_lib.training.rollout import draw, minibatch_rows
 
     policy, models, settings = run.weights.working, run.models, run.settings
-    sampled = draw(models, run.weights, settings, run.step)
+    sampled = draw(models, run.weights.working, settings, run.step)
     given = sequences_of(sampled, run.weights.master.device)
     rows = minibatch_rows(given, settings, policy)
     first, reward_tokens = given.tokens[:, :1], sampled.reward_tokens.to(given.tokens.device)

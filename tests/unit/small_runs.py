@@ -46,12 +46,15 @@ LEARNING = {
     *("policy_loss", "value_loss", "clip_frac", "approx_kl", "log_ratio_smallest"),
     *("log_ratio_largest", "ratio_overflows", "first_log_ratio", "gradient_norm", "updates"),
     *("skipped_updates", "weights_moved_frac"),
+    *("importance_weight_mean", "importance_weight_truncated_frac"),
 }
 SYMPTOMS = {
     *("kl_penalty_mean", "kl_k1_mean", "log_ratio_near_zero_frac", "log_ratio_all_zero"),
     *("k3_negative_frac", "reward_resolution_median", "value_quant_step_median"),
     "log_ratio_nonfinite_frac",
     "values_unchanged_frac",
+    *("rollout_log_ratio_final", "rollout_logprob_abs_diff_mean", "rollout_k3"),
+    *("rollout_token_outside_clip_frac", "rollout_sequence_ess", "rollout_nonfinite_frac"),
 }
 DAMAGE = {
     *("golden_kl_penalty_mean", "log_ratio_nsr", "kl_k3_rel_error"),
@@ -115,7 +118,7 @@ def opened(name: str, models: "Pipeline | None" = None, **changes: Any) -> Itera
     """A run before its first step, inside the numerical state of one."""
     formats = configuration(name)
     wanted = settings(**changes)
-    low = {"bf16", "fp16"} & set(formats.components.values())
+    low = set(formats.components.values()) - {"fp32", "fp64", "trainer"}
     with deterministic(wanted.seed, native_products=not low):
         yield open_run(models or pipeline(), formats, wanted)
 

@@ -190,6 +190,8 @@ def test_a_cells_arguments_give_back_its_settings(tmp_path: Path) -> None:
         evaluation_sequences=8,
         checkpoint_every=3,
         perturbation=0.0,
+        importance_weights="sequence",
+        importance_cap=3.5,
         seed=11,
     )
     default = asdict(PPOSettings())

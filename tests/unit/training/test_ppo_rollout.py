@@ -32,7 +32,7 @@ def responses(sampled: Sampled) -> list[tuple[int, int]]:
 def test_figures_are_those_of_each_response_token_in_its_place() -> None:
     """Against float64 from the same FP32 logits and states, found row by row and token by token."""
     with opened("fp32_baseline") as run, torch.no_grad():
-        sampled = draw(run.models, run.weights, run.settings, 0)
+        sampled = draw(run.models, run.weights.working, run.settings, 0)
         given = sequences_of(sampled, torch.device("cpu"))
         weight, bias = run.weights.head_weight.detach(), run.weights.head_bias.detach()
         got = forward(run.weights.working, given, "fp32", (weight, bias), with_entropy=True)
@@ -102,17 +102,17 @@ def test_rewards_returns_and_advantages_are_those_computed_by_hand(name: str) ->
 
 def test_tokens_depend_on_weights_seed_and_step_alone() -> None:
     with opened("bf16_pure") as run:
-        third = draw(run.models, run.weights, run.settings, 3).tokens
+        third = draw(run.models, run.weights.working, run.settings, 3).tokens
         torch.rand(5)
-        first = draw(run.models, run.weights, run.settings, 1).tokens
+        first = draw(run.models, run.weights.working, run.settings, 1).tokens
         assert not torch.equal(first, third)
-        assert torch.equal(draw(run.models, run.weights, run.settings, 3).tokens, third)
+        assert torch.equal(draw(run.models, run.weights.working, run.settings, 3).tokens, third)
         run.weights.master.mul_(1.5)
-        assert torch.equal(draw(run.models, run.weights, run.settings, 3).tokens, third)
+        assert torch.equal(draw(run.models, run.weights.working, run.settings, 3).tokens, third)
         run.weights.cast()
-        assert not torch.equal(draw(run.models, run.weights, run.settings, 3).tokens, third)
+        assert not torch.equal(draw(run.models, run.weights.working, run.settings, 3).tokens, third)
     with opened("bf16_pure", seed=1) as run:
-        assert not torch.equal(draw(run.models, run.weights, run.settings, 3).tokens, third)
+        assert not torch.equal(draw(run.models, run.weights.working, run.settings, 3).tokens, third)
 
 
 @pytest.mark.parametrize("name", ["bf16_pure", "fp32_baseline"])

@@ -73,12 +73,14 @@ OTHER: dict[str, Any] = {
 }
 #: Settings that train nothing: a run may go on with others.
 FREE = ("max_steps", "evaluation_sequences", "checkpoint_every")
+#: Settings that mean something only with one another.
+TOGETHER = {"importance_weights": "token", "importance_cap": 3.0}
 
 
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(PPOSettings)])
 def test_other_settings_are_refused_by_name(name: str, stopped: Path, completed: Path) -> None:
     """All but those that train nothing; a new setting has to be put on one of the lists."""
-    assert (name in FREE) != (name in OTHER)
+    assert (name in FREE) + (name in OTHER) + (name in TOGETHER) == 1
     if name in OTHER:
         was, now = getattr(settings(), name), OTHER[name]
         message = rf"settings\.{name} was {was} and is {now}"
@@ -86,6 +88,13 @@ def test_other_settings_are_refused_by_name(name: str, stopped: Path, completed:
             stopped, f"state.safetensors belongs to another run: {message};", **{name: now}
         )
         check_refused(completed, f"summary.json belongs to another run: {message};", **{name: now})
+
+
+def test_importance_weights_are_refused_in_a_run_without(stopped: Path) -> None:
+    message = (
+        r"importance_cap was None and is 3\.0; settings\.importance_weights was None and is 't"
+    )
+    check_refused(stopped, message, **TOGETHER)
 
 
 def another_head() -> "Pipeline":
