@@ -123,6 +123,20 @@ def _say(line: str) -> None:
     tqdm.write(line)
 
 
+def _sized(options: argparse.Namespace, settings: Any) -> Any:
+    """``settings`` with the defaults for the size of a policy of the user's own, and said so."""
+    from precision_lib.models.loading import EMBEDDED, load_checkpoint
+    from precision_lib.training.defaults import NAMES, parameters_of, sized
+
+    given = {name for name in NAMES if getattr(options, name) is not None}
+    if options.model == EMBEDDED or given == set(NAMES):
+        return settings
+    parameters = parameters_of(_loaded(lambda: load_checkpoint(options.model)).model)
+    settings, text = sized(settings, parameters, given)
+    _say(text)
+    return settings
+
+
 def _plan(options: argparse.Namespace) -> Any:
     from functools import partial
 
@@ -144,6 +158,7 @@ def _plan(options: argparse.Namespace) -> Any:
         configurations = tuple(dict.fromkeys((*configurations, *COUNTERFACTUALS)))
     defaults = (budget.QUICK_SEEDS, budget.QUICK) if options.quick else (budget.SEEDS, budget.WHOLE)
     settings = settings_of(options, make=partial(budget.sweep_settings, quick=options.quick))
+    settings = _sized(options, settings)
     models = ModelNames(
         options.model, options.reward_model, options.reference_model, options.device
     )

@@ -4,7 +4,6 @@ Wrong options are refused with exit code 4 before a model is loaded.
 """
 
 import argparse
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,13 @@ SETTINGS = {
     "max_new_tokens": "response tokens at most",
     "epochs": "passes over a rollout",
     "minibatches": "optimizer steps of a pass",
-    "learning_rate": "of AdamW, constant",
+    "learning_rate": "of AdamW, constant (default: by the size of the policy)",
     "clip_range": "of the ratio",
     "value_clip_range": "of the values, reward units",
     "value_coefficient": "weight of the value loss",
     "gamma": "discount",
     "lam": "GAE lambda",
-    "kl_coefficient": "weight of the KL penalty",
+    "kl_coefficient": "weight of the KL penalty (default: by the size of the policy)",
     "target_kl": "nats per sequence; makes the coefficient adaptive",
     "kl_horizon": "sequences, of the adaptive coefficient",
     "max_grad_norm": "gradients are clipped to it",
@@ -121,6 +120,7 @@ def _ppo(options: argparse.Namespace) -> int:
     from precision_lib.models.rollout_engine import check_engine
     from precision_lib.phases.ppo import run_ppo
     from precision_lib.reporting.training import summary_lines
+    from precision_lib.training.defaults import NAMES, parameters_of, sized
     from precision_lib.training.directory import check_free
     from precision_lib.training.failures import COMPLETED, RESUMABLE
     from precision_lib.training.invariants import InvariantError
@@ -129,6 +129,7 @@ def _ppo(options: argparse.Namespace) -> int:
     from precision_lib.training.summary import SummaryError
 
     settings = settings_of(options, seed=options.seed)
+    given = {name for name in NAMES if getattr(options, name) is not None}
     try:
         configuration = get_configuration(options.precision_config, options.matrix)
         check_columns(configuration)
@@ -139,7 +140,9 @@ def _ppo(options: argparse.Namespace) -> int:
     except (StateError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     pipeline = load_models(options)
-    warn_of_learning_rate(pipeline, settings.learning_rate)
+    settings, text = sized(settings, parameters_of(pipeline.policy.model), given)
+    if text:
+        print(text)  # noqa: T201
     try:
         check_room(pipeline, settings)
         check_engine(pipeline.policy.model, configuration.rollout_format)
@@ -158,21 +161,6 @@ def _ppo(options: argparse.Namespace) -> int:
     if summary.status != COMPLETED:
         return fail(INCONCLUSIVE, f"training ended early, {summary.status}: {summary.reason}")
     return OK
-
-
-def warn_of_learning_rate(pipeline: Any, learning_rate: float) -> None:
-    """Warn where a policy of the user's own would be trained at the embedded model's rate."""
-    from precision_lib.models.loading import EMBEDDED
-    from precision_lib.training.settings import PPOSettings
-
-    if pipeline.policy.name != EMBEDDED and learning_rate == PPOSettings().learning_rate:
-        millions = sum(p.numel() for p in pipeline.policy.model.parameters()) / 1e6
-        print(  # noqa: T201
-            f"warning: --learning_rate {learning_rate:g} is that of the embedded model (3.7 "
-            f"million parameters), and ruins a pretrained model in a few steps; this one has "
-            f"{millions:.3g} million, give 1e-6 or so",
-            file=sys.stderr,
-        )
 
 
 def check_room(pipeline: Any, settings: Any) -> None:

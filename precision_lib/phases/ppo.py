@@ -16,15 +16,18 @@ from precision_lib.training.signals import stop_requests
 from precision_lib.training.summary import RunSummary
 
 
-def kl_warning(before: float, line: dict[str, Any], settings: PPOSettings) -> list[str]:
+def kl_warning(before: float | None, line: dict[str, Any], settings: PPOSettings) -> list[str]:
     """A warning where the KL per token rose in one step by more than the clip allows one token.
 
     The clip holds a token's log-prob within log(1 + clip_range) of where the step began. No sound
     step moves the mean of all tokens further.
 
     Args:
-        before: KL of the step before, nats per sequence. line: the step's figures.
+        before: KL of the step before, nats per sequence; None where there is none. line: the
+            step's figures.
     """
+    if before is None:
+        return []
     rise = (line["kl_sequence_mean"] - before) / settings.max_new_tokens
     if not rise > math.log1p(settings.clip_range):
         return []
@@ -51,7 +54,7 @@ def run_ppo(
             run_events(pipeline, configuration, settings, output_dir, resume=resume, stop=stop)
         ) as events,
     ):
-        before = 0.0
+        before = None
         for event in events:
             if event["kind"] == "begin":
                 bar.update(event["step"])

@@ -48,7 +48,8 @@ def test_completed_run_is_exit_code_0_and_the_run_of_the_library(
     assert ppo_command(tmp_path / "command") == 0
     said = capsys.readouterr()
     assert said.err == "", "no progress bar outside a terminal"
-    first, *_, last = said.out.splitlines()
+    defaults, first, *_, last = said.out.splitlines()
+    assert defaults.startswith("defaults for a policy of 0.0"), "in million parameters"
     assert first == "fp32_baseline, seed 0: completed after 4 of 4 steps"
     assert last == f"record: {tmp_path / 'command'}"
     check_ended(tmp_path / "command", "completed", "^$", 4)

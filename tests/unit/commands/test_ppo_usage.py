@@ -150,13 +150,8 @@ def test_help_lists_every_setting_and_what_it_means(capsys: pytest.CaptureFixtur
         assert f"--{option} " in said
 
 
-def test_a_jump_of_the_kl_and_a_rate_of_the_embedded_model_are_warned_of(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    from precision_lib.commands.training import warn_of_learning_rate
+def test_a_jump_of_the_kl_is_warned_of() -> None:
     from precision_lib.phases.ppo import kl_warning
-    from precision_lib.training.settings import PPOSettings
-    from tests.unit.small_pipelines import random_pipeline
 
     settings = PPOSettings(max_new_tokens=10)
     line = {"step": 2, "kl_sequence_mean": 5.0}
@@ -165,7 +160,18 @@ def test_a_jump_of_the_kl_and_a_rate_of_the_embedded_model_are_warned_of(
     assert "step 2: the KL rose by 0.18 nats per token" in warning
     assert warning.endswith("give --learning_rate 1e-05")
     assert kl_warning(5.0 - 0.99 * limit, line, settings) == []
-    warn_of_learning_rate(random_pipeline(), 1e-6)
-    assert capsys.readouterr().err == ""
-    warn_of_learning_rate(random_pipeline(), 1e-4)
-    assert "is that of the embedded model" in capsys.readouterr().err
+    assert kl_warning(None, line, settings) == [], "a run that goes on has no step before"
+
+
+def test_defaults_go_by_the_size_of_the_policy_and_an_option_wins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("precision_lib.training.defaults.parameters_of", lambda _policy: 10**7 + 1)
+    assert ppo_command(tmp_path / "middle", "--max_steps=1") == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said.startswith("defaults for a policy of 10 million parameters: kl_coefficient 0.05 (")
+    stored = stored_summary(tmp_path / "middle")["identity"]["settings"]
+    assert (stored["learning_rate"], stored["kl_coefficient"]) == (1e-3, 0.05)
+    assert ppo_command(tmp_path / "own", "--max_steps=1", "--kl_coefficient=0.3") == 0
+    assert not capsys.readouterr().out.startswith("defaults")
+    assert stored_summary(tmp_path / "own")["identity"]["settings"]["kl_coefficient"] == 0.3
