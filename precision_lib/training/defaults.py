@@ -2,9 +2,9 @@
 
 The hazard. AdamW moves every weight by about the learning rate, so a log-prob moves by about the
 learning rate times the sum of the magnitudes of its gradient, over all weights. A rate for a model
-of 4 million parameters ruins one of 135 million in two steps. On SmolLM2-135M one update at 1e-6
-moves log-probs by 0.021 nats RMS, and in proportion: two updates at 3e-6 move them by 0.13, and the
-clip range of 0.2 is 0.18 nats.
+of 4 million parameters ruins one of 135 million in two steps. On SmolLM2-135M one update at 1e-6 moves
+the log-probs of its own sequences by 0.021 nats RMS, and in proportion: two updates at 3e-6 move
+them by at most 0.13, and the clip range of 0.2 is 0.18 nats.
 """
 
 from dataclasses import dataclass, replace
@@ -15,33 +15,21 @@ from precision_lib.training.settings import PPOSettings
 
 @dataclass(frozen=True)
 class SizedDefaults:
-    """What is used for policies of up to so many ``parameters``.
-
-    Attributes:
-        source: of both figures.
-    """
+    """What is used for policies of up to so many ``parameters``."""
 
     parameters: float
     learning_rate: float
     kl_coefficient: float
-    source: str
 
 
 _SMALLEST = PPOSettings()
 BY_SIZE = (
-    SizedDefaults(
-        1e7,
-        _SMALLEST.learning_rate,
-        _SMALLEST.kl_coefficient,
-        "tried on the embedded policy of 3.7 million",
-    ),
-    SizedDefaults(
-        1e9,
-        3e-6,
-        0.05,
-        "rate: so that a step stays within the clip range on SmolLM2-135M; KL: TRL's PPO",
-    ),
-    SizedDefaults(float("inf"), 1e-6, 0.01, "OpenRLHF 0.11.2"),
+    # Tried on the embedded policy of 3.7 million parameters.
+    SizedDefaults(1e7, _SMALLEST.learning_rate, _SMALLEST.kl_coefficient),
+    # The rate: so that a step stays within the clip range on SmolLM2-135M. The KL: TRL's PPO.
+    SizedDefaults(1e9, 3e-6, 0.05),
+    # OpenRLHF 0.11.2.
+    SizedDefaults(float("inf"), 1e-6, 0.01),
 )
 NAMES = ("learning_rate", "kl_coefficient")
 
@@ -63,5 +51,6 @@ def sized(settings: PPOSettings, parameters: int, given: set[str]) -> tuple[PPOS
         return settings, ""
     text = ", ".join(f"{name} {value:g}" for name, value in chosen.items())
     return replace(settings, **chosen), (
-        f"defaults for a policy of {parameters / 1e6:.3g} million parameters: {text} ({row.source})"
+        f"defaults for a policy of {parameters / 1e6:.3g} million parameters: {text} "
+        "(sources: docs/training.md)"
     )

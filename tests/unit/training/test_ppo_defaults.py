@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from precision_lib.models.loading import load_checkpoint
-from precision_lib.training.defaults import BY_SIZE, parameters_of, sized
+from precision_lib.training.defaults import parameters_of, sized
 from precision_lib.training.settings import PPOSettings
 from tests.unit.small_pipelines import random_checkpoint
 
@@ -32,7 +32,6 @@ def test_defaults_change_at_their_boundaries(
     want = PPOSettings(max_steps=7, learning_rate=learning_rate, kl_coefficient=kl_coefficient)
     assert settings == want
     assert f"learning_rate {learning_rate:g}, kl_coefficient {kl_coefficient:g} (" in text
-    assert any(row.source in text for row in BY_SIZE)
 
 
 def test_the_embedded_policy_keeps_its_values() -> None:
