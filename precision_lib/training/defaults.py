@@ -2,9 +2,9 @@
 
 The hazard. AdamW moves every weight by about the learning rate, so a log-prob moves by about the
 learning rate times the sum of the magnitudes of its gradient, over all weights. A rate for a model
-of 4 million parameters ruins one of 135 million in two steps. On SmolLM2-135M one update at 1e-6 moves
-the log-probs of its own sequences by 0.021 nats RMS, and in proportion: two updates at 3e-6 move
-them by at most 0.13, and the clip range of 0.2 is 0.18 nats.
+of 4 million parameters ruins one of 135 million in two steps. On SmolLM2-135M one update at 1e-6
+moves the log-probs of its own sequences by 0.021 nats RMS, and in proportion: two updates at 3e-6
+move them by at most 0.13, and the clip range of 0.2 is 0.18 nats.
 """
 
 from dataclasses import dataclass, replace
