@@ -139,7 +139,7 @@ def test_every_phase_asks_them_and_says_so(tmp_path: Path) -> None:
     long = prepare_long(policy, H4Settings(length=96, sequences=8, text_windows=8, checked=2))
     for tokens in (sampled.tokens, long.sampled.responses[0].tokens):
         assert {tuple(row[:length].tolist()) for row in tokens} == begins
-    assert long.sampled.responses[0].length == 96 - length
+    assert long.sampled.responses[0].length == 96 - 1
 
     frozen = FreezeSettings(num_batches=1, batch_size=4, max_new_tokens=4, samples_per_prompt=2)
     manifest = freeze(pipeline, frozen, tmp_path / "frozen")
