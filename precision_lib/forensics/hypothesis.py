@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from precision_lib.forensics.operating import Carried, MeasuredCell, OperatingPoint, unchanged
 from precision_lib.metrics.direction import Direction
 from precision_lib.metrics.measure import Measure
 
@@ -119,6 +120,9 @@ class Hypothesis:
             the same name.
         in_sweeps: a sweep of training runs judges it, too; training applies its formats.
         picture: draws its evidence from the ``precision`` block of a record; None: nothing does.
+        needs: what an algorithm must have, ``critic`` or ``reference``, for it to apply; or "".
+        carry: its damage at another operating point, from (cell, damage metric, point).
+        carried_by: the law of ``carry`` in words.
     """
 
     decision: Decision
@@ -135,6 +139,9 @@ class Hypothesis:
     training_figure: str = ""
     in_sweeps: bool = True
     picture: Callable[..., Any] | None = None
+    needs: str = ""
+    carry: Callable[[MeasuredCell, str, OperatingPoint], Carried] = unchanged
+    carried_by: str = "depends on neither length nor KL"
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.operating import along_kl
 from precision_lib.metrics.direction import EXACT, Direction, not_gated
 from precision_lib.metrics.measure import Measure, share
 
@@ -60,4 +61,7 @@ H1 = Hypothesis(
     work=Imported("precision_lib.forensics.h1.work:work"),
     context="probe",
     picture=Imported("precision_lib.reporting.plots.h1:collapse_curve"),
+    needs="reference",
+    carry=along_kl,
+    carried_by="noise over signal goes with KL^(-1/2) beyond the measured KLs",
 )

@@ -1,6 +1,7 @@
 """H2, reward quantization: bf16 rewards are discretised, in steps of about 0.4 %."""
 
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.operating import by_normalisation
 from precision_lib.metrics.direction import AGREEMENT, EXACT, RATIO, SHARE, STEP
 from precision_lib.metrics.measure import Measure, median_level, root_mean_square, share
 
@@ -48,4 +49,6 @@ H2 = Hypothesis(
     training_figure="gae_rms_error",
     counted="sequences",
     picture=Imported("precision_lib.reporting.plots.h2:rewards"),
+    carry=by_normalisation,
+    carried_by="depends on the rewards' offset and spread, not on length or KL",
 )

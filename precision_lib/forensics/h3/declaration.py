@@ -54,4 +54,6 @@ H3 = Hypothesis(
     training_figure="gae_rms_error",
     context="h3",
     picture=Imported("precision_lib.reporting.plots.h3:values"),
+    needs="critic",
+    carried_by="depends on the values' offset and spread, not on length or KL",
 )

@@ -1,6 +1,7 @@
 """H4, reference drift: errors of per-token log-probs accumulate along the sequence."""
 
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.operating import along_drift
 from precision_lib.metrics.direction import EXACT, RATIO, Direction, not_gated
 from precision_lib.metrics.drift import growth_exponent
 from precision_lib.metrics.measure import Measure, root_mean_square, share
@@ -50,4 +51,7 @@ H4 = Hypothesis(
     check=Imported("precision_lib.forensics.h4.long_sequences:check_fits"),
     context="h4",
     picture=Imported("precision_lib.reporting.plots.h4:drift"),
+    needs="reference",
+    carry=along_drift,
+    carried_by="the sum grows with the square root of the length, its mean with the length",
 )

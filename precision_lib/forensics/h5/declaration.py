@@ -1,6 +1,7 @@
 """H5, rollout mismatch: two engines give one token two log-probs."""
 
 from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.operating import along_mismatch
 from precision_lib.metrics.rollout import MEASURES
 
 H5 = Hypothesis(
@@ -30,4 +31,6 @@ H5 = Hypothesis(
     context="h5",
     in_sweeps=False,
     picture=Imported("precision_lib.reporting.plots.h5:mismatch"),
+    carry=along_mismatch,
+    carried_by="the sum grows with the square root of the length, its mean (-KL) with the length",
 )
