@@ -26,6 +26,7 @@ from precision_lib.commands import (
     gate,
     mismatch,
     print_lines,
+    recommend,
     self_test,
     suite,
     sweep,
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_sweep(commands)
     _add_probe(commands)
     attribute.add_attribute(commands)
+    recommend.add_recommend(commands)
     trajectories.add_freeze(commands)
     trajectories.add_replay(commands)
     training.add_ppo(commands)

@@ -10,9 +10,10 @@ Laws, with the metric's interval carried along:
   the curve is interpolated in logarithms. Beyond the curve it goes with KL^(-1/2), because rounding
   noise does not know how far the policy moved.
 - **summed over the response** (:func:`along_length`): up to the measured length, what was measured
-  at that position, with the relative interval of the last one. Beyond it the sum of T errors of
-  mean m and variance s^2 has the mean square s^2 T + (m T)^2. How much of the measured sum is mean
-  is uncertain, so the interval covers a sum without any and one with the largest mean allowed.
+  at that position, with the relative interval of the last one. Beyond it the sum goes on with the
+  exponent that it was measured to grow with, and at least with the square root of the length. The
+  square root alone would be wrong: the error of a token grows where an engine's cache inherits
+  earlier errors. Where the sum was 0 at first, how it goes on is not known, and nothing bounds it.
 - **not at all** (:func:`unchanged`): the damage depends on neither.
 """
 
@@ -22,9 +23,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from precision_lib.forensics.statistics import Metric
+from precision_lib.metrics.drift import GROWTH_LAWS
 
 #: What a carried damage rests on.
 MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
+#: Exponent of a sum of errors that know nothing of each other.
+SQUARE_ROOT = GROWTH_LAWS["square_root"]
 
 
 @dataclass(frozen=True)
@@ -118,33 +122,30 @@ def along_kl(cell: MeasuredCell, metric: str, point: OperatingPoint) -> Carried:
 
 
 def along_drift(cell: MeasuredCell, metric: str, point: OperatingPoint) -> Carried:
-    """:func:`along_length` for the log-ratio of policy and reference: the mean is its drift."""
-    drift = cell.metrics["drift_nats_per_1000_tokens"]
-    largest = max(abs(drift.low), abs(drift.high)) / 1000
+    """:func:`along_length` for the log-ratio of policy and reference."""
     sampled = cell.evidence.sampled
     positions = sampled.by_position if sampled is not None else ()
-    return along_length(cell.metrics[metric], positions, point, abs(drift.value) / 1000, largest)
+    growth = cell.metrics["accum_err_growth_exponent"]
+    return along_length(cell.metrics[metric], positions, growth, point)
 
 
 def along_mismatch(cell: MeasuredCell, metric: str, point: OperatingPoint) -> Carried:
-    """:func:`along_length` for trainer and engine: the mean is minus their KL, which k3 estimates.
-
-    The KL is not negative; an estimate below 0 counts as none.
-    """
-    kl = cell.metrics["rollout_k3"]
-    mean, largest = max(kl.value, 0.0), max(kl.high, 0.0)
-    return along_length(cell.metrics[metric], cell.evidence.by_position, point, mean, largest)
+    """:func:`along_length` for the log-ratio of trainer and engine."""
+    evidence = cell.evidence
+    return along_length(
+        cell.metrics[metric], evidence.by_position, evidence.rms_growth_exponent, point
+    )
 
 
 def along_length(
-    final: Metric, positions: Sequence[Any], point: OperatingPoint, mean: float, largest: float
+    final: Metric, positions: Sequence[Any], growth: Metric | None, point: OperatingPoint
 ) -> Carried:
     """The RMS of a sum over the response at another length.
 
     Args:
         final: RMS over sequences of the sum over all tokens, one cluster a sequence.
         positions: ranges with ``last`` (from 0) and ``accumulated_rms``, in their order.
-        mean, largest: size of the mean error of a token, and the largest that its interval allows.
+        growth: exponent of the RMS in the number of tokens; None where it is not known.
 
     Raises:
         ValueError: ``final`` does not say over how many sequences it was taken.
@@ -153,15 +154,14 @@ def along_length(
         raise ValueError("a sum over sequences without their number cannot be carried")
     measured = round(final.n / final.clusters)
     words = f"{measured} response tokens"
-    if point.length == measured:
+    if point.length == measured or final.high <= 0:
         return Carried(final, MEASURED, words)
     if point.length > measured:
-        damage = _longer(final, measured, point.length, mean, largest)
-        basis = EXTRAPOLATED
+        known = growth if all(at.accumulated_rms > 0 for at in positions) else None
+        damage, basis = _longer(final, point.length / measured, known), EXTRAPOLATED
     else:
         value = _at_position(positions, final.value, measured, point.length)
-        damage = scaled(final, value / final.value if final.value > 0 else 1.0)
-        basis = INTERPOLATED
+        damage, basis = scaled(final, value / final.value if final.value > 0 else 1.0), INTERPOLATED
     return Carried(damage, basis, words, damage.value / final.value if final.value > 0 else 1.0)
 
 
@@ -172,16 +172,13 @@ def scaled(metric: Metric, factor: float) -> Metric:
     )
 
 
-def _longer(final: Metric, measured: int, length: int, mean: float, largest: float) -> Metric:
-    def at(size: float, error: float) -> float:
-        part = min(error * measured, size)  # of the measured sum, what the mean makes
-        ratio = length / measured
-        return math.sqrt((size**2 - part**2) * ratio + (part * ratio) ** 2)
-
-    low, high = max(final.low, 0.0), final.high
-    return replace(
-        final, value=at(final.value, mean), low=at(low, 0.0), high=at(high, max(mean, largest))
-    )
+def _longer(final: Metric, ratio: float, growth: Metric | None) -> Metric:
+    """``final`` at ``ratio`` times its length; without a known growth nothing bounds it above."""
+    low = max(final.low, 0.0) * ratio**SQUARE_ROOT
+    if growth is None:
+        return replace(final, value=final.value * ratio**SQUARE_ROOT, low=low, high=math.inf)
+    value, high = (ratio ** max(SQUARE_ROOT, b) for b in (growth.value, growth.high))
+    return replace(final, value=final.value * value, low=low, high=final.high * high)
 
 
 def _at_position(positions: Sequence[Any], final: float, measured: int, length: int) -> float:
@@ -202,7 +199,7 @@ def _at_position(positions: Sequence[Any], final: float, measured: int, length: 
 
 def _between(left: Metric, right: Metric, part: float) -> Metric:
     def at(a: float, b: float) -> float:
-        return a * (b / a) ** part if a > 0 and b > 0 else a + part * (b - a)
+        return float(a * (b / a) ** part) if a > 0 and b > 0 else a + part * (b - a)
 
     return replace(
         left,

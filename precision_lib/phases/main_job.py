@@ -122,13 +122,14 @@ def run_main_job(
     budget_name: str,
     resume: bool = False,
     progress: Callable[[int], object] = lambda _: None,
+    begins: Callable[[str], object] = lambda _: None,
 ) -> Recorder:
     """Measure all cells and judge the hypotheses; the recorder, whose record is not written yet.
 
     Args:
         path: of the record; ``cells.jsonl`` is written beside it as cells are finished.
         budget_name, resume: as :func:`open_main_job` takes them.
-        progress: called with 1 after each cell.
+        progress: called with 1 after each cell. begins: as :class:`MainJob` takes it.
 
     Raises:
         ValueError: a budget that the models cannot hold. ResumeError: as ``open_main_job``.
@@ -136,6 +137,7 @@ def run_main_job(
     recorder = Recorder(path, configurations)
     recorder.expected = [(h, c.name) for h in HYPOTHESES for c in configurations]
     job = open_main_job(pipeline, budget, recorder, budget_name=budget_name, resume=resume)
+    job.begins = begins
     recorder.begin()
     for hypothesis in HYPOTHESES:
         for configuration in configurations:

@@ -118,7 +118,7 @@ def _row(
 
 def _lines(settings: list[Setting], template: str) -> list[str]:
     lines = [
-        template.format(key=key, value=_written(value, template))
+        template.format(key=key, value=_Value(value))
         for setting in settings
         for key, value in setting.keys.items()
     ]
@@ -128,8 +128,14 @@ def _lines(settings: list[Setting], template: str) -> list[str]:
     return [line.rstrip() for line in lines]
 
 
-def _written(value: Any, template: str) -> str:
-    """A value as text: a flag of a command line stands alone, Python writes strings in quotes."""
-    if template.startswith("--"):
-        return "" if value is True else str(value)
-    return repr(value) if isinstance(value, bool | dict) else str(value)
+class _Value:
+    """A value as a template writes it: ``{value!r}`` like Python, ``{value}`` like a shell."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __str__(self) -> str:
+        return "" if self.value is True else str(self.value)  # a flag stands alone

@@ -53,5 +53,5 @@ H4 = Hypothesis(
     picture=Imported("precision_lib.reporting.plots.h4:drift"),
     needs="reference",
     carry=along_drift,
-    carried_by="the sum grows with the square root of the length, its mean with the length",
+    carried_by="the sum grows with its measured exponent, at least with the root of the length",
 )

@@ -32,5 +32,5 @@ H5 = Hypothesis(
     in_sweeps=False,
     picture=Imported("precision_lib.reporting.plots.h5:mismatch"),
     carry=along_mismatch,
-    carried_by="the sum grows with the square root of the length, its mean (-KL) with the length",
+    carried_by="the sum grows with its measured exponent, at least with the root of the length",
 )

@@ -23,6 +23,7 @@ LAYERS = (
     {"forensics", "faults", "attribution"},
     {"mismatch"},
     {"record", "compare"},
+    {"recipes"},
     {"reporting"},
     {"training"},
     {"sweep"},
