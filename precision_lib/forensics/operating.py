@@ -191,7 +191,7 @@ def _at_position(positions: Sequence[Any], final: float, measured: int, length: 
     after = next(i for i, (tokens, _) in enumerate(known) if tokens >= length)
     tokens, rms = known[after]
     if after == 0 or known[after - 1][1] <= 0 or rms <= 0:
-        return rms * math.sqrt(length / tokens)
+        return float(rms * math.sqrt(length / tokens))
     before, earlier = known[after - 1]
     part = math.log(length / before) / math.log(tokens / before)
     return float(earlier * (rms / earlier) ** part)
@@ -199,7 +199,7 @@ def _at_position(positions: Sequence[Any], final: float, measured: int, length: 
 
 def _between(left: Metric, right: Metric, part: float) -> Metric:
     def at(a: float, b: float) -> float:
-        return float(a * (b / a) ** part) if a > 0 and b > 0 else a + part * (b - a)
+        return a * math.exp(part * math.log(b / a)) if a > 0 and b > 0 else a + part * (b - a)
 
     return replace(
         left,

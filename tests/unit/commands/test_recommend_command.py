@@ -9,6 +9,8 @@ import pytest
 
 from precision_lib import cli
 from precision_lib.matrix import MATRIX
+from precision_lib.record.context import Model
+from precision_lib.record.evidence import H5Evidence
 from precision_lib.record.files import write_record
 from precision_lib.record.record import Record
 from tests.unit.recipes import made_records as made
@@ -100,7 +102,7 @@ def test_an_interval_without_an_end_is_written_as_none(
 ) -> None:
     record = made.made_record({FP32: {}})
     cells = [
-        replace(c, evidence=replace(c.evidence, rms_growth_exponent=None))
+        replace(c, evidence=replace(c.shows(H5Evidence), rms_growth_exponent=None))
         if c.hypothesis == "H5"
         else c
         for c in record.cells
@@ -117,7 +119,7 @@ def test_the_cost_of_another_model_is_said_to_be_of_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = made.made_record({FP32: {}})
-    elsewhere = replace(record, context=replace(record.context, checkpoint=made.Model("mine")))
+    elsewhere = replace(record, context=replace(record.context, checkpoint=Model("mine")))
     code, shown, _ = ask(tmp_path, elsewhere, "--model", "embedded", capsys=capsys)
     assert code == 0
     assert "measured on mine, the cost is that of embedded" in shown
@@ -161,7 +163,7 @@ def test_without_a_record_the_recipes_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The main job has tests of its own; here, what it is asked and that its record is used."""
-    asked = {}
+    asked: dict[str, Any] = {}
 
     def measured(pipeline: Any, budget: Any, configurations: Any, path: Path, **kw: Any) -> Record:
         asked.update(kw, names=[c.name for c in configurations], seed=budget.seed, path=path)

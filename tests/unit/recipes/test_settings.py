@@ -5,6 +5,7 @@ What needs an installed framework is skipped without it: `bash .ci/frameworks` i
 
 import argparse
 import ast
+import importlib
 import importlib.util
 from collections.abc import Callable
 from datetime import datetime
@@ -90,18 +91,17 @@ def test_the_releases_are_those_in_use() -> None:
 
 def accepts_trl(keys: dict[str, Any], serve: dict[str, Any]) -> None:
     """GRPOConfig takes the keys, and trl vllm-serve its options."""
-    import trl
-    from trl.scripts.vllm_serve import ScriptArguments
-
-    config = trl.GRPOConfig(output_dir="none", use_cpu=True, report_to=[], **keys)
+    server = importlib.import_module("trl.scripts.vllm_serve")
+    config = importlib.import_module("trl").GRPOConfig(
+        output_dir="none", use_cpu=True, report_to=[], **keys
+    )
     assert {key: getattr(config, key) for key in keys} == keys
-    ScriptArguments(model="none", **serve)
+    server.ScriptArguments(model="none", **serve)
 
 
 def accepts_verl(keys: dict[str, Any], _: dict[str, Any]) -> None:
     """The trainer's whole configuration holds each key; one with a plus is a field of FSDP's."""
-    import yaml
-
+    yaml = importlib.import_module("yaml")
     generated = verl_file("trainer/config/_generated_ppo_trainer.yaml")
     whole = yaml.safe_load(generated.read_text(encoding="utf-8"))
     for key in keys:
