@@ -15,7 +15,7 @@ from precision_lib.recipes.shape import Shape
 from precision_lib.recipes.tables import table
 
 #: Columns of the matrix whose cost is below: value and KL are a vector and element by element.
-COUNTED = ("policy", "reference", "reward", "value", "kl", "lm_head", "rollout")
+COUNTED = ("policy", "reference", "reward", "value", "kl", "lm_head", "rollout", "master")
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,12 @@ def _weights(fmt: str, head: str, shape: Shape) -> float:
 
 
 def _trainer_bytes(configuration: PrecisionConfig, shape: Shape) -> float:
+    """Weights, a copy of their own for masters in another format, gradients, Adam."""
     rows = table("cost")["trainer"]
-    narrow = _bytes(configuration.policy) < _bytes("fp32")
-    masters = rows["masters"] if narrow else 0
+    master = configuration.components.get("master", rows["masters"])
+    copy = 0 if master == configuration.policy else _bytes(master)
     own = _weights(configuration.policy, configuration.lm_head, shape)
-    return float(own + masters + rows["gradients"] + rows["adam"])
+    return float(own + copy + rows["gradients"] + rows["adam"])
 
 
 def _engine_bytes(configuration: PrecisionConfig, shape: Shape) -> float:

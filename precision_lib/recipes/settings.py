@@ -117,11 +117,9 @@ def _row(
 
 
 def _lines(settings: list[Setting], template: str) -> list[str]:
-    lines = [
-        template.format(key=key, value=_Value(value))
-        for setting in settings
-        for key, value in setting.keys.items()
-    ]
+    """One line per key; where two components set it, the later one has its way."""
+    keys = {key: value for setting in settings for key, value in setting.keys.items()}
+    lines = [template.format(key=key, value=_Value(value)) for key, value in keys.items()]
     served = [f"--{k} {v}" for setting in settings for k, v in setting.serve.items()]
     if served:
         lines.append(f"trl vllm-serve {' '.join(served)}")

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from precision_lib.matrix import COMPONENTS, MATRIX, RECIPES, ROLLOUT_CONTRASTS, get_configuration
+from precision_lib.matrix import MATRIX, RECIPES, ROLLOUT_CONTRASTS, get_configuration
+from precision_lib.recipes.cost import COUNTED
 from precision_lib.recipes.settings import conditions, frameworks, instructions
 from precision_lib.recipes.tables import operating_point, table
 
@@ -76,7 +77,7 @@ def test_fp16_comes_with_its_conditions() -> None:
 @pytest.mark.parametrize("framework", frameworks())
 def test_a_row_is_about_a_component_and_has_an_answer(framework: str) -> None:
     for row in table("frameworks")[framework]["rows"]:
-        assert row["component"] in COMPONENTS
+        assert row["component"] in COUNTED
         assert ("set" in row) != ("cannot" in row)
         assert ("formats" in row) != ("follows" in row)
 
