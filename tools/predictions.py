@@ -1,12 +1,14 @@
-"""What one record predicts for another length, beside what a later record measured there.
+"""What one record predicts for another length or KL, beside what a later record measured there.
 
-`python -m tools.predictions BEFORE.json AFTER.json [BEFORE AFTER ...] --record FILE --into FILE.md`
-carries every cell of BEFORE to the length of the same cell in AFTER, writes both to ``--record``
-and the table to the document. With ``--into`` alone the table is made from the committed record.
+`python -m tools.predictions BEFORE.json AFTER.json [BEFORE AFTER ...]` carries cells of BEFORE to
+where AFTER measured the same cells, and writes both to ``--record`` and the table to the document.
+Without records the table is made from the committed record.
 """
 
 import argparse
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.operating import MEASURED, OperatingPoint
 from precision_lib.forensics.verdicts import INCONCLUSIVE
 from precision_lib.jsonio import load_object, write_json
-from precision_lib.recipes.damage import damages_of
+from precision_lib.recipes.damage import Damage, damages_of
+from precision_lib.record.evidence import H1Evidence
 from precision_lib.record.files import load_record
 from precision_lib.record.record import Cell, Record
 from precision_lib.reporting.markdown import table
@@ -23,46 +26,66 @@ from tools.documents import write_between
 
 RECORD = Path("docs/records/recommendation/predictions.json")
 HOW = "`python -m tools.predictions` writes one"
-_KL = 1e-4
+#: Recipes that no committed record held when they were predicted.
+NEW = ("fp16_pure", "fp16_fp32_kl")
 
 Row = dict[str, Any]
 
 
-def predictions(before: Record, after: Record) -> list[Row]:
-    """A row per cell that both records hold, where the law had to carry it."""
-    rows = (_row(before, cell) for cell in after.cells if cell.key in before.by_key)
-    return [row for row in rows if row["basis"] != MEASURED and row["from"]]
+def predictions(before: Record, after: Record, configurations: Sequence[str] = NEW) -> list[Row]:
+    """A row per cell and point that ``after`` measured and the law had to carry ``before`` to."""
+    cells = [c for c in after.cells if c.configuration in configurations and c.key in before.by_key]
+    rows = [
+        _row(cell, words, _at(before, cell, point), _at(after, cell, measured))
+        for cell in cells
+        for words, point, measured in _points(cell)
+    ]
+    return [row for row in rows if row["from"] and row["basis"] != MEASURED]
 
 
-def _row(before: Record, cell: Cell) -> Row:
+def _points(cell: Cell) -> Iterator[tuple[str, OperatingPoint, OperatingPoint]]:
+    """(in words, to ask the earlier record, to ask the later one) where a cell was measured."""
     final = cell.metrics[HYPOTHESES[cell.hypothesis].decision.metric]
     length = round(final.n / (final.clusters or 1))
-    point = OperatingPoint("all", length, _KL, True, True, "group")
-    (found,) = [
-        d
-        for d in damages_of(before, cell.configuration, point)
-        if d.hypothesis == cell.hypothesis and d.carried is not None
-    ]
-    carried = found.carried
-    assert carried is not None
-    high = carried.damage.high if math.isfinite(carried.damage.high) else None
-    predicted = {"value": carried.damage.value, "low": carried.damage.low, "high": high}
-    measured = {"value": final.value, "low": final.low, "high": final.high}
+    point = OperatingPoint("all", length, 1e-4, True, True, "group")
+    if not isinstance(cell.evidence, H1Evidence):
+        yield f"{length} response tokens", point, point
+        return
+    for at in cell.evidence.curve:
+        words = f"a true KL of {at.true_kl:.1e}"
+        yield words, replace(point, kl=at.true_kl), replace(point, kl=at.target_kl)
+
+
+def _at(record: Record, cell: Cell, point: OperatingPoint) -> Damage:
+    damages = damages_of(record, cell.configuration, point)
+    return next(d for d in damages if d.hypothesis == cell.hypothesis)
+
+
+def _row(cell: Cell, words: str, predicted: Damage, measured: Damage) -> Row:
+    assert predicted.carried is not None
     return {
         "hypothesis": cell.hypothesis,
         "configuration": cell.configuration,
-        "from": carried.measured_at,
-        "at": f"{length} response tokens",
-        "basis": carried.basis,
-        "predicted": predicted | {"verdict": found.verdict},
-        "measured": measured | {"verdict": cell.verdict},
+        "from": predicted.carried.measured_at,
+        "at": words,
+        "basis": predicted.carried.basis,
+        "predicted": _plain(predicted),
+        "measured": _plain(measured),
     }
 
 
+def _plain(damage: Damage) -> Row:
+    assert damage.carried is not None
+    figure = damage.carried.damage
+    high = figure.high if math.isfinite(figure.high) else None
+    return {"value": figure.value, "low": figure.low, "high": high, "verdict": damage.verdict}
+
+
 def is_confirmed(row: Row) -> bool:
-    """Whether the measured figure lies in the predicted interval."""
-    predicted, value = row["predicted"], row["measured"]["value"]
-    return bool(predicted["low"] <= value <= (predicted["high"] or math.inf))
+    """Whether the predicted and the measured interval overlap."""
+    predicted, measured = row["predicted"], row["measured"]
+    end = math.inf if predicted["high"] is None else predicted["high"]
+    return bool(predicted["low"] <= measured["high"] and measured["low"] <= end)
 
 
 def is_contradicted(row: Row) -> bool:
@@ -76,14 +99,17 @@ def prediction_table(rows: list[Row]) -> str:
     shown = [
         (
             f"{row['hypothesis']} `{row['configuration']}`",
-            f"{row['from'].split()[0]} -> {row['at'].split()[0]}",
+            row["at"],
+            f"{row['basis']} from {row['from']}",
             _figure(row["predicted"]),
             _figure(row["measured"]),
             "yes" if is_confirmed(row) else "no",
         )
         for row in rows
     ]
-    return table(("cell", "tokens", "predicted", "measured later", "inside"), shown, numbers=False)
+    return table(
+        ("cell", "at", "how", "predicted", "measured later", "overlap"), shown, numbers=False
+    )
 
 
 def _figure(figure: Row) -> str:

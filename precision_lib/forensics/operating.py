@@ -13,7 +13,9 @@ Laws, with the metric's interval carried along:
   at that position, with the relative interval of the last one. Beyond it the sum goes on with the
   exponent that it was measured to grow with, and at least with the square root of the length. The
   square root alone would be wrong: the error of a token grows where an engine's cache inherits
-  earlier errors. Where the sum was 0 at first, how it goes on is not known, and nothing bounds it.
+  earlier errors. The sums of eight sequences can be small by chance, so the interval also covers
+  the random walk of the token errors, which thousands of tokens fix. Where the sum was 0 at first,
+  how it goes on is not known, and nothing bounds it.
 - **not at all** (:func:`unchanged`): the damage depends on neither.
 """
 
@@ -158,7 +160,8 @@ def along_length(
         return Carried(final, MEASURED, words)
     if point.length > measured:
         known = growth if all(at.accumulated_rms > 0 for at in positions) else None
-        damage, basis = _longer(final, point.length / measured, known), EXTRAPOLATED
+        longer = _longer(final, point.length / measured, known)
+        damage, basis = _covering(longer, random_walk(positions, point.length)), EXTRAPOLATED
     else:
         value = _at_position(positions, final.value, measured, point.length)
         damage, basis = scaled(final, value / final.value if final.value > 0 else 1.0), INTERPOLATED
@@ -179,6 +182,21 @@ def _longer(final: Metric, ratio: float, growth: Metric | None) -> Metric:
         return replace(final, value=final.value * ratio**SQUARE_ROOT, low=low, high=math.inf)
     value, high = (ratio ** max(SQUARE_ROOT, b) for b in (growth.value, growth.high))
     return replace(final, value=final.value * value, low=low, high=final.high * high)
+
+
+def random_walk(positions: Sequence[Any], length: int) -> float | None:
+    """RMS of the sum of ``length`` independent errors as large as those of the measured tokens."""
+    tokens = sum(at.last - at.first + 1 for at in positions)
+    if not tokens:
+        return None
+    power = sum(at.token_rms**2 * (at.last - at.first + 1) for at in positions) / tokens
+    return math.sqrt(power * length)
+
+
+def _covering(metric: Metric, other: float | None) -> Metric:
+    if other is None:
+        return metric
+    return replace(metric, low=min(metric.low, other), high=max(metric.high, other))
 
 
 def _at_position(positions: Sequence[Any], final: float, measured: int, length: int) -> float:

@@ -13,6 +13,7 @@ from precision_lib.forensics.operating import (
     OperatingPoint,
     along_kl,
     along_length,
+    random_walk,
 )
 from precision_lib.forensics.statistics import Metric
 from precision_lib.recipes.damage import damages_of
@@ -22,7 +23,8 @@ from tests.unit.recipes.made_records import KL, figure, made_cell
 
 RECORD = Path(__file__).parents[3] / "docs" / "records" / "cpu.json"
 FINAL = Metric(0.2, 0.1, 0.3, n=8 * 100, unit="nats", clusters=8)
-POSITIONS = tuple(PositionRange(0, last, 0.02, 0.0, rms) for last, rms in ((24, 0.1), (99, 0.2)))
+#: 100 tokens of 0.02: a random walk to 0.2.
+POSITIONS = (PositionRange(0, 24, 0.02, 0.0, 0.1), PositionRange(25, 99, 0.02, 0.0, 0.2))
 #: From a cell that grew with the power 1, between the square root and 1.5.
 GROWTH = Metric(1.0, 0.5, 1.5, n=800, unit="power", clusters=8)
 
@@ -48,6 +50,15 @@ def test_a_sum_never_grows_slower_than_the_square_root() -> None:
     flat = Metric(0.1, 0.0, 0.2, n=800, unit="power", clusters=8)
     carried = along_length(FINAL, POSITIONS, flat, at(400))
     assert carried.damage.high == pytest.approx(0.6)
+
+
+def test_a_sum_that_is_small_by_chance_does_not_hide_the_random_walk() -> None:
+    """Eight sums of 255 tokens were half of their walk, and those of 2,047 three times as large."""
+    small = Metric(0.02, 0.01, 0.03, n=800, unit="nats", clusters=8)
+    found = along_length(small, POSITIONS, GROWTH, at(400)).damage
+    assert random_walk(POSITIONS, 400) == pytest.approx(0.4)
+    assert (found.value, found.low, found.high) == pytest.approx((0.08, 0.02, 0.4))
+    assert random_walk((), 400) is None
 
 
 def test_where_the_sum_was_0_at_first_nothing_bounds_it() -> None:
