@@ -4,12 +4,17 @@ import copy
 import re
 
 from precision_lib.jsonio import load_object
+from precision_lib.reporting.numbers import two
 from tests.unit.repository.test_readme_figures import RECORDS, between, document
 from tools.predictions import HOW, is_confirmed, is_contradicted, prediction_table
 
 ROWS = load_object(RECORDS / "recommendation" / "predictions.json", "record of predictions", HOW)[
     "predictions"
 ]
+
+ANSWER = load_object(
+    RECORDS / "recommendation" / "embedded_quick.json", "recommendation", "recommend writes one"
+)
 
 
 def test_the_table_is_the_records() -> None:
@@ -21,6 +26,26 @@ def test_the_sentence_counts_what_the_record_confirms() -> None:
     confirmed = sum(map(is_confirmed, ROWS))
     assert f"In {confirmed} of {len(ROWS)} rows the intervals overlap" in text
     assert not any(map(is_contradicted, ROWS))
+
+
+def test_the_figures_of_what_was_found_are_the_records() -> None:
+    text = re.sub(r"\s+", " ", document("docs/recipes.md"))
+    pure, with_kl = (
+        next(
+            two(r["measured"]["value"])
+            for r in ROWS
+            if (r["hypothesis"], r["configuration"]) == ("H1", name) and r["at"].endswith("e-04")
+        )
+        for name in ("fp16_pure", "fp16_fp32_kl")
+    )
+    assert f"its noise is {pure} of the signal, with an FP32 KL {with_kl}" in text
+    drift = next(r["measured"] for r in ROWS if r["hypothesis"] == "H4")
+    figure = f"{two(drift['value'])} [{two(drift['low'])}, {two(drift['high'])}]"
+    assert f"(H4: {figure})" in text
+    (chosen,) = [r for r in ANSWER["recipes"] if r["name"] == ANSWER["recommended"]]
+    assert chosen["name"] == "fp32_bf16_reward"
+    assert f"at {two(chosen['cost']['time'])} times the products" in text
+    assert {"fp16_pure", "fp16_fp32_kl"} == set(ANSWER["cheaper_undecided"])
 
 
 def test_a_prediction_that_fails_is_seen() -> None:
