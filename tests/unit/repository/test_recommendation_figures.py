@@ -12,8 +12,9 @@ ROWS = load_object(RECORDS / "recommendation" / "predictions.json", "record of p
     "predictions"
 ]
 
-ANSWER = load_object(
-    RECORDS / "recommendation" / "embedded_quick.json", "recommendation", "recommend writes one"
+ANSWER, SHORTER = (
+    load_object(RECORDS / "recommendation" / name, "recommendation", "recommend writes one")
+    for name in ("embedded_quick.json", "embedded_whole_1024.json")
 )
 
 
@@ -46,6 +47,8 @@ def test_the_figures_of_what_was_found_are_the_records() -> None:
     assert chosen["name"] == "fp32_bf16_reward"
     assert f"at {two(chosen['cost']['time'])} times the products" in text
     assert {"fp16_pure", "fp16_fp32_kl"} == set(ANSWER["cheaper_undecided"])
+    assert (ANSWER["point"]["length"], SHORTER["point"]["length"]) == (2048, 1024)
+    assert f"Up to 1,024 tokens `{SHORTER['recommended']}` is recommended" in text
 
 
 def test_a_prediction_that_fails_is_seen() -> None:
