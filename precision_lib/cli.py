@@ -27,6 +27,7 @@ from precision_lib.commands import (
     mismatch,
     print_lines,
     recommend,
+    rollout_check,
     self_test,
     suite,
     sweep,
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     trajectories.add_replay(commands)
     training.add_ppo(commands)
     mismatch.add_mismatch(commands)
+    rollout_check.add_rollout_check(commands)
     weights.add_weights(commands)
     analysis.add_analyze(commands)
     gate.add_gate(commands)

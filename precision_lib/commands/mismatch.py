@@ -23,6 +23,12 @@ def add_mismatch(commands: Any) -> None:
         help="one file with both sides' log-probs, or two: ROLLOUT TRAIN (npz, safetensors, "
         "jsonl, parquet, pt; docs/mismatch.md)",
     )
+    add_outputs(mismatch)
+    mismatch.set_defaults(run=_mismatch, kept="the dumps are as they were")
+
+
+def add_outputs(mismatch: argparse.ArgumentParser) -> None:
+    """What is claimed, what is accepted, and where the record goes."""
     mismatch.add_argument(
         "--claim",
         nargs="+",
@@ -38,37 +44,39 @@ def add_mismatch(commands: Any) -> None:
     mismatch.add_argument(
         "--page", type=Path, metavar="FILE", help="an HTML page with four plots (extra report)"
     )
-    mismatch.set_defaults(run=_mismatch, kept="the dumps are as they were")
 
 
 def _mismatch(options: argparse.Namespace) -> int:
-    from precision_lib.jsonio import write_json, write_text
     from precision_lib.mismatch.report import exit_code, record
     from precision_lib.mismatch.schema import DumpError
     from precision_lib.mismatch.verdict import judge
-    from precision_lib.reporting.mismatch import (
-        mismatch_lines,
-        mismatch_markdown,
-        mismatch_page,
-    )
+    from precision_lib.reporting.mismatch import mismatch_lines
 
     if options.page is not None:
         check_report_extra("--page")
     if options.limit is not None and not options.limit > 0:
         raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
     try:
-        judgement = judge(_read(options.dumps, _claims(options.claim)), options.limit)
+        judgement = judge(_read(options.dumps, claims_of(options.claim)), options.limit)
         result = record(judgement)
-        if options.json is not None:
-            write_json(options.json, result)
-        if options.markdown is not None:
-            write_text(options.markdown, mismatch_markdown(result))
-        if options.page is not None:
-            write_text(options.page, mismatch_page(result, judgement.dump))
+        write_outputs(options, result, judgement.dump)
     except (DumpError, OSError) as error:
         raise UsageError(str(error)) from None
     print_lines(mismatch_lines(result))
     return exit_code(judgement)
+
+
+def write_outputs(options: argparse.Namespace, result: dict[str, Any], dump: Any) -> None:
+    """The record as JSON, Markdown and page, as far as they are asked for."""
+    from precision_lib.jsonio import write_json, write_text
+    from precision_lib.reporting.mismatch import mismatch_markdown, mismatch_page
+
+    if options.json is not None:
+        write_json(options.json, result)
+    if options.markdown is not None:
+        write_text(options.markdown, mismatch_markdown(result))
+    if options.page is not None:
+        write_text(options.page, mismatch_page(result, dump))
 
 
 def _read(paths: list[Path], claims: dict[str, str]) -> Any:
@@ -81,7 +89,12 @@ def _read(paths: list[Path], claims: dict[str, str]) -> Any:
     return read_dump(paths[0], claims)
 
 
-def _claims(arguments: list[str]) -> dict[str, str]:
+def claims_of(arguments: list[str]) -> dict[str, str]:
+    """NAME=VALUE as names and values.
+
+    Raises:
+        UsageError: another form, or a name that is no claim.
+    """
     from dataclasses import fields
 
     from precision_lib.mismatch.schema import Claims

@@ -31,6 +31,10 @@ class Rows:
         starts: Array = np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
         return np.arange(len(self.values)) - starts
 
+    def split(self) -> list[Array]:
+        """N arrays, one a row."""
+        return np.split(self.values, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
+
     def last(self, lengths: Array) -> "Rows":
         """The last ``lengths`` [N] slots of each row."""
         kept = np.minimum(lengths, self.lengths)

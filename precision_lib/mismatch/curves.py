@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from precision_lib.mismatch.fingerprints import sample_of
 from precision_lib.mismatch.noise import scale, sigma_of
+from precision_lib.mismatch.sample import sample_of
 from precision_lib.mismatch.schema import Array, Dump
 
 PROBABILITIES = np.array([0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0000001])

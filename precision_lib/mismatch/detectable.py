@@ -6,7 +6,7 @@ critical number of standard errors; 1.28 more standard errors make that nine tim
 
 import math
 
-from precision_lib.mismatch.fingerprints import Fingerprint
+from precision_lib.mismatch.sample import Fingerprint
 
 NINE_OF_TEN = 1.28
 _WORDS = {

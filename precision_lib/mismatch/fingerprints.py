@@ -11,15 +11,14 @@ Positions, sequences and tails: the extremes over all emulated engines (docs/mis
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from precision_lib.mismatch.noise import scale
+from precision_lib.mismatch.sample import Fingerprint, Sample, sample_of
 from precision_lib.mismatch.schema import Array, Dump
 from precision_lib.mismatch.significance import (
+    LEVEL,
     chi_square_quantile,
-    clusters,
     critical,
     mean_and_error,
 )
@@ -34,81 +33,9 @@ GROWTH_MARGIN = 1.25
 #: little skewed: 4 % more of one sign, so that 10 % are allowed.
 LINE_MARGIN, SKEW_MARGIN = 0.28, 0.1
 EARLY_TOKENS = 8
-#: Errors beyond so many robust standard deviations are cut where a mean must not follow them.
-CLIP = 4.0
 #: Errors of a logit near 1 nat exchange likely and unlikely tokens, which 1 - p does not foresee:
 #: simulated noise of sigma 0.4 has an RMS of 4 robust sizes, of sigma 1 one of 8.
 TAIL_GROWTH = 8.0
-#: median |normal|.
-MEDIAN = 0.6745
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """One statistic against what rounding may make of it.
-
-    Attributes:
-        name: in the record. value: of the statistic.
-        margin: the largest magnitude (or value, one-sided) that rounding of this size explains.
-        error: standard error; 0 where the test has another distribution.
-        limit: the value beyond which the test rejects.
-        rejects: rounding noise does not explain the value.
-        words: what the statistic is, for a reader.
-    """
-
-    name: str
-    value: float
-    margin: float
-    error: float
-    limit: float
-    rejects: bool
-    words: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What the fingerprints are computed from; arrays are [M] over the tokens.
-
-    Attributes:
-        d: trainer - rollout, nats. r: rollout log-prob. u: d / (1 - p + floor).
-        clipped: u within 4 robust standard deviations. robust: that standard deviation, of u.
-        row, place, length: sequence, place in the run of real tokens, and the run's length.
-        cluster: unit of the standard errors. differs: bool, d is not exactly 0.
-    """
-
-    d: Array
-    r: Array
-    u: Array
-    clipped: Array
-    robust: float
-    row: Array
-    place: Array
-    length: Array
-    cluster: Array
-    differs: Array
-
-    @property
-    def variance(self) -> float:
-        return float(self.d.var())
-
-
-def sample_of(dump: Dump) -> Sample:
-    """The sample of an aligned dump."""
-    d = dump.trainer - dump.rollout
-    u = d / scale(dump.rollout)
-    differs = d != 0
-    robust = float(np.median(np.abs(u[differs]))) / MEDIAN if differs.any() else 0.0
-    breaks = (np.diff(dump.row) != 0) | (np.diff(dump.slot) != 1)
-    if dump.turn is not None:
-        breaks |= np.diff(dump.turn) != 0
-    starts = np.concatenate([[0], np.flatnonzero(breaks) + 1])
-    lengths = np.diff(np.concatenate([starts, [len(d)]]))
-    place = np.arange(len(d)) - np.repeat(starts, lengths)
-    bound = CLIP * robust
-    return Sample(
-        d, dump.rollout, u, np.clip(u, -bound, bound), robust, dump.row, place,
-        np.repeat(lengths, lengths), clusters(dump.row), differs,
-    )  # fmt: skip
 
 
 def _tested(
@@ -178,6 +105,22 @@ def surprisal(s: Sample, dump: Dump) -> Fingerprint | None:
     margin = SECOND_ORDER * s.variance
     words = "surprisal less entropy of the trainer, nats"
     return _tested("surprisal", value, margin, error, degrees, words)
+
+
+def pit(s: Sample, dump: Dump) -> Fingerprint | None:
+    """Kolmogorov's distance between where the tokens lie in the trainer's distribution and uniform.
+
+    Tokens that are drawn from it, one after the other, lie at independent uniform places.
+    """
+    if dump.pit is None:
+        return None
+    places, count = np.sort(dump.pit), len(dump.pit)
+    steps = np.arange(count + 1) / count
+    value = float(max((steps[1:] - places).max(), (places - steps[:-1]).max()))
+    margin = SECOND_ORDER * s.variance
+    limit = margin + math.sqrt(-math.log(LEVEL / 2) / 2 / count)
+    words = "distance of the sampled tokens' places in the trainer's distribution from uniform"
+    return Fingerprint("pit", value, margin, 0.0, limit, value > limit, words)
 
 
 def early(s: Sample) -> Fingerprint | None:
@@ -295,7 +238,7 @@ def fingerprints(dump: Dump) -> tuple[Sample, dict[str, Fingerprint]]:
     """The sample, and every fingerprint that the dump's columns allow, by name."""
     s = sample_of(dump)
     taken = (
-        slope(s), ratio_mean(s), one_sided(s), surprisal(s, dump), early(s), fading(s),
-        sequence_means(s), sequence_spread(s), tail(s), growth(s, dump),
+        slope(s), ratio_mean(s), one_sided(s), surprisal(s, dump), pit(s, dump), early(s),
+        fading(s), sequence_means(s), sequence_spread(s), tail(s), growth(s, dump),
     )  # fmt: skip
     return s, {f.name: f for f in taken if f is not None}

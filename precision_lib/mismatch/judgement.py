@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from precision_lib.mismatch.fingerprints import Fingerprint
 from precision_lib.mismatch.misalignment import Misalignment
 from precision_lib.mismatch.noise import NoiseLimit
+from precision_lib.mismatch.sample import Fingerprint
 from precision_lib.mismatch.schema import Dump
 
 EQUAL, PRECISION, CANNOT_SAY = "equal", "precision", "cannot say"

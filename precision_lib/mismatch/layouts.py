@@ -26,12 +26,21 @@ ALIASES = {
         "prev_logprobs",  # NeMo-RL
         "log_probs",  # slime, miles
     ),
-    "token_ids": ("responses", "completion_ids", "response_ids", "output_ids", "tokens"),
+    "token_ids": (
+        "responses",
+        "completion_ids",
+        "response_ids",
+        "output_ids",
+        "tokens",
+        "sequences",
+    ),
     "response_mask": ("loss_mask", "loss_masks", "completion_mask", "action_mask", "token_mask"),
     "trainer_entropy": ("entropys", "entropies", "entropy"),
     "step": ("steps", "global_steps", "global_step", "rollout_id"),
     "advantages": ("advantage",),
     "turn_ids": ("turns",),
+    "prompt_ids": ("prompts", "prompt_token_ids"),  # verl, vLLM
+    "prompt_mask": ("prompt_masks", "attention_mask"),
 }
 #: In a file that holds one side alone, the side's log-probs may bear these names.
 ONE_SIDE = ("logprobs", "log_probs", "token_logprobs", "logps")

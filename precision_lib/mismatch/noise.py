@@ -11,7 +11,7 @@ stay below, and what all but one in two thousand do. Between them a size alone p
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,11 @@ KV_CACHE_SIGMA = {"fp8": 0.175, "int8": 0.175}
 SMALLER = {"tf32": 2**-3, "fp16": 2**-3, "fp32": 2**-15 * math.sqrt(1024)}
 #: Standard deviation of log sigma over models, of three bf16 models.
 SPREAD = 0.74
+#: The same of one format in two implementations on one model. vLLM's sigma over ours is 0.8 to 1.0
+#: (docs/mismatch.md), an H200 engine's over its trainer's 0.86: none is larger, and this allows it.
+SAME_MODEL_SPREAD = 0.25
+#: Of a quantised format's sigma over bf16's: 2.7 to 5.2 for int8, 3 to 6 for an FP8 KV cache.
+OTHER_FORMAT_SPREAD = 0.5
 #: Normal quantiles at 0.9 and 0.9995: the size may cause half of the false alarms.
 USUAL, LARGEST = 1.28, 3.29
 
@@ -40,12 +45,20 @@ class NoiseLimit:
         usual: nine of ten models stay below.
         largest: 1,999 of 2,000 models stay below.
         words: the formats.
+        varied: what differs between those nine of ten.
     """
 
     typical: float
     usual: float
     largest: float
     words: str
+    varied: str = "models"
+
+    @property
+    def yardstick(self) -> str:
+        """What ``typical`` is the size of."""
+        measured = self.varied == "engines"
+        return f"what {self.words} makes" if measured else f"a middling model in {self.words}"
 
 
 def side_sigma(fmt: str, kv_cache: str | None = None) -> float:
@@ -62,9 +75,32 @@ def noise_limit(claims: Claims) -> NoiseLimit | None:
     pair = math.hypot(rollout, side_sigma(claims.trainer_dtype)) / effective_temperature(claims)
     cache = f" with a KV cache in {claims.kv_cache_dtype}" if claims.kv_cache_dtype else ""
     words = f"{claims.rollout_dtype}{cache} against {claims.trainer_dtype}"
-    return NoiseLimit(
-        pair, pair * math.exp(USUAL * SPREAD), pair * math.exp(LARGEST * SPREAD), words
-    )
+    return _spread(NoiseLimit(pair, 0, 0, words), SPREAD)
+
+
+def _spread(limit: NoiseLimit, spread: float) -> NoiseLimit:
+    """The limit with its quantiles, for a standard deviation of log sigma."""
+    usual, largest = (limit.typical * math.exp(z * spread) for z in (USUAL, LARGEST))
+    return replace(limit, usual=usual, largest=largest)
+
+
+def noise_limit_here(claims: Claims, fmt: str, sigma: float) -> NoiseLimit | None:
+    """The limit for an engine against FP32, when the model's own noise is known.
+
+    Args:
+        claims: of the rollout's formats; None without.
+        fmt: a 16-bit format. sigma: what it makes of this model and these tokens, nats.
+    """
+    if claims.rollout_dtype is None:
+        return None
+    same = claims.rollout_dtype == fmt and claims.kv_cache_dtype in (None, fmt)
+    if same:
+        words = f"{fmt} of this model, scored with this suite,"
+        return _spread(NoiseLimit(sigma, 0, 0, words, "engines"), SAME_MODEL_SPREAD)
+    ratio = side_sigma(claims.rollout_dtype, claims.kv_cache_dtype) / side_sigma(fmt)
+    cache = f" with a KV cache in {claims.kv_cache_dtype}" if claims.kv_cache_dtype else ""
+    words = f"{claims.rollout_dtype}{cache} of this model, from its noise in {fmt},"
+    return _spread(NoiseLimit(sigma * ratio, 0, 0, words, "engines"), OTHER_FORMAT_SPREAD)
 
 
 def effective_temperature(claims: Claims) -> float:

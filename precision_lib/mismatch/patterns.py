@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from precision_lib.mismatch.fingerprints import Fingerprint, Sample, slope_share
+from precision_lib.mismatch.fingerprints import slope_share
 from precision_lib.mismatch.judgement import (
     DELIVERY,
     FEWEST_TOKENS,
@@ -19,6 +19,7 @@ from precision_lib.mismatch.judgement import (
     Size,
 )
 from precision_lib.mismatch.noise import formats_that_explain
+from precision_lib.mismatch.sample import Fingerprint, Sample
 from precision_lib.mismatch.schema import Claims, Dump
 
 #: A line in the log-prob that explains so much of d, and a share of signs so far from one half.
@@ -154,13 +155,25 @@ def _silent(dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size) -
         )
         return SEMANTICS, "raw log-probs of changed sampling", (words,), ()
     # Of processed log-probs nobody says which distribution the entropies belong to.
-    if test is None or not test.rejects or (cut and claims.logprobs != "raw"):
+    if cut and claims.logprobs != "raw":
         return None
+    uneven = prints.get("pit")
+    if test is None or not test.rejects:
+        return None if uneven is None or not uneven.rejects else _uneven(uneven)
     sharper = "sharper" if test.value < 0 else "flatter"
     words = (
         f"surprisal less entropy is {test.value:+.3f} +- {test.error:.3f} nats (rounding allows "
         f"{test.margin:.3f}): the tokens come from a {sharper} distribution than both sides score "
         "(a silent temperature, top-p, top-k or penalty)"
+    )
+    return SEMANTICS, "silent change of sampling", (words,), ()
+
+
+def _uneven(test: Fingerprint) -> Decision:
+    words = (
+        f"the sampled tokens lie unevenly in the distribution that both sides score: distance "
+        f"{test.value:.3f} from the uniform one, where drawing from it allows {test.limit:.3f} (a "
+        "silent temperature, top-p, top-k or penalty, or two of them)"
     )
     return SEMANTICS, "silent change of sampling", (words,), ()
 
@@ -201,8 +214,8 @@ def _size_alone(
     if size.sigma > size.largest and len(s.d) >= FEWEST_TOKENS // 4:
         assert size.limit is not None
         words = (
-            f"sigma is {size.sigma:.3g} nats, {size.sigma / size.limit.typical:.0f} times that of "
-            f"a middling model in {size.limit.words}; 1,999 of 2,000 models stay below "
+            f"sigma is {size.sigma:.3g} nats, {size.sigma / size.limit.typical:.0f} times "
+            f"{size.limit.yardstick}; 1,999 of 2,000 {size.limit.varied} stay below "
             f"{size.largest:.2g}: the two sides do not compute the same function"
         )
         explains = formats_that_explain(size.sigma)

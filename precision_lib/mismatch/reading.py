@@ -15,7 +15,7 @@ import numpy as np
 from precision_lib.mismatch.columns import Rows, flat, flat_per_row, rows_of
 from precision_lib.mismatch.containers import Table, read_table
 from precision_lib.mismatch.layouts import SIDES, canonical
-from precision_lib.mismatch.schema import Array, Dump, DumpError, parse_claims
+from precision_lib.mismatch.schema import Array, Claims, Dump, DumpError, parse_claims
 
 #: exp of it is a finite float64. A normaliser that is wrong gives log-probs up to 100 or so.
 LARGEST = 700.0
@@ -34,7 +34,7 @@ def read_dump(path: Path, claims: Mapping[str, Any] | None = None) -> Dump:
     """
     table = read_table(path)
     columns, notes = canonical(table, path)
-    return _dump(columns, str(path), _claimed(table, path), claims, notes)
+    return _dump(columns, str(path), {**claimed(table, path), **(claims or {})}, notes)
 
 
 def read_pair(rollout: Path, train: Path, claims: Mapping[str, Any] | None = None) -> Dump:
@@ -51,8 +51,8 @@ def read_pair(rollout: Path, train: Path, claims: Mapping[str, Any] | None = Non
     source = f"{rollout} and {train}"
     (engine, notes), (trainer, more) = sides
     _check_same(engine, trainer, source)
-    both = {**_claimed(tables[0], rollout), **_claimed(tables[1], train)}
-    return _dump({**engine, **trainer}, source, both, claims, [*notes, *more])
+    both = {**claimed(tables[0], rollout), **claimed(tables[1], train), **(claims or {})}
+    return _dump({**engine, **trainer}, source, both, [*notes, *more])
 
 
 def _check_same(engine: Table, trainer: Table, source: str) -> None:
@@ -73,7 +73,8 @@ def _check_same(engine: Table, trainer: Table, source: str) -> None:
             )
 
 
-def _claimed(table: Table, path: Path) -> dict[str, Any]:
+def claimed(table: Table, path: Path) -> dict[str, Any]:
+    """The claims that a file holds; none where it holds none."""
     value = table.get("claimed")
     if value is None:
         return {}
@@ -89,18 +90,21 @@ def _claimed(table: Table, path: Path) -> dict[str, Any]:
     return value
 
 
-def _dump(
-    columns: Table,
-    source: str,
-    claimed: Mapping[str, Any],
-    override: Mapping[str, Any] | None,
-    notes: list[str],
-) -> Dump:
-    claims, unknown = parse_claims({**claimed, **(override or {})}, source)
+def _dump(columns: Table, source: str, claims: Mapping[str, Any], notes: list[str]) -> Dump:
+    parsed, unknown = parse_claims(claims, source)
     if unknown:
         notes = [*notes, f"claims without a meaning here: {', '.join(unknown)}"]
+    return dump_of(columns, source, parsed, tuple(notes))
+
+
+def dump_of(columns: Table, source: str, claims: Claims, notes: tuple[str, ...] = ()) -> Dump:
+    """The dump of the schema's columns.
+
+    Raises:
+        DumpError: columns of other shapes, no real token, or numbers that are no log-probs.
+    """
     rollout = rows_of(columns["rollout_logprobs"], "rollout_logprobs", source)
-    mask = _mask(columns, rollout, source)
+    mask = mask_of(columns, rollout, source)
     if not mask.any():
         raise DumpError(f"{source}: column response_mask marks no real token; nothing to compare")
     row, slot = rollout.numbers()[mask], rollout.slots()[mask]
@@ -124,19 +128,20 @@ def _dump(
         slot=slot,
         token=None if token is None else token[mask],
         entropy=optional("trainer_entropy"),
+        pit=optional("trainer_pit"),
         rollout_again=optional("rollout_logprobs_again"),
         trainer_again=optional("trainer_logprobs_again"),
         advantage=_advantages(columns, rollout, source, mask),
         turn=None if turn is None else turn.astype(np.int64),
         step=None if step is None else step[stored].astype(np.int64),
         claims=claims,
-        notes=tuple(notes),
+        notes=notes,
     )
     _check_numbers(dump)
     return dump
 
 
-def _mask(columns: Table, rollout: Rows, source: str) -> Array:
+def mask_of(columns: Table, rollout: Rows, source: str) -> Array:
     """[all slots] bool; without a mask every slot of the rollout is real."""
     if "response_mask" not in columns:
         return np.ones(len(rollout.values), bool)

@@ -24,6 +24,8 @@ COLUMNS = {
     "advantages": ("[N] or [N, T]", "advantages of the loss, for the gradient cosine"),
     "turn_ids": ("[N, T]", "number of the assistant's turn of each token"),
     "step": ("[N]", "optimizer step at which the row was sampled"),
+    "prompt_ids": ("[N, P]", "tokens in front of the response; only rollout-check needs them"),
+    "prompt_mask": ("[N, P]", "true for a token of the prompt, false for padding on any side"),
 }
 FORMATS = ("fp32", "tf32", "bf16", "fp16", "fp8", "int8")
 #: What the names of a format contain, in the order in which they are looked for: an FP8 engine may
@@ -73,6 +75,8 @@ class Dump:
         slot: [M] int64, place of the token in the stored row.
         token: [M] int64, or None.
         entropy, rollout_again, trainer_again, advantage: [M] float64, or None.
+        pit: [M] float64, where the token lies in the trainer's distribution, 0 to 1, the most
+            likely tokens first; uniform for tokens that were drawn from it. None without a model.
         turn: [M] int64, or None. step: [N] int64, or None.
         claims: what the user believes.
         notes: sentences about how the file was read.
@@ -85,6 +89,7 @@ class Dump:
     slot: Array
     token: Array | None = None
     entropy: Array | None = None
+    pit: Array | None = None
     rollout_again: Array | None = None
     trainer_again: Array | None = None
     advantage: Array | None = None
@@ -100,7 +105,7 @@ class Dump:
 
     def only(self, keep: Array) -> "Dump":
         """The tokens of the bool array ``keep`` [M]; sequences are numbered again."""
-        per_token = [f.name for f in fields(self)][1:11]
+        per_token = [f.name for f in fields(self)][1:12]
         values = {name: getattr(self, name) for name in per_token}
         chosen: dict[str, Any] = {n: x if x is None else x[keep] for n, x in values.items()}
         stored, number = np.unique(self.row[keep], return_inverse=True)

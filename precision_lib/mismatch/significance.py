@@ -16,12 +16,14 @@ from precision_lib.mismatch.schema import Array
 FALSE_ALARMS = 1e-3
 #: Tests that a run makes beside those that correct for themselves.
 TESTS = 12
+#: How often one of them may reject rounding.
+LEVEL = FALSE_ALARMS / 2 / TESTS
 
 
 @cache
 def critical(tests: int = 1, degrees: int = 10_000) -> float:
     """Student's t that ``tests`` comparisons exceed together with 1/2000 / TESTS."""
-    level = FALSE_ALARMS / 2 / TESTS / max(tests, 1)
+    level = LEVEL / max(tests, 1)
     if degrees > 200:
         return _normal_quantile(1 - level / 2)
     return student_quantile(max(degrees, 1), 1 - level)

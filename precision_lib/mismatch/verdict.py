@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from precision_lib.mismatch.alignment import misalignments, unshifted
-from precision_lib.mismatch.fingerprints import Fingerprint, Sample, fingerprints
+from precision_lib.mismatch.fingerprints import fingerprints
 from precision_lib.mismatch.judgement import (
     ALIGNMENT,
     CANNOT_SAY,
@@ -24,15 +24,17 @@ from precision_lib.mismatch.judgement import (
     Size,
 )
 from precision_lib.mismatch.misalignment import Misalignment
-from precision_lib.mismatch.noise import formats_that_explain, noise_limit, sigma_of
+from precision_lib.mismatch.noise import NoiseLimit, formats_that_explain, noise_limit, sigma_of
 from precision_lib.mismatch.patterns import RULES
+from precision_lib.mismatch.sample import Fingerprint, Sample
 from precision_lib.mismatch.schema import Dump, DumpError
 
 
-def judge(dump: Dump, limit: float | None = None) -> Judgement:
+def judge(dump: Dump, limit: float | None = None, expected: NoiseLimit | None = None) -> Judgement:
     """The verdict on a dump.
 
     Args:
+        expected: what rounding may make of this model; None for what it makes of any.
         limit: RMS of d, nats, up to which precision noise is accepted; None for any that the
             claimed formats explain.
 
@@ -45,7 +47,7 @@ def judge(dump: Dump, limit: float | None = None) -> Judgement:
     if len(measured.row) == 0:
         raise DumpError(f"{dump.source}: no token has a log-prob on both sides; nothing to compare")
     sample, prints = fingerprints(measured)
-    size = _size(measured)
+    size = _size(measured, expected or noise_limit(dump.claims))
     verdict, cause, reasons, others = _decide(dump, measured, problems, sample, prints, size)
     rms = float(np.sqrt(np.mean(sample.d**2))) if len(sample.d) else 0.0
     given = limit is not None and rms > limit
@@ -57,7 +59,7 @@ def judge(dump: Dump, limit: float | None = None) -> Judgement:
     )
 
 
-def _size(dump: Dump) -> Size:
+def _size(dump: Dump, expected: NoiseLimit | None) -> Size:
     floors = [
         sigma_of(again - once, dump.rollout)
         for once, again in (
@@ -69,7 +71,7 @@ def _size(dump: Dump) -> Size:
     # One known half stands for both.
     pair = math.hypot(*floors) * math.sqrt(2 / len(floors)) if floors else 0.0
     sigma = sigma_of(dump.trainer - dump.rollout, dump.rollout)
-    return Size(sigma, noise_limit(dump.claims), pair or None)
+    return Size(sigma, expected, pair or None)
 
 
 def _decide(
@@ -105,9 +107,10 @@ def _noise(dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size) ->
         return CANNOT_SAY, "too few tokens", (words,), ()
     uneven = prints.get("sequence_spread")
     if size.sigma > size.usual:
+        varied = size.limit.varied if size.limit else "models"
         words = (
-            f"sigma is {size.sigma:.3g} nats; nine of ten models in the claimed formats stay below "
-            f"{size.usual:.2g}: a noisy model and a small fault of the weights look alike here"
+            f"sigma is {size.sigma:.3g} nats; nine of ten {varied} in the claimed formats stay "
+            f"below {size.usual:.2g}: a noisy one and a small fault of the weights look alike here"
         )
         return CANNOT_SAY, "larger than usual", (words,), (PRECISION, DELIVERY, MODEL)
     if size.limit is None and not size.floor:
@@ -116,7 +119,7 @@ def _noise(dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size) ->
         words = "the size of d differs between sequences by more than rounding usually does"
         return CANNOT_SAY, "uneven", (words,), (PRECISION, DELIVERY, MODEL)
     against = (
-        f"{size.sigma / size.limit.typical:.1f} times a middling model in {size.limit.words}"
+        f"{size.sigma / size.limit.typical:.1f} times {size.limit.yardstick}"
         if size.limit
         else f"{size.sigma / (size.floor or 1):.1f} times the noise floor"
     )

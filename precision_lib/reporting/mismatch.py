@@ -1,5 +1,6 @@
 """The verdict on a dump: for a terminal, for a pull request, and as a page with four plots."""
 
+import math
 from typing import Any
 
 from precision_lib.mismatch.schema import Dump
@@ -26,11 +27,29 @@ def mismatch_lines(record: dict[str, Any]) -> list[Line]:
     lines += [(f"  {text}", "") for text in record["evidence"]]
     if record["also_possible"]:
         lines.append((f"  not excluded: {', '.join(record['also_possible'])}", ""))
+    if "scored" in record:
+        lines.append((f"scored here with {record['model']['name']}:", "bold"))
+        lines += [(f"  {text}", "") for text in _scored(record["scored"])]
     lines.append(("cost:", "bold"))
     lines += [(f"  {words}: {value}", "") for words, value in _costs(record["cost"])]
     lines.append(("next:", "bold"))
     lines += [(f"  {text}", "") for text in record["next"]]
     return lines + [(f"note: {text}", "") for text in record["notes"]]
+
+
+def _scored(scored: dict[str, Any]) -> list[str]:
+    """The engine against each format, and how the halves of a difference add up."""
+    texts = []
+    for fmt, part in scored.items():
+        text = f"engine against {fmt}: sigma {part['sigma']:.3g} nats"
+        if "trainer_sigma" in part:
+            apart = math.hypot(part["trainer_sigma"], part["engine_sigma"])
+            text += (
+                f"; {fmt} against fp32: {part['trainer_sigma']:.3g}; independent errors would make "
+                f"{apart:.3g}, and theirs correlate {part['correlation']:+.2f}"
+            )
+        texts.append(text)
+    return texts
 
 
 def _costs(cost: dict[str, Any]) -> list[tuple[str, str]]:
@@ -58,6 +77,7 @@ def mismatch_markdown(record: dict[str, Any]) -> str:
         "\n".join(f"- {text}" for text in record["evidence"]),
         "**Next.** " + ". ".join(_sentence(text) for text in record["next"]) + ".",
         table(("cost", "value"), _costs(record["cost"])),
+        "\n".join(f"- {text}" for text in _scored(record.get("scored", {}))),
         table(("fingerprint", "value", "limit", ""), tests),
         f"Rounding noise is called a bug in at most {record['false_alarm_rate']:g} of all runs. "
         f"Source: `{record['source']}`.",

@@ -1,0 +1,102 @@
+"""``rollout-check``: is the rollout engine's side of a dump what this model gives?
+
+Exit codes: 0 equal or precision within the limits, 1 a bug or precision beyond them, 2 cannot say,
+4 wrong usage or a file that cannot be read.
+"""
+
+import argparse
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from precision_lib.commands import UsageError, check_devices, check_report_extra, print_lines
+from precision_lib.commands.mismatch import add_outputs, claims_of, write_outputs
+
+#: Seconds between two lines of progress, also while one forward takes longer.
+_SECONDS = 20.0
+
+
+def add_rollout_check(commands: Any) -> None:
+    check = commands.add_parser(
+        "rollout-check",
+        help="the same from the engine's side alone: the trainer's is scored here, with the model",
+    )
+    check.add_argument(
+        "dump",
+        type=Path,
+        metavar="DUMP",
+        help="tokens, prompts and log-probs of the engine (docs/mismatch.md)",
+    )
+    check.add_argument(
+        "--model", required=True, metavar="DIR", help="the checkpoint that was sampled from"
+    )
+    check.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    check.add_argument(
+        "--device-map", metavar="MAP", help="instead of --device: spread the model over all GPUs"
+    )
+    add_outputs(check)
+    check.set_defaults(run=_rollout_check, kept="the dump is as it was")
+
+
+def _rollout_check(options: argparse.Namespace) -> int:
+    from precision_lib.mismatch.report import exit_code
+    from precision_lib.mismatch.rollout import read_rollout
+    from precision_lib.mismatch.schema import DumpError
+    from precision_lib.models.loading import CheckpointError, load_checkpoint
+    from precision_lib.phases.rollout_check import run_rollout_check
+    from precision_lib.reporting.mismatch import mismatch_lines
+
+    if options.page is not None:
+        check_report_extra("--page")
+    if options.limit is not None and not options.limit > 0:
+        raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
+    try:
+        rollout = read_rollout(options.dump, claims_of(options.claim))
+        check_devices(options)
+        checkpoint = load_checkpoint(options.model, options.device, options.device_map)
+        with _Lines() as lines:
+            checked = run_rollout_check(checkpoint, rollout, options.limit, lines.show)
+        write_outputs(options, checked.record, checked.judgement.dump)
+    except (CheckpointError, DumpError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    print_lines(mismatch_lines(checked.record))
+    return exit_code(checked.judgement)
+
+
+class _Lines:
+    """A line of progress when a format begins, and every 20 seconds from a thread of its own."""
+
+    def __init__(self, seconds: float = _SECONDS) -> None:
+        self._seconds, self._state = seconds, ("loading", 0, 0)
+        self._began = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> "_Lines":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def show(self, fmt: str, done: int, total: int) -> None:
+        """So many of all tokens went through the model in a format."""
+        self._state = (fmt, done, total)
+        if done == 0:
+            self._began = time.monotonic()
+            self._write()
+
+    def _tick(self) -> None:
+        while not self._ended.wait(self._seconds):
+            self._write()
+
+    def _write(self) -> None:
+        fmt, done, total = self._state
+        left = (time.monotonic() - self._began) * (total - done) / done if done else 0.0
+        more = f", about {left:.0f} s left" if done else ""
+        print(  # noqa: T201
+            f"rollout-check: {fmt}, {done} of {total} tokens{more}", file=sys.stderr, flush=True
+        )

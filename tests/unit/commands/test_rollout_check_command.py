@@ -1,0 +1,90 @@
+"""``precision-forensics rollout-check`` as a user and a script meet it."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from precision_lib import cli
+from precision_lib.commands.rollout_check import _Lines
+from precision_lib.mismatch.saving import save_dump
+from precision_lib.models.loading import Checkpoint
+from precision_lib.scoring.sampled import figures_of_tokens
+
+Save = Callable[..., list[str]]
+
+
+@pytest.fixture
+def arguments(
+    tiny_llama: Checkpoint, saved_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> Save:
+    """The command's arguments for a dump of random tokens, with the model's own log-probs."""
+
+    def save(name: str = "d.npz", **changes: Any) -> list[str]:
+        tokens = torch.randint(1, 250, (16, 24), generator=torch.Generator().manual_seed(0))
+        rows = figures_of_tokens(tiny_llama.model, list(tokens))
+        logprobs = np.stack([f.logprobs[7:].numpy() for f in rows])
+        path = tmp_path / name
+        columns = {"token_ids": tokens.numpy(), "rollout_logprobs": logprobs}
+        save_dump(path, {"rollout_dtype": "bf16"}, **columns | changes)
+        return ["rollout-check", "--model", str(saved_checkpoint("Llama")), str(path)]
+
+    return save
+
+
+def test_the_models_own_numbers_need_no_more_than_a_sampler(
+    arguments: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random tokens are not drawn from the model, and that is what the command says of them."""
+    record, page = tmp_path / "r.json", tmp_path / "r.md"
+    code = cli.main([*arguments(), f"--json={record}", f"--markdown={page}"])
+    result = json.loads(record.read_text())
+    assert (code, result["verdict"]) == (1, "semantics")
+    assert result["fingerprints"]["pit"]["rejects"]
+    assert set(result["scored"]) == {"fp32", "bf16"}
+    assert len(result["model"]["sha256"]) == 64
+    out, err = capsys.readouterr()
+    assert "verdict: semantics (silent change of sampling)" in out
+    assert "engine against bf16: sigma" in out
+    assert "rollout-check: fp32, 0 of 384 tokens" in err
+    assert "engine against bf16" in page.read_text()
+
+
+def test_what_does_not_fit_is_exit_code_4_in_one_line(
+    arguments: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments()
+    model = tmp_path / "quantised"
+    model.mkdir()
+    (model / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
+    for changed, words in (
+        ([*given[:2], str(tmp_path / "none"), given[3]], "there is no such directory"),
+        ([*given[:2], str(model), given[3]], "its weights are quantised (fp8)"),
+        ([*given[:3], str(tmp_path / "none.npz")], "No such file"),
+        (
+            arguments("other.npz", token_ids=9000 + np.arange(384).reshape(16, 24)),
+            "holds the token 9023",
+        ),
+        ([*given, "--claim", "dtype=bf16"], "give NAME=VALUE with one of"),
+        ([*given, "--limit", "0"], "--limit 0"),
+    ):
+        assert cli.main(changed) == 4
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+
+
+def test_a_line_comes_while_one_forward_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    with _Lines(seconds=0.01) as lines:
+        lines.show("fp32", 5, 10)
+        for _ in range(500):
+            if "5 of 10 tokens" in capsys.readouterr().err:
+                break
+            time.sleep(0.01)
+        else:
+            pytest.fail("no line in 5 s")
