@@ -122,7 +122,7 @@ def test_the_nightly_job_runs_both_ends_and_what_is_too_slow_for_every_commit() 
     runs = {one["command"]: one["python"] for one in job["strategy"]["matrix"]["include"]}
     ends = {".ci/versions oldest", ".ci/versions newest"}
     assert set(runs) == ends | {
-        f".ci/{name}" for name in ("frameworks", "page", "selftest", "wheel")
+        f".ci/{name}" for name in ("frameworks", "page", "selftest", "vllm", "wheel")
     }
     assert all((ROOT / command.split()[0]).is_file() for command in runs)
     assert f">={runs['.ci/versions oldest']}" == PROJECT["requires-python"]
