@@ -39,6 +39,15 @@ def add_outputs(mismatch: argparse.ArgumentParser) -> None:
     mismatch.add_argument(
         "--limit", type=float, metavar="NATS", help="accept precision up to this RMS of d (nats)"
     )
+    for side, whose in (("trainer", "the trainer's"), ("engine", "the rollout engine's")):
+        mismatch.add_argument(
+            f"--{side}-weights",
+            type=Path,
+            nargs="+",
+            metavar="FILE",
+            help=f"{whose} weights at the dump's step: a manifest or checkpoint (docs/weights.md); "
+            "with those of the other side: rules delivery out, or proves it",
+        )
     mismatch.add_argument("--json", type=Path, metavar="FILE", help="the record, strict JSON")
     mismatch.add_argument("--markdown", type=Path, metavar="FILE", help="one screen of it")
     mismatch.add_argument(
@@ -47,20 +56,25 @@ def add_outputs(mismatch: argparse.ArgumentParser) -> None:
 
 
 def _mismatch(options: argparse.Namespace) -> int:
+    from precision_lib.mismatch.delivered import with_weights
     from precision_lib.mismatch.report import exit_code, record
     from precision_lib.mismatch.schema import DumpError
     from precision_lib.mismatch.verdict import judge
     from precision_lib.reporting.mismatch import mismatch_lines
+    from precision_lib.weights.files import SourceError
 
     if options.page is not None:
         check_report_extra("--page")
     if options.limit is not None and not options.limit > 0:
         raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
     try:
+        weights = _compared_weights(options.trainer_weights, options.engine_weights)
         judgement = judge(_read(options.dumps, claims_of(options.claim)), options.limit)
+        if weights is not None:
+            judgement = with_weights(judgement, weights)
         result = record(judgement)
         write_outputs(options, result, judgement.dump)
-    except (DumpError, OSError) as error:
+    except (DumpError, SourceError, OSError) as error:
         raise UsageError(str(error)) from None
     print_lines(mismatch_lines(result))
     return exit_code(judgement)
@@ -107,3 +121,18 @@ def claims_of(arguments: list[str]) -> dict[str, str]:
             raise UsageError(f"--claim {text}: give NAME=VALUE with one of {', '.join(known)}")
         claims[name] = value
     return claims
+
+
+def _compared_weights(trainer: list[Path] | None, engine: list[Path] | None) -> Any:
+    """The comparison of both sides' weights, None where none are given."""
+    from precision_lib.mismatch.delivered import Weights
+    from precision_lib.weights.compare import compare
+    from precision_lib.weights.manifests import open_source
+
+    if trainer is None and engine is None:
+        return None
+    if trainer is None or engine is None:
+        given, missing = ("engine", "trainer") if trainer is None else ("trainer", "engine")
+        raise UsageError(f"--{given}-weights needs --{missing}-weights too: two sides are compared")
+    left, right = open_source(trainer[0]), open_source(engine[0])
+    return Weights(compare(left, right), left.step, right.step)

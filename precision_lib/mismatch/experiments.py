@@ -31,13 +31,17 @@ _BY_CAUSE = {
     "raw log-probs of changed sampling": "ask the engine for processed log-probs, and divide the "
     "trainer's logits by the temperature",
     "context": "compare the prompt token ids of one response on both sides, from the first on",
+    "the weights differ": "deliver the named tensors, then dump again: what they hide is not "
+    "judged yet (`precision-forensics weights TRAINER ENGINE` has the details)",
+    "same weights, another function": "run both sides in fp32 on the same tokens and compare the "
+    "configurations (RoPE base, norm epsilon, routing) and the context",
     "rare large differences": "list the tokens of the largest differences; in a mixture of "
     "experts, replay the engine's routing in the trainer",
 }
 _BY_VERDICT = {
     SEMANTICS: "compare both sides' log-probs over the whole vocabulary for one token",
-    DELIVERY: "set the learning rate to 0: what remains is not training; then compare the weights "
-    "of both sides tensor by tensor",
+    DELIVERY: "compare the weights of both sides (--trainer-weights FILE --engine-weights FILE), "
+    "or set the learning rate to 0: what remains is not training",
     MODEL: "run both sides in fp32 on the same tokens and compare the configurations (RoPE base, "
     "norm epsilon, routing); compare the weights tensor by tensor",
     EQUAL: "none for the log-probs; check that the trainer's column is not a copy of the rollout's",
@@ -74,13 +78,20 @@ def _undecided(judgement: Judgement) -> list[str]:
     claims = judgement.dump.claims
     if judgement.cause == "too few tokens":
         return ["dump at least 32 responses of 64 tokens"]
+    if judgement.cause == "other weights, equal log-probs":
+        return ["write both manifests at the step of the dump, before and after the update"]
     if claims.rollout_dtype is None or claims.trainer_dtype is None:
         steps.append("state the formats: --claim rollout_dtype=... trainer_dtype=...")
     if not _is_fp32(claims):
         steps.append(FP32)
     if judgement.dump.rollout_again is None:
         steps.append(TWICE)
-    steps.append("set the learning rate to 0: what grows with the step is a matter of delivery")
+    if DELIVERY in judgement.also_possible or not judgement.also_possible:
+        steps.append("set the learning rate to 0: what grows with the step is a matter of delivery")
+        steps.append(
+            "compare the weights: --trainer-weights FILE --engine-weights FILE rule delivery out, "
+            "or prove it"
+        )
     return steps
 
 

@@ -7,6 +7,7 @@ from precision_lib.mismatch.misalignment import Misalignment
 from precision_lib.mismatch.noise import NoiseLimit
 from precision_lib.mismatch.sample import Fingerprint
 from precision_lib.mismatch.schema import Dump
+from precision_lib.weights.findings import Outcome
 
 EQUAL, PRECISION, CANNOT_SAY = "equal", "precision", "cannot say"
 ALIGNMENT, SEMANTICS, DELIVERY, MODEL = "alignment", "semantics", "delivery", "model"
@@ -50,6 +51,7 @@ class Judgement:
         also_possible: verdicts that the evidence does not exclude.
         fingerprints, size: of the aligned tokens. problems: of the alignment.
         beyond_limit: the size exceeds the claimed formats' usual range, or the user's limit.
+        weights: the comparison of both sides' weights, None where none was made.
     """
 
     verdict: str
@@ -61,6 +63,7 @@ class Judgement:
     problems: tuple[Misalignment, ...]
     dump: Dump
     beyond_limit: bool = False
+    weights: Outcome | None = None
 
 
 #: Verdict, cause, reasons, and verdicts that are not excluded.

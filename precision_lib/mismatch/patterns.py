@@ -113,17 +113,16 @@ def _sequences(
     """d moves whole sequences, or grows with the step: the weights are not the same."""
     grows, means = prints.get("growth"), prints.get("sequence_means")
     if grows is not None and grows.rejects:
-        words = (
-            f"d is {math.exp(grows.value):.2f} times as large in the later half of the steps: the "
-            "rollout's weights stay behind the trainer's"
-        )
-        return DELIVERY, "grows with the step", (words,), ()
+        words = f"d is {math.exp(grows.value):.2f} times as large in the later half of the steps"
+        meaning = "so the rollout's weights stay behind the trainer's"
+        return DELIVERY, "grows with the step", (words, meaning), ()
     if means is not None and means.rejects:
         words = (
             f"d moves whole sequences: correlation {means.value:.3f} within a sequence (rounding "
-            f"allows {means.margin:.2f}), as training moves them: the rollout's weights are others"
+            f"allows {means.margin:.2f}), as training moves them"
         )
-        return DELIVERY, "other weights", (words,), (MODEL,)
+        meaning = "so the rollout's weights are others"
+        return DELIVERY, "other weights", (words, meaning), (MODEL,)
     return None
 
 

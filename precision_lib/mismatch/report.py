@@ -11,6 +11,7 @@ from precision_lib.mismatch.experiments import next_experiments
 from precision_lib.mismatch.judgement import CANNOT_SAY, EQUAL, PRECISION, Judgement
 from precision_lib.mismatch.noise import formats_that_explain
 from precision_lib.mismatch.significance import FALSE_ALARMS
+from precision_lib.weights.findings import as_json
 
 SCHEMA = "precision-forensics/mismatch/1"
 
@@ -42,6 +43,7 @@ def record(judgement: Judgement) -> dict[str, Any]:
         "size": _size(judgement),
         "fingerprints": {name: _test(p) for name, p in judgement.fingerprints.items()},
         "smallest_found": smallest_found(judgement.fingerprints),
+        "weights": None if judgement.weights is None else as_json(judgement.weights),
         "notes": list(judgement.dump.notes),
     }
 
