@@ -26,13 +26,14 @@ def add_weights(commands: Any) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="earlier weights of the trainer, the latest first: proves what is stale",
+        help="earlier weights of the trainer, the latest first where no step is known: proves what "
+        "is stale, and shows the share of changed 16-bit codes of each step",
     )
     weights.add_argument(
         "--learning-rate",
         type=float,
         metavar="RATE",
-        help="of the steps since the first of --older: at 0 nothing may move, else all must",
+        help="of all steps since the last of --older: at 0 nothing may move, else all must",
     )
     _add_contract(weights)
     weights.add_argument("--json", type=Path, metavar="FILE", help="verdict and findings")
@@ -73,7 +74,7 @@ def _weights(options: argparse.Namespace) -> int:
     from precision_lib.weights.files import SourceError
     from precision_lib.weights.findings import Contract, as_json
     from precision_lib.weights.manifests import open_source, write_manifest
-    from precision_lib.weights.series import add_movement
+    from precision_lib.weights.series import add_movement, latest_first
 
     if options.engine is None and options.write_manifest is None:
         raise UsageError("give ENGINE to compare with, or --write-manifest FILE")
@@ -87,10 +88,10 @@ def _weights(options: argparse.Namespace) -> int:
         if options.engine is None:
             return OK
         contract = Contract(tuple(options.keep_fp32), options.quantised_from, options.lora_scale)
-        older = [open_source(path) for path in options.older]
+        older = latest_first([open_source(path) for path in options.older], trainer)
         outcome = compare(trainer, open_source(options.engine), contract, older)
         if older:
-            add_movement(outcome, older[0], trainer, options.learning_rate)
+            add_movement(outcome, [*older[::-1], trainer], options.learning_rate)
         if options.json is not None:
             write_json(options.json, as_json(outcome))
     except (SourceError, OSError) as error:

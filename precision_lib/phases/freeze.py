@@ -4,7 +4,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from precision_lib.matrix import get_configuration
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.phases.weights import write_manifests
 from precision_lib.trajectories.batches import FreezeSettings
 from precision_lib.trajectories.freeze import freeze
 from precision_lib.trajectories.shards import Manifest
@@ -13,6 +15,11 @@ from precision_lib.trajectories.shards import Manifest
 def run_freeze(
     pipeline: Pipeline, settings: FreezeSettings, output_dir: Path, *, resume: bool = False
 ) -> Manifest:
-    """:func:`trajectories.freeze.freeze` with a bar; raises what that raises."""
+    """:func:`trajectories.freeze.freeze` with a bar, and manifests of the FP32 weights.
+
+    Raises what that raises.
+    """
     with tqdm(total=settings.num_batches, disable=None, unit="batch", desc="freeze") as bar:
-        return freeze(pipeline, settings, output_dir, resume=resume, progress=bar.update)
+        manifest = freeze(pipeline, settings, output_dir, resume=resume, progress=bar.update)
+    write_manifests(pipeline, get_configuration("fp32_baseline"), output_dir)
+    return manifest

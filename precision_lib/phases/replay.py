@@ -11,6 +11,7 @@ from tqdm import tqdm
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.phases.weights import write_manifests
 from precision_lib.trajectories.replay import NothingToReplayError, replay
 from precision_lib.trajectories.shards import read_manifest
 
@@ -23,7 +24,7 @@ def run_replay(
     batch_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """:func:`trajectories.replay.replay` with a bar; its record.
+    """:func:`trajectories.replay.replay` with a bar, manifests of the weights; its record.
 
     Raises:
         NothingComparedError: the directory holds no sequence. Otherwise what that raises.
@@ -32,7 +33,7 @@ def run_replay(
     name = f"replay {configuration.name}"
     try:
         with tqdm(total=shards, disable=None, unit="shard", desc=name) as bar:
-            return replay(
+            record = replay(
                 pipeline,
                 configuration,
                 trajectories_dir,
@@ -43,6 +44,8 @@ def run_replay(
             )
     except NothingToReplayError as error:
         raise NothingComparedError(str(error)) from None
+    write_manifests(pipeline, configuration, output_dir)
+    return record
 
 
 def golden_failure(record: dict[str, Any]) -> str | None:

@@ -52,12 +52,16 @@ def _unread(outcome: Outcome) -> list[Line]:
 
 
 def _moved(outcome: Outcome) -> list[Line]:
-    if not outcome.moved:
-        return []
-    shares = sorted(outcome.moved.values())
-    middle = shares[len(shares) // 2]
-    words = f"changed 16-bit codes since the older weights: median {middle:.2%} of a tensor"
-    return [(f"{words}, from {shares[0]:.2%} to {shares[-1]:.2%}", "")]
+    """A line for each step of the series, the last ones where there are many."""
+    lines: list[Line] = []
+    for moved in outcome.moved[-SHOWN:]:
+        shares = sorted(moved.shares.values())
+        if shares:
+            middle = shares[len(shares) // 2]
+            words = f"changed 16-bit codes, {moved.since} to {moved.to}: median {middle:.2%}"
+            ends = f"from {shares[0]:.2%} to {shares[-1]:.2%}"
+            lines.append((f"{words} of a tensor, {ends}", ""))
+    return lines
 
 
 def _some(names: Iterable[str]) -> str:

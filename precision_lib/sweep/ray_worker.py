@@ -22,6 +22,7 @@ from precision_lib.models.pipeline import load_pipeline
 from precision_lib.sweep.plan import ModelNames
 from precision_lib.training.directory import FILES
 from precision_lib.training.invariants import InvariantError
+from precision_lib.training.manifests import manifest_names
 from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import StateError
@@ -35,23 +36,24 @@ Answer = tuple[str, int, dict[str, bytes] | None]
 
 def read_files(directory: Path) -> dict[str, bytes]:
     """The files of a run, by name; those that are there."""
-    return {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    names = [*manifest_names(directory), *FILES]
+    return {name: (directory / name).read_bytes() for name in names if (directory / name).is_file()}
 
 
 def write_files(directory: Path, files: dict[str, bytes]) -> None:
     """Make ``directory`` that of the run: a file that the run does not have goes.
 
-    The lines come before their state: a state whose lines are missing cannot be continued.
+    Manifests and lines come before their state, in the order of :func:`read_files`: a state whose
+    lines are missing cannot be continued.
 
     Raises:
         OSError: a file cannot be written; the old one is whole.
     """
-    for name in FILES:
+    for name in (*manifest_names(directory), *FILES):
         if name not in files:
             (directory / name).unlink(missing_ok=True)
-    for name in FILES:
-        if name in files:
-            write_bytes(directory / name, files[name])
+    for name, content in files.items():
+        write_bytes(directory / name, content)
 
 
 class RemoteCell:

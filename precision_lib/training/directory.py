@@ -3,7 +3,8 @@
 A lock keeps a second process out. Lines behind the state are dropped on resuming, and half a line
 or a temporary file that a kill left is removed.
 
-Files of a run: ``steps.jsonl`` (a line per step), ``state.safetensors``, ``summary.json``.
+Files of a run: ``steps.jsonl`` (a line per step), ``state.safetensors``, ``summary.json``, and
+manifests of the weights (:mod:`training.manifests`).
 """
 
 import json
@@ -62,7 +63,7 @@ def alone(directory: Path) -> Iterator[None]:
 
 def clear_debris(directory: Path) -> None:
     """Remove the temporary files that a killed process left. Call it with the lock held."""
-    for name in FILES:
+    for name in (*FILES, "weights_*"):
         for path in directory.glob(f".{name}.*"):
             if path.is_dir():
                 shutil.rmtree(path)

@@ -36,6 +36,7 @@ from precision_lib.training.failures import (
     RunEnded,
     is_out_of_memory,
 )
+from precision_lib.training.manifests import WeightSeries, remove_manifests
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import (
     asked_for,
@@ -84,7 +85,8 @@ FINAL_FIGURES = (
 class Session:
     """A run and its directory, from opening it to its summary.
 
-    ``run`` is None until it is open; ``lines`` are those of the steps done, as they are on disk.
+    ``run`` is None until it is open; ``lines`` are those of the steps done, as they are on disk;
+    ``series`` is what the next manifests are compared with.
     """
 
     pipeline: Pipeline
@@ -93,13 +95,14 @@ class Session:
     directory: Path
     run: Run | None = None
     lines: list[dict[str, Any]] = field(default_factory=list)
+    series: WeightSeries = field(default_factory=WeightSeries)
 
     def keep(self, line: dict[str, Any]) -> None:
         """Write a step's line."""
         self.lines.append(append_line(self.directory / STEPS, line))
 
     def checkpoint(self) -> None:
-        """Write the state, once the lines of its steps are surely on disk.
+        """Write manifests and state, once the lines of its steps are surely on disk.
 
         Nothing is written half-way through a step, or for a step whose line could not be written.
         """
@@ -109,6 +112,7 @@ class Session:
         if (self.directory / STEPS).exists():
             with (self.directory / STEPS).open("rb") as file:
                 os.fsync(file.fileno())
+        self.series.add(run, self.directory)  # before the state: where it is, they are
         write_state(self.directory, run)
 
 
@@ -218,9 +222,11 @@ def _begin(session: Session) -> Iterator[dict[str, Any]]:
     run = open_run(*given, session.settings)
     if state is not None:
         restore(run, state)
+        session.series.add(run, None)
     session.run = run
     clear_debris(directory)
     write_lines(directory, session.lines)
+    remove_manifests(directory, run.step)
     (directory / SUMMARY).unlink(missing_ok=True)  # from now on it would not be true
     yield {"kind": "begin", "step": run.step}
     if state is None:

@@ -37,7 +37,8 @@ class PPOSettings:
         samples_per_prompt: responses to each prompt; divides ``batch_size``.
         max_new_tokens: response tokens at most.
         epochs, minibatches: passes over a rollout, and optimizer steps of each pass.
-        learning_rate: of AdamW (beta 0.9 and 0.95, no weight decay), for policy and value head.
+        learning_rate: of AdamW (beta 0.9 and 0.95, no weight decay), for policy and value head; 0
+            is a control, where no weight moves.
         clip_range: of the ratio. value_clip_range: of the values, reward units.
         value_coefficient: weight of the value loss.
         gamma, lam: discount and GAE lambda.
@@ -93,12 +94,12 @@ class PPOSettings:
                     f"batch_size = {self.batch_size} is no multiple of {name} = "
                     f"{getattr(self, name)}"
                 )
-        for name in ("learning_rate", "value_clip_range", "max_grad_norm"):
+        for name in ("value_clip_range", "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} = {getattr(self, name)} must be positive and finite")
         if not 0 < self.clip_range < 1:
             raise ValueError(f"clip_range = {self.clip_range} must lie between 0 and 1")
-        for name in ("value_coefficient", "kl_coefficient", "perturbation"):
+        for name in ("learning_rate", "value_coefficient", "kl_coefficient", "perturbation"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} = {getattr(self, name)} must be 0 or more and finite")
         for name in ("gamma", "lam"):

@@ -44,6 +44,15 @@ class Finding:
     engine: str = ""
 
 
+@dataclass(frozen=True)
+class Moved:
+    """One step of a series: names of its two ends, tensor -> share of changed 16-bit codes."""
+
+    since: str
+    to: str
+    shares: dict[str, float]
+
+
 @dataclass
 class Outcome:
     """All that two sides told about each other.
@@ -56,7 +65,7 @@ class Outcome:
         must_stay: name -> formats at trainer and engine, of what must stay FP32.
         notes: sentences about the whole.
         elements: how many were compared.
-        moved: name -> share of changed 16-bit codes since the older trainer weights.
+        moved: the trainer's steps since the older weights, the earliest first.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -66,7 +75,7 @@ class Outcome:
     must_stay: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     elements: int = 0
-    moved: dict[str, float] = field(default_factory=dict)
+    moved: list[Moved] = field(default_factory=list)
 
     @property
     def compared(self) -> int:
@@ -75,7 +84,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """``equal``, ``different``, or or ``cannot say`` where not all is known."""
+        """``equal``, ``different``, or ``cannot say`` where not all is known."""
         if self.findings:
             return "different"
         return "cannot say" if self.unread or not self.equal else "equal"
@@ -115,7 +124,8 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             name: {"wanted": "fp32", "trainer": trainer, "engine": engine}
             for name, (trainer, engine) in outcome.must_stay.items()
         },
-        "changed_codes": outcome.moved,
+        "changed_codes": outcome.moved[-1].shares if outcome.moved else {},
+        "changed_codes_by_step": [vars(moved) for moved in outcome.moved],
         "notes": outcome.notes,
     }
     return dict(record)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from precision_lib.weights import names
 from precision_lib.weights.context import Context
-from precision_lib.weights.survey import Survey, as_matrix, line_digests
+from precision_lib.weights.survey import Survey, as_matrix, line_digests, line_starts
 from precision_lib.weights.tensors import DataTensor, Tensor
 
 Reason = tuple[str, str, bool]
@@ -54,15 +54,32 @@ def lines_explained(
         all_differ = bool(mask.all())
         if all_differ and not seen.same_norm and (axis == 1 or not _siblings(shared, context)):
             continue
+        inside = _may_be_inside(shared, trainer, engine, axis, context)
+        if all_differ and not inside:
+            continue
         places = np.flatnonzero(mask)
         digests = line_digests(engine, engine.fmt, axis)
         lines = _Lines(axis, places, len(mask), digests, engine.fmt, shape)
-        reason = _inside(shared, trainer, lines, context)
+        reason = _inside(shared, trainer, lines, context) if inside else None
         if reason is None and not all_differ:
             reason = _of_others(shared, lines, context)
         if reason is not None:
             return reason
     return None
+
+
+def _may_be_inside(
+    shared: str, trainer: DataTensor, engine: DataTensor, axis: int, context: Context
+) -> bool:
+    """Whether each line of the engine's begins as one of the trainer's, or of a sibling's."""
+    fmt = engine.fmt
+    known = line_starts(trainer, fmt, axis)
+    columns = as_matrix(engine.shape)[1]
+    for sibling in _siblings(shared, context) if axis == 0 else []:
+        other = context.trainer[sibling].tensor
+        if isinstance(other, DataTensor) and as_matrix(other.shape)[1] == columns:
+            known |= line_starts(other, fmt, 0)
+    return line_starts(engine, fmt, axis) <= known
 
 
 def _inside(shared: str, trainer: DataTensor, lines: _Lines, context: Context) -> Reason | None:

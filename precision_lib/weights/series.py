@@ -14,10 +14,10 @@ import numpy as np
 from precision_lib.weights import names
 from precision_lib.weights.codes import CODE_TYPES, cast, is_float
 from precision_lib.weights.files import Source
-from precision_lib.weights.findings import Finding, Outcome
+from precision_lib.weights.findings import Finding, Moved, Outcome
 from precision_lib.weights.layout import sides
 from precision_lib.weights.relation import relation
-from precision_lib.weights.tensors import DataTensor, Tensor, elements
+from precision_lib.weights.tensors import DataTensor, ManifestTensor, Tensor, elements
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,12 @@ def movements(before: Source, after: Source) -> list[Movement]:
 
 
 def changed_share(old: Tensor, new: Tensor) -> float | None:
-    """Share of elements whose 16-bit code differs, piece by piece; None without the values."""
+    """Share of elements whose 16-bit code differs; None where neither values nor manifest say."""
+    fmt = new.fmt if CODE_TYPES[new.fmt] in ("<u2", "<f2") else "bf16"
+    if isinstance(new, ManifestTensor):
+        return new.changed_since(old, fmt)
     if not (isinstance(old, DataTensor) and isinstance(new, DataTensor)) or old.shape != new.shape:
         return None
-    fmt = new.fmt if CODE_TYPES[new.fmt] in ("<u2", "<f2") else "bf16"
     changed = sum(
         int(np.count_nonzero(_codes(a, fmt) != _codes(b, fmt)))
         for a, b in zip(old.values(), new.values(), strict=True)
@@ -74,27 +76,44 @@ def check_series(series: Sequence[Source], learning_rate: float) -> list[Finding
     """
     if len(series) < 2:
         raise ValueError(f"{len(series)} manifests are no series; give two or more")
-    return [
-        f
-        for old, new in pairwise(series)
-        for f in _against_rate(movements(old, new), learning_rate)
-    ]
+    return _against_rate([movements(old, new) for old, new in pairwise(series)], learning_rate)
 
 
-def add_movement(
-    outcome: Outcome, before: Source, after: Source, learning_rate: float | None
-) -> None:
-    """Add the movement since ``before`` to ``outcome``, and findings where the rate is known."""
-    moves = movements(before, after)
-    outcome.moved = {move.tensor: move.share for move in moves if move.share is not None}
+def add_movement(outcome: Outcome, series: Sequence[Source], learning_rate: float | None) -> None:
+    """Add the movement of a series, the earliest first, and findings where the rate is known."""
+    for old, new in pairwise(series):
+        shares = {m.tensor: m.share for m in movements(old, new) if m.share is not None}
+        outcome.moved.append(Moved(_named(old), _named(new), shares))
     if learning_rate is not None:
-        outcome.findings += _against_rate(moves, learning_rate)
+        outcome.findings += check_series(series, learning_rate)
 
 
-def _against_rate(moves: list[Movement], learning_rate: float) -> list[Finding]:
-    if learning_rate == 0:
-        wrong = [move.tensor for move in moves if move.moved]
-        return [Finding("moved", name, "it moved at learning rate 0") for name in wrong]
-    still = [move.tensor for move in moves if move.moved is False]
-    detail = f"it did not change at learning rate {learning_rate:g}"
-    return [Finding("unmoved", name, detail) for name in still]
+def latest_first(older: Sequence[Source], trainer: Source) -> list[Source]:
+    """Earlier weights by falling step where all steps are known; else in the order given."""
+    steps = [source.step for source in (*older, trainer) if source.step is not None]
+    if len(steps) <= len(older):
+        return list(older)
+    before = [source for source in older if (source.step or 0) < (trainer.step or 0)]
+    return sorted(before, key=lambda source: source.step or 0, reverse=True)
+
+
+def _named(source: Source) -> str:
+    return source.label if source.step is None else f"step {source.step}"
+
+
+def _against_rate(steps: list[list[Movement]], learning_rate: float) -> list[Finding]:
+    """One finding for each tensor, with the number of steps that break the rule."""
+    still = learning_rate != 0
+    counts: dict[str, int] = {}
+    for moves in steps:
+        for move in moves:
+            if move.moved is not None and move.moved != still:
+                counts[move.tensor] = counts.get(move.tensor, 0) + 1
+    kind, words = ("unmoved", "did not change") if still else ("moved", "moved")
+    findings = []
+    for name, count in counts.items():
+        times = f", in {count} of {len(steps)} steps" if len(steps) > 1 else ""
+        findings.append(
+            Finding(kind, name, f"it {words} at learning rate {learning_rate:g}{times}")
+        )
+    return findings

@@ -28,6 +28,8 @@ from precision_lib.weights.codes import (
 from precision_lib.weights.statistics import Counts, Statistics
 
 PIECE = 1 << 20
+#: Elements that are looked at before all are.
+FIRST = 1 << 12
 #: Bytes up to which a manifest holds the hash of the transposed tensor, which needs it whole.
 TRANSPOSED_LIMIT = 1 << 26
 #: Formats that a manifest also hashes a wider tensor in.
@@ -124,7 +126,12 @@ class DataTensor:
         if not (is_float(fmt) and is_float(self.fmt)):
             return None
         if f"exact:{fmt}" not in self._known:
-            self._scan([fmt], with_statistics=False)
+            first = min(elements(self), FIRST)
+            inside = first < elements(self)
+            if inside and not self.part(((0, first),), (first,)).exact_in(fmt):
+                self._known[f"exact:{fmt}"] = False  # most tensors are not, and need no pass
+            else:
+                self._scan([fmt], with_statistics=False)
         return bool(self._known[f"exact:{fmt}"])
 
     def statistics(self) -> Statistics:
@@ -229,6 +236,14 @@ class ManifestTensor:
 
     def codes(self) -> None:
         return None
+
+    def changed_since(self, older: Tensor, fmt: str) -> float | None:
+        """Recorded share of codes in ``fmt`` that are not those of ``older``; None for others."""
+        changed = self._facts.get("changed", {})
+        since = older.digest(self.fmt) if older.fmt == self.fmt else None
+        if since is None or (changed.get("since"), changed.get("format")) != (since, fmt):
+            return None
+        return float(changed["share"])
 
     def part(self, ranges: tuple[Range, ...], shape: tuple[int, ...]) -> "ManifestTensor | None":
         if ranges == ((0, elements(self)),) and shape == self.shape:

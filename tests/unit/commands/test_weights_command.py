@@ -52,7 +52,7 @@ def test_older_weights_and_the_learning_rate_are_controls(
 ) -> None:
     trainer, older = save(tmp_path / "trainer", state()), save(tmp_path / "older", state(1.5))
     assert run(trainer, trainer, "--older", older) == 0
-    assert "changed 16-bit codes since the older weights" in capsys.readouterr().out
+    assert "changed 16-bit codes, " in capsys.readouterr().out
     assert run(trainer, trainer, "--older", older, "--learning-rate", 0) == 1
     assert f"moved: 1 tensor, it moved in a step that should move nothing\n  {WEIGHT}" in (
         capsys.readouterr().out
