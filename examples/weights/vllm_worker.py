@@ -17,10 +17,19 @@ class WeightsManifest:
     model_runner: Any
 
     def write_weights_manifest(self, path: str, step: int) -> int:
-        """Write the manifest of the model that this worker runs; the number of tensors."""
+        """Write the manifest of the model that this worker runs; the number of tensors.
+
+        With tensor parallelism each rank writes its own, ``engine_rank0.json`` and so on.
+        """
+        from vllm import distributed
+
+        rank = None
+        if distributed.get_tensor_model_parallel_world_size() > 1:
+            rank = distributed.get_tensor_model_parallel_rank()
+            path = path.replace(".json", f"_rank{rank}.json")
         config = self.model_runner.model_config.hf_config
         model = self.model_runner.get_model()
-        return len(manifest(model, path, config=config, step=step)["tensors"])
+        return len(manifest(model, path, config=config, step=step, rank=rank)["tensors"])
 
 
 def write_before_packing(path: str) -> None:

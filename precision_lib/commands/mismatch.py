@@ -39,11 +39,11 @@ def add_outputs(mismatch: argparse.ArgumentParser) -> None:
     mismatch.add_argument(
         "--limit", type=float, metavar="NATS", help="accept precision up to this RMS of d (nats)"
     )
-    for side, whose in (("trainer", "the trainer's"), ("engine", "the rollout engine's")):
+    for side, whose, count in (("trainer", "the trainer's", 1), ("engine", "the engine's", "+")):
         mismatch.add_argument(
             f"--{side}-weights",
             type=Path,
-            nargs="+",
+            nargs=count,
             metavar="FILE",
             help=f"{whose} weights at the dump's step: a manifest or checkpoint (docs/weights.md); "
             "with those of the other side: rules delivery out, or proves it",
@@ -126,13 +126,14 @@ def claims_of(arguments: list[str]) -> dict[str, str]:
 def _compared_weights(trainer: list[Path] | None, engine: list[Path] | None) -> Any:
     """The comparison of both sides' weights, None where none are given."""
     from precision_lib.mismatch.delivered import Weights
-    from precision_lib.weights.compare import compare
     from precision_lib.weights.manifests import open_source
+    from precision_lib.weights.rank_files import open_ranks
+    from precision_lib.weights.ranks import compare_engine
 
     if trainer is None and engine is None:
         return None
     if trainer is None or engine is None:
         given, missing = ("engine", "trainer") if trainer is None else ("trainer", "engine")
         raise UsageError(f"--{given}-weights needs --{missing}-weights too: two sides are compared")
-    left, right = open_source(trainer[0]), open_source(engine[0])
-    return Weights(compare(left, right), left.step, right.step)
+    left, right = open_source(trainer[0]), open_ranks(engine)
+    return Weights(compare_engine(left, right), left.step, right[0].step)

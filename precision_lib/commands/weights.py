@@ -19,7 +19,13 @@ def add_weights(commands: Any) -> None:
         epilog="exit codes: 0 equal, 1 different, 2 cannot say, 4 usage",
     )
     weights.add_argument("trainer", type=Path, metavar="TRAINER", help="what was trained")
-    weights.add_argument("engine", type=Path, metavar="ENGINE", nargs="?", help="what generates")
+    weights.add_argument(
+        "engine",
+        type=Path,
+        metavar="ENGINE",
+        nargs="*",
+        help="what generates; of a tensor-parallel engine one file for each rank, or their folder",
+    )
     weights.add_argument(
         "--older",
         type=Path,
@@ -39,6 +45,13 @@ def add_weights(commands: Any) -> None:
     weights.add_argument("--json", type=Path, metavar="FILE", help="verdict and findings")
     weights.add_argument(
         "--write-manifest", type=Path, metavar="FILE", help="write the manifest of TRAINER"
+    )
+    weights.add_argument(
+        "--tensor-parallel",
+        type=int,
+        default=1,
+        metavar="RANKS",
+        help="with --write-manifest: hash what each of so many ranks of an engine holds, too",
     )
     weights.set_defaults(run=_weights, kept="the weights are only read")
 
@@ -70,26 +83,29 @@ def _add_contract(weights: argparse.ArgumentParser) -> None:
 def _weights(options: argparse.Namespace) -> int:
     from precision_lib.jsonio import write_json
     from precision_lib.reporting.weights import weight_lines
-    from precision_lib.weights.compare import compare
     from precision_lib.weights.files import SourceError
     from precision_lib.weights.findings import Contract, as_json
     from precision_lib.weights.manifests import open_source, write_manifest
+    from precision_lib.weights.rank_files import open_ranks
+    from precision_lib.weights.ranks import compare_engine
     from precision_lib.weights.series import add_movement, latest_first
 
-    if options.engine is None and options.write_manifest is None:
+    if not options.engine and options.write_manifest is None:
         raise UsageError("give ENGINE to compare with, or --write-manifest FILE")
+    if options.tensor_parallel < 1:
+        raise UsageError(f"--tensor-parallel {options.tensor_parallel}: give 1 or more ranks")
     if options.learning_rate is not None and not options.older:
         raise UsageError("--learning-rate needs --older FILE: the weights before the steps")
     try:
         trainer = open_source(options.trainer)
         if options.write_manifest is not None:
-            write_manifest(options.write_manifest, trainer)
+            write_manifest(options.write_manifest, trainer, options.tensor_parallel)
             print_lines([(f"manifest: {options.write_manifest}", "")])
-        if options.engine is None:
+        if not options.engine:
             return OK
         contract = Contract(tuple(options.keep_fp32), options.quantised_from, options.lora_scale)
         older = latest_first([open_source(path) for path in options.older], trainer)
-        outcome = compare(trainer, open_source(options.engine), contract, older)
+        outcome = compare_engine(trainer, open_ranks(options.engine), contract, older)
         if older:
             add_movement(outcome, [*older[::-1], trainer], options.learning_rate)
         if options.json is not None:

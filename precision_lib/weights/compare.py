@@ -13,7 +13,7 @@ from precision_lib.weights.findings import KINDS, Contract, Finding, Outcome
 from precision_lib.weights.layout import Piece, Side, sides
 from precision_lib.weights.merged import compare_merged, merged_layers
 from precision_lib.weights.must_stay import must_stay_fp32
-from precision_lib.weights.padding import without_padding
+from precision_lib.weights.padding import common_rows, without_padding
 from precision_lib.weights.relation import Relation, relation
 from precision_lib.weights.tensors import elements
 
@@ -35,7 +35,7 @@ def compare(
     left, right = sides(trainer, engine)
     outcome = Outcome(unread={**left.unread, **right.unread})
     tie(left, right)
-    pairs = _paired(left, right, outcome)
+    pairs = paired(left, right, outcome)
     shorter = None if pairs else _without_prefix(left, right)
     if shorter is not None and shorter != (trainer, engine):
         outcome = compare(*shorter, contract, older)
@@ -43,7 +43,7 @@ def compare(
         return outcome
     if not pairs:
         outcome.findings.clear()
-        outcome.notes.append(_no_common_name(left, right))
+        outcome.notes.append(no_common_name(left, right))
         return outcome
     before = [sides(source, engine)[0] for source in older]
     for side in before:
@@ -55,13 +55,18 @@ def compare(
         before,
         contract,
     )
-    _judge(pairs, left, right, context, outcome)
-    order = list(KINDS)
-    outcome.findings.sort(key=lambda finding: order.index(finding.kind))
+    judge(pairs, left, right, context, outcome)
+    sort_findings(outcome)
     return outcome
 
 
-def _judge(pairs: Pairs, left: Side, right: Side, context: Context, outcome: Outcome) -> None:
+def sort_findings(outcome: Outcome) -> None:
+    """Findings in the order of the kinds."""
+    order = list(KINDS)
+    outcome.findings.sort(key=lambda finding: order.index(finding.kind))
+
+
+def judge(pairs: Pairs, left: Side, right: Side, context: Context, outcome: Outcome) -> None:
     """Count what is equal, then explain the rest."""
     formats = dominant_formats(pairs)
     merges = merged_layers(left, right, context, outcome)
@@ -120,7 +125,7 @@ def _say(
     else:
         padding = without_padding(shared, wanted, given)
         if padding is None:
-            finding = explained(shared, wanted, given, context)
+            finding = explained(shared, *common_rows(shared, wanted, given), context)
             if finding is None:
                 context.equal.add(shared)
                 outcome.count("up to the sign of zeros")
@@ -195,7 +200,7 @@ def tie(left: Side, right: Side) -> None:
                 side.add(replace(piece, key=head, name=other.pieces[head][0].name))
 
 
-def _paired(left: Side, right: Side, outcome: Outcome) -> Pairs:
+def paired(left: Side, right: Side, outcome: Outcome) -> Pairs:
     """Pairs by shared name; what one side has alone becomes a finding or is ignored."""
     pairs: Pairs = {}
     _move_matrices(left, right)
@@ -275,6 +280,6 @@ def _without_prefix(left: Side, right: Side) -> tuple[Source, Source] | None:
     return None
 
 
-def _no_common_name(left: Side, right: Side) -> str:
+def no_common_name(left: Side, right: Side) -> str:
     some = [", ".join(list(side.pieces)[:2]) or "none" for side in (left, right)]
     return f"no name is shared: trainer {some[0]}; engine {some[1]}; add a rule to names.toml"

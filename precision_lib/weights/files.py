@@ -6,7 +6,7 @@ knows no bf16, and its torch reader loads torch.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ class Source:
         config: the model's config.json, {} where there is none.
         adapter: the adapter_config.json of LoRA, {} where there is none.
         step: training step, None where it is not known.
+        rank: of a tensor-parallel engine, None for a side that is whole.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Source:
     config: Mapping[str, Any] = field(default_factory=dict)
     adapter: Mapping[str, Any] = field(default_factory=dict)
     step: int | None = None
+    rank: int | None = None
 
 
 def open_checkpoint(path: Path) -> Source:
@@ -50,9 +52,18 @@ def open_checkpoint(path: Path) -> Source:
         SourceError: no safetensors file, a broken one, a listed shard that is not there, a tensor
             that two files hold, or only pickle files, which are refused.
     """
+    return read_files(path, _files(path))
+
+
+def read_files(path: Path, files: Sequence[Path], rank: int | None = None) -> Source:
+    """The source that safetensors ``files`` of the checkpoint ``path`` hold.
+
+    Raises:
+        SourceError: as :func:`open_checkpoint`.
+    """
     folder = path if path.is_dir() else path.parent
     tensors: dict[str, Tensor] = {}
-    for file in _files(path):
+    for file in files:
         for tensor in read_header(file):
             if tensor.name in tensors:
                 raise SourceError(f"{path}: {file.name} holds {tensor.name} a second time")
@@ -65,7 +76,7 @@ def open_checkpoint(path: Path) -> Source:
         under = open_checkpoint(base)
         tensors = {**under.tensors, **tensors}
         config = config or dict(under.config)
-    return Source(str(path), tensors, config, adapter)
+    return Source(str(path), tensors, config, adapter, rank=rank)
 
 
 def _files(path: Path) -> list[Path]:

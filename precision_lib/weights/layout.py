@@ -5,7 +5,7 @@ at a wrong row would call healthy weights different, so a size that is not known
 the tensor is compared whole where both sides fuse it, and listed otherwise.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -67,6 +67,35 @@ def sides(trainer: Source, engine: Source) -> tuple[Side, Side]:
             rows = _head_rows(side, config) | rows
         _split_heads(side, other, rows)
     return both
+
+
+def rank_sides(trainer: Source, engines: Sequence[Source]) -> tuple[Side, list[Side]]:
+    """The trainer and each rank of an engine, split into pieces; a rank's pieces are shards."""
+    left, rights = _unsplit(trainer), [_unsplit(engine) for engine in engines]
+    rows: dict[str, tuple[int, ...]] = {}
+    for config in (trainer.config, *(engine.config for engine in engines)):
+        rows = _head_rows(left, config) | rows
+    _split_heads(left, None, rows)
+    for right in rights:
+        _split_heads(right, None, _shard_rows(right, left, len(rights)))
+    return left, rights
+
+
+def _shard_rows(side: Side, whole: Side, ranks: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a rank's q, k and v by key: q is cut evenly, k and v share the other rows."""
+    rows: dict[str, tuple[int, ...]] = {}
+    for shared, pieces in side.pieces.items():
+        fused = names.fused_rule(shared)
+        tensor = pieces[0].tensor
+        if fused is None or not tensor.shape or any(k not in whole.pieces for k in fused[1]):
+            continue
+        queries = whole.pieces[fused[1][0]][0].tensor.shape[0]
+        rest = tensor.shape[0] - queries // ranks
+        if queries % ranks == 0 and rest > 0 and rest % 2 == 0:
+            sizes = (queries // ranks, rest // 2, rest // 2)
+            for part, size in zip(fused[1], sizes, strict=False):
+                rows[part] = (size, *tensor.shape[1:])
+    return rows
 
 
 def pieces_alone(source: Source) -> Side:

@@ -42,6 +42,8 @@ def manifest(
     config: Any = None,
     step: int | None = None,
     label: str = "a live model",
+    rank: int | None = None,
+    tensor_parallel: int = 1,
 ) -> dict[str, Any]:
     """The manifest of a model, a state dictionary, or an iterable of names and tensors.
 
@@ -52,6 +54,9 @@ def manifest(
         path: where to write it as JSON; None does not write. Write on one rank alone.
         config: a transformers configuration or a dictionary; default: ``model.config``.
         step: the training step, which later comparisons name.
+        rank: of an engine's tensor parallelism, whose model is a part of the whole.
+        tensor_parallel: of a whole model: the ranks of the engine that it is compared with, whose
+            shards are hashed too.
 
     Raises:
         TypeError: a tensor of a type that has no name in a manifest.
@@ -60,12 +65,12 @@ def manifest(
     gathered = _Gathered()
     if isinstance(model, torch.nn.Module | Mapping):
         tensors = {name: _opened(name, tensor, gathered) for name, tensor in _named(model)}
-        result = describe(Source(label, tensors, described, {}, step))
+        result = describe(Source(label, tensors, described, {}, step, rank), tensor_parallel)
     else:
-        result = describe(Source(label, {}, described, {}, step))
+        result = describe(Source(label, {}, described, {}, step, rank))
         for name, tensor in model:
             one = {name: _opened(name, tensor, gathered)}
-            result["tensors"] |= describe(Source(label, one, described))["tensors"]
+            result["tensors"] |= describe(Source(label, one, described), tensor_parallel)["tensors"]
     if path is not None:
         write_json(Path(path), result)
     return result

@@ -15,11 +15,12 @@ import numpy as np
 from precision_lib.jsonio import load_object, write_json
 from precision_lib.weights import names
 from precision_lib.weights.files import REFUSED, Source, SourceError, open_checkpoint
-from precision_lib.weights.layout import pieces_alone
+from precision_lib.weights.layout import heads, pieces_alone
+from precision_lib.weights.recorded import ManifestTensor
+from precision_lib.weights.shards import recorded
 from precision_lib.weights.tensors import (
     PIECE,
     DataTensor,
-    ManifestTensor,
     Range,
     Tensor,
     part_key,
@@ -53,9 +54,15 @@ def open_source(path: Path) -> Source:
     return open_checkpoint(path)
 
 
-def describe(source: Source) -> dict[str, Any]:
-    """The manifest of ``source``, whose tensors must have data; one tensor is read at a time."""
+def describe(source: Source, tensor_parallel: int = 1) -> dict[str, Any]:
+    """The manifest of ``source``, whose tensors must have data; one tensor is read at a time.
+
+    Args:
+        tensor_parallel: ranks of the engine that it will be compared with; above 1 the manifest
+            holds hashes of each rank's shards too.
+    """
     parts = _parts(source)
+    shards = _shards(source, tensor_parallel) if tensor_parallel > 1 else {}
     tensors = {}
     for name, tensor in source.tensors.items():
         if not isinstance(tensor, DataTensor):
@@ -63,23 +70,28 @@ def describe(source: Source) -> dict[str, Any]:
         tensors[name] = tensor.record()
         for part in parts.get(name, []) + _without_zero_rows(tensor):
             tensors[name].setdefault("parts", {})[part_key(part.ranges)] = part.record()
+        for ranges, records in shards.get(name, {}).items():
+            whole = ranges == tensor.ranges
+            facts = tensors[name] if whole else tensors[name]["parts"][part_key(ranges)]
+            facts.setdefault("parts", {}).update(records)
     return {
         "schema": SCHEMA,
         "label": source.label,
         "step": source.step,
+        "rank": source.rank,
         "config": {k: source.config[k] for k in CONFIG_KEYS if k in source.config},
         "adapter": {k: source.adapter[k] for k in ADAPTER_KEYS if k in source.adapter},
         "tensors": tensors,
     }
 
 
-def write_manifest(path: Path, source: Source) -> None:
+def write_manifest(path: Path, source: Source, tensor_parallel: int = 1) -> None:
     """Write the manifest of ``source`` as JSON.
 
     Raises:
         OSError: ``path`` cannot be written.
     """
-    write_json(path, describe(source))
+    write_json(path, describe(source, tensor_parallel))
 
 
 def load_manifest(path: Path) -> Source:
@@ -103,7 +115,14 @@ def load_manifest(path: Path) -> Source:
 def from_manifest(manifest: Mapping[str, Any], label: str) -> Source:
     """The source of a manifest in memory, called ``label`` in messages."""
     tensors = {name: ManifestTensor(name, facts) for name, facts in manifest["tensors"].items()}
-    return Source(label, tensors, manifest["config"], manifest["adapter"], manifest["step"])
+    return Source(
+        label,
+        tensors,
+        manifest["config"],
+        manifest["adapter"],
+        manifest["step"],
+        manifest.get("rank"),
+    )
 
 
 def _parts(source: Source) -> dict[str, list[DataTensor]]:
@@ -119,6 +138,18 @@ def _parts(source: Source) -> dict[str, list[DataTensor]]:
         if fused is not None and fused[0]["split"] == "heads" and name not in parts:
             parts[name] = _possible_heads(tensor)
     return parts
+
+
+def _shards(source: Source, ranks: int) -> dict[str, dict[tuple[Range, ...], dict[str, object]]]:
+    """Stored name -> ranges of a piece in it -> what the manifest holds of the piece's shards."""
+    known = heads(source.config)
+    made: dict[str, dict[tuple[Range, ...], dict[str, object]]] = {}
+    for shared, pieces in pieces_alone(source).pieces.items():
+        tensor = pieces[0].tensor
+        if isinstance(tensor, DataTensor):
+            records = recorded(shared, tensor, ranks, known[1] if known else None)
+            made.setdefault(tensor.name, {})[tensor.ranges] = records
+    return made
 
 
 def _possible_heads(tensor: Tensor) -> list[DataTensor]:

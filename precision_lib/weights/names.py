@@ -59,6 +59,16 @@ def is_padded(shared: str) -> bool:
     return shared in rules()["tied"]["padded"]
 
 
+def is_cut_by_columns(shared: str) -> bool:
+    """Whether a rank of a tensor-parallel engine holds columns of this matrix."""
+    return shared.split(".")[-2:-1] in [[name] for name in rules()["shards"]["columns"]]
+
+
+def is_key_or_value(shared: str) -> bool:
+    """Whether the tensor is a projection to keys or values."""
+    return shared.split(".")[-2:-1] in [[name] for name in rules()["shards"]["key_value"]]
+
+
 def adapter_of(shared: str) -> tuple[str, str] | None:
     """Key of the layer's weight and "A" or "B" for a LoRA matrix, None for any other tensor."""
     for pattern in rules()["adapters"]["patterns"]:

@@ -1,5 +1,7 @@
 """Vocabulary rows that one side adds: engines pad with zeros, Megatron with rows of its own."""
 
+from dataclasses import replace
+
 from precision_lib.weights import names
 from precision_lib.weights.layout import Piece
 from precision_lib.weights.relation import relation
@@ -29,6 +31,18 @@ def without_padding(shared: str, trainer: Piece, engine: Piece) -> str | None:
     if statistics is not None and statistics.zeros == elements(added):
         return ""
     return f"rows {rows}:{given.shape[0]} are no rows of the trainer, and not 0"
+
+
+def common_rows(shared: str, trainer: Piece, engine: Piece) -> tuple[Piece, Piece]:
+    """Both pieces without the rows that one of them has alone, where a vocabulary is padded."""
+    wanted, given = trainer.tensor, engine.tensor
+    if not names.is_padded(shared) or wanted.shape[1:] != given.shape[1:]:
+        return trainer, engine
+    rows = min(wanted.shape[0], given.shape[0])
+    first, second = (_rows(tensor, 0, rows) for tensor in (wanted, given))
+    if first is None or second is None or wanted.shape == given.shape:
+        return trainer, engine
+    return replace(trainer, tensor=first), replace(engine, tensor=second)
 
 
 def _rows(tensor: Tensor, start: int, stop: int) -> Tensor | None:

@@ -16,8 +16,9 @@ from precision_lib.weights.codes import CODE_TYPES, cast, is_float
 from precision_lib.weights.files import Source
 from precision_lib.weights.findings import Finding, Moved, Outcome
 from precision_lib.weights.layout import sides
+from precision_lib.weights.recorded import ManifestTensor
 from precision_lib.weights.relation import relation
-from precision_lib.weights.tensors import DataTensor, ManifestTensor, Tensor, elements
+from precision_lib.weights.tensors import DataTensor, Tensor, elements
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ Canonical bytes: the codes in row-major order of the logical shape, little-endia
 in the tensor's own format. ``sha256`` is SHA-256 of these bytes alone; name and shape are not part
 of it. A hash "as bf16" is that of the values rounded once to nearest, ties to even.
 
-A tensor of a file is read in pieces of 1 Mi elements at most. A tensor of a manifest has the facts
-that were written, and None for all others.
+A tensor of a file is read in pieces of 1 Mi elements at most. One of a manifest is in
+:mod:`weights.recorded`.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from math import prod
 from typing import Any, Protocol
@@ -61,6 +61,9 @@ class Tensor(Protocol):
 
     def part(self, ranges: tuple[Range, ...], shape: tuple[int, ...]) -> "Tensor | None":
         """The elements of ``ranges`` (flat, row-major) as a tensor of ``shape``."""
+
+    def columns(self, start: int, stop: int) -> "Tensor | None":
+        """Columns of a matrix."""
 
 
 def values_of(tensor: Tensor) -> Values | None:
@@ -164,12 +167,28 @@ class DataTensor:
         joined = tuple(span for spans in inside for span in spans)
         return DataTensor(self.name, self.fmt, shape, self._fetch, joined, self._stored_shape)
 
-    def record(self) -> dict[str, Any]:
+    def columns(self, start: int, stop: int) -> "DataTensor":
+        rows, width = self.shape
+        count = stop - start
+        starts = np.cumsum([0, *(high - low for low, high in self._ranges)])
+
+        def fetch(first: int, last: int) -> Codes:
+            """Whole rows are read, and cut."""
+            top, bottom = first // count, -(-last // count)
+            spans = _absolute(self._ranges, starts, top * width, bottom * width)
+            whole = np.concatenate([self._fetch(*span) for span in spans])
+            chosen: Codes = whole.reshape(-1, width)[:, start:stop].reshape(-1)
+            return chosen[first - top * count : last - top * count]
+
+        return DataTensor(self.name, self.fmt, (rows, count), fetch)
+
+    def record(self, *, with_transposed: bool = True) -> dict[str, Any]:
         """What a manifest holds of this tensor."""
         casts = [f for f in CASTS if is_float(self.fmt) and f != self.fmt]
         self._scan([self.fmt, *casts], with_statistics=True)
         small = elements(self) * code_type(self.fmt).itemsize <= TRANSPOSED_LIMIT
-        transposed = [self.fmt, *casts] if small and len(self.shape) == 2 else []
+        matrix = len(self.shape) == 2 and with_transposed
+        transposed = [self.fmt, *casts] if small and matrix else []
         statistics = self.statistics()
         return {
             "format": self.fmt,
@@ -208,55 +227,14 @@ class DataTensor:
             self._known["statistics"] = counted.result()
 
 
-class ManifestTensor:
-    """A tensor of which only the recorded facts are known."""
-
-    def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
-        self.name, self.fmt = name, str(facts["format"])
-        self.shape = tuple(int(n) for n in facts["shape"])
-        self._facts = facts
-
-    def digest(self, fmt: str) -> str | None:
-        recorded = self._facts["sha256"] if fmt == self.fmt else self._facts["casts"].get(fmt)
-        return None if recorded is None else str(recorded)
-
-    def transposed_digest(self, fmt: str) -> str | None:
-        recorded = self._facts["transposed"].get(fmt)
-        return None if recorded is None else str(recorded)
-
-    def exact_in(self, fmt: str) -> bool | None:
-        if fmt == self.fmt:
-            return True
-        return fmt in self._facts["exact_in"] if fmt in self._facts["casts"] else None
-
-    def statistics(self) -> Statistics:
-        facts = self._facts
-        sketch = tuple(float(value) for value in facts["sketch"])
-        return Statistics(float(facts["norm"]), facts["zeros"], facts["nonfinite"], sketch)
-
-    def codes(self) -> None:
-        return None
-
-    def changed_since(self, older: Tensor, fmt: str) -> float | None:
-        """Recorded share of codes in ``fmt`` that are not those of ``older``; None for others."""
-        changed = self._facts.get("changed", {})
-        since = older.digest(self.fmt) if older.fmt == self.fmt else None
-        if since is None or (changed.get("since"), changed.get("format")) != (since, fmt):
-            return None
-        return float(changed["share"])
-
-    def part(self, ranges: tuple[Range, ...], shape: tuple[int, ...]) -> "ManifestTensor | None":
-        if ranges == ((0, elements(self)),) and shape == self.shape:
-            return self
-        recorded = self._facts.get("parts", {}).get(part_key(ranges))
-        if recorded is None or prod(recorded["shape"]) != prod(shape):
-            return None
-        return ManifestTensor(self.name, {**recorded, "shape": list(shape)})
-
-
 def part_key(ranges: tuple[Range, ...]) -> str:
     """The name of a part in a manifest: flat element ranges, such as ``0:4096,8192:12288``."""
     return ",".join(f"{start}:{stop}" for start, stop in ranges)
+
+
+def columns_key(start: int, stop: int) -> str:
+    """The name of some columns of a matrix in a manifest."""
+    return f"columns {start}:{stop}"
 
 
 def sha256(codes: Codes) -> str:
