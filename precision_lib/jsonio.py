@@ -49,7 +49,8 @@ def load_object(path: Path, what: str, how: str) -> dict[str, Any]:
         ValueError: missing, truncated, or not an object; the message says what to do.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=unique_names)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}; {how}") from None
     except ValueError as error:
@@ -57,6 +58,20 @@ def load_object(path: Path, what: str, how: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no {what} of this suite; {how}")
     return content
+
+
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON whose names differ; Python's own parser keeps the last of two.
+
+    Raises:
+        ValueError: a name comes twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice} comes twice")
+    return made
 
 
 def _reject_constant(name: str) -> None:

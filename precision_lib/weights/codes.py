@@ -56,6 +56,8 @@ SIGNIFICAND = {"fp64": 53, "fp32": 24, "fp16": 11, "bf16": 8}
 #: A quantised weight has one of these formats and a scale beside it.
 QUANTISED = ("fp8_e4m3", "int8")
 E4M3_LARGEST = 448.0
+#: A hash "in" it is that of FP32 values cut to bf16: a faulty cast, and no format.
+TRUNCATED = "bf16 truncated"
 
 
 def is_float(fmt: str) -> bool:
@@ -80,6 +82,15 @@ def decode(codes: Codes, fmt: str) -> Values:
     return codes.astype(np.float32, copy=False)
 
 
+def nonfinite(codes: Codes, fmt: str) -> int:
+    """How many ``codes`` of a float format are NaN or infinite; 0 for other formats."""
+    if fmt == "bf16":
+        return int(np.count_nonzero((codes.view(np.uint16) & 0x7F80) == 0x7F80))
+    if is_float(fmt):
+        return int(codes.size - np.count_nonzero(np.isfinite(decode(codes, fmt))))
+    return 0
+
+
 def cast(values: Values, fmt: str) -> Codes:
     """Codes of ``values`` [...] in ``fmt``, rounded once to nearest, ties to even.
 
@@ -88,6 +99,8 @@ def cast(values: Values, fmt: str) -> Codes:
     Raises:
         ValueError: ``fmt`` is none of fp64, fp32, fp16, bf16, fp8_e4m3.
     """
+    if fmt == TRUNCATED:
+        return truncate_to_bf16(values)
     if fmt == "bf16":
         return _to_bf16(values.astype(np.float32, copy=False))
     if fmt == "fp8_e4m3":

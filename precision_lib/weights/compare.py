@@ -11,13 +11,13 @@ from precision_lib.weights.explain import explained
 from precision_lib.weights.files import Source
 from precision_lib.weights.findings import KINDS, Contract, Finding, Outcome
 from precision_lib.weights.layout import Piece, Side, sides
-from precision_lib.weights.merged import compare_merged, merged_layers
+from precision_lib.weights.merged import compare_merged, merged_beside_adapter, merged_layers
+from precision_lib.weights.model_config import vocabulary
 from precision_lib.weights.must_stay import must_stay_fp32
-from precision_lib.weights.padding import common_rows, without_padding
+from precision_lib.weights.padding import common_rows, rows_lost, without_padding
+from precision_lib.weights.pairs import Pairs, finding_of, paired, tie
 from precision_lib.weights.relation import Relation, relation
-from precision_lib.weights.tensors import elements
-
-Pairs = dict[str, tuple[Piece, Piece]]
+from precision_lib.weights.tensors import DataTensor, Tensor, elements
 
 
 def compare(
@@ -54,6 +54,7 @@ def compare(
         set(),
         before,
         contract,
+        vocabulary(trainer.config) or vocabulary(engine.config),
     )
     judge(pairs, left, right, context, outcome)
     sort_findings(outcome)
@@ -85,7 +86,16 @@ def judge(pairs: Pairs, left: Side, right: Side, context: Context, outcome: Outc
     compare_copies(copies, right.source.config, context, outcome)
     for shared, related in plain.items():
         _say(shared, related, pairs[shared], formats, context, outcome)
+    _note_nonfinite([pairs[shared] for shared in plain if shared in context.equal], outcome)
     outcome.findings = _settled(outcome.findings, pairs)
+
+
+def _note_nonfinite(equal: list[tuple[Piece, Piece]], outcome: Outcome) -> None:
+    """Say where both sides are equal and broken."""
+    broken = [wanted.name for wanted, given in equal if given.tensor.nonfinite()]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        outcome.notes.append(f"NaN or infinity on both sides: {', '.join(broken[:3])}{more}")
 
 
 def _settled(findings: list[Finding], pairs: Pairs) -> list[Finding]:
@@ -115,26 +125,48 @@ def _say(
             f"the trainer's manifest has no hash of {wanted.name} as {given.tensor.fmt}"
         )
     elif refused:
-        outcome.findings.append(_finding("cast", refused, pair))
+        outcome.findings.append(finding_of("cast", refused, pair))
+    elif _only_nan_bits(related, wanted.tensor, given.tensor):
+        outcome.unread[given.stored] = (
+            f"{given.tensor.nonfinite()} values are not finite on either side, and a cast changes "
+            "the bits of NaN: give checkpoints"
+        )
     elif related.fmt == "fp16" and _overflows(wanted, given):
         detail = "values beyond 65504 became infinite in fp16"
-        outcome.findings.append(_finding("non-finite", detail, pair))
+        outcome.findings.append(finding_of("non-finite", detail, pair))
     elif related.equal:
         ways = {"bitwise": "bitwise", "upcast": f"widened to {related.fmt}"}
         outcome.count(ways.get(related.way, f"rounded once to {related.fmt}"))
     else:
         padding = without_padding(shared, wanted, given)
-        if padding is None:
-            finding = explained(shared, *common_rows(shared, wanted, given), context)
+        lost = "" if padding is None else rows_lost(wanted, given, context.vocabulary)
+        if lost:
+            outcome.findings.append(finding_of("missing", lost, pair))
+        elif padding is None:
+            finding = merged_beside_adapter(shared, wanted, given, context) or explained(
+                shared, *common_rows(shared, wanted, given), context
+            )
             if finding is None:
                 context.equal.add(shared)
-                outcome.count("up to the sign of zeros")
+                outcome.count("up to the sign of zeros or the bits of NaN")
             else:
                 outcome.findings.append(finding)
         elif padding:
-            outcome.findings.append(_finding("extra", padding, pair))
+            outcome.findings.append(finding_of("extra", padding, pair))
         else:
             outcome.count("without padded rows")
+
+
+def _only_nan_bits(related: Relation, wanted: Tensor, given: Tensor) -> bool:
+    """Whether hashes may differ by a cast of NaN alone; values would tell."""
+    if related.way != "different" or wanted.fmt == given.fmt or wanted.shape != given.shape:
+        return False
+    if isinstance(wanted, DataTensor) and isinstance(given, DataTensor):
+        return False
+    before, after = wanted.statistics(), given.statistics()
+    if before is None or after is None or not before.nonfinite == after.nonfinite != 0:
+        return False
+    return abs(before.norm - after.norm) <= 1e-3 * before.norm
 
 
 def _overflows(wanted: Piece, given: Piece) -> bool:
@@ -156,6 +188,8 @@ def _refused_cast(
         return f"rounded to {related.fmt} and stored as {given}"
     if related.way == "trainer rounded":
         return f"the trainer's values are the engine's rounded to {related.fmt}"
+    if wanted != given and not (is_float(wanted) and is_float(given)):
+        return f"{wanted} to {given}, which is no cast between weights"
     if related.way != "cast":
         return ""
     if wanted == "fp32" and must_stay_fp32(shared, contract.keep_fp32):
@@ -182,84 +216,6 @@ def dominant_formats(pairs: Pairs) -> tuple[str, str]:
     return first, second
 
 
-def tie(left: Side, right: Side) -> None:
-    """Give a side that ties its head the embedding under the head's name, where the other has one.
-
-    A configuration that says "not tied" is believed.
-    """
-    rule = names.rules()["tied"]
-    head = rule["head"]
-    for side, other in ((left, right), (right, left)):
-        if head in side.pieces or head not in other.pieces:
-            continue
-        config = side.source.config.get("text_config") or side.source.config
-        if config.get("tie_word_embeddings") is False:
-            continue
-        for name in rule["embedding"]:
-            for piece in side.pieces.get(name, [])[:1]:
-                side.add(replace(piece, key=head, name=other.pieces[head][0].name))
-
-
-def paired(left: Side, right: Side, outcome: Outcome) -> Pairs:
-    """Pairs by shared name; what one side has alone becomes a finding or is ignored."""
-    pairs: Pairs = {}
-    _move_matrices(left, right)
-    for shared in sorted(left.pieces.keys() | right.pieces.keys()):
-        wanted, given = left.pieces.get(shared, []), right.pieces.get(shared, [])
-        if shared in left.unread_keys | right.unread_keys:
-            continue  # the fused tensor is listed
-        if not wanted or not given:
-            alone = (wanted or given)[0]
-            if names.may_be_alone(shared, "trainer" if wanted else "engine"):
-                outcome.ignored.append(alone.stored)
-            elif wanted:
-                detail = "the engine has no tensor of this name"
-                outcome.findings.append(
-                    Finding("undelivered", alone.name, detail, trainer=alone.stored)
-                )
-            else:
-                detail = "the trainer has no tensor of this name"
-                outcome.findings.append(Finding("extra", alone.name, detail, engine=alone.stored))
-        elif any(not relation(wanted[0].tensor, p.tensor).equal for p in wanted[1:]):
-            outcome.unread[wanted[0].stored] = "the trainer has two tensors of this name"
-        else:
-            pairs[shared] = (wanted[0], _nearest(wanted[0], given))
-            _repeated(pairs[shared], given, outcome)
-    return pairs
-
-
-def _move_matrices(left: Side, right: Side) -> None:
-    """LoRA matrices are compared one by one, except where one side has both and the other none."""
-    for layer in left.adapters.keys() | right.adapters.keys():
-        matrices = [side.adapters.get(layer, {}) for side in (left, right)]
-        whole = sorted(len(some) for some in matrices) == [0, 2]
-        for side in (left, right) if not whole else ():
-            for matrix, piece in side.adapters.pop(layer, {}).items():
-                shared = f"{layer.removesuffix('.weight')}.lora_{matrix}.weight"
-                side.add(replace(piece, key=shared))
-
-
-def _nearest(wanted: Piece, given: list[Piece]) -> Piece:
-    """The one of several engine tensors that differs, if one does: it may be the one in use."""
-    for piece in given if len(given) > 1 else []:
-        if not relation(wanted.tensor, piece.tensor).equal:
-            return piece
-    return given[0]
-
-
-def _repeated(pair: tuple[Piece, Piece], given: list[Piece], outcome: Outcome) -> None:
-    for piece in given:
-        if piece is not pair[1] and relation(pair[0].tensor, piece.tensor).equal:
-            same = relation(pair[0].tensor, pair[1].tensor).equal
-            if same:
-                detail = f"the engine has it twice, as {pair[1].stored} too"
-                outcome.findings.append(_finding("duplicated", detail, (pair[0], piece)))
-
-
-def _finding(kind: str, detail: str, pair: tuple[Piece, Piece]) -> Finding:
-    return Finding(kind, pair[0].name, detail, True, pair[0].stored, pair[1].stored)
-
-
 def _without_prefix(left: Side, right: Side) -> tuple[Source, Source] | None:
     """Both sources, one without a prefix that all its matching names have; None without one."""
     for side, other in ((left, right), (right, left)):
@@ -281,5 +237,8 @@ def _without_prefix(left: Side, right: Side) -> tuple[Source, Source] | None:
 
 
 def no_common_name(left: Side, right: Side) -> str:
-    some = [", ".join(list(side.pieces)[:2]) or "none" for side in (left, right)]
+    for whose, side in (("trainer", left), ("engine", right)):
+        if not side.pieces:
+            return f"the {whose} holds no tensor that can be compared"
+    some = [", ".join(list(side.pieces)[:2]) for side in (left, right)]
     return f"no name is shared: trainer {some[0]}; engine {some[1]}; add a rule to names.toml"

@@ -14,6 +14,7 @@ class Context:
     trainer, engine: the pieces that are compared, one per shared name.
     equal: shared names of pieces that are equal.
     older: earlier weights of the trainer, the latest first.
+    vocabulary: number of tokens by a configuration, None where none says.
     """
 
     trainer: Mapping[str, Piece]
@@ -21,6 +22,7 @@ class Context:
     equal: set[str]
     older: Sequence[Side]
     contract: Contract
+    vocabulary: int | None = None
     _index: dict[tuple[str, tuple[int, ...]], dict[str, list[str]]] = field(default_factory=dict)
 
     def names_of(self, digest: str | None, fmt: str, shape: tuple[int, ...]) -> list[str]:

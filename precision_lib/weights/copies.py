@@ -149,7 +149,8 @@ def _opened(
         return None
     copy = open_copy(given.tensor, given.scale, config)
     if isinstance(copy, str):
-        outcome.findings.append(_of("quantised wrongly", copy, wanted, given))
+        kind = "transposed" if copy.endswith("transposed") else "quantised wrongly"
+        outcome.findings.append(_of(kind, copy, wanted, given))
         return None
     return copy
 

@@ -4,24 +4,27 @@ The hazard. "It differs" costs a day; a wrong reason costs two months. So a reas
 is equal, or a relation that all elements fulfil; "near" and "far" are marked as not exact.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 
-from precision_lib.weights.codes import cast, decode, is_float, truncate_to_bf16
+from precision_lib.weights.codes import TRUNCATED, cast, decode, is_float
 from precision_lib.weights.context import Context
 from precision_lib.weights.findings import Finding
 from precision_lib.weights.layout import Piece
-from precision_lib.weights.partial import lines_explained
+from precision_lib.weights.partial import lines_explained, spans
 from precision_lib.weights.relation import relation, squeezed
 from precision_lib.weights.scaled import factor_of
 from precision_lib.weights.survey import survey
-from precision_lib.weights.tensors import DataTensor, Tensor, elements, values_of, wider
+from precision_lib.weights.tensors import FIRST, DataTensor, Tensor, elements, values_of, wider
 
 Reason = tuple[str, str, bool]  # kind, detail, exact
 #: Relative distance below which values are an earlier step's rather than unrelated ones: the
 #: distance of two independent tensors of one norm is 1.41, that of one step far below 0.1.
 NEAR = 0.5
+#: Fewer values are near each other by chance.
+FEWEST = 4
 
 
 def explained(shared: str, trainer: Piece, engine: Piece, context: Context) -> Finding | None:
@@ -39,6 +42,9 @@ def _reason(shared: str, trainer: Tensor, engine: Tensor, context: Context) -> R
         _stale,
         _elsewhere,
         _transposed,
+        _truncated,
+        _never_loaded,
+        _not_finite_at_the_trainer,
         _by_data,
     )
     for check in checks:
@@ -132,61 +138,107 @@ def _transposed(shared: str, trainer: Tensor, engine: Tensor, context: Context) 
     return None
 
 
+def _truncated(shared: str, trainer: Tensor, engine: Tensor, context: Context) -> Reason | None:
+    digest = trainer.digest(TRUNCATED) if engine.fmt == "bf16" else None
+    if digest is None or digest != engine.digest("bf16"):
+        return None
+    return "cast", "truncated to bf16 instead of rounded", True
+
+
+def _never_loaded(shared: str, trainer: Tensor, engine: Tensor, context: Context) -> Reason | None:
+    """One value throughout, where the trainer has several."""
+    own, other = engine.statistics(), trainer.statistics()
+    if own is None or other is None or not own.constant or other.constant:
+        return None
+    exact = isinstance(engine, DataTensor)
+    value = own.sketch[0]
+    if isinstance(engine, DataTensor) and not all((v == value).all() for v in engine.values()):
+        return None
+    return "different", f"all values are {value:g}, as before loading", exact
+
+
+def _not_finite_at_the_trainer(
+    shared: str, trainer: Tensor, engine: Tensor, context: Context
+) -> Reason | None:
+    own, other = engine.statistics(), trainer.statistics()
+    if own is None or other is None or own.nonfinite >= other.nonfinite:
+        return None
+    words = f"{other.nonfinite} values are not finite at the trainer, {own.nonfinite} at the engine"
+    return "different", words, True
+
+
 def _by_data(shared: str, trainer: Tensor, engine: Tensor, context: Context) -> Reason | None:
     """What only the elements themselves can say."""
     if not (isinstance(trainer, DataTensor) and isinstance(engine, DataTensor)):
         return None
     if not (is_float(engine.fmt) and is_float(trainer.fmt)):
         return None
-    if wider(trainer.fmt, engine.fmt):
-        for words, faulty in _faulty_casts(engine.fmt):
-            if _is_cast_by(faulty, trainer, engine):
-                return "cast", words, True
+    for words, faulty in _faulty_casts(trainer.fmt, engine.fmt):
+        if _is_cast_by(faulty, trainer, engine):
+            return "cast", words, True
     seen = survey(trainer, engine)
     if not seen.changed:
-        return "equal", "only signs of zeros differ", True
+        return "equal", "only signs of zeros or bits of NaN differ", True
     reason = lines_explained(shared, trainer, engine, seen, context)
     if reason is not None:
         return reason
     factors = factor_of(trainer, engine)
     if factors is not None:
         return "scaled", factors, True
+    for offset in (1, -1) if len(squeezed(engine.shape)) == 1 else ():
+        moved = functools.partial(_moved, by=offset, fmt=engine.fmt)
+        if _is_cast_by(moved, trainer, engine):
+            return "different", f"every value is the trainer's plus {offset}", True
     share = seen.changed / max(seen.size, 1)
     words = f"relative distance {seen.distance:.2g}, {share:.1%} of the values differ"
-    return _near(seen.distance, words)
+    if seen.distance >= NEAR and not seen.rows.all():
+        rows = f"{words}, in rows {spans(np.flatnonzero(seen.rows))}"
+        return "different", f"{rows}; the others are equal", True
+    return _near(seen.distance, seen.size, words)
 
 
 def _is_cast_by(
     faulty: Callable[[np.ndarray], np.ndarray], trainer: DataTensor, engine: DataTensor
 ) -> bool:
     """Whether the engine's codes are those of ``faulty``; it stops at the first that is not."""
+    first = min(elements(engine), FIRST)
+    if first < elements(engine):
+        some = (tensor.part(((0, first),), (first,)) for tensor in (trainer, engine))
+        if not _is_cast_by(faulty, *some):
+            return False
     pieces = zip(trainer.pieces(), engine.pieces(), strict=True)
     return all(
         np.array_equal(faulty(decode(wanted, trainer.fmt)), given) for wanted, given in pieces
     )
 
 
-def _faulty_casts(fmt: str) -> list[tuple[str, Callable[..., np.ndarray]]]:
-    if fmt != "bf16":
-        return [("rounded twice, through bf16", lambda values: _twice(values, "bf16", fmt))]
-    return [
-        ("truncated to bf16 instead of rounded", truncate_to_bf16),
-        ("rounded twice, through fp16", lambda values: _twice(values, "fp16", fmt)),
-    ]
+def _faulty_casts(own: str, fmt: str) -> list[tuple[str, Callable[..., np.ndarray]]]:
+    """Ways to a wrong cast from ``own`` to ``fmt``, with their words."""
+    ways = [("rounded to fp8_e4m3 without a scale on the way", "fp8_e4m3")]
+    if wider(own, fmt):
+        middle = "fp16" if fmt == "bf16" else "bf16"
+        ways.append((f"rounded twice, through {middle}", middle))
+    return [(words, functools.partial(_twice, first=first, fmt=fmt)) for words, first in ways]
+
+
+def _moved(values: np.ndarray, by: int, fmt: str) -> np.ndarray:
+    return cast(values + by, fmt)
 
 
 def _twice(values: np.ndarray, first: str, fmt: str) -> np.ndarray:
     return cast(decode(cast(values, first), first), fmt)
 
 
-def _near(distance: float, words: str) -> Reason:
-    if distance < NEAR:
+def _near(distance: float, size: int, words: str) -> Reason:
+    if distance < NEAR and size >= FEWEST:
         return "stale", f"{words}: near, as an earlier step; --older FILE would prove it", False
     return "different", f"{words}: unrelated", False
 
 
 def _by_statistics(trainer: Tensor, engine: Tensor) -> Reason:
     """From what a manifest holds: norms and a few values."""
+    if not is_float(engine.fmt):
+        return "different", "other integers", True
     own, other = engine.statistics(), trainer.statistics()
     if own is None or other is None or len(own.sketch) != len(other.sketch):
         return "different", "the hashes differ", False
@@ -200,7 +252,7 @@ def _by_statistics(trainer: Tensor, engine: Tensor) -> Reason:
         mean, spread = float(ratios.mean()), float(np.ptp(ratios))
         if spread < min(abs(mean - 1), 0.02 * abs(mean)):
             return "scaled", f"{words}ratio {mean:.4g} throughout", False
-    return _near(distance, f"{words}relative distance {distance:.2g}")
+    return _near(distance, elements(engine), f"{words}relative distance {distance:.2g}")
 
 
 def _shape(tensor: Tensor) -> str:

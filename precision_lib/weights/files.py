@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from precision_lib.jsonio import unique_names
 from precision_lib.weights.codes import FROM_SAFETENSORS, Codes, code_type
 from precision_lib.weights.tensors import DataTensor, Tensor
 
@@ -68,6 +69,11 @@ def read_files(path: Path, files: Sequence[Path], rank: int | None = None) -> So
             if tensor.name in tensors:
                 raise SourceError(f"{path}: {file.name} holds {tensor.name} a second time")
             tensors[tensor.name] = tensor
+    absent = [name for name in _weight_map(folder) if name not in tensors]
+    if path.is_dir() and rank is None and absent:
+        raise SourceError(
+            f"{path}: the index lists {absent[0]}, which no shard holds; copy all shards again"
+        )
     adapter = _json(folder / "adapter_config.json")
     config = _json(folder / "config.json")
     base = Path(str(adapter.get("base_model_name_or_path", "")))
@@ -91,7 +97,7 @@ def _files(path: Path) -> list[Path]:
     index = path / "model.safetensors.index.json"
     adapter = [p for p in [path / "adapter_model.safetensors"] if p.is_file()]
     if index.is_file():
-        names = sorted(set(_json(index).get("weight_map", {}).values()))
+        names = sorted(set(_weight_map(path).values()))
         missing = [name for name in names if not (path / name).is_file()]
         if missing:
             raise SourceError(f"{index} lists {missing[0]}, which is not there; copy all shards")
@@ -105,6 +111,17 @@ def _files(path: Path) -> list[Path]:
     if pickles:
         raise SourceError(f"{path} holds {pickles[0]}, maybe pickle, which runs code; {_CONVERT}")
     raise SourceError(f"{path} holds no *.safetensors file; save the model with save_pretrained")
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Tensor -> file, of the index of a sharded checkpoint; {} where there is none."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return {}
+    table = _json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise SourceError(f"{index} has no weight_map; write it again with save_pretrained")
+    return table
 
 
 _CONVERT = "save it as safetensors (model.save_pretrained, or safetensors.torch.save_file)"
@@ -122,7 +139,7 @@ def read_header(file: Path) -> list[DataTensor]:
             length = int.from_bytes(opened.read(8), "little")
             if not 2 <= length <= min(HEADER_LIMIT, size - 8):
                 raise SourceError(f"{file} is no safetensors file, or is cut off; write it again")
-            header = json.loads(opened.read(length))
+            header = json.loads(opened.read(length), object_pairs_hook=unique_names)
         entries = [(name, e) for name, e in header.items() if name != "__metadata__"]
         return [_tensor(file, name, entry, 8 + length, size) for name, entry in entries]
     except OSError as error:
@@ -141,7 +158,11 @@ def _tensor(file: Path, name: str, entry: Mapping[str, Any], base: int, size: in
     shape = tuple(int(n) for n in entry["shape"])
     start, stop = entry["data_offsets"]
     width = code_type(fmt).itemsize
-    if stop - start != width * int(np.prod(shape, dtype=np.int64)) or base + stop > size:
+    if (
+        start < 0
+        or stop - start != width * int(np.prod(shape, dtype=np.int64))
+        or base + stop > size
+    ):
         raise SourceError(f"{file}: the bytes of {name} do not fit its shape; write it again")
     return DataTensor(name, fmt, shape, _reader(file, base + start, fmt))
 
@@ -171,7 +192,8 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, object_pairs_hook=unique_names)
     except ValueError as error:
         raise SourceError(f"{path} is not whole JSON ({error}); write it again") from None
     if not isinstance(value, dict):

@@ -12,6 +12,7 @@ from typing import Any
 
 from precision_lib.weights import names
 from precision_lib.weights.files import Source
+from precision_lib.weights.model_config import heads
 from precision_lib.weights.scale_parts import covers_expert, expert_scale, row_scale, scales_of
 from precision_lib.weights.tensors import Range, Tensor
 
@@ -45,6 +46,7 @@ class Side:
         unread: stored names of which nothing can be said, with the reason.
         unread_keys: shared names of the parts of such a tensor.
         ignored: stored names that are no weights.
+    empty: key -> piece of a tensor without elements.
     """
 
     source: Source
@@ -53,6 +55,7 @@ class Side:
     unread: dict[str, str] = field(default_factory=dict)
     unread_keys: set[str] = field(default_factory=set)
     ignored: list[str] = field(default_factory=list)
+    empty: dict[str, Piece] = field(default_factory=dict)
 
     def add(self, piece: Piece) -> None:
         self.pieces.setdefault(piece.key, []).append(piece)
@@ -61,12 +64,24 @@ class Side:
 def sides(trainer: Source, engine: Source) -> tuple[Side, Side]:
     """Both sides split into pieces, each with the sizes of the other where it has none itself."""
     both = (_unsplit(trainer), _unsplit(engine))
+    _keep_empty(*both)
     for side, other in (both, both[::-1]):
         rows = {k: p[0].tensor.shape for k, p in other.pieces.items() if p[0].tensor.shape}
         for config in (side.source.config, other.source.config):
             rows = _head_rows(side, config) | rows
         _split_heads(side, other, rows)
     return both
+
+
+def _keep_empty(trainer: Side, engine: Side) -> None:
+    """What is empty at the trainer was not packed: it is compared as any tensor."""
+    for shared in trainer.empty:
+        for side in (trainer, engine):
+            piece = side.empty.get(shared)
+            if piece is not None:
+                del side.unread[piece.stored]
+                side.unread_keys.discard(shared)
+                side.add(piece)
 
 
 def rank_sides(trainer: Source, engines: Sequence[Source]) -> tuple[Side, list[Side]]:
@@ -118,6 +133,7 @@ def _unsplit(source: Source) -> Side:
             side.unread[name] = "a packed format that is not read"
             continue
         if not prod(tensor.shape):
+            side.empty[shared] = Piece(shared, names.clean(name), name, tensor)
             side.unread[name] = "empty: it was packed after loading; write the manifest before that"
             side.unread_keys.update((names.fused_rule(shared) or ({}, [shared]))[1])
             continue
@@ -198,17 +214,6 @@ def _rows(piece: Piece, keys: list[str], rows: list[list[Range]]) -> Iterable[Pi
         scale = piece.scale and row_scale(piece.scale, i, sizes)
         shares = piece.scale is not None and prod(piece.scale.shape) == 1
         yield Piece(key, shown, stored, tensor, scale, shares)
-
-
-def heads(config: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Query heads, key-value heads and head size of a configuration, None where it names none."""
-    config = config.get("text_config") or config
-    count = config.get("num_attention_heads")
-    if not count:
-        return None
-    groups = config.get("num_key_value_heads") or count
-    size = config.get("head_dim") or config.get("hidden_size", 0) // count
-    return (int(count), int(groups), int(size)) if size else None
 
 
 def _head_rows(side: Side, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,8 @@ import numpy as np
 from precision_lib.jsonio import load_object, write_json
 from precision_lib.weights import names
 from precision_lib.weights.files import REFUSED, Source, SourceError, open_checkpoint
-from precision_lib.weights.layout import heads, pieces_alone
+from precision_lib.weights.layout import pieces_alone
+from precision_lib.weights.model_config import heads, vocabulary
 from precision_lib.weights.recorded import ManifestTensor
 from precision_lib.weights.shards import recorded
 from precision_lib.weights.tensors import (
@@ -34,6 +35,7 @@ CONFIG_KEYS = (
     "num_key_value_heads",
     "head_dim",
     "hidden_size",
+    "vocab_size",
     "tie_word_embeddings",
     "quantization_config",
     "text_config",
@@ -68,7 +70,8 @@ def describe(source: Source, tensor_parallel: int = 1) -> dict[str, Any]:
         if not isinstance(tensor, DataTensor):
             raise SourceError(f"{source.label} is a manifest already; give a checkpoint")
         tensors[name] = tensor.record()
-        for part in parts.get(name, []) + _without_zero_rows(tensor):
+        vocabulary_rows = _without_zero_rows(tensor) + _tokens(tensor, source.config)
+        for part in parts.get(name, []) + vocabulary_rows:
             tensors[name].setdefault("parts", {})[part_key(part.ranges)] = part.record()
         for ranges, records in shards.get(name, {}).items():
             whole = ranges == tensor.ranges
@@ -100,16 +103,17 @@ def load_manifest(path: Path) -> Source:
     Raises:
         SourceError: it is no manifest, or of another schema.
     """
+    how = "write one with --write-manifest"
     try:
-        found = load_object(path, "weights", "write one with --write-manifest")
-        if found.get("schema") != SCHEMA:
-            how = "write one with --write-manifest"
-            raise SourceError(f"{path} is no record of weights ({SCHEMA}); {how}")
-        return from_manifest(found, str(path))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise SourceError(f"{path} lacks {error}; write it again with --write-manifest") from None
+        found = load_object(path, "weights", how)
     except ValueError as error:
         raise SourceError(str(error)) from None
+    if found.get("schema") != SCHEMA:
+        raise SourceError(f"{path} is no record of weights ({SCHEMA}); {how}")
+    try:
+        return from_manifest(found, str(path))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise SourceError(f"{path} is damaged ({error}); write it again") from None
 
 
 def from_manifest(manifest: Mapping[str, Any], label: str) -> Source:
@@ -166,6 +170,15 @@ def _possible_heads(tensor: Tensor) -> list[DataTensor]:
             assert isinstance(part, DataTensor)
             parts[part.ranges] = part
     return list(parts.values())
+
+
+def _tokens(tensor: DataTensor, config: Mapping[str, Any]) -> list[DataTensor]:
+    """The rows of the vocabulary, where the configuration says that more are stored."""
+    count = vocabulary(config)
+    if not names.is_padded(names.key(tensor.name)) or len(tensor.shape) != 2 or not count:
+        return []
+    rows, width = tensor.shape
+    return [tensor.part(((0, count * width),), (count, width))] if count < rows else []
 
 
 def _without_zero_rows(tensor: DataTensor) -> list[DataTensor]:

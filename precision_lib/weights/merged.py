@@ -187,7 +187,7 @@ def _explain(
         return
     weight, engine, lora = layers[shared]
     factor = fitted_scale(weight, engine, lora)
-    for value in (float(f"{factor:.4g}"), factor):
+    for value in (*(float(f"{factor:.{digits}g}") for digits in (2, 3, 4)), factor):
         if is_merged(weight, engine, lora, value):
             times = "" if not stated else f", {value / stated:.3g} times the stated {stated:.6g}"
             detail = f"the adapter is merged with scale {value:.6g}{times}"
@@ -203,6 +203,29 @@ def _explain(
     finding = explained(shared, wanted, given, context)
     if finding is not None:
         outcome.findings.append(finding)
+
+
+def merged_beside_adapter(
+    shared: str, wanted: Piece, given: Piece, context: Context
+) -> Finding | None:
+    """The finding for a weight with an adapter on both sides that the engine has merged, too."""
+    layer = shared.removesuffix(".weight")
+    pair = [context.trainer.get(f"{layer}.lora_{matrix}.weight") for matrix in "AB"]
+    if pair[0] is None or pair[1] is None or wanted.scale or given.scale:
+        return None
+    first, second = wanted.tensor, given.tensor
+    if not (isinstance(first, DataTensor) and isinstance(second, DataTensor)):
+        return None
+    a, b = (values_of(piece.tensor) for piece in pair if piece is not None)
+    lora = None if a is None or b is None else adapter(a, b, first.shape, pair[0].tensor.fmt)
+    if lora is None or first.shape != second.shape:
+        return None
+    factor = fitted_scale(first, second, lora)
+    for value in (*(float(f"{factor:.{digits}g}") for digits in (2, 3, 4)), factor):
+        if value and is_merged(first, second, lora, value):
+            detail = f"the adapter, which the engine applies, is merged too, with scale {value:.6g}"
+            return _of("scaled", detail, wanted, given)
+    return None
 
 
 def _of(kind: str, detail: str, wanted: Piece, given: Piece) -> Finding:

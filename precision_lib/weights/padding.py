@@ -24,13 +24,29 @@ def without_padding(shared: str, trainer: Piece, engine: Piece) -> str | None:
         return None
     if given.shape[0] <= rows:
         return ""
-    added = _rows(given, rows, given.shape[0])
-    if added is None:  # a manifest holds the rows before trailing zeros as a part
-        return ""
-    statistics = added.statistics()
-    if statistics is not None and statistics.zeros == elements(added):
+    whole, part = given.statistics(), second.statistics()
+    added = elements(given) - elements(second)
+    if whole is not None and part is not None and whole.zeros - part.zeros == added:
         return ""
     return f"rows {rows}:{given.shape[0]} are no rows of the trainer, and not 0"
+
+
+#: Megatron pads a vocabulary to a multiple of 128 and more, others to one of 64.
+MULTIPLE = 64
+
+
+def rows_lost(trainer: Piece, engine: Piece, tokens: int | None) -> str:
+    """Rows of real tokens that the engine lacks; "" where it lacks padding alone.
+
+    Args:
+        tokens: size of the vocabulary, None where no configuration says it. Then a trainer whose
+            rows are no multiple of 64 is not padded.
+    """
+    rows, held = trainer.tensor.shape[0], engine.tensor.shape[0]
+    real = min(rows, tokens) if tokens else (0 if rows % MULTIPLE == 0 else rows)
+    if held >= real:
+        return ""
+    return f"holds rows 0:{held} only, of {real} tokens"
 
 
 def common_rows(shared: str, trainer: Piece, engine: Piece) -> tuple[Piece, Piece]:

@@ -38,7 +38,7 @@ class _Lines:
         return [self.digests[place] for place in self.places]
 
     def words(self) -> str:
-        return f"{('rows', 'columns')[self.axis]} {_spans(self.places)}"
+        return f"{('rows', 'columns')[self.axis]} {spans(self.places)}"
 
 
 def lines_explained(
@@ -149,7 +149,7 @@ def _holds(tensor: Tensor, lines: _Lines) -> bool:
     return all(digests[place] == lines.digests[place] for place in lines.places)
 
 
-def _spans(places: NDArray[np.intp]) -> str:
+def spans(places: NDArray[np.intp]) -> str:
     """Places as ranges, three at most: ``0:32, 64:96``."""
     breaks = np.flatnonzero(np.diff(places) > 1)
     starts = places[np.r_[0, breaks + 1]]

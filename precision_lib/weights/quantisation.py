@@ -13,7 +13,7 @@ scale within 4 u of the exact one is right.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,11 @@ def open_copy(codes: Tensor, scale: Tensor, config: Mapping[str, Any]) -> Copy |
     block = tuple(described.get("weight_block_size") or BLOCK)
     grid = _grid(scales, stored.shape, block)
     if grid is None:
-        return f"the scale {list(scales.shape)} fits no group of {list(stored.shape)}"
+        words = f"the scale {list(scales.shape)} fits no group of {list(stored.shape)}"
+        if scales.size == stored.shape[1]:
+            return f"{words}: it is of columns, the recipe's of rows"
+        turned = _grid(scales.T, stored.shape, block) is not None
+        return f"{words}: it is transposed" if turned else words
     powers = described.get("scale_fmt") == "ue8m0" or scale.fmt == "fp8_e8m0"
     return Copy(stored, codes.fmt, *grid, powers)
 
@@ -139,6 +143,9 @@ def wrong_with(values: Values, copy: Copy) -> tuple[str, str]:
         return "transposed", "the codes are those of the transposed matrix"
     if codes_follow(values, copy):
         return _other_scales(ratio, copy)
+    of_columns = replace(copy, scales=copy.scales.T, blocks=(values.shape[0], 1))
+    if copy.blocks == (1, values.shape[1]) and follows(values, of_columns):
+        return "quantised wrongly", "the scales are of columns, the recipe's of rows"
     unlike = np.count_nonzero(decoded != decode(wanted.codes, copy.fmt)) / decoded.size
     agree = "the scales agree" if _near(copy.scales, wanted.scales) else _ratios(ratio)
     return "quantised wrongly", f"{unlike:.1%} of the codes differ; {agree}"
@@ -150,8 +157,8 @@ def _wrong_scales(copy: Copy, wanted: Values, ratio: NDArray[np.float64]) -> tup
         factor = f"{ratio.flat[0]:.6g}"
         return "scaled", f"the codes are right, every scale is {factor} times the recipe's"
     if ratio.size == 1:
-        square = _near(copy.scales, wanted**2)
-        words = ", its square" if square else ""
+        words = ", its square" if _near(copy.scales, wanted**2) else ""
+        words = ", its reciprocal" if _near(copy.scales, 1 / wanted) else words
         return "scaled", f"the codes are right, the scale is {ratio.flat[0]:.6g} times{words}"
     if _near(copy.scales, wanted**2):
         return "scaled", "the codes are right, every scale is applied twice (its square is stored)"

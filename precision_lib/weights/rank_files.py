@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from precision_lib.weights.files import Source, SourceError, read_files
-from precision_lib.weights.manifests import open_source
+from precision_lib.weights.manifests import SCHEMA, open_source
 
 _NUMBER = re.compile(r"(?:rank|tp)[-_]?(\d+)", re.IGNORECASE)
 
@@ -24,13 +24,20 @@ def open_ranks(paths: Sequence[Path]) -> list[Source]:
         return _by_rank([_opened(path) for path in paths])
     [path] = paths
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    if not files and path.is_dir() and any(path.glob("*.json")):
-        return _by_rank([_opened(file) for file in sorted(path.glob("*.json"), key=_natural)])
+    manifests = [] if files or not path.is_dir() else _manifests(path)
+    if manifests:
+        return _by_rank([_opened(file) for file in manifests])
     numbers = [_number(file) for file in files]
     if files and None not in numbers:
         parts = {n: [f for f in files if _number(f) == n] for n in sorted(set(numbers), key=str)}
         return _by_rank([read_files(path, some, rank=n) for n, some in parts.items()])
     return [open_source(path)]
+
+
+def _manifests(folder: Path) -> list[Path]:
+    """Files that begin as a manifest does, and not ``config.json``."""
+    files = sorted(folder.glob("*.json"), key=_natural)
+    return [file for file in files if SCHEMA in file.read_text(encoding="utf-8")[:200]]
 
 
 def _opened(path: Path) -> Source:

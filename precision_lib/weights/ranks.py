@@ -12,19 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from precision_lib.weights.compare import (
-    Pairs,
-    compare,
-    judge,
-    no_common_name,
-    paired,
-    sort_findings,
-    tie,
-)
+from precision_lib.weights.compare import compare, judge, no_common_name, sort_findings
 from precision_lib.weights.context import Context
 from precision_lib.weights.files import Source
 from precision_lib.weights.findings import Contract, Finding, Outcome
 from precision_lib.weights.layout import Piece, Side, rank_sides
+from precision_lib.weights.pairs import Pairs, paired, tie
 from precision_lib.weights.relation import relation
 from precision_lib.weights.shards import Cut, cut_for
 from precision_lib.weights.tensors import elements

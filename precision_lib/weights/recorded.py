@@ -4,14 +4,19 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from precision_lib.weights.statistics import Statistics
+from precision_lib.weights.statistics import STATISTICS, Statistics
 from precision_lib.weights.tensors import Range, Tensor, columns_key, elements, part_key
+
+FACTS = ("format", "shape", "sha256", "casts", "exact_in", "transposed", *STATISTICS)
 
 
 class ManifestTensor:
     """A tensor of which only the recorded facts are known."""
 
     def __init__(self, name: str, facts: Mapping[str, Any]) -> None:
+        lacking = [key for key in FACTS if key not in facts]
+        if lacking:
+            raise ValueError(f"{name} lacks {lacking[0]}")
         self.name, self.fmt = name, str(facts["format"])
         self.shape = tuple(int(n) for n in facts["shape"])
         self._facts = facts
@@ -33,6 +38,9 @@ class ManifestTensor:
         facts = self._facts
         sketch = tuple(float(value) for value in facts["sketch"])
         return Statistics(float(facts["norm"]), facts["zeros"], facts["nonfinite"], sketch)
+
+    def nonfinite(self) -> int:
+        return int(self._facts["nonfinite"])
 
     def codes(self) -> None:
         return None

@@ -47,8 +47,10 @@ def relation(trainer: Tensor, engine: Tensor) -> Relation:
         back = engine.digest(trainer.fmt)
         if back is None:
             return UNKNOWN
-        same = engine.exact_in(trainer.fmt) and back == trainer.digest(trainer.fmt)
-        return Relation("upcast", engine.fmt) if same else _rounded(trainer, engine)
+        if back != trainer.digest(trainer.fmt):
+            return _rounded(trainer, engine)
+        exact = engine.exact_in(trainer.fmt)
+        return Relation("upcast", engine.fmt) if exact else Relation("trainer rounded", trainer.fmt)
     wanted = trainer.digest(engine.fmt)
     if wanted is None:
         return UNKNOWN

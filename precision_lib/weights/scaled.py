@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from precision_lib.weights.codes import SIGNIFICAND, Values
-from precision_lib.weights.survey import as_matrix, value_pairs
+from precision_lib.weights.survey import as_matrix, value_pairs, without_common
 from precision_lib.weights.tensors import DataTensor
 
 _SMALLEST = {"fp64": -1074, "fp32": -149, "fp16": -24, "bf16": -133}
@@ -31,6 +31,8 @@ def factor_of(trainer: DataTensor, engine: DataTensor) -> str | None:
     if rows * columns < _FEWEST:
         return None
     for wanted, given in value_pairs(trainer, engine):
+        if not np.isfinite(np.vdot(given, given)):
+            wanted, given = without_common(wanted, given)
         for start in range(0, len(wanted), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
             ends = _intervals(wanted[some], given[some], engine.fmt)

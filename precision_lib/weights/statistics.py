@@ -1,7 +1,7 @@
 """Statistics of a tensor that comes in pieces: they narrow a difference down, and prove nothing."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,15 @@ class Statistics:
     zeros: int
     nonfinite: int
     sketch: tuple[float, ...]
+
+    @property
+    def constant(self) -> bool:
+        """Whether all values of the sketch are one; always for a single value."""
+        return len(set(self.sketch)) <= 1
+
+
+#: Names of the figures, as a manifest has them.
+STATISTICS = tuple(field.name for field in fields(Statistics))
 
 
 class Counts:

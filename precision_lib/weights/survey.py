@@ -68,6 +68,8 @@ def survey(trainer: DataTensor, engine: DataTensor) -> Survey:
     changed, only_zeros = 0, True
     for wanted, given in value_pairs(trainer, engine):
         exported = decode(cast(wanted, engine.fmt), engine.fmt)
+        if not np.isfinite(np.vdot(exported, exported)):
+            exported, given = without_common(exported, given)
         differs = exported != given
         rows.append(differs.any(axis=1))
         columns |= differs.any(axis=0)
@@ -80,6 +82,13 @@ def survey(trainer: DataTensor, engine: DataTensor) -> Survey:
     distance = float(np.sqrt(squares[0] / squares[1])) if squares[1] else float("inf")
     mask = np.concatenate(rows) if rows else np.zeros(0, bool)
     return Survey(distance, changed, elements(engine), mask, columns, only_zeros, same)
+
+
+def without_common(wanted: Values, given: Values) -> tuple[Values, Values]:
+    """Both with 0 where both are NaN, or the same infinity: the bits of a NaN mean nothing."""
+    same = (np.isnan(wanted) & np.isnan(given)) | (np.isinf(wanted) & (wanted == given))
+    zero = wanted.dtype.type(0)
+    return np.where(same, zero, wanted), np.where(same, zero, given)
 
 
 @functools.lru_cache(maxsize=16)

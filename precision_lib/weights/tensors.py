@@ -18,12 +18,14 @@ import numpy as np
 
 from precision_lib.weights.codes import (
     SIGNIFICAND,
+    TRUNCATED,
     Codes,
     Values,
     cast,
     code_type,
     decode,
     is_float,
+    nonfinite,
 )
 from precision_lib.weights.statistics import Counts, Statistics
 
@@ -55,6 +57,9 @@ class Tensor(Protocol):
         """Whether a cast to ``fmt`` changes no value."""
 
     def statistics(self) -> Statistics | None: ...
+
+    def nonfinite(self) -> int:
+        """How many values are NaN or infinite."""
 
     def codes(self) -> Codes | None:
         """All codes in the tensor's shape; None without data."""
@@ -143,6 +148,9 @@ class DataTensor:
         statistics: Statistics = self._known["statistics"]
         return statistics
 
+    def nonfinite(self) -> int:
+        return sum(nonfinite(codes, self.fmt) for codes in self.pieces())
+
     def codes(self) -> Codes:
         parts = list(self.pieces())
         whole = parts[0] if len(parts) == 1 else np.concatenate([*parts, _none(self.fmt)])
@@ -185,7 +193,8 @@ class DataTensor:
     def record(self, *, with_transposed: bool = True) -> dict[str, Any]:
         """What a manifest holds of this tensor."""
         casts = [f for f in CASTS if is_float(self.fmt) and f != self.fmt]
-        self._scan([self.fmt, *casts], with_statistics=True)
+        faulty = [TRUNCATED] if self.fmt == "fp32" else []
+        self._scan([self.fmt, *casts, *faulty], with_statistics=True)
         small = elements(self) * code_type(self.fmt).itemsize <= TRANSPOSED_LIMIT
         matrix = len(self.shape) == 2 and with_transposed
         transposed = [self.fmt, *casts] if small and matrix else []
@@ -194,7 +203,7 @@ class DataTensor:
             "format": self.fmt,
             "shape": list(self.shape),
             "sha256": self.digest(self.fmt),
-            "casts": {fmt: self.digest(fmt) for fmt in casts},
+            "casts": {fmt: self.digest(fmt) for fmt in [*casts, *faulty]},
             "exact_in": [fmt for fmt in casts if self.exact_in(fmt)],
             "transposed": {fmt: self.transposed_digest(fmt) for fmt in transposed},
             **asdict(statistics),
@@ -215,12 +224,12 @@ class DataTensor:
                     exact[fmt] = False
                     continue
                 hashes[fmt].update(converted.data)
-                if fmt != self.fmt and exact[fmt] and values is not None:
+                if is_float(fmt) and fmt != self.fmt and exact[fmt] and values is not None:
                     exact[fmt] = _same_values(decode(converted, fmt), values)
             if counted is not None and values is not None:
                 counted.add(values)
         for fmt in formats:
-            known = fmt == self.fmt or (is_float(fmt) and is_float(self.fmt))
+            known = fmt == self.fmt or _is_cast(self.fmt, fmt)
             self._known[f"sha256:{fmt}"] = hashes[fmt].hexdigest() if known else None
             self._known[f"exact:{fmt}"] = exact[fmt]
         if counted is not None:
@@ -244,9 +253,13 @@ def sha256(codes: Codes) -> str:
 
 def _converted(codes: Codes, own: str, fmt: str, values: Values | None = None) -> Codes | None:
     """``codes`` cast to ``fmt``; None where one of the formats is not a floating-point format."""
-    if not (is_float(own) and is_float(fmt)):
+    if not _is_cast(own, fmt):
         return None
     return cast(decode(codes, own) if values is None else values, fmt)
+
+
+def _is_cast(own: str, fmt: str) -> bool:
+    return is_float(own) and (is_float(fmt) or (fmt == TRUNCATED and own == "fp32"))
 
 
 def _same_values(back: Values, values: Values) -> bool:

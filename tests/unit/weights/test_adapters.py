@@ -126,6 +126,11 @@ def test_adapters_on_both_sides_are_compared_one_by_one(tmp_path: Path) -> None:
     lora = Lora(tmp_path, "Llama")
     engine = lora.state | {n.removeprefix(PREFIX): t for n, t in lora.adapter.items()}
     assert lora.against(engine).verdict == "equal"
+    both = engine | merged(lora.state, lora.adapter, ALPHA / RANK, torch.float32)
+    layers = {n.removeprefix(PREFIX).replace("lora_B.default.", "") for n in lora.adapter}
+    outcome = lora.against(both)
+    assert named(outcome) == {"scaled": {n for n in layers if "lora_A" not in n}}
+    assert all("is merged too, with scale 2" in finding.detail for finding in outcome.findings)
     [name, *_] = sorted(n for n in engine if "lora_B" in n)
     engine[name] = torch.zeros_like(engine[name])
     assert named(lora.against(engine)) == {"zero": {name}}
