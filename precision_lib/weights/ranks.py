@@ -143,8 +143,9 @@ def _renumbered(piece: Piece, experts: dict[str, int], rank: int) -> Piece:
 
 def _cut_side(group: _Group, whole: Side, rank: int, outcome: Outcome) -> Side:
     """What ``rank`` should hold of a trainer's side."""
-    adapters = {layer: dict(matrices) for layer, matrices in whole.adapters.items()}
-    side = replace(whole, pieces={}, adapters=adapters, unread_keys=set(whole.unread_keys))
+    side = replace(whole, pieces={}, adapters={}, unread_keys=set(whole.unread_keys))
+    for layer, matrices in whole.adapters.items():
+        side.adapters[layer] = _cut_adapter(group, whole, layer, matrices, rank)
     held = group.engines[rank].pieces
     for key, pieces in whole.pieces.items():
         match = _EXPERT.search(key)
@@ -163,6 +164,23 @@ def _cut_side(group: _Group, whole: Side, rank: int, outcome: Outcome) -> Side:
             else:
                 side.add(part)
     return side
+
+
+def _cut_adapter(
+    group: _Group, whole: Side, layer: str, matrices: dict[str, Piece], rank: int
+) -> dict[str, Piece]:
+    """LoRA matrices of a rank's part: rows of B, or columns of A."""
+    given = group.engines[rank].pieces.get(layer)
+    if given is None or layer not in whole.pieces:
+        return dict(matrices)
+    shapes = whole.pieces[layer][0].tensor.shape, given[0].tensor.shape
+    cut = cut_for(layer, *shapes, rank, len(group.engines)) or Cut(None)
+    cut_matrices = dict(matrices)
+    for matrix, axis in (("B", 0), ("A", 1)):
+        part = cut.of(matrices[matrix].tensor) if cut.axis == axis and matrix in matrices else None
+        if part is not None:
+            cut_matrices[matrix] = replace(matrices[matrix], tensor=part)
+    return cut_matrices
 
 
 def _check_padding(rank: int, given: Piece, outcome: Outcome) -> None:
@@ -189,7 +207,7 @@ def _misplaced(group: _Group, pairs: list[Pairs]) -> list[dict[str, Finding]]:
     equal = [{k for k, (a, b) in some.items() if _same(a, b)} for some in pairs]
     findings: list[dict[str, Finding]] = [{} for _ in pairs]
     for rank, some in enumerate(pairs):
-        for key in some.keys() - equal[rank]:
+        for key in sorted(some.keys() - equal[rank]):
             wanted, given = some[key]
             for other, part in _parts_of_others(group, key, given, rank):
                 if not _same(part, given):

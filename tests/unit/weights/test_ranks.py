@@ -19,6 +19,7 @@ from precision_lib.weights.manifests import open_source, write_manifest
 from precision_lib.weights.rank_files import open_ranks
 from precision_lib.weights.ranks import compare_engine
 from tests.unit.weights.checkpoints import MODELS, State, as_vllm, cast, exported, model, save
+from tests.unit.weights.test_adapters import ALPHA, RANK, Lora, merged
 from tests.unit.weights.test_planted_faults import named
 
 LAYER = "model.layers.1."
@@ -187,6 +188,19 @@ def test_expert_parallel_ranks_hold_whole_experts(folder: Path, tmp_path: Path) 
     experts = {n for n in trained if ".experts.2." in n or ".experts.3." in n}
     assert named(outcome) == {"duplicated": experts}
     assert "rank 1: holds the shard of rank 0" in outcome.findings[0].detail
+
+
+def test_a_merged_adapter_is_cut_as_its_layer(tmp_path: Path) -> None:
+    lora = Lora(tmp_path, "Llama")
+    for factor, kinds in ((1, set()), (2, {"scaled"})):
+        state = merged(lora.state, lora.adapter, factor * ALPHA / RANK, torch.float32)
+        folders = [
+            save(tmp_path / f"{factor}-rank-{i}", as_vllm(x))
+            for i, x in enumerate(sharded(state, 2))
+        ]
+        outcome = compare_engine(open_source(lora.path), open_ranks(folders))
+        assert set(named(outcome)) == kinds
+        assert outcome.unread == {}
 
 
 def test_a_manifest_without_shards_cannot_say_and_names_the_option(
