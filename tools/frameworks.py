@@ -22,7 +22,6 @@ from precision_lib.record.files import RecordError, load_record
 from precision_lib.record.record import Record
 from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.markdown import table
-from precision_lib.targets import INTERFACE
 from precision_lib.targets.known_failures import (
     KINDS,
     KnownFailures,
@@ -30,9 +29,16 @@ from precision_lib.targets.known_failures import (
     read_known_failures,
     shipped,
 )
+from precision_lib.targets.objectives import OPTIONS, base
 from tools.documents import MarkerError, write_between
 
 FORMATS = ("fp32", "bf16", "fp16")
+#: Why checks of severity ``range`` fail, and what that means.
+RANGE = (
+    "where the range of a format ends: logits and rewards near the largest number or subnormal, "
+    "150,000 logits that are all alike; not on the list, since they fail no run",
+    "none in ordinary training",
+)
 
 
 class FrameworksError(ValueError):
@@ -94,11 +100,10 @@ def _framework(record: Record, found: Conformance, known: KnownFailures) -> list
     kinds = {test: entry.kind for test, entry in known.by_test().items()}
     where = f"torch {record.context.versions['torch']}, {record.context.device_name}"
     listed = "" if known.version == version else f", list of failures of {known.version}"
-    absent = [f"`{f}` ({adapter.not_offered[f]})" for f in INTERFACE if f in adapter.not_offered]
+    absent = "; ".join(f"`{name}` ({why})" for name, why in adapter.not_offered.items())
     parts = [
         f"## {name} {version}",
-        f"{where}{listed}. "
-        + (f"Not offered: {'; '.join(absent)}." if absent else "All nine functions are offered."),
+        f"{where}{listed}. Not offered: {absent}.",
         _counts(found, adapter.offered, kinds),
         _consequences(found),
         _causes(found, known),
@@ -112,10 +117,12 @@ def _counts(found: Conformance, offered: Mapping[str, str], kinds: Mapping[str, 
     rows = []
     for function, counts in found.functions.items():
         by_kind = Counter(kinds.get(test, "unexplained") for test in counts.failed)
-        passed = counts.tests - len(counts.failed)
+        by_kind["range"] += len(counts.range)
+        passed = counts.tests - len(counts.failed) - len(counts.range)
+        called = offered[function] if function in offered else f"the same, {_option(function)}"
         rows.append(
             [
-                f"`{function}`: {offered[function]}",
+                f"`{base(function)}`: {called}",
                 f"{passed} of {counts.tests}",
                 *(str(by_kind[kind]) for kind in shown),
                 *(_worst(counts.by_format.get(fmt, 0.0)) for fmt in FORMATS),
@@ -125,8 +132,17 @@ def _counts(found: Conformance, offered: Mapping[str, str], kinds: Mapping[str, 
     return table(heads, rows)
 
 
+def _option(name: str) -> str:
+    return f"with `{OPTIONS[name][1]}`"
+
+
 def _unexplained(found: Conformance, kinds: Mapping[str, str]) -> bool:
-    return any(kinds.get(test, "unexplained") == "unexplained" for test in found.failures)
+    return any(kinds.get(test, "unexplained") == "unexplained" for test in _counted(found))
+
+
+def _counted(found: Conformance) -> list[str]:
+    """Failed checks that fail a run; those of severity ``range`` do not."""
+    return [test for counts in found.functions.values() for test in counts.failed]
 
 
 def _worst(value: float) -> str:
@@ -144,7 +160,7 @@ def _consequences(found: Conformance) -> str:
 
 def _causes(found: Conformance, known: KnownFailures) -> str:
     """Why checks fail, cause by cause; one that did not fail in this run is not counted."""
-    failed = set(found.failures)
+    failed = set(_counted(found))
     counted = Counter(
         (e.kind, e.reason, e.consequence, e.link) for e in known.known if e.test in failed
     )
@@ -154,6 +170,8 @@ def _causes(found: Conformance, known: KnownFailures) -> str:
     ]
     news = len(failed - {entry.test for entry in known.known})
     rows += [["unexplained", "not on the list", "not known", str(news)]] if news else []
+    beyond = sum(len(counts.range) for counts in found.functions.values())
+    rows += [["range", *RANGE, str(beyond)]] if beyond else []
     heads = ("kind", "why checks fail", "what it means in training", "checks")
     return table(heads, rows, numbers=False)
 

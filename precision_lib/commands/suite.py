@@ -37,7 +37,7 @@ def add_conformance(commands: Any) -> None:
     conformance.add_argument(
         "module",
         metavar="MODULE[:ATTRIBUTE]",
-        help="installed or in this directory, or trl, verl, openrlhf, torchtune",
+        help="installed or in this directory, or trl, verl, openrlhf, torchtune, liger",
     )
     options.add_for_a_core(conformance.add_argument)
     options.add_for_every_run(conformance.add_argument)

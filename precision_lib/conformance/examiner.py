@@ -16,6 +16,7 @@ from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.runner import Outcome, on_device, run
 from precision_lib.conformance.written_case import read_case
 from precision_lib.targets import Target
+from precision_lib.targets.objectives import base
 
 #: A whole run that takes longer than this is announced.
 LONG_RUN_SECONDS = 300.0
@@ -110,7 +111,8 @@ class Examiner:
     def _run(self, check: str, seed: int, pinned: Sequence[str]) -> Outcome:
         asked = find_check(check)
         moved = on_device(asked.function, self._target.functions[asked.function], self._device)
-        return run(asked, moved, settings(), seed, [read_case(text) for text in pinned])
+        taken = self._target.only.get(base(asked.function), {})
+        return run(asked, moved, settings(), seed, [read_case(text) for text in pinned], taken)
 
     def _measure(self, function: str) -> dict[str, Any]:
         return measure({function: self._target.functions[function]}).get(function, {})

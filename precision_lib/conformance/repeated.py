@@ -76,6 +76,8 @@ def _after(
 ) -> None:
     """Compare a result that followed a call of the same shape; wrong in a new shape too is no case.
 
+    Neither is what rounding in the 16-bit format of the input explains: it is no memory.
+
     Raises:
         ConformanceFailure: it is wrong there and right in a shape that was not used before.
     """
@@ -83,6 +85,8 @@ def _after(
     try:
         compare(name, got, truth, inputs)
     except ConformanceFailure as failure:
+        if _is_rounding(got, truth.want, inputs):
+            return
         rows = by_sequence(inputs, lambda x: x.repeat_interleave(7, 0))
         fresh, want = call(name, function, rows), truths(name, rows)
         try:
@@ -91,6 +95,18 @@ def _after(
             return
         message = f"{name} fails only after a call of the same shape with other values"
         raise ConformanceFailure(f"{message}\n  {failure.args[0]}", inputs, failure.times) from None
+
+
+def _is_rounding(got: Tensor, want: Tensor, inputs: Inputs) -> bool:
+    """Whether 16-bit arithmetic is enough: 8 roundings of the largest value, that of the input too.
+
+    A count that is stale by one token is off by a larger share, on the few tokens of these checks.
+    """
+    floating = [x for x in inputs.values() if isinstance(x, Tensor) and x.is_floating_point()]
+    eps = max(torch.finfo(x.dtype).eps for x in floating)
+    if eps <= torch.finfo(torch.float32).eps:
+        return False
+    return bool(((got.double() - want).abs() <= 8 * eps * want.abs().max()).all())
 
 
 def _other_values(inputs: Inputs) -> dict[str, Any]:

@@ -10,10 +10,11 @@ draw other examples in another process, so those numbers are left out.
 
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -29,12 +30,13 @@ from precision_lib.conformance.checks import Check, Compared
 from precision_lib.conformance.diagnosis import diagnosis, place_of
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError, is_fatal
 from precision_lib.conformance.profiles import CI
-from precision_lib.conformance.strategies import Case
+from precision_lib.conformance.strategies import Case, within
 from precision_lib.conformance.surroundings import surroundings_put_back
 from precision_lib.runtime import state_put_back
 
 #: Calls spent on making a failing input smaller.
 _SHRINK_CALLS = 100
+NOTHING_LEFT_OUT: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def run(
     profile: settings = CI,
     seed: int = 0,
     first: Sequence[Case] = (),
+    taken: Mapping[str, Sequence[Any]] = NOTHING_LEFT_OUT,
 ) -> Outcome:
     """Draw inputs and judge each; climbs toward the largest error.
 
@@ -98,6 +101,7 @@ def run(
         profile: how many examples, see ``profiles.py``.
         seed: which examples: the same seed draws the same ones, each check its own.
         first: cases that are tried before any is drawn.
+        taken: argument to the values that the function takes, where it takes no others.
 
     Raises:
         ConformanceFailure: with a small failing input; also when nothing was compared, when the
@@ -110,7 +114,7 @@ def run(
 
     @hypothesis.seed(zlib.crc32(check.name.encode()) ^ seed)
     @settings(profile, max_examples=examples)
-    @given(check.cases)
+    @given(check.cases.map(lambda case: within(case, taken)) if taken else check.cases)
     def drawn(case: Case) -> None:
         search.example(case)
 

@@ -21,7 +21,7 @@ def add_all(add: Add) -> None:
         "--target",
         metavar="MODULE[:ATTRIBUTE]",
         help="run the conformance tests, and only those, on this PPO core; or on trl, verl, "
-        "openrlhf, torchtune",
+        "openrlhf, torchtune, liger",
     )
     add_for_a_core(add)
     add_for_every_run(add)

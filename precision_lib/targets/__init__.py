@@ -15,6 +15,7 @@ from precision_lib.targets import adapters
 from precision_lib.targets.errors import TargetError
 from precision_lib.targets.frameworks import load
 from precision_lib.targets.objectives import FUNCTIONS, OBJECTIVES, with_options
+from precision_lib.targets.only import Taken, read_only, shown
 
 __all__ = ["BUILT_IN", "INTERFACE", "Target", "TargetError", "load_target", "make_target"]
 
@@ -45,6 +46,7 @@ class Target:
         version: of the framework, "" for other targets.
         near: name of the interface that is missing to one of the core that looks like it.
         without_gradient: functions that carry none on purpose, the core's ``WITHOUT_GRADIENT``.
+        only: function to argument to the values that it takes, the core's ``ONLY``.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Target:
     version: str = ""
     near: Mapping[str, str] = field(default_factory=dict)
     without_gradient: tuple[str, ...] = ()
+    only: Mapping[str, Taken] = field(default_factory=dict)
 
     @property
     def not_offered(self) -> list[str]:
@@ -78,6 +81,7 @@ class Target:
         if self.not_offered:
             line += f"; not offered: {', '.join(map(self._absent, self.not_offered))}"
         line += f"; objectives of today: {self._objectives()}"
+        line += shown(self.only)
         if self.changed:
             line += f"; its import changed {', '.join(self.changed)} (put back)"
         return line
@@ -86,9 +90,9 @@ class Target:
 def load_target(name: str = BUILT_IN) -> Target:
     """Import ``package.module`` or ``package.module:attribute`` and look what it offers.
 
-    The name of a shipped adapter (``trl``, ``verl``, ``openrlhf``, ``torchtune``) means the
-    installed framework behind it. What the import changes of torch's global switches is put back
-    and noted.
+    The name of a shipped adapter (``trl``, ``verl``, ``openrlhf``, ``torchtune``, ``liger``) means
+    the installed framework behind it. What the import changes of torch's global switches is put
+    back and noted.
 
     Raises:
         TargetError: when it looks like a path, when a framework is absent or of another release,
@@ -167,7 +171,11 @@ def make_target(name: str, core: object) -> Target:
         and (close := difflib.get_close_matches(function, set(dir(core)) - set(found), 1, 0.85))
     }
     return Target(
-        name, with_options(found), near=near, without_gradient=_without_gradient(name, core)
+        name,
+        with_options(found),
+        near=near,
+        without_gradient=_without_gradient(name, core),
+        only=read_only(name, _attribute(name, core, "ONLY"), INTERFACE | FUNCTIONS),
     )
 
 

@@ -31,7 +31,7 @@ class Framework:
     """One framework and how to import its numeric core.
 
     Attributes:
-        name: of the distribution and of the package.
+        name: of the adapter, and of the distribution where that has no other.
         first, below: the releases that the adapter was checked against: first <= release < below.
         modules: the modules that hold the functions.
         offered: function of the interface to what is called, ``module.function``.
@@ -40,6 +40,7 @@ class Framework:
         forced: parts of the framework that are replaced in any case, because they import half of
             the world and hold nothing that is called.
         needs: light packages that it imports and that pip does not bring with ``--no-deps``.
+        distribution: the name that pip knows, where it is another.
     """
 
     name: str
@@ -51,11 +52,12 @@ class Framework:
     stubs: tuple[str, ...] = ()
     forced: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    distribution: str = ""
 
     @property
     def install(self) -> str:
         """The command that installs it without its heavy dependencies."""
-        packages = " ".join((f"{self.name}=={self.first}", *self.needs))
+        packages = " ".join((f"{self.distribution or self.name}=={self.first}", *self.needs))
         return f"./setup.sh --local -- pip install --no-deps {packages}"
 
     def version(self) -> str:
@@ -65,7 +67,7 @@ class Framework:
             FrameworkMissingError: when it is not installed.
         """
         try:
-            return metadata.version(self.name).split("+")[0]
+            return metadata.version(self.distribution or self.name).split("+")[0]
         except metadata.PackageNotFoundError:
             raise FrameworkMissingError(
                 f"{self.name} is not installed; {self.install} (see docs/frameworks.md)"

@@ -18,6 +18,7 @@ from precision_lib.conformance.strategies.cases import (
     Region,
     hex_tensor,
     right_padded,
+    within,
 )
 from precision_lib.conformance.strategies.kl import KL_PENALTY
 from precision_lib.conformance.strategies.losses import POLICY_LOSS, VALUE_LOSS
@@ -37,6 +38,7 @@ __all__ = [
     "Region",
     "hex_tensor",
     "right_padded",
+    "within",
 ]
 
 _DRAWN: dict[str, dict[str, Region]] = {

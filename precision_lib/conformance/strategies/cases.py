@@ -5,8 +5,8 @@ case, and a large one by its recipe: rounded decimals would lose the last bit, a
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -82,6 +82,24 @@ class Case:
         text = f"inputs={{{', '.join(printed)}}}"
         whole = all(_is_small(value) for value in self.inputs.values())
         return f"Case({text})" if whole else f"Case({text}, recipe={self.recipe!r})"
+
+
+def within(case: Case, taken: Mapping[str, Sequence[Any]]) -> Case:
+    """The case with each argument that the target does not take replaced by its first value.
+
+    Args:
+        taken: argument to the values that the function takes.
+    """
+    inputs = case.inputs
+    changed = {k: v[0] for k, v in taken.items() if k in inputs and inputs[k] not in v}
+    if not changed:
+        return case
+    small = case.embedded
+    return Case(
+        inputs | changed,
+        " ".join([case.recipe, *(f"{k}={v}" for k, v in changed.items())]).strip(),
+        small and replace(small, inputs=small.inputs | changed),
+    )
 
 
 @dataclass(frozen=True)

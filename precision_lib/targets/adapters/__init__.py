@@ -1,4 +1,4 @@
-"""Frameworks as targets: ``--target trl``, ``verl``, ``openrlhf``, ``torchtune``.
+"""Frameworks as targets: ``--target trl``, ``verl``, ``openrlhf``, ``torchtune``, ``liger``.
 
 The hazard. An adapter that repairs what it wraps tests itself. These call the framework's own
 functions and translate argument names, shapes, mask types and conventions; no upcast, no clean-up,
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the catalogue of faults is read without torch
     from torch import Tensor
 
-NAMES = ("trl", "verl", "openrlhf", "torchtune")
+NAMES = ("trl", "verl", "openrlhf", "torchtune", "liger")
 
 
 def real_only(result: "Tensor", mask: "Tensor") -> "Tensor":

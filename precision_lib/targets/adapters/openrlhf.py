@@ -1,11 +1,12 @@
 """OpenRLHF: ``openrlhf.models`` and the advantages of its experience maker.
 
-Masks are int64, as its data loader makes them. Group advantages are made by
+Masks are int64, as its data loader makes them. Advantages of groups are made by
 ``compute_advantages_and_returns``, which is called with a stand-in for the experience maker: one
-token a response, a KL of 0, ``estimator="group_norm"`` and the reward clip of +-10 that its command
-line sets and cannot switch off; it cuts the normalised rewards. ``compute_entropy`` is compiled
-where its trainer calls it; here torch runs the same lines uncompiled, since compiling for each
-shape takes minutes.
+token a response, a KL of 0, ``estimator="group_norm"`` or ``"rloo"`` and the reward clip of +-10
+that its command line sets and cannot switch off; it cuts the normalised rewards.
+``compute_entropy`` is compiled where its trainer calls it; here torch runs the same lines
+uncompiled, since compiling for each shape takes minutes. ``log_probs_from_logits`` divides the
+logits by the temperature in place, which its caller hands over: it gets a copy.
 """
 
 from types import SimpleNamespace
@@ -19,14 +20,16 @@ from precision_lib.targets.frameworks import framework, load
 FRAMEWORK = framework("openrlhf")
 #: The default of --reward.clip_range.
 REWARD_CLIP = (-10.0, 10.0)
+ONLY = {"aggregate": {"mode": ("token_mean", "sequence_mean")}}
 
 
 def _openrlhf(name: str) -> Any:
     return load(FRAMEWORK)[name]
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor) -> Any:
-    return _openrlhf("log_probs_from_logits")(logits, tokens)
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Any:
+    owned = logits if temperature == 1 else logits.clone()
+    return _openrlhf("log_probs_from_logits")(owned, tokens, temperature)
 
 
 def entropy(logits: Tensor) -> Any:
@@ -48,6 +51,14 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 
 def group_advantages(rewards: Tensor) -> Any:
+    return _of_groups(rewards, "group_norm")
+
+
+def rloo_advantages(rewards: Tensor) -> Any:
+    return _of_groups(rewards, "rloo")
+
+
+def _of_groups(rewards: Tensor, estimator: str) -> Any:
     groups, samples = rewards.shape
     count = groups * samples
     experience = SimpleNamespace(
@@ -59,13 +70,13 @@ def group_advantages(rewards: Tensor) -> Any:
     )
     options = SimpleNamespace(
         rollout=SimpleNamespace(n_samples_per_prompt=samples),
-        algo=SimpleNamespace(advantage=SimpleNamespace(estimator="group_norm", gamma=1.0)),
+        algo=SimpleNamespace(advantage=SimpleNamespace(estimator=estimator, gamma=1.0)),
         reward=SimpleNamespace(clip_range=REWARD_CLIP),
     )
     maker = _openrlhf("RemoteExperienceMaker")
     stand_in = SimpleNamespace(
         strategy=SimpleNamespace(args=options),
-        advantage_estimator="group_norm",
+        advantage_estimator=estimator,
         kl_ctl=SimpleNamespace(value=0.0),
         get_cumulative_returns=lambda *given: maker.get_cumulative_returns(None, *given),
     )
@@ -73,14 +84,72 @@ def group_advantages(rewards: Tensor) -> Any:
     return done.advantages.view(groups, samples)
 
 
+def aggregate(values: Tensor, mask: Tensor, mode: str, denominator: float | None) -> Any:
+    by_token = mode == "token_mean"
+    name = "batch_num_tokens" if by_token else "global_batch_size"
+    count = {} if denominator is None else {name: denominator}
+    return _openrlhf("aggregate_loss")(values, mask.to(torch.int64), by_token, **count)
+
+
 def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    denominator: float | None = None,
 ) -> Any:
     loss = _openrlhf("PolicyLoss")(clip_range, clip_range)
-    return loss(logprobs, old_logprobs, advantages, mask.to(torch.int64))[0]
+    ints = mask.to(torch.int64)
+    return loss(logprobs, old_logprobs, advantages, ints, batch_num_tokens=denominator)[0]
+
+
+def dapo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    denominator: float | None = None,
+) -> Any:
+    loss, ints = _openrlhf("PolicyLoss")(clip_low, clip_high, dual_clip), mask.to(torch.int64)
+    return loss(logprobs, old_logprobs, advantages, ints, batch_num_tokens=denominator)[0]
+
+
+def gspo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    denominator: float | None = None,
+) -> Any:
+    loss = _openrlhf("PolicyLoss")(clip_low, clip_high, policy_loss_type="gspo")
+    each, ints = advantages[:, None].expand(mask.shape), mask.to(torch.int64)
+    return loss(logprobs, old_logprobs, each, ints, global_batch_size=denominator)[0]
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    denominator: float | None = None,
 ) -> Any:
-    return _openrlhf("ValueLoss")(clip_range)(values, old_values, returns, mask.to(torch.int64))
+    loss, ints = _openrlhf("ValueLoss")(clip_range), mask.to(torch.int64)
+    return loss(values, old_values, returns, ints, batch_num_tokens=denominator)
+
+
+def dpo_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    beta: float,
+) -> Any:
+    loss = _openrlhf("DPOLoss")(beta)
+    return loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected)[0]

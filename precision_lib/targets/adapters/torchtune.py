@@ -4,7 +4,8 @@
 it again. ``estimate_advantages`` whitens before it returns, so that only its returns can be
 compared; it wants zeros in padded rewards and values, as its recipe puts there, and gets them. The
 policy loss is its loss with a value coefficient of 0, the value loss that with ratios of 1 and
-advantages of 0, since the single losses come back without their graph.
+advantages of 0, since the single losses come back without their graph. Its DPO loss is one number
+a pair, of which its recipe takes the mean.
 """
 
 from typing import Any
@@ -21,8 +22,8 @@ def _torchtune(name: str) -> Any:
     return load(FRAMEWORK)[name]
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor) -> Any:
-    return _torchtune("logits_to_logprobs")(logits, tokens)
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Any:
+    return _torchtune("logits_to_logprobs")(logits, tokens, temperature)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Any:
@@ -56,3 +57,14 @@ def value_loss(
     loss = _torchtune("PPOLoss")(clip_range, clip_range, 1.0)
     none = values.new_zeros(1)
     return loss(none, none, none, old_values, values, returns, None, mask)[0]
+
+
+def dpo_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    beta: float,
+) -> Any:
+    loss = _torchtune("DPOLoss")(beta)
+    return loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected)[0].mean()

@@ -1,10 +1,13 @@
-"""TRL: its log-probs and entropy from logits, and the loss of its GRPO trainer.
+"""TRL: its log-probs and entropy from logits, its fused LM head, and the loss of its GRPO trainer.
 
 Its trainers of group advantages, KL and masking have no functions of their own: these stand inside
 ``GRPOTrainer``, and PPO with its value loss and GAE left TRL in 1.13. ``_compute_loss`` is called
-with a stand-in for the trainer that hands over the log-probs; ``loss_type="bnpo"`` is the mean over
-real tokens. GRPO, RLOO and DPO take their log-probs from a kernel over hidden states (FP32 inside),
-which logits do not reach; ``selective_log_softmax`` serves TRL's experimental trainers.
+with a stand-in for the trainer that hands over the log-probs. ``loss_type="bnpo"`` is the mean over
+real tokens, ``"dapo"`` the sum over ``num_items_in_batch``, which the trainer counts, and
+``"grpo"`` at the level of sequences is GSPO. Its CISPO has an upper bound alone. Its ``delta``
+bounds the ratio of harmful tokens where it lies above the clip. GRPO, RLOO and DPO take their
+log-probs from ``ChunkedLogProbFunction`` over hidden states; ``selective_log_softmax`` serves TRL's
+experimental trainers.
 """
 
 from collections import defaultdict
@@ -17,20 +20,83 @@ from torch import Tensor
 from precision_lib.targets.frameworks import framework, load
 
 FRAMEWORK = framework("trl")
+ONLY = {
+    "cispo_loss": {"clip_low": (1.0,)},
+    "dapo_loss": {"dual_clip": (None, 10.0)},
+}
 
 
-def token_logprobs(logits: Tensor, tokens: Tensor) -> Any:
-    return load(FRAMEWORK)["selective_log_softmax"](logits, tokens)
+def _trl(name: str) -> Any:
+    return load(FRAMEWORK)[name]
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Any:
+    return _trl("selective_log_softmax")(logits, tokens, temperature)
 
 
 def entropy(logits: Tensor) -> Any:
-    return load(FRAMEWORK)["entropy_from_logits"](logits)
+    return _trl("entropy_from_logits")(logits)
+
+
+def linear_token_logprobs(
+    hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float
+) -> Any:
+    rows, chunk = hidden.reshape(-1, hidden.shape[-1]), _trl("_CHUNKED_LOGPROB_CHUNK_SIZE")
+    fused = _trl("_ChunkedLogProbFunction").apply
+    logprobs, *_ = fused(rows, weight, None, tokens.reshape(-1), temperature, chunk, None, 1.0, ())
+    return logprobs.view(tokens.shape)
 
 
 def policy_loss(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
 ) -> Any:
+    trainer = stand_in(logprobs, "bnpo", clip_range, clip_range)
+    return _loss(trainer, old_logprobs, advantages, mask, None)
+
+
+def dapo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    denominator: float | None = None,
+) -> Any:
+    trainer = stand_in(logprobs, "dapo", clip_low, clip_high, delta=dual_clip)
+    return _loss(trainer, old_logprobs, advantages, mask, denominator)
+
+
+def cispo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> Any:
+    trainer = stand_in(logprobs, "cispo", clip_low, 1 + clip_high)
+    return _loss(trainer, old_logprobs, advantages, mask, None)
+
+
+def gspo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> Any:
+    trainer = stand_in(logprobs, "grpo", clip_low, clip_high, level="sequence")
+    return _loss(trainer, old_logprobs, advantages, mask, None)
+
+
+def _loss(
+    trainer: Any, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, denominator: float | None
+) -> Any:
     ids = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
+    count = mask.sum() if denominator is None else torch.tensor(denominator, device=mask.device)
     inputs = {
         "prompt_ids": ids[:, :0],
         "prompt_mask": ids[:, :0],
@@ -38,13 +104,21 @@ def policy_loss(
         "completion_mask": mask.to(torch.int64),
         "advantages": advantages,
         "old_per_token_logps": old_logprobs,
+        "num_items_in_batch": count,
     }
-    trainer = load(FRAMEWORK)["GRPOTrainer"]
-    return trainer._compute_loss(stand_in(logprobs, clip_range), None, inputs)
+    return _trl("GRPOTrainer")._compute_loss(trainer, None, inputs)
 
 
-def stand_in(logprobs: Tensor, clip_range: float, beta: float = 0.0) -> Any:
-    """What ``GRPOTrainer._compute_loss`` reads of its trainer, all options switched off."""
+def stand_in(
+    logprobs: Tensor,
+    loss_type: str,
+    clip_low: float,
+    clip_high: float,
+    *,
+    level: str = "token",
+    delta: float | None = None,
+) -> Any:
+    """What ``GRPOTrainer._compute_loss`` reads of its trainer, all other options switched off."""
     return SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (
             logprobs,
@@ -54,15 +128,17 @@ def stand_in(logprobs: Tensor, clip_range: float, beta: float = 0.0) -> Any:
         top_entropy_quantile=1.0,
         aux_loss_enabled=False,
         off_policy_mask_threshold=None,
-        importance_sampling_level="token",
-        beta=beta,
-        loss_type="bnpo",
-        epsilon_low=clip_range,
-        epsilon_high=clip_range,
-        args=SimpleNamespace(delta=None, use_bias_correction_kl=False),
+        importance_sampling_level=level,
+        beta=0.0,
+        loss_type=loss_type,
+        epsilon_low=clip_low,
+        epsilon_high=clip_high,
+        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False),
         use_vllm=False,
         model=SimpleNamespace(training=False),
         _entropy_bonus_enabled=False,
-        accelerator=SimpleNamespace(gather=lambda x: x, reduce=lambda x, reduction: x),
+        accelerator=SimpleNamespace(
+            gather=lambda x: x, reduce=lambda x, reduction: x, num_processes=1
+        ),
         _metrics={"eval": defaultdict(list)},
     )

@@ -1,12 +1,13 @@
-"""verl: ``verl.utils.torch_functional`` and ``verl.trainer.ppo.core_algos``.
+"""verl: ``verl.utils.torch_functional``, its fused LM head, and ``verl.trainer.ppo``.
 
 Masks are int64, as its data loader makes them; its trainer gives bool ones to the losses, which
-changes no result here. ``compute_gae_advantage_return`` whitens before it
-returns, so that only its returns can be compared. Dual clipping is set beyond reach. With
-flash-attn installed its log-probs come from a Triton kernel; here the path without is called.
+changes no result here. ``compute_gae_advantage_return`` whitens before it returns, so that only its
+returns can be compared. Dual clipping is set beyond reach where none is asked for, and so is the
+lower bound of the weights that ``mode="mask"`` keeps. With flash-attn installed its log-probs come
+from a Triton kernel; here the path without is called. Its losses are registered for a mode of
+aggregation; each gets its default one.
 """
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from precision_lib.targets.frameworks import framework, load
 FRAMEWORK = framework("verl")
 #: A bound of dual clipping that no ratio reaches: exp(20) is its largest.
 NO_DUAL_CLIP = 1e30
+#: It has no geometric mean for weights, only for rejection.
+ONLY = {"importance_weights": {"level": ("token", "sequence")}}
 
 
 def _verl(name: str) -> Any:
@@ -31,6 +34,12 @@ def token_logprobs(logits: Tensor, tokens: Tensor) -> Any:
 
 def entropy(logits: Tensor) -> Any:
     return _verl("entropy_from_logits")(logits)
+
+
+def linear_token_logprobs(
+    hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float
+) -> Any:
+    return _verl("FusedLinearForPPO")()(hidden, weight, tokens, temperature)[0]
 
 
 def kl_penalty(policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Any:
@@ -55,34 +64,135 @@ def gae(
 
 
 def group_advantages(rewards: Tensor) -> Any:
+    return _of_groups("compute_grpo_outcome_advantage", rewards)
+
+
+def rloo_advantages(rewards: Tensor) -> Any:
+    return _of_groups("compute_rloo_outcome_advantage", rewards)
+
+
+def _of_groups(function: str, rewards: Tensor) -> Any:
     groups, samples = rewards.shape
     scores = rewards.reshape(-1, 1)
     ones = torch.ones(scores.shape, dtype=torch.int64, device=scores.device)
     index = np.repeat(np.arange(groups), samples)
-    advantages, _ = _verl("compute_grpo_outcome_advantage")(scores, ones, index)
+    advantages, _ = _verl(function)(scores, ones, index)
     return advantages.view(groups, samples)
 
 
-def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
+def aggregate(values: Tensor, mask: Tensor, mode: str, denominator: float | None) -> Any:
+    names = {"token_mean": "token-mean", "sequence_mean": "seq-mean-token-mean"}
+    if mode == "constant":
+        options = {"global_batch_size": 1, "loss_scale_factor": denominator}
+        name = "seq-mean-token-sum-norm"
+    else:
+        options = _counted(denominator, "batch_num_tokens" if mode == "token_mean" else None)
+        name = names.get(mode, "seq-mean-token-sum")
+    return _verl("agg_loss")(values, mask.to(torch.int64), name, **options)
+
+
+def _counted(denominator: float | None, name: str | None = None) -> dict[str, Any]:
+    """What ``agg_loss`` is told about the whole batch."""
+    return {} if denominator is None else {name or "global_batch_size": denominator}
+
+
+def importance_weights(
+    train_logprobs: Tensor,
+    rollout_logprobs: Tensor,
+    mask: Tensor,
+    level: str,
+    mode: str,
+    cap: float,
 ) -> Any:
-    config = SimpleNamespace(
-        clip_ratio=clip_range,
-        clip_ratio_low=None,
-        clip_ratio_high=None,
-        global_batch_info={},
-        get=lambda name, default: NO_DUAL_CLIP if name == "clip_ratio_c" else default,
+    threshold = cap if mode == "truncate" else f"1e-300_{cap!r}"
+    weights, *_ = _verl("compute_rollout_correction_and_rejection_mask")(
+        train_logprobs, rollout_logprobs, mask.to(torch.int64), level, threshold
     )
-    loss, _ = _verl("compute_policy_loss_vanilla")(
-        old_logprobs, logprobs, advantages, mask.to(torch.int64), config=config
+    return weights.batch["rollout_is_weights"]
+
+
+def policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    denominator: float | None = None,
+) -> Any:
+    return dapo_loss(
+        logprobs, old_logprobs, advantages, mask, clip_range, clip_range, None, denominator
     )
-    return loss
+
+
+def dapo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    denominator: float | None = None,
+) -> Any:
+    config = _config(clip_low, clip_high, _counted(denominator, "batch_num_tokens"), dual_clip)
+    function = _verl("compute_policy_loss_vanilla")
+    return function(old_logprobs, logprobs, advantages, mask.to(torch.int64), config=config)[0]
+
+
+def cispo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    denominator: float | None = None,
+) -> Any:
+    config = _config(clip_low, clip_high, _counted(denominator, "batch_num_tokens"))
+    function = _verl("compute_policy_loss_cispo")
+    return function(old_logprobs, logprobs, advantages, mask.to(torch.int64), config=config)[0]
+
+
+def gspo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    denominator: float | None = None,
+) -> Any:
+    config = _config(clip_low, clip_high, _counted(denominator))
+    function, each = _verl("compute_policy_loss_gspo"), advantages[:, None].expand(mask.shape)
+    return function(old_logprobs, logprobs, each, mask.to(torch.int64), config=config)[0]
+
+
+def _config(low: float, high: float, batch: dict[str, Any], dual_clip: float | None = None) -> Any:
+    return _verl("ActorConfig")(
+        strategy="fsdp",
+        rollout_n=1,
+        ppo_micro_batch_size_per_gpu=1,
+        clip_ratio_low=low,
+        clip_ratio_high=high,
+        clip_ratio_c=NO_DUAL_CLIP if dual_clip is None else dual_clip,
+        global_batch_info=batch,
+    )
 
 
 def value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    clip_range: float,
+    denominator: float | None = None,
 ) -> Any:
     loss, _ = _verl("compute_value_loss")(
-        values, returns, old_values, mask.to(torch.int64), clip_range
+        values,
+        returns,
+        old_values,
+        mask.to(torch.int64),
+        clip_range,
+        **_counted(denominator, "batch_num_tokens"),
     )
     return loss

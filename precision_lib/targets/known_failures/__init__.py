@@ -14,11 +14,13 @@ A file is TOML, causes with their checks::
     reason = "what the core does"
     consequence = "what it does to training"
     link = "where it is reported"          # optional
+    covers = ["a regular expression"]      # optional: which new failures are this cause, too
 
     [cause.tests]
     "test_property_holds[entropy-never_negative-bf16]" = "Case(...), the input, or empty"
 """
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -51,6 +53,8 @@ class Known:
         test: its exact name, ``test[id]``.
         kind: one of :data:`KINDS`. reason, consequence, link: of its cause.
         input: the case that fails, as it was printed; "" where it is too large.
+        covers: of its cause: what a new failure of it matches, in its name or message. Read when
+            the list is made again, and never when a run is judged.
     """
 
     test: str
@@ -59,6 +63,7 @@ class Known:
     consequence: str
     link: str
     input: str
+    covers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,13 +117,14 @@ def read_known_failures(path: Path) -> KnownFailures:
 
 
 def _entries(cause: Mapping[str, Any]) -> list[Known]:
-    unknown = set(cause) - {"kind", "reason", "consequence", "link", "tests"}
+    unknown = set(cause) - {"kind", "reason", "consequence", "link", "covers", "tests"}
     for name in ("kind", "reason", "consequence", "link"):
         if not isinstance(cause.get(name, ""), str):
             raise ValueError(f"{name} is a {type(cause[name]).__name__}, not a text")
     if unknown or cause["kind"] not in KINDS:
         what = ", ".join(sorted(unknown)) or f"kind {cause['kind']!r}"
         raise ValueError(f"{what} is not understood; a kind is one of {', '.join(KINDS)}")
+    covers = _patterns(cause.get("covers", []))
     if not isinstance(cause["tests"], dict):
         raise ValueError("write the checks under [cause.tests], each with its input")
     for name, case in cause["tests"].items():
@@ -132,9 +138,21 @@ def _entries(cause: Mapping[str, Any]) -> list[Known]:
             cause["consequence"],
             cause.get("link", ""),
             case,
+            covers,
         )
         for name, case in cause["tests"].items()
     ]
+
+
+def _patterns(covers: Any) -> tuple[str, ...]:
+    if not isinstance(covers, list) or not all(isinstance(one, str) for one in covers):
+        raise ValueError(f"covers is {covers!r}, not a list of regular expressions")
+    for one in covers:
+        try:
+            re.compile(one)
+        except re.error as error:
+            raise ValueError(f"covers {one!r}: {error}") from None
+    return tuple(covers)
 
 
 def check_against(

@@ -1,11 +1,13 @@
 """A list of known failures made again from what a run found.
 
-It holds exactly what failed: repaired checks leave it, new ones come in as unexplained, and reasons
-stay.
+It holds exactly what failed: repaired checks leave it, reasons stay. A new failure gets the first
+cause that says in ``covers`` that it is one of its own, or comes in as unexplained. What is of
+severity ``range`` fails no run and is not listed, unless the run was strict.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -44,18 +46,29 @@ def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailur
         if entry.test not in ran and entry.test.partition("[")[2].partition("-")[0] not in gone
     ]
     for name, failure in conformance.get("failures", {}).items():
-        is_range = failure.get("severity") == "range" and not conformance.get("strict", True)
-        if is_range and name not in entries:
-            continue  # it fails no run
+        if failure.get("severity") == "range" and not conformance.get("strict", True):
+            continue
         case = failure["input"] if len(failure["input"]) <= LONGEST_INPUT else ""
-        kept.append(replace(entries.get(name, UNEXPLAINED), test=name, input=case))
+        entry = entries.get(name, UNEXPLAINED)
+        if entry.kind == "unexplained":
+            entry = _covering(old, name, failure["what"])
+        kept.append(replace(entry, test=name, input=case))
     order = list(dict.fromkeys(_cause(entry) for entry in (*old.known, *kept)))
     kept.sort(key=lambda entry: order.index(_cause(entry)))
     return KnownFailures(conformance["target"], conformance.get("version", ""), tuple(kept))
 
 
-def _cause(entry: Known) -> tuple[str, str, str, str]:
-    return entry.kind, entry.reason, entry.consequence, entry.link
+def _covering(old: KnownFailures, name: str, what: Iterable[str]) -> Known:
+    """An entry of the first cause that covers a new failure."""
+    text = "\n".join([name, *what])
+    for entry in old.known:
+        if any(re.search(pattern, text) for pattern in entry.covers):
+            return entry
+    return UNEXPLAINED
+
+
+def _cause(entry: Known) -> tuple[str, str, str, str, tuple[str, ...]]:
+    return entry.kind, entry.reason, entry.consequence, entry.link, entry.covers
 
 
 def as_toml(found: KnownFailures) -> str:
@@ -65,9 +78,11 @@ def as_toml(found: KnownFailures) -> str:
     for entry in found.known:
         if _cause(entry) != before:
             before = _cause(entry)
-            fields = zip(("kind", "reason", "consequence", "link"), before, strict=True)
+            *words, covers = before
+            fields = zip(("kind", "reason", "consequence", "link"), words, strict=True)
             lines += ["", "[[cause]]"]
             lines += [f"{k} = {_quoted(v)}" for k, v in fields if v or k != "link"]
+            lines += [f"covers = [{', '.join(map(_quoted, covers))}]"] if covers else []
             lines += ["", "[cause.tests]"]
         lines.append(f"{_quoted(entry.test)} = {_quoted(entry.input)}")
     return "\n".join(lines) + "\n"

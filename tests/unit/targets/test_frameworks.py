@@ -15,6 +15,7 @@ import torch
 from precision_lib import ppo
 from precision_lib.targets import INTERFACE, TargetError, adapters, load_target, stubs
 from precision_lib.targets.frameworks import Framework, FrameworkMissingError, load, release
+from precision_lib.targets.objectives import FUNCTIONS
 from tests.unit.targets.easy_inputs import EASY, far_from_the_core
 
 FAKE = Framework(
@@ -46,6 +47,11 @@ def test_an_absent_framework_says_how_to_install_it() -> None:
     )
     with pytest.raises(FrameworkMissingError, match=message):
         load(FAKE)
+
+
+def test_a_distribution_of_another_name_is_looked_for_under_that() -> None:
+    with pytest.raises(FrameworkMissingError, match=r"--no-deps fake-rl==1\.2 x"):
+        load(fresh(distribution="fake-rl"))
 
 
 @pytest.mark.parametrize("version", ["1.1.9", "1.4", "2.0"])
@@ -104,9 +110,10 @@ def test_an_adapter_offers_what_it_says_and_says_what_it_does_not(name: str) -> 
     module = importlib.import_module(f"precision_lib.targets.adapters.{name}")
     framework = module.FRAMEWORK
     assert framework.name == name
-    assert set(framework.offered) | set(framework.not_offered) == set(INTERFACE)
+    names = INTERFACE | FUNCTIONS
+    assert set(framework.offered) | set(framework.not_offered) == set(names)
     assert not set(framework.offered) & set(framework.not_offered)
-    assert {f for f in INTERFACE if hasattr(module, f)} == set(framework.offered)
+    assert {f for f in names if hasattr(module, f)} == set(framework.offered)
 
 
 @pytest.mark.parametrize("name", adapters.NAMES)

@@ -11,7 +11,7 @@ from precision_lib.conformance.checks import checks, find_check
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.runner import run as run_check
 from precision_lib.conformance.written_case import read_case
-from precision_lib.targets import adapters
+from precision_lib.targets import INTERFACE, adapters
 from precision_lib.targets.frameworks import release
 from precision_lib.targets.known_failures import (
     Known,
@@ -22,6 +22,7 @@ from precision_lib.targets.known_failures import (
     shipped,
 )
 from precision_lib.targets.known_failures.refreshed import as_toml, refreshed
+from precision_lib.targets.objectives import OBJECTIVES, base
 from tests.unit.suite_runs import run_on
 
 KL = "test_values_are_within_their_bound[kl_penalty-near_identical-fp32]"
@@ -260,13 +261,67 @@ def test_a_shipped_list_fits_its_adapter_and_the_checks(name: str) -> None:
     framework = importlib.import_module(f"precision_lib.targets.adapters.{name}").FRAMEWORK
     assert release(framework.first) <= release(found.version) < release(framework.below)
     functions = {check.name: check.function for check in checks()}
-    check_against(found, functions, framework.offered, path)
+    offered = [name for name in INTERFACE | OBJECTIVES if base(name) in framework.offered]
+    check_against(found, functions, offered, path)
     assert "unexplained" not in {entry.kind for entry in found.known}
     for entry in found.known:
         assert entry.reason
         assert entry.consequence
         function = entry.test.partition("[")[2].partition("-")[0]
-        assert function in framework.offered
+        assert base(function) in framework.offered
         if entry.input:
             assert repr(read_case(entry.input)) == entry.input
     assert as_toml(found) == path.read_text()
+
+
+def test_a_new_failure_gets_the_first_cause_that_covers_it() -> None:
+    """By its name or by what it says; a reason that somebody has given stays."""
+    first = Known("old", "format", "16 bits", "", "", "", ("-bf16\\]", "result is torch.bfloat16"))
+    second = Known("given", "padding", "times 0", "", "", "", ("got nan",))
+    old = KnownFailures("x", "1", (first, second))
+    failures = {
+        "old": ["got nan"],
+        "given": ["the result is torch.bfloat16"],
+        "new[gae-ragged-bf16]": ["got nan"],
+        "new[gae-ragged-fp32]": ["worst", "got nan"],
+        "stranger": ["got 1"],
+    }
+    conformance = {
+        "target": "x",
+        "functions": {"gae": {"ran": list(failures)}},
+        "failures": {name: {"what": what, "input": ""} for name, what in failures.items()},
+    }
+    kinds = {name: entry.kind for name, entry in refreshed(old, conformance).by_test().items()}
+    assert kinds == {
+        "old": "format",
+        "given": "padding",
+        "new[gae-ragged-bf16]": "format",
+        "new[gae-ragged-fp32]": "padding",
+        "stranger": "unexplained",
+    }
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_fails_no_run_is_on_no_list(strict: bool) -> None:
+    old = KnownFailures("x", "1", (known("a"),))
+    failures = {"a": {"what": [], "input": "", "severity": "range"}}
+    conformance = {
+        "target": "x",
+        "strict": strict,
+        "functions": {"gae": {"ran": ["a"]}},
+        "failures": failures,
+    }
+    assert len(refreshed(old, conformance).known) == strict
+
+
+@pytest.mark.parametrize(
+    ("covers", "message"), [('"a"', "covers is 'a', not a list"), ('["("]', r"covers '\('")]
+)
+def test_a_pattern_that_cannot_be_read_is_refused(
+    covers: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "known.toml"
+    cause = f'[[cause]]\nkind="format"\nreason="y"\nconsequence="z"\ncovers={covers}\n'
+    path.write_text(f'target="x"\n{cause}[cause.tests]\n"a"=""\n')
+    with pytest.raises(KnownFailuresError, match=message):
+        read_known_failures(path)
