@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precision_lib.targets.adapters import real_only
 from precision_lib.targets.frameworks import framework, load
 
 FRAMEWORK = framework("openrlhf")
@@ -47,7 +48,8 @@ def masked_mean(x: Tensor, mask: Tensor) -> Any:
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Any:
     function = _openrlhf("RemoteExperienceMaker").get_advantages_and_returns
-    return function(None, values, rewards, mask.to(torch.int64), gamma, lam)
+    both = function(None, values, rewards, mask.to(torch.int64), gamma, lam)
+    return tuple(real_only(x, mask) for x in both)
 
 
 def group_advantages(rewards: Tensor) -> Any:

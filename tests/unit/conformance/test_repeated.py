@@ -16,7 +16,8 @@ X = {"x": torch.linspace(0.3, 2.9, 8).view(2, 4), "mask": MASK}
 def rounded_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, **rest: Any) -> Tensor:
     """A surrogate whose ratio is computed in the format of its input."""
     ratio = (logprobs - old_logprobs).exp()
-    return -(ratio * rest["advantages"]).float().masked_select(mask).mean()
+    terms: Tensor = -(ratio * rest["advantages"]).float()
+    return terms.masked_select(mask).mean()
 
 
 def inputs(dtype: torch.dtype) -> dict[str, Any]:

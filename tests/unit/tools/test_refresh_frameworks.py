@@ -28,9 +28,14 @@ def test_it_runs_each_framework_and_fails_while_a_failure_is_unexplained(
         (tmp_path / "trl.toml").write_text(text)
 
     filled: list[list[str]] = []
+
+    def fill(arguments: list[str]) -> int:
+        filled.append(arguments)
+        return 0
+
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(refresh_frameworks, "LISTS", tmp_path)
-    monkeypatch.setattr(frameworks, "main", lambda given: filled.append(given) or 0)
+    monkeypatch.setattr(frameworks, "main", fill)
     assert refresh_frameworks.main(["trl"]) == code
     assert "--target=trl" in commands[0]
     assert "--known-failures=none" in commands[0]
