@@ -14,6 +14,8 @@ Meaning of the columns, the same on every device:
   operands are cast to the format, the logits come out in it. Default: the format of the model.
 - ``rollout``: the engine that samples and reports log-probs. Default: the policy's format.
   ``trainer`` is the trainer's own forward instead of an engine.
+- ``master``: the weights that the optimizer updates. Default: FP32. In 16 bits there is no wider
+  copy of the weights; Adam's moments stay FP32.
 
 Everything else is FP32 in every configuration. This module is data: it imports neither torch nor
 the rest of the package, so that tests can be collected without loading anything.
@@ -29,6 +31,15 @@ COMPONENT_FORMATS = ("bf16", "fp16", "fp32", "fp64")
 ROLLOUT_FORMATS = ("bf16", "fp16", "fp32", "fp8", "int8")
 #: A rollout on the trainer's own path and in its format: what is reported is a trainer's forward.
 TRAINER = "trainer"
+#: Formats that the optimizer's weights can be stored in; the first is the default.
+MASTER_FORMATS = ("fp32", "bf16", "fp16")
+
+
+#: Component to (what a format of it does, the formats), where that is not said of all of them.
+_ALLOWED = {
+    "rollout": ("a rollout can be computed in", (*ROLLOUT_FORMATS, TRAINER)),
+    "master": ("the optimizer's weights can be stored in", MASTER_FORMATS),
+}
 
 
 @dataclass(frozen=True)
@@ -48,23 +59,26 @@ class PrecisionConfig:
     tests: str = ""
     lm_head: str = ""
     rollout: str = ""
+    master: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a precision configuration needs a name")
         for component in COMPONENTS:
             fmt = getattr(self, component)
-            allowed = (*ROLLOUT_FORMATS, TRAINER) if component == "rollout" else COMPONENT_FORMATS
+            usual = "a component can be computed in", COMPONENT_FORMATS
+            what, allowed = _ALLOWED.get(component, usual)
             if fmt not in allowed and (fmt or component in REQUIRED):
                 raise ValueError(
                     f"configuration {self.name!r}: {component} = {fmt!r} is not a format that "
-                    f"{'a rollout' if component == 'rollout' else 'a component'} can be computed "
-                    f"in; use one of {', '.join(allowed)}"
+                    f"{what}; use one of {', '.join(allowed)}"
                 )
         if self.lm_head == self.policy == self.reference:
             object.__setattr__(self, "lm_head", "")
         if self.rollout == self.policy:
             object.__setattr__(self, "rollout", "")
+        if self.master == MASTER_FORMATS[0]:
+            object.__setattr__(self, "master", "")
 
     @property
     def components(self) -> dict[str, str]:
@@ -86,7 +100,8 @@ class PrecisionConfig:
         The LM head follows two models. Where it has its default, "" says that each has its own.
         """
         fmt: str = getattr(self, component)
-        return self.policy if component == "rollout" and not fmt else fmt
+        default = {"rollout": self.policy, "master": MASTER_FORMATS[0]}.get(component, "")
+        return fmt or default
 
     def decided_by(self, component: str) -> str:
         """What a component's figures depend on: two configurations that agree in it share them."""
@@ -150,6 +165,19 @@ ROLLOUT_CONTRASTS: tuple[PrecisionConfig, ...] = (
     _row("fp32_bf16_rollout", "fp32 fp32 fp32 fp32 fp32", "demote the rollout", rollout="bf16"),
 )
 
+#: What H6 compares: no FP32 copy of the weights, in bf16 training and in FP32 training.
+MASTER_CONTRASTS: tuple[PrecisionConfig, ...] = (
+    _row(
+        *("bf16_bf16_master", "bf16 bf16 bf16 bf16 bf16", "weights stored in bf16 alone"),
+        master="bf16",
+    ),
+    _row(
+        *("bf16_bf16_master_fp32_reward", "bf16 bf16 fp32 bf16 bf16", "H6: promote the reward"),
+        master="bf16",
+    ),
+    _row("fp32_bf16_master", "fp32 fp32 fp32 fp32 fp32", "demote the masters", master="bf16"),
+)
+
 #: What people propose against mismatch and lost KL, beside the matrix: ``--matrix recipes``.
 RECIPES: tuple[PrecisionConfig, ...] = (
     _row("bf16_fp32_head", "bf16 bf16 bf16 bf16 bf16", "promote the LM head", lm_head="fp32"),
@@ -189,11 +217,11 @@ def all_configurations(matrix_file: Path | None = None) -> tuple[PrecisionConfig
 
 def _beside(extra: tuple[PrecisionConfig, ...]) -> tuple[PrecisionConfig, ...]:
     """Shipped configurations that are in no run unless they are asked for; not ``extra`` itself."""
-    return tuple(c for c in RECIPES + ROLLOUT_CONTRASTS if c not in extra)
+    return tuple(c for c in RECIPES + ROLLOUT_CONTRASTS + MASTER_CONTRASTS if c not in extra)
 
 
 def get_configuration(name: str, matrix_file: Path | None = None) -> PrecisionConfig:
-    """The configuration called ``name``: of a run, a recipe, or what H5 compares with.
+    """The configuration called ``name``: of a run, a recipe, or what H5 or H6 compares with.
 
     Raises:
         ValueError: when there is none of that name.
@@ -220,6 +248,7 @@ def load_matrix(path: Path) -> tuple[PrecisionConfig, ...]:
         kl = "fp32"
         lm_head = "fp32"    # may be left out
         rollout = "fp8"     # may be left out
+        master = "bf16"     # may be left out
         tests = "what we train with"
 
     A file that is called like a shipped table is given by its absolute path.

@@ -18,9 +18,10 @@ from precision_lib.record.evidence import (
 from precision_lib.record.record import Cell, Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, percent, two
+from tools.absorption_tables import h6
 from tools.mismatch_tables import h5
 
-__all__ = ["h1", "h2", "h3", "h4", "h5"]
+__all__ = ["h1", "h2", "h3", "h4", "h5", "h6"]
 
 DAMAGE = "advantage_rms_error"
 

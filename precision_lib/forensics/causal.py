@@ -60,7 +60,7 @@ class Paired:
     def estimate(self, sums: Sums, name: str, totals: Totals | None = None) -> Metric:
         """One metric with its interval; ``totals`` as :func:`estimate` takes them."""
         measure = self.metrics[name]
-        n = int(sums[measure.elements or self.counted].sum())
+        n = round(float(sums[measure.elements or self.counted].sum()))
         metric = estimate(
             sums, measure.function, self.resampling, n=n, unit=measure.unit, totals=totals
         )

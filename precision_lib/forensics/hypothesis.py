@@ -40,9 +40,10 @@ class Decision:
         limit: a cell is impaired above it.
         meaning: what the number says in words.
         components: of the pipeline, those that the hypothesis runs.
-        promoted: ``bf16_pure`` with the component in question in FP32.
+        promoted: ``pure`` with the component in question in FP32.
         demoted: ``fp32_baseline`` with the component in question in bf16.
         irrelevant: a promotion of a component that the hypothesis does not run.
+        pure: the configuration that is promoted.
     """
 
     hypothesis: str
@@ -55,6 +56,7 @@ class Decision:
     promoted: str
     demoted: str
     irrelevant: str
+    pure: str = "bf16_pure"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from precision_lib.forensics.causal import (
-    PURE,
     REFERENCE_RUN,
     Paired,
     Rebatched,
@@ -127,15 +126,16 @@ class Study(ABC):
 
     @cached_property
     def looked_at(self) -> tuple[PrecisionConfig, PrecisionConfig, PrecisionConfig]:
-        """``bf16_pure``, the promotion, the demotion: what the verdict hangs on."""
+        """``bf16_pure`` or its like, the promotion, the demotion: what the verdict hangs on."""
         decision = self.hypothesis.decision
-        return PURE, get_configuration(decision.promoted), get_configuration(decision.demoted)
+        pure, promoted, demoted = decision.pure, decision.promoted, decision.demoted
+        return get_configuration(pure), get_configuration(promoted), get_configuration(demoted)
 
     def contrasts(self) -> dict[str, Metric]:
         """Promotion, demotion and the irrelevant promotion, paired on the same sequences."""
         decision, paired = self.hypothesis.decision, self.paired
         pure, promoted, demoted = (self.sums(c) for c in self.looked_at)
-        usual, fewer = self.repeated(PURE, FIRST)
+        usual, fewer = self.repeated(self.looked_at[0], FIRST)
         unrelated, _ = self.repeated(get_configuration(decision.irrelevant), AGAIN)
         found = {
             "promotion_damage_healed": paired.healed(pure, promoted, decision.metric),

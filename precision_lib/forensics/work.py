@@ -45,6 +45,7 @@ class Planned:
     Attributes:
         settings: of the hypothesis.
         frozen, length: sequences of the frozen trajectories, and tokens of each.
+        group: sequences of one prompt.
     """
 
     pipeline: Pipeline
@@ -52,6 +53,7 @@ class Planned:
     settings: Any
     frozen: int
     length: int
+    group: int
 
 
 def on_trajectories(planned: Planned, kind: str, component: str, runs: int) -> Tokens:

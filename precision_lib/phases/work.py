@@ -36,8 +36,9 @@ def planned_work(
     frozen = freeze.num_batches * freeze.batch_size
     prompt = prompt_length(pipeline, frozen // freeze.samples_per_prompt, freeze.seed)
     length = frozen_length or prompt + freeze.max_new_tokens
+    given, group = (frozen, length), freeze.samples_per_prompt
     return {FREEZE: _freeze(pipeline, budget, prompt, length)} | {
-        name: HYPOTHESES[name].work(Planned(pipeline, configurations, settings, frozen, length))
+        name: HYPOTHESES[name].work(Planned(pipeline, configurations, settings, *given, group))
         for name, settings in budget.settings.items()
     }
 

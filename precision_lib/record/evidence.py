@@ -313,6 +313,59 @@ class H5Evidence(Evidence):
     formats: Mapping[str, RolloutFormat] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StoredLaws:
+    """Weights of one step: those that moved, and those that contradict a law of storing.
+
+    The laws stand in :mod:`precision_lib.metrics.absorption`.
+    """
+
+    n: int
+    undecided: int
+    moved: int
+    exceptions: int
+    off_nearest: int
+
+
+@dataclass(frozen=True)
+class MasterFormat:
+    """H6's metrics where the optimizer's weights are stored in a format, beside a cell's policy."""
+
+    laws: StoredLaws
+    metrics: Metrics = field(default_factory=dict, metadata=FLAT)
+
+
+@dataclass(frozen=True)
+class CopyLaw:
+    """Copies of FP32 masters that moved in the first step, of n; what the law expects."""
+
+    n: int
+    moved: int
+    expected: float
+    variance: float
+    z: float | None = None
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """Share of stored weights that the first step moves, scaled to a learning rate."""
+
+    learning_rate: float
+    moved_frac: float
+
+
+@dataclass(frozen=True)
+class H6Evidence(Evidence):
+    """H6: the change of log-probs (RMS, nats), by format of the masters; laws and first step."""
+
+    logprob_change_rms: float | None = None
+    skipped_steps: int = 0
+    weights: int = 0
+    masters: Mapping[str, MasterFormat] = field(default_factory=dict)
+    copies: Mapping[str, CopyLaw] = field(default_factory=dict)
+    first_step: Mapping[str, tuple[FirstStep, ...]] = field(default_factory=dict)
+
+
 #: The type of a cell's evidence; a hypothesis without a row has the common fields alone.
 BY_HYPOTHESIS: Mapping[str, type[Evidence]] = {
     "H1": H1Evidence,
@@ -320,4 +373,5 @@ BY_HYPOTHESIS: Mapping[str, type[Evidence]] = {
     "H3": H3Evidence,
     "H4": H4Evidence,
     "H5": H5Evidence,
+    "H6": H6Evidence,
 }

@@ -14,11 +14,13 @@ from precision_lib.trajectories.batches import FreezeSettings
 
 def check_columns(configuration: PrecisionConfig) -> None:
     """Raise ValueError for a column that training does not apply: it must not be ignored."""
-    if configuration.lm_head:
-        raise ValueError(
-            f"configuration {configuration.name!r}: lm_head = {configuration.lm_head!r} is not "
-            "applied in training; measure it with `pytest -m forensics --matrix`"
-        )
+    for column in ("lm_head", "master"):
+        fmt = getattr(configuration, column)
+        if fmt:
+            raise ValueError(
+                f"configuration {configuration.name!r}: {column} = {fmt!r} is not applied in "
+                "training; measure it with `pytest -m forensics --matrix`"
+            )
 
 
 #: What an importance weight is the ratio of: one token's probabilities, or a whole response's.

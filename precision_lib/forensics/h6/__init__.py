@@ -1,0 +1,1 @@
+"""H6, update absorption: a step of the optimizer that the weights' format cannot hold is lost."""
