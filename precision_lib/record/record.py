@@ -117,6 +117,7 @@ class Threshold:
     promoted: str
     demoted: str
     irrelevant: str = ""
+    pure: str = "bf16_pure"
 
 
 def thresholds() -> dict[str, Threshold]:
@@ -136,6 +137,7 @@ def _threshold(row: Decision) -> Threshold:
         promoted=row.promoted,
         demoted=row.demoted,
         irrelevant=row.irrelevant,
+        pure=row.pure,
     )
 
 

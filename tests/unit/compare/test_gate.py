@@ -87,6 +87,7 @@ COMPONENTS = {
     "H3": ("policy", "value"),
     "H4": ("policy", "reference", "kl"),
     "H5": ("policy", "kl", "rollout"),
+    "H6": ("policy", "master"),
 }
 
 

@@ -60,7 +60,7 @@ def embedded() -> "Pipeline":
 
 
 def studies(pipeline: "Pipeline") -> "Sequence[Study]":
-    """H1 to H5 on a budget of a few seconds."""
+    """H1 to H6 on a budget of a few seconds."""
     from precision_lib.forensics.budget import budget
     from precision_lib.phases.main_job import MainJob
     from precision_lib.record.recorder import Recorder
@@ -136,13 +136,13 @@ def test_a_row_depends_on_the_other_rows_and_the_product_is_as_exact_as_before()
 
 def test_the_words_are_those_of_a_cpu(usual: Measured, split: Measured) -> None:
     """Every cell, and every hypothesis."""
-    assert len(split.words()) == 5 * len(CONFIGURATIONS) + 5
+    assert len(split.words()) == len(HYPOTHESES) * (len(CONFIGURATIONS) + 1)
     assert split.words() == usual.words()
 
 
 def test_no_control_is_broken(split: Measured) -> None:
     """Policy and reference go through the same shapes, so identical weights stay identical."""
-    assert split.null == dict.fromkeys(("H1", "H2", "H3", "H4", "H5"), True)
+    assert split.null == dict.fromkeys(HYPOTHESES, True)
 
 
 def test_the_batch_variance_of_bf16_is_of_the_size_of_its_error(split: Measured) -> None:
@@ -160,7 +160,7 @@ def test_the_batch_variance_of_bf16_is_of_the_size_of_its_error(split: Measured)
 
 def test_on_a_cpu_the_batch_variance_is_zero(usual: Measured) -> None:
     """Of everything but FP32 products with a single output, the scores of H2."""
-    for hypothesis in ("H1", "H3", "H4", "H5"):
+    for hypothesis in ("H1", "H3", "H4", "H5", "H6"):
         assert usual.metric(hypothesis, "bf16_pure", "batch_variance") == 0
 
 

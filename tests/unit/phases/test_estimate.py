@@ -136,7 +136,7 @@ def test_only_what_is_needed_is_counted() -> None:
 
     assert needed_stages(["H4", "H1"]) == ("H1", "H4")
     assert needed_stages(["H3"]) == ("freeze", "H3")
-    assert needed_stages(list(DECISIONS)) == ("H1", "freeze", "H2", "H3", "H4", "H5")
+    assert needed_stages(list(DECISIONS)) == ("H1", "freeze", "H2", "H3", "H4", "H5", "H6")
 
 
 def test_the_sentence_says_time_memory_and_the_first_look() -> None:

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[3]
 CONFIGURATIONS = [
     c for c in all_configurations(None) if c.name not in ("mixed_recommended", "fp32_bf16_policy")
 ]
-CELLS = 5 * len(CONFIGURATIONS)
+CELLS = 6 * len(CONFIGURATIONS)
 
 
 class EndedError(Exception):
@@ -67,7 +67,7 @@ def small() -> "Budget":
 
 
 def small_budget() -> "Budget":
-    """H1 to H5 on random models in a second or two."""
+    """H1 to H6 on random models in a second or two."""
     from precision_lib.forensics.budget import budget
 
     quick = budget(quick=True)

@@ -156,7 +156,7 @@ def test_the_markdown_says_what_the_verdict_rests_on() -> None:
     text = pull_request(judged(run, whole()))
     lines = text.splitlines()
     assert lines[0] == "### Precision: regression"
-    assert lines[2].startswith("9 of 10 cells measured, ")
+    assert lines[2].startswith("11 of 12 cells measured, ")
     assert "comparisons with `baselines/cpu.json`, commit abcdef0123." in lines[2]
     [row] = [line for line in lines if "log_ratio_nsr" in line and line.startswith("|")]
     limit = judge(run, known(whole())).worse[0].limit
@@ -165,7 +165,7 @@ def test_the_markdown_says_what_the_verdict_rests_on() -> None:
         f"{limit:.4g}",
         "units",
     ]
-    assert "- inconclusive: incomplete: 1 cells were not measured: H5 fp32_bf16_kl" in lines
+    assert "- inconclusive: incomplete: 1 cells were not measured: H6 fp32_bf16_kl" in lines
     assert "configuration  H1 KL collapse" in text
 
 

@@ -31,14 +31,15 @@ from tests.unit.reporting import report_results as given
 CHANGE = Change("H1", "x", "kl", "a", 1.0, 2.0, 1.5, "", "r")
 WORSE, MESSAGE = encode(CHANGE), CHANGE.message
 GATE = encode(Comparison(compared=1).gate("baselines/cpu.json"))
-PLACES = ["hypotheses", "verdicts", "regressions", "h1", "h2", "h3", "h4", "h5"]
+PLACES = ["hypotheses", "verdicts", "regressions", "h1", "h2", "h3", "h4", "h5", "h6"]
 PLACES += ["training", "benchmarks", "faults", "method", "provenance"]
-PICTURES = ["verdicts", "h1_collapse_curve", "h2_rewards", "h3_values", "h4_drift", "h5_mismatch"]
-PICTURES += ["ppo_curves", "ppo_gain_lost", "benchmarks", "fault_matrix"]
-#: A record of before H5 has no cell of it.
+#: A record of before H6 has no cell of it.
 NOT_IN_THE_RECORD = [
     h for h in HYPOTHESES if not any(c["hypothesis"] == h for c in given.block()["cells"])
 ]
+PICTURES = ["verdicts", "h1_collapse_curve", "h2_rewards", "h3_values", "h4_drift", "h5_mismatch"]
+PICTURES += ["h6_absorption", "ppo_curves", "ppo_gain_lost", "benchmarks", "fault_matrix"]
+PICTURES = [p for p in PICTURES if p[:2].upper() not in NOT_IN_THE_RECORD]
 LARGEST = 5_000_000
 
 
@@ -151,7 +152,7 @@ def test_one_file_alone_gives_a_page_that_says_what_is_not_measured(
     results = load_results(given.write_results(tmp_path / "results", name))
     text = undrawn(results, "out")
     missing = re.findall(r'<p class="missing">(.*?): run <code>(.*?)</code>', text)
-    wanted = dict.fromkeys(given.FILES, 11) | {"report.json": 3 + len(NOT_IN_THE_RECORD)}
+    wanted = dict.fromkeys(given.FILES, 12) | {"report.json": 3 + len(NOT_IN_THE_RECORD)}
     assert len(missing) == wanted[name]
     assert not [command for _, command in missing if "results" not in command]
     assert not problems(text)
