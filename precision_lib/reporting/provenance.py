@@ -115,7 +115,8 @@ def method(results: Results) -> Section:
             "A hypothesis is supported when promoting its component heals bf16_pure and demoting "
             "it harms fp32_baseline, partly supported when one of the two is so, refuted when "
             "neither is, also because nothing was impaired. Promoted: bf16_pure with the component "
-            "in FP32. Demoted: FP32 with that component alone in bf16.",
+            "in FP32. Demoted: FP32 with that component alone in bf16. All configurations have "
+            "FP32 masters, so H6 promotes from bf16_pure without them.",
             "Each hypothesis has controls that must come out null; the golden reference is FP32 on "
             "the same frozen tokens, itself measured against float64.",
         ),

@@ -16,6 +16,7 @@ from tests.unit.small_blocks import read
 
 #: Caught without a baseline, by a test of its file.
 BY_A_TEST = ["log_of_softmax", "dropout_left_on", "states_one_late", "rope_table_in_format"]
+BY_A_TEST += ["step_truncated"]
 #: Through the whole self-test, in the file that is the quickest to measure.
 BY_THE_GATE, REFACTORING = "scores_through_bf16", "groups_from_the_back"
 

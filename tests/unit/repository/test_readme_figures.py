@@ -194,8 +194,8 @@ def effects(block: Block) -> list[str]:
     promoted = ("bf16_fp32_kl", "bf16_fp32_reward", "bf16_fp32_value", "bf16_fp32_ref")
     demoted = ("fp32_bf16_kl", "fp32_bf16_reward", "fp32_bf16_value", "fp32_bf16_ref")
     verdicts = {h["hypothesis"]: h["verdict"] for h in block["hypotheses"]}
-    # The promotion and demotion of H5 are no rows of the matrix.
-    for h, up, down in zip(HYPOTHESES[:-1], promoted, demoted, strict=True):
+    # The promotions and demotions of H5 and H6 are no rows of the matrix.
+    for h, up, down in zip(words, promoted, demoted, strict=True):
         decision, (symptom, damage) = block["thresholds"][h], words[h]
         of = [cells[h, name]["metrics"] for name in ("bf16_pure", up, down)]
         if decision["symptom"]:
@@ -285,10 +285,23 @@ def rollout_phrases(cells: Cells) -> list[str]:
     ]
 
 
+def absorption_phrases(cells: Cells) -> list[str]:
+    cell = cells["H6", "bf16_pure"]
+    masters = cell["evidence"]["masters"]
+    kept = {fmt: two(100 * of["logprob_change_slope"]["value"]) for fmt, of in masters.items()}
+    moved = {fmt: two(100 * of["weights_moved_frac"]["value"]) for fmt, of in masters.items()}
+    return [
+        f"{kept['bf16']} % of the change of log-probs that FP32 masters make; in fp16 they keep "
+        f"{kept['fp16']} %.",
+        f"{moved['fp32']} % moves in a step, of weights that are stored in bf16 {moved['bf16']} %.",
+    ]
+
+
 PHRASES: dict[str, Callable[[Cells], list[str]]] = {
     "H1": kl_phrases,
     "H2": reward_phrases,
     "H3": value_phrases,
     "H4": drift_phrases,
     "H5": rollout_phrases,
+    "H6": absorption_phrases,
 }
