@@ -30,7 +30,7 @@ def findings(record: Record, seeds: Sequence[Baseline] = ()) -> str:
     own = summary_of(record)
     _check_comparable(own, seeds)
     parts = [_made_from(record), "### Verdicts by cell", _cells(record), "### Hypotheses"]
-    parts += [_hypotheses(record), *_explanations(record)]
+    parts += [_hypotheses(record), *_explanations(record), *_error_budgets(record)]
     for name in dict.fromkeys(cell.hypothesis for cell in record.cells):
         tables = getattr(findings_tables, name.lower(), None)
         parts += tables(record) if tables else []
@@ -105,6 +105,18 @@ def _hypotheses(record: Record) -> str:
     ]
     removed, added = "damage removed by promotion, share", "damage added by demotion"
     return table(["", "verdict", removed, added, "controls"], rows)
+
+
+def _error_budgets(record: Record) -> list[str]:
+    """What each component makes of the damage in 16 bits; nothing for a record of before."""
+    rows = [
+        [h.hypothesis, name, interval(share), two(budget.whole.value), two(budget.remaining.value)]
+        for h in record.hypotheses
+        if (budget := h.error_budget) is not None
+        for name, share in budget.shares.items()
+    ]
+    headings = ["", "component", "its share (Shapley value)", "the whole", "left in FP32"]
+    return ["### Error budget", table(headings, rows)] if rows else []
 
 
 def _explanations(record: Record) -> list[str]:

@@ -6,14 +6,17 @@ N sequences, R resamples; sums are name to [N] totals per sequence.
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Decision
+from precision_lib.forensics.shapley import Coalition, ErrorBudget, shapley
 from precision_lib.forensics.statistics import (
     Metric,
+    Part,
     Resampling,
     contrast,
     estimate,
@@ -41,6 +44,12 @@ def per_sequence(quantities: dict[str, Tensor], sequence: NDArray[np.int64]) -> 
 def _share_removed(before: Array, after: Array) -> Array:
     some = np.asarray(before) > 0
     return np.where(some, 1 - after / np.where(some, before, 1.0), 0.0)
+
+
+def _removed(component: str, damages: Mapping[Coalition, Array]) -> Array:
+    """The share of a component: what promoting it takes away from the damage."""
+    removed: Array = -shapley(damages, component)
+    return removed
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,29 @@ class Paired:
         0 where there was no damage (in a resample): nothing was removed.
         """
         return self._contrast(before, after, name, _share_removed, "share removed")
+
+    def error_budget(self, sums: Mapping[Coalition, Sums], name: str) -> ErrorBudget:
+        """A damage, split among the components whose promotions were measured.
+
+        Args:
+            sums: every set of promoted components to its sums.
+        """
+        function, unit = self.metrics[name].function, self.metrics[name].unit
+        every = {f"{i} {k}": v for i, s in enumerate(sums.values()) for k, v in s.items()}
+        totals = self.resampling.totals(every)
+
+        def split(share: Callable[[dict[Coalition, Array]], Array]) -> Metric:
+            def of_totals(whole: Totals) -> Array:
+                parts = {s: function(Part(whole, f"{i} ")) for i, s in enumerate(sums)}
+                return share(parts)
+
+            n = round(float(sums[frozenset()][self.counted].sum()))
+            return estimate(every, of_totals, self.resampling, n=n, unit=unit, totals=totals)
+
+        players = [p for s in sums if len(s) == 1 for p in s]  # in the order of the components
+        shares = {p: split(partial(_removed, p)) for p in players}
+        whole, remaining = split(lambda v: v[frozenset()]), split(lambda v: v[frozenset(players)])
+        return ErrorBudget(whole, remaining, shares)
 
     def _contrast(
         self,

@@ -154,7 +154,7 @@ def estimate(
 
 
 @dataclass(frozen=True)
-class _Part(Mapping[str, Array]):
+class Part(Mapping[str, Array]):
     """The totals whose names begin with a prefix, without it."""
 
     whole: Totals
@@ -187,6 +187,6 @@ def contrast(
     both = {f"a_{k}": v for k, v in first.items()} | {f"b_{k}": v for k, v in second.items()}
 
     def paired(totals: Totals) -> Array:
-        return compare(metric(_Part(totals, "a_")), metric(_Part(totals, "b_")))
+        return compare(metric(Part(totals, "a_")), metric(Part(totals, "b_")))
 
     return estimate(both, paired, resampling, n=n, unit=unit)

@@ -19,6 +19,7 @@ from precision_lib.forensics.causal import (
     why_inconclusive,
 )
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Hypothesis
+from precision_lib.forensics.shapley import ErrorBudget, coalitions
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import (
     IMPAIRED,
@@ -176,6 +177,23 @@ class Study(ABC):
             },
             explanation=" ".join(filter(None, (*reasons, self.explanation(contrasts)))),
             contrasts=contrasts,
+            error_budget=self.error_budget(),
+        )
+
+    def error_budget(self) -> ErrorBudget:
+        """The damage in 16 bits, split among the components: all promotions are measured.
+
+        They are made of forwards that the cells need anyway.
+        """
+        decision, pure = self.hypothesis.decision, self.looked_at[0]
+        players = decision.components
+        low = {p: pure.format_of(p) for p in players}
+        promotions = {
+            s: replace(pure, **(low | dict.fromkeys(s, REFERENCE_RUN.policy)))
+            for s in coalitions(players)
+        }
+        return self.paired.error_budget(
+            {s: self.sums(c) for s, c in promotions.items()}, decision.metric
         )
 
 

@@ -11,6 +11,7 @@ of its own.
 from dataclasses import dataclass
 from typing import Any
 
+from precision_lib.forensics.shapley import ErrorBudget
 from precision_lib.forensics.statistics import Metric
 
 HEALTHY, IMPAIRED, INCONCLUSIVE = "healthy", "impaired", "inconclusive"
@@ -49,6 +50,7 @@ class HypothesisVerdict:
         effect: promotion contrast, named by its unit.
         control: what had to come out null, and whether it did.
         explanation: one or two sentences for a reader.
+        error_budget: the damage of the configuration that is promoted, split among components.
     """
 
     hypothesis: str
@@ -57,6 +59,7 @@ class HypothesisVerdict:
     control: dict[str, Any]
     explanation: str
     contrasts: dict[str, Metric]
+    error_budget: ErrorBudget | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -69,6 +72,7 @@ class HypothesisVerdict:
             "control": self.control,
             "explanation": self.explanation,
             "contrasts": {name: m.as_json() for name, m in self.contrasts.items()},
+            "error_budget": self.error_budget and self.error_budget.as_json(),
         }
 
 

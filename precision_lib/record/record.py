@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.hypothesis import Decision
+from precision_lib.forensics.shapley import ErrorBudget
 from precision_lib.forensics.statistics import Metric
 from precision_lib.record.changes import Change, Gate
 from precision_lib.record.codec import FLAT, KIND, Json
@@ -90,6 +91,7 @@ class Hypothesis:
     Attributes:
         effect, effect_unit, low, high: the promotion contrast with its interval.
         contrasts: name to paired contrast.
+        error_budget: the damage, split among components; None in a record of before.
     """
 
     hypothesis: str
@@ -101,6 +103,7 @@ class Hypothesis:
     control: Control
     explanation: str
     contrasts: Mapping[str, Metric]
+    error_budget: ErrorBudget | None = None
 
 
 @dataclass(frozen=True)

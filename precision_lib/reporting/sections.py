@@ -77,7 +77,27 @@ def _hypotheses(results: Results) -> Section:
     words = tuple(f"{h.hypothesis}: {h.explanation}" for h in record.hypotheses)
     if not rows:
         return Section("hypotheses", title, missing="no hypothesis was judged", command=command)
-    return Section("hypotheses", title, words, tables=(Table(headings, rows),))
+    tables = (Table(headings, rows), *_error_budgets(record))
+    return Section("hypotheses", title, words, tables=tables)
+
+
+def _error_budgets(record: Record) -> tuple[Table, ...]:
+    """What each component makes of the damage; no table for a record of before."""
+    rows = tuple(
+        (f"{h.hypothesis} {name}", f"{with_interval(share)} {share.unit}")
+        for h in record.hypotheses
+        if h.error_budget is not None
+        for name, share in (
+            *h.error_budget.shares.items(),
+            ("in FP32", h.error_budget.remaining),
+            ("whole", h.error_budget.whole),
+        )
+    )
+    caption = (
+        "Error budget: the damage in 16 bits, split among the components. A share is the mean of "
+        "what promoting the component removes, over all orders of promotion (Shapley value)."
+    )
+    return (Table(("hypothesis, component", "share of the damage"), rows, caption),) if rows else ()
 
 
 def _verdict(record: Record, found: Hypothesis) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE
+from precision_lib.forensics.shapley import ErrorBudget
 from precision_lib.forensics.statistics import Metric
 from precision_lib.record.conformance import Conformance
 from precision_lib.record.context import Context
@@ -193,6 +194,15 @@ def batch_variance_lines(record: Record) -> list[Line]:
     return lines
 
 
+def error_budget_lines(budget: ErrorBudget | None) -> list[Line]:
+    """One line: what each component makes of the damage; none where there is one component."""
+    if budget is None or len(budget.shares) < 2:
+        return []
+    shares = " + ".join(f"{name} {interval(m)}" for name, m in budget.shares.items())
+    whole, remaining = two(budget.whole.value), two(budget.remaining.value)
+    return [(f"error budget: {whole} = {shares} + {remaining} in FP32", "")]
+
+
 def hypothesis_lines(record: Record) -> list[Line]:
     """One line per hypothesis verdict, then its explanation."""
     lines: list[Line] = []
@@ -200,6 +210,7 @@ def hypothesis_lines(record: Record) -> list[Line]:
         null = "null, as it must be" if h.control.is_null else "NOT NULL"
         lines.append((f"{h.hypothesis}: {h.verdict} (controls {null})", "bold"))
         lines.append((h.explanation, ""))
+        lines += error_budget_lines(h.error_budget)
     return lines
 
 
