@@ -26,12 +26,16 @@ from precision_lib.scoring.forward import (
     formats_of_model,
     next_token_logits,
     rows_per_forward,
+    vocabulary_of,
 )
-from precision_lib.scoring.micro import FIRST, batches_of_run
+from precision_lib.scoring.micro import FIRST, batches_of_run, takes_other_shape
 from precision_lib.scoring.scorer import EXACT, GOLDEN, Scorer, Weights
 from precision_lib.trajectories.sampling import Responses
 
 POLICY, REFERENCE = "policy", "reference"
+#: FP32 bytes of a reference's logits that may stay in memory, so that the forward of a policy gives
+#: its log-probs and its comparison with the reference. Larger ones are computed for each pair.
+KEPT_LOGITS_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,29 @@ class ScoredTokens:
     buffers: str
 
 
+#: Is given the logits [n, T, V] and the tokens [n, T] of the responses of one forward.
+SeeResponses = Callable[[Tensor, Tensor], object]
+
+
 def score(
-    model: Any, responses: tuple[Responses, ...], kl_formats: tuple[str, ...], run: str = FIRST
+    model: Any,
+    responses: tuple[Responses, ...],
+    kl_formats: tuple[str, ...],
+    run: str = FIRST,
+    see: SeeResponses | None = None,
 ) -> ScoredTokens:
-    """Log-probs of all responses under a model, in the micro-batches of ``run``."""
+    """Log-probs of all responses under a model, in the micro-batches of ``run``.
+
+    Args:
+        see: called with the logits and tokens of each micro-batch.
+    """
     logprobs: dict[str, list[Tensor]] = {f: [] for f in kl_formats}
     seen: set[str] = set()
     for group in responses:
         mask, count = group.mask[:, 1:].cpu(), len(group.tokens)
         micro = batches_of_run(rows_per_forward(group.tokens.shape[1], model), count, run)
-        found = forced(model, group.tokens, mask, micro, kl_formats=kl_formats)
+        in_rows = None if see is None else partial(_see_in_rows, see, group.length)
+        found = forced(model, group.tokens, mask, micro, kl_formats=kl_formats, see=in_rows)
         seen |= set(found.logits.split("+"))
         for fmt, x in found.logprobs.items():
             logprobs[fmt].append(x[mask])
@@ -72,6 +89,10 @@ def score(
         logits="+".join(sorted(seen)),
         buffers="+".join(sorted(buffers)),
     )
+
+
+def _see_in_rows(see: SeeResponses, length: int, logits: Tensor, tokens: Tensor) -> None:
+    see(logits.view(-1, length, logits.shape[-1]), tokens.view(-1, length))
 
 
 def response_logits(model: Any, responses: Responses) -> tuple[Tensor, Tensor]:
@@ -104,6 +125,11 @@ def score_pair(
             for name, value in function(policy_logits, reference_logits, tokens).items():
                 parts.setdefault(name, []).append(value.flatten().cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def keeps_logits(model: Any, tokens: int) -> bool:
+    """Whether the logits of so many response tokens are few enough to stay in memory."""
+    return 4 * tokens * vocabulary_of(model) <= KEPT_LOGITS_BYTES
 
 
 @dataclass(frozen=True)
@@ -165,6 +191,7 @@ class Forwards:
     kl_formats: tuple[str, ...]
     progress: Callable[[], Any] = lambda: None
     _pairs: dict[tuple[str, Weights, Weights], dict[str, Tensor]] = field(default_factory=dict)
+    _logits: dict[Weights, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         given = self.given
@@ -194,9 +221,42 @@ class Forwards:
         second = self.weights(reference_role, policy, reference_fmt)
         key = (function.__name__, first, second)
         if key not in self._pairs:
-            work = partial(score_pair, self.given.responses, function)
-            self._pairs[key] = self.scorer.pair(first, second, work)
+            if self._keeps_logits():
+                self._pairs[key] = self._beside_kept_logits(function, first, second)
+            else:
+                work = partial(score_pair, self.given.responses, function)
+                self._pairs[key] = self.scorer.pair(first, second, work)
         return self._pairs[key]
+
+    def _keeps_logits(self) -> bool:
+        """Whether the logits are few, and come in the order of the sequences."""
+        tokens = sum(r.length * len(r.tokens) for r in self.given.responses)
+        return keeps_logits(self.given.checkpoint.model, tokens) and not takes_other_shape(FIRST)
+
+    def _beside_kept_logits(
+        self, function: PairFunction, first: Weights, second: Weights
+    ) -> dict[str, Tensor]:
+        """``function`` of the logits of ``first`` as they come, and of kept ones of ``second``."""
+        if second not in self._logits:
+            kept: list[Tensor] = []
+            self._score_and_see(second, lambda logits, _: kept.append(logits))
+            self._logits[second] = kept
+        reference_logits = iter(self._logits[second])
+        parts: dict[str, list[Tensor]] = {}
+
+        def compare(logits: Tensor, tokens: Tensor) -> None:
+            for name, value in function(logits, next(reference_logits), tokens).items():
+                parts.setdefault(name, []).append(value.flatten().cpu())
+
+        self._score_and_see(first, compare)
+        return {name: torch.cat(values) for name, values in parts.items()}
+
+    def _score_and_see(self, weights: Weights, see: SeeResponses) -> None:
+        """The first forward of ``weights``; its log-probs are kept if they are not there yet."""
+        formats = () if self.scorer.is_scored(weights) else self.kl_formats
+        self.scorer.scored_with(
+            lambda model, _, run: score(model, self.given.responses, formats, run, see), weights
+        )
 
     def true_kl(self, policy: int) -> Tensor:
         """[M] KL(policy || reference), nats; exactly 0 for the identical policy."""
@@ -239,14 +299,16 @@ class Forwards:
 
     def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
         """Forwards that H1 takes for ``configurations``, for a progress bar."""
-        policies = len(self.given.scales)
+        policies, kept = len(self.given.scales), self._keeps_logits()
         roles = {(POLICY, c.forward_format(POLICY)) for c in configurations} | {
             (REFERENCE, c.forward_format(REFERENCE)) for c in configurations
         }
         first = roles | {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
         scored = sum(policies if role == POLICY else 1 for role, _ in first) + len(roles)
         executed = {model_formats(c) for c in configurations} - {(GOLDEN, GOLDEN)}
-        pairs = policies + 1 + len(executed)
+        # A kept pair is a forward of the policy, of which the first gives log-probs as well.
+        of_policies = len({policy for policy, _ in executed} - {GOLDEN})
+        pairs = 1 + len(executed) - of_policies if kept else policies + 1 + len(executed)
         return scored + pairs + 2  # the two that the irrelevant control runs again
 
 

@@ -78,10 +78,13 @@ def prompt_length(pipeline: Pipeline, count: int, seed: int) -> int:
 
 
 def placing(pipeline: Pipeline, response: int, prompt: int, count: int, targets: int) -> Tokens:
-    """The direction of the policy, and its distance, which is solved for on short responses."""
+    """The direction of the policy, and its distance, which is solved for on short responses.
+
+    One forward of the reference, and of the policy one and two for each target.
+    """
     texts = [encode(pipeline.policy, text)[:128] for text in load_held_out_sample()]
     width = max(map(len, texts))
-    solving = 2 * (1 + 2 * targets) * count * (prompt + response)
+    solving = (1 + 1 + 2 * targets) * count * (prompt + response)
     return Tokens(
         {
             Pass(TRAINED, GOLDEN, width): STEPS * 8 * width,

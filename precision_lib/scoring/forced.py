@@ -8,6 +8,7 @@ N sequences, L tokens of the longest, V vocabulary, H hidden size, M tokens that
 sequence after the other.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,10 @@ class Forced:
     logits: str
 
 
+#: Is given the logits [m, V] and the tokens [m] of the m scored positions of one forward.
+SeeLogits = Callable[[Tensor, Tensor], object]
+
+
 @torch.no_grad()
 def forced(
     model: Any,
@@ -54,6 +59,7 @@ def forced(
     kl_formats: tuple[str, ...],
     head: ValueHead | None = None,
     value_format: str = "fp32",
+    see: SeeLogits | None = None,
 ) -> Forced:
     """Log-probs of response tokens, and values when there is a head, by whole-sequence forwards.
 
@@ -64,6 +70,7 @@ def forced(
         micro: which sequences go into one forward.
         kl_formats: of the log-softmax; logits are cast to it first.
         head, value_format: hidden states and head are cast to this format first.
+        see: called with the logits of each forward, before they are dropped.
     """
     logprobs = {f: torch.zeros(mask.shape, dtype=get_format(f).dtype) for f in kl_formats}
     values = torch.zeros(mask.shape, dtype=get_format(value_format).dtype)
@@ -78,6 +85,8 @@ def forced(
             logprobs[fmt][chosen, first:] = real_or_zero(x.cpu(), keep)
         if found.values is not None:
             values[chosen, first:] = real_or_zero(found.values.cpu(), keep)
+        if see is not None:
+            see(found.logits[keep.to(found.logits.device)], given[:, first + 1 :][keep])
         del found  # its logits must not live on into the next forward
     parameters, observed = formats_of_model(model), "+".join(sorted(seen))
     return Forced(logprobs, None if head is None else values, parameters, observed)

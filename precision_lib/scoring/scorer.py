@@ -62,12 +62,29 @@ class Scorer(Generic[Scored]):
         """The forward of ``weights``; ``run`` is ``FIRST``, ``AGAIN`` or ``REBATCHED``."""
         key = (weights, run)
         if key not in self._kept:
-            model = self.model(weights)
-            native = not computes_on_cpu(model)
-            with deterministic(zlib.crc32(repr(key).encode()), native_products=native):
-                self._kept[key] = self.score(model, weights, run)
-            self.progress()
+            self._kept[key] = self._forward(self.score, weights, run)
         return self._kept[key]
+
+    def scored_with(self, score: Callable[[Any, Weights, str], Scored], weights: Weights) -> None:
+        """Run the first forward of ``weights`` by ``score``, which does more than ``self.score``.
+
+        Its result is kept unless there is one.
+        """
+        self._kept.setdefault((weights, FIRST), self._forward(score, weights, FIRST))
+
+    def is_scored(self, weights: Weights) -> bool:
+        """Whether the first forward of ``weights`` is there."""
+        return (weights, FIRST) in self._kept
+
+    def _forward(
+        self, score: Callable[[Any, Weights, str], Scored], weights: Weights, run: str
+    ) -> Scored:
+        model = self.model(weights)
+        seed, native = zlib.crc32(repr((weights, run)).encode()), not computes_on_cpu(model)
+        with deterministic(seed, native_products=native):
+            scored = score(model, weights, run)
+        self.progress()
+        return scored
 
     def pair(self, first: Weights, second: Weights, work: Callable[[Any, Any], Result]) -> Result:
         """``work`` of two models at once; not kept."""

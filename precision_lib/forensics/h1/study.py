@@ -73,10 +73,17 @@ class H1Study(Study):
 
     def metrics(self, configuration: PrecisionConfig) -> dict[str, Metric]:
         """Every metric at the operating point; the mean penalty as a trainer would log it."""
+        self._compare_models(configuration)
         metrics = super().metrics(configuration)
         mean = self._pipeline_mean(configuration)
         metrics["kl_penalty_mean"] = replace(metrics["kl_penalty_mean"], value=mean)
         return metrics
+
+    def _compare_models(self, configuration: PrecisionConfig) -> None:
+        """Compare the models before their log-probs are asked for: one forward gives both."""
+        operating = self.forwards.given.operating_policy
+        self.true_kl(operating)
+        self.forwards.executed_kl(operating, *model_formats(configuration))
 
     def _exact_mean(self, configuration: PrecisionConfig) -> float:
         return self.paired.estimate(self.sums(configuration), "kl_penalty_mean").value

@@ -5,7 +5,7 @@ K policies: the identical one and one per target KL.
 
 from collections import Counter
 
-from precision_lib.forensics.forwards import model_formats
+from precision_lib.forensics.forwards import keeps_logits, model_formats
 from precision_lib.forensics.work import (
     ALWAYS,
     DRAWN,
@@ -33,10 +33,16 @@ def work(planned: Planned) -> Tokens:
         forwards[fmt] += of_policy if role == "policy" else 1
     forwards.update(fmt for _, fmt in roles)  # in another batch shape
     forwards.update(("bf16", "bf16"))  # the irrelevant control, again
-    forwards[GOLDEN] += 2 * (policies - 1)  # true KL of all but the identical policy
-    forwards[GOLDEN] += 2  # what theory predicts
-    for pair in {model_formats(c) for c in planned.configurations} - {(GOLDEN, GOLDEN)}:
-        forwards.update(pair)  # executed KL; that of FP32 is the true one
+    executed = {model_formats(c) for c in planned.configurations} - {(GOLDEN, GOLDEN)}
+    if keeps_logits(planned.pipeline.policy.model, count * sum(settings.seq_lengths)):
+        forwards[GOLDEN] += 1  # what theory predicts; the true KL takes no forward of its own
+        forwards.update(policy for policy, _ in executed)  # executed KL
+        forwards.subtract({policy for policy, _ in executed} - {GOLDEN})  # with the log-probs
+    else:
+        forwards[GOLDEN] += 2 * (policies - 1)  # true KL of all but the identical policy
+        forwards[GOLDEN] += 2  # what theory predicts
+        for pair in executed:
+            forwards.update(pair)  # executed KL; that of FP32 is the true one
     tokens = placing(planned.pipeline, min(settings.seq_lengths), prompt, count, policies - 1)
     for response in settings.seq_lengths:
         length = prompt + response

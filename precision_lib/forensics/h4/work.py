@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from precision_lib.forensics.forwards import keeps_logits
 from precision_lib.forensics.h4.long_sequences import PLACING_TOKENS, drawn_length, row_length
 from precision_lib.forensics.work import ALWAYS, DRAWN, SCORED, Pass, Planned, Tokens, placing
 from precision_lib.models.embedded import load_held_out_sample
@@ -25,7 +26,8 @@ def work(planned: Planned) -> Tokens:
         for fmt in formats:
             rows[fmt] += 2 * settings.checked  # identical weights; another batch shape
     # The control that is run again, with what it is measured against; the true KL.
-    rows.update({"bf16": 3 * settings.checked, GOLDEN: 3 * settings.checked})
+    kept = keeps_logits(planned.pipeline.policy.model, settings.checked * response)
+    rows.update({"bf16": 3 * settings.checked, GOLDEN: (1 if kept else 3) * settings.checked})
     text = Counter[str]()
     for fmt in policies - {GOLDEN}:
         rows.update({fmt: settings.expected, GOLDEN: settings.expected})

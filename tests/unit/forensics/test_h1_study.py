@@ -33,6 +33,22 @@ def test_the_null_control_is_exactly_zero(tiny_llama: "Checkpoint") -> None:
     assert control == {"same_format": True, "nonzero": 0, "n": 96, "log_ratio_rms": 0.0}
 
 
+@pytest.mark.parametrize(("kept_bytes", "count"), [(2**28, 12), (0, 14)])
+def test_kept_logits_of_the_reference_change_no_number(
+    kept_bytes: int, count: int, tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three forwards in bf16, three in FP32, two in float64, four rebatched; two pairs more."""
+    from precision_lib.forensics import forwards
+
+    usual = small_study(tiny_llama)
+    cells = [usual.cell(c) for c in (PURE, REFERENCE_RUN)]
+    monkeypatch.setattr(forwards, "KEPT_LOGITS_BYTES", kept_bytes)
+    study, calls = small_study(tiny_llama), list[None]()
+    study.forwards.scorer.progress = lambda: calls.append(None)
+    assert [study.cell(c) for c in (PURE, REFERENCE_RUN)] == cells
+    assert len(calls) == count
+
+
 def test_a_dropout_left_on_breaks_the_null_control(
     saved_checkpoint: Callable[[str], Path],
 ) -> None:

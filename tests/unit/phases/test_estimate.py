@@ -57,13 +57,15 @@ def estimate(**stages: float) -> "Estimate":
     return Estimate(stages, 1200.0, 6 * 2.0**30, speed())
 
 
+@pytest.mark.parametrize("kept_bytes", [2**28, 0])
 def test_the_models_see_the_tokens_that_were_planned(
-    models: "Pipeline", small: "Budget", monkeypatch: pytest.MonkeyPatch
+    kept_bytes: int, models: "Pipeline", small: "Budget", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By stage, kind, format and length, exactly: with ``ignore_eos`` no length is left to chance.
 
     A drawn token does not show how long its sequence will be.
     """
+    from precision_lib.forensics import forwards
     from precision_lib.forensics.h2 import families
     from precision_lib.forensics.work import DRAWN, Tokens
     from precision_lib.phases.main_job import MainJob
@@ -71,6 +73,7 @@ def test_the_models_see_the_tokens_that_were_planned(
     from precision_lib.phases.work import planned_work
 
     monkeypatch.setattr(families, "GROUPS", 64)
+    monkeypatch.setattr(forwards, "KEPT_LOGITS_BYTES", kept_bytes)
     seen: dict[str, Tokens] = {}
 
     class Counting(Meter):
