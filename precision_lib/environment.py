@@ -42,6 +42,13 @@ def set_environment() -> None:
             _keep_freed_memory()
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _keep_freed_memory() -> bool:
     """True where the allocator is glibc's and took both settings; elsewhere nothing happens."""
     try:

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,6 +91,10 @@ class Estimate:
     @property
     def seconds(self) -> float:
         return sum(self.stages.values())
+
+    def without(self, stage: str) -> "Estimate":
+        """What is left when another process does a stage meanwhile."""
+        return replace(self, stages={n: s for n, s in self.stages.items() if n != stage})
 
     def sentence(self) -> str:
         """``about 3 h and 6 GiB on this device; --quick 20 min``."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.plugin import second_core
 from precision_lib.plugin.gating import swept
 from precision_lib.plugin.options import EMBEDDED
 from precision_lib.record.recorder import Recorder
@@ -63,12 +64,15 @@ def main_job(config: pytest.Config, recorder: Recorder) -> "MainJob":
     return config.stash[JOB]
 
 
-def open_with_estimate(config: pytest.Config, recorder: Recorder) -> None:
+def open_with_estimate(session: pytest.Session, recorder: Recorder) -> None:
     """Open the main job, say how long it takes, and show from now on how far it is.
+
+    What a second process does beside this one does not count.
 
     Raises:
         pytest.UsageError: as :func:`main_job`.
     """
+    config = session.config
     job = main_job(config, recorder)
     from precision_lib.phases.estimate import estimate_main_job
     from precision_lib.phases.progress import Meter, watched
@@ -77,6 +81,9 @@ def open_with_estimate(config: pytest.Config, recorder: Recorder) -> None:
     hypotheses = {hypothesis for hypothesis, _ in recorder.expected}
     configurations = tuple(recorder.configurations)
     found = estimate_main_job(job.pipeline, job.budget, configurations, sorted(hypotheses))
+    if second_core.is_wanted(config, recorder, job.pipeline):
+        second_core.begin(session, recorder)
+        found = found.without(second_core.HYPOTHESIS)
     shown = ProgressBar(config)
     shown.say(f"main job: {found.sentence()}")
     if recorder.earlier:

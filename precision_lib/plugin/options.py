@@ -120,5 +120,5 @@ def add_for_the_sweep(add: Add) -> None:
     """Options of ``tests/sweep`` alone."""
     add("--fresh", action="store_true", help="sweep: run finished cells again")
     add("--counterfactuals", action="store_true", help="sweep: train the single demotions too")
-    add("--jobs", type=int, metavar="N", help="sweep: cells at once")
+    add("--jobs", type=int, metavar="N", help="sweep: cells at once; main job: 1 for one process")
     add("--executor", default="local", choices=("local", "ray"), help="sweep: who runs the cells")

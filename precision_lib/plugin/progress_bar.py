@@ -51,6 +51,10 @@ class ProgressBar:
         self._write(lambda: self._draw(bar(progress)))
         self._shown_at, self._on_screen = self._clock(), True
 
+    def silence(self) -> None:
+        """Write nothing from now on: a forked process has another one's terminal."""
+        self._reporter = None
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self) -> None:
         """Make room for the result of a test."""

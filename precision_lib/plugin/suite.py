@@ -161,7 +161,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path == REGRESSIONS)
+    # The checks of the core come after the studies: a second process runs them meanwhile.
+    last = CONFORMANCE, REGRESSIONS
+    items.sort(key=lambda item: last.index(item.path) + 1 if item.path in last else 0)
     if items and items[-1].path == REGRESSIONS and gating.BASELINE not in config.stash:
         raise pytest.UsageError(
             "test_regressions.py compares with a baseline: give --baseline FILE"
@@ -197,7 +199,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.getoption("resume") and not recorder.expected:
         raise pytest.UsageError("--resume continues the main job: select tests of its cells")
     if recorder.expected:
-        main_job.open_with_estimate(session.config, recorder)
+        main_job.open_with_estimate(session, recorder)
     if recorder.expected or others:
         recorder.begin()
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from precision_lib.environment import usable_cores
 from precision_lib.exit_codes import USAGE
 from precision_lib.sweep.arguments import command
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
@@ -44,8 +45,7 @@ class Child:
 def default_jobs(device: str, gpus: int) -> int:
     """Cells at once: a core each, or eight on each GPU, which a small model does not fill."""
     threads = int(os.environ.get("OMP_NUM_THREADS") or 1)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = max(1, (usable or 1) // threads)
+    cores = max(1, usable_cores() // threads)
     return cores if device == "cpu" else min(cores, 8 * max(gpus, 1))
 
 
