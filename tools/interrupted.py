@@ -41,11 +41,8 @@ def differing(first: Path, second: Path) -> list[str]:
     Raises:
         ValueError: a file is no record, or no cell and no check would be compared.
     """
-    records = [_comparable(path) for path in (first, second)]
-    return [
-        f"{name}: {before[:_SHOWN]} -> {now[:_SHOWN]}"
-        for name, before, now in differences(*records)
-    ]
+    changes = differences(_comparable(first), _comparable(second))
+    return [f"{name}: {before[:_SHOWN]} -> {now[:_SHOWN]}" for name, before, now in changes]
 
 
 def _comparable(path: Path) -> dict[str, object]:
