@@ -1,14 +1,11 @@
-"""Read and write the files that hold results; the schema strings, and evidence that cells share.
+"""Read and write the files that hold results; the schema strings.
 
 The hazard. A reader that takes another file for its own shows figures of something else. So each
 file names its kind and its version, and earlier versions are brought to this one.
 
-A record is pytest-json-report's object with one more key, ``precision``. Evidence depends on a few
-formats, so that many cells hold the same: it stands in the first of them. ``as_in`` of a later cell
-names that configuration and the parts that are the same there.
+A record is pytest-json-report's object with one more key, ``precision``.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +15,7 @@ from precision_lib.jsonio import load_object, parse_json, write_json
 from precision_lib.record.codec import Json, ShapeError, decode, encode
 from precision_lib.record.record import Record
 from precision_lib.record.self_test import Calibration, SelfTest
+from precision_lib.record.sharing import complete, resolve, shared
 from precision_lib.record.sweep import Sweep
 from precision_lib.record.upgrade import upgrade_block
 
@@ -25,14 +23,12 @@ T = TypeVar("T")
 CELLS_NAME = "cells.jsonl"
 #: Kind of a file to the name and the version of its layout.
 SCHEMAS = {
-    "record": "precision-forensics/record/3",
+    "record": "precision-forensics/record/4",
     "baseline": "precision-forensics/baseline/3",
     "sweep": "precision-forensics/sweep/1",
     "self-test": "precision-forensics/self-test/1",
     "calibration": "precision-forensics/calibration/1",
 }
-#: Evidence with fewer characters is written again in each cell: a reference is as long.
-_WORTH_SHARING = 40
 #: Of a record, what stands beside the ``precision`` block.
 _OUTSIDE = ("created", "failed_tests")
 
@@ -64,8 +60,7 @@ def block_of(record: Record) -> dict[str, Json]:
     block: dict[str, Json] = {"schema": SCHEMAS["record"]} | encode(record)
     for name in _OUTSIDE:
         block.pop(name, None)
-    first_with: dict[tuple[str, str, str], str] = {}
-    block["cells"] = [_shared(cell, first_with) for cell in block["cells"]]
+    block["cells"] = shared(block["cells"])
     better = record.gate.improvements if record.gate else ()
     for plain, change in zip(_changes(block), (*record.regressions, *better), strict=True):
         plain["message"] = change.message  # for people and jq; not read back
@@ -75,28 +70,6 @@ def block_of(record: Record) -> dict[str, Json]:
 def _changes(block: Json) -> list[Json]:
     """Regressions and improvements of a block."""
     return [*block.get("regressions", ()), *block.get("gate", {}).get("improvements", ())]
-
-
-def _shared(cell: Json, first_with: dict[tuple[str, str, str], str]) -> Json:
-    """A cell with references in place of what an earlier cell of its hypothesis holds."""
-    own, as_in = {}, dict[str, list[str]]()
-    for name, value in cell["evidence"].items():
-        text = json.dumps(value)
-        there = first_with.setdefault((cell["hypothesis"], name, text), cell["configuration"])
-        if there == cell["configuration"] or len(text) < _WORTH_SHARING:
-            own[name] = value
-        else:
-            as_in.setdefault(there, []).append(name)
-    return cell | {"evidence": own} | ({"as_in": as_in} if as_in else {})
-
-
-def _resolve(cells: list[Json]) -> None:
-    """Put what ``as_in`` names into the evidence of each cell, in place."""
-    evidence = {(c["hypothesis"], c["configuration"]): c["evidence"] for c in cells}
-    for cell in cells:
-        for configuration, names in cell.pop("as_in", {}).items():
-            there = evidence[cell["hypothesis"], configuration]
-            cell["evidence"] |= {name: there[name] for name in names}
 
 
 def record_of(block: Json) -> Record:
@@ -110,7 +83,9 @@ def record_of(block: Json) -> Record:
         if version < 3:
             upgrade_block(block, version)
         else:
-            _resolve(block["cells"])
+            resolve(block["cells"])
+        if version > 3:
+            complete(block["cells"])
         for change in _changes(block):
             change.pop("message", None)
     except (AttributeError, KeyError, TypeError) as error:

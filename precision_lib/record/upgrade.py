@@ -5,7 +5,8 @@ another batch shape. Schema 2 calls that number ``batch_variance``, a metric of 
 two figures beside it: ``golden_floor``, the same of ``fp32_baseline``, and ``batch_shift``, how far
 the damage metric itself differs between the two batch shapes. Schema 1 did not measure the shift;
 the batch variance is an upper bound of it. Schema 3 keeps the golden floor in its
-cell alone, and holds evidence that several cells share once.
+cell alone, and holds evidence that several cells share once. Schema 4 leaves out of the evidence
+what the metrics of the cell say (``sharing.py``).
 """
 
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE

@@ -21,6 +21,7 @@ from precision_lib.record.codec import ShapeError, decode, encode
 from precision_lib.record.context import run_context
 from precision_lib.record.files import SCHEMAS, RecordError, load_record, write_record
 from precision_lib.record.recorder import Recorder, load_cells
+from precision_lib.record.sharing import complete
 
 RECORDS = Path(__file__).parents[3] / "docs" / "records"
 #: The cells of three configurations of a run of release 0.1.
@@ -75,6 +76,33 @@ def test_evidence_that_cells_share_is_written_once(tmp_path: Path) -> None:
     assert load_record(path) == r.record()
 
 
+def test_what_the_cells_own_metric_says_is_left_out_of_its_evidence(tmp_path: Path) -> None:
+    """At the operating point all of a metric; elsewhere its unit and count."""
+    r = recorder(tmp_path)
+    elsewhere = replace(METRIC, value=0.125, low=-math.inf)
+    points = [
+        {"target_kl": x, "true_kl": x, "log_ratio_nsr": m.as_json()}
+        for x, m in enumerate((METRIC, elsewhere))
+    ]
+    r.add_cell(replace(cell(), evidence=EVIDENCE | {"curve": points}))
+    path = r.write()
+    [written] = json.loads(path.read_text())["precision"]["cells"]
+    here, there = (point["log_ratio_nsr"] for point in written["evidence"]["curve"])
+    assert (here, there) == ({}, {"value": 0.125, "low": "-inf"})
+    assert load_record(path) == r.record()
+
+
+def test_evidence_that_would_not_come_back_is_written_in_full(tmp_path: Path) -> None:
+    """An empty object under a metric's name is no metric with everything left out."""
+    r = recorder(tmp_path)
+    r.add_cell(replace(cell(), evidence=EVIDENCE | {"mine": {"log_ratio_nsr": {}}}))
+    path = r.write()
+    [written] = json.loads(path.read_text())["precision"]["cells"]
+    assert written["evidence_in_full"]
+    assert load_record(path) == r.record()
+    assert r.record().cells[0].evidence.more["mine"] == {"log_ratio_nsr": {}}
+
+
 #: Configuration to the KL of its curve.
 SHARED = (("bf16_pure", 0.25), ("bf16_fp32_value", 0.25), ("fp32_baseline", 0.5))
 
@@ -91,6 +119,7 @@ def test_a_record_of_before_comes_back_with_every_figure(source: Path, tmp_path:
     write_record(path, record, {k: v for k, v in before.items() if k != "precision"})
     assert load_record(path) == record
     after = json.loads(path.read_text())["precision"]
+    complete(after["cells"])
     for old, new in zip(before["precision"]["cells"], after["cells"], strict=True):
         assert new["verdict"] == old["verdict"]
         assert old["metrics"].items() <= new["metrics"].items()
@@ -200,7 +229,7 @@ OLD = (
         ('{"precision": {"schema": NaN}}', r"NaN is not strict JSON"),
         ('{"tests": []}', r"is not a record of this suite: it has no 'precision' block"),
         ("[1, 2]", r"is not a record of this suite"),
-        ('{"precision": {"schema": 4}}', r"this version reads .*record/1 to 3; upgrade"),
+        ('{"precision": {"schema": 5}}', r"this version reads .*record/1 to 4; upgrade"),
         ('{"precision": {"schema": 1}}', r"is damaged: KeyError\('cells'\)"),
         (OLD % '{"configuration": "bf16_pure"}', r"is damaged: KeyError\('hypothesis'\)"),
     ],

@@ -5,11 +5,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from precision_lib.record import files
 from precision_lib.record.codec import decode
 from precision_lib.record.files import load_record
 from precision_lib.record.record import Record
 from precision_lib.record.self_test import SelfTest
+from precision_lib.record.sharing import complete, resolve
 
 ROOT = Path(__file__).parents[3]
 REPORT = ROOT / "docs" / "records" / "cpu.json"
@@ -24,7 +24,9 @@ def _text(path: Path) -> str:
 def report() -> dict[str, Any]:
     """The committed record, a copy of its own for each caller; evidence stands in every cell."""
     found: dict[str, Any] = json.loads(_text(REPORT))
-    files._resolve(found["precision"]["cells"])
+    cells = found["precision"]["cells"]
+    resolve(cells)
+    complete(cells)
     return found
 
 

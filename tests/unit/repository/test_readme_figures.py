@@ -13,6 +13,7 @@ import pytest
 from precision_lib.compare.baseline import Baseline, load_baseline, summary_of
 from precision_lib.record.files import load_record
 from precision_lib.record.record import Record
+from precision_lib.record.sharing import complete, resolve
 from precision_lib.reporting.numbers import interval, percent, two
 from precision_lib.reporting.table import summary
 from tests.unit.small_blocks import metric, moved, read, typed
@@ -28,8 +29,11 @@ Cells = dict[tuple[str, str], dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def block() -> Block:
-    """The record behind the README, as its file holds it."""
-    return dict(read(RECORDS / "cpu.json")["precision"])
+    """The record behind the README as JSON, with what its file holds once in every cell."""
+    block = dict(read(RECORDS / "cpu.json")["precision"])
+    resolve(block["cells"])
+    complete(block["cells"])
+    return block
 
 
 @pytest.fixture(scope="module")
