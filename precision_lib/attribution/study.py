@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from precision_lib.attribution.breakdown import Breakdown, Part
 from precision_lib.attribution.errors import BatchErrors
 from precision_lib.attribution.places import KINDS, Place, knows_kinds, places_of
 from precision_lib.forensics.probe import MIN_PROMPTS
@@ -42,46 +43,6 @@ class NoErrorError(NothingComparedError):
 
 class NonfiniteError(ValueError):
     """The tested model left its format; the message says on how many tokens."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is born in one part of the model.
-
-    Attributes:
-        name: a kind of module, a layer, or what lies outside of the layers.
-        demoted: share of the whole error power that this part makes alone, all else in FP32.
-        promoted: share of it that goes when this part alone is FP32; below 0 where it grows.
-        power: error power that the part makes alone, nats squared.
-    """
-
-    name: str
-    demoted: Metric
-    promoted: Metric
-    power: Metric
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """The whole model as parts.
-
-    Attributes:
-        parts: in the order in which a token passes them.
-        remainder: share of the whole that the parts, each demoted alone, do not add up to.
-    """
-
-    parts: tuple[Part, ...]
-    remainder: Metric
-
-    @property
-    def by_size(self) -> tuple[Part, ...]:
-        """The parts, the largest demoted share first."""
-        return tuple(sorted(self.parts, key=lambda part: -part.demoted.value))
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether the interval of the remainder holds 0."""
-        return self.remainder.low <= 0 <= self.remainder.high
 
 
 @dataclass(frozen=True)
@@ -252,7 +213,8 @@ class _Shares:
         remainder = self.estimate(
             lambda t: 1 - sum(t[DEMOTED + name] for name in names) / t[WHOLE], SHARE
         )
-        return Breakdown(tuple(map(self._part, names)), remainder)
+        adds_up = remainder.low <= 0 <= remainder.high
+        return Breakdown(tuple(map(self._part, names)), remainder, adds_up)
 
     def _part(self, name: str) -> Part:
         alone, without = DEMOTED + name, PROMOTED + name

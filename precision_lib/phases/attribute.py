@@ -8,19 +8,22 @@ from typing import Any
 from tqdm import tqdm
 
 from precision_lib.attribution.places import knows_kinds
-from precision_lib.attribution.study import (
-    Attribution,
-    Breakdown,
-    attribute,
-    number_of_forwards,
-)
+from precision_lib.attribution.study import attribute, number_of_forwards
 from precision_lib.faults.modules import MODULE_FAULTS
 from precision_lib.forensics.probe import MIN_PROMPTS
-from precision_lib.jsonio import write_bytes, write_json, write_text
+from precision_lib.jsonio import to_plain, write_bytes, write_text
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.grid import weights_on_grid
 from precision_lib.models.loading import Checkpoint, set_parameters, working_copy
-from precision_lib.record.context import run_context
+from precision_lib.record.attribution import (
+    Architecture,
+    AttributionRecord,
+    Formats,
+    Sequences,
+    write_attribution_record,
+)
+from precision_lib.record.codec import decode
+from precision_lib.record.context import Context, run_context
 from precision_lib.reporting.attribution import attribution_markdown
 from precision_lib.reporting.plots.appearance import rendered
 from precision_lib.reporting.plots.attribution import attribution_picture
@@ -34,7 +37,6 @@ from precision_lib.trajectories.prompts import (
 )
 from precision_lib.trajectories.sampling import Responses, sample_responses
 
-SCHEMA = "precision-forensics attribution 1"
 #: Seconds between two lines of progress where no terminal shows a bar.
 _LOG_SECONDS = 20.0
 
@@ -85,8 +87,8 @@ def run_attribute(
     settings: AttributionSettings,
     *,
     planted: str | None = None,
-) -> dict[str, Any]:
-    """Attribute the policy's error in ``configuration``; the record, JSON-ready.
+) -> AttributionRecord:
+    """Attribute the policy's error in ``configuration``.
 
     Args:
         configuration: its policy and KL formats are what is tested.
@@ -116,26 +118,28 @@ def run_attribute(
         "prompts": prompts_context(checkpoint),
         "weights_on_grid": {grid: asdict(weights_on_grid(model, grid))},
     }
-    return {
-        "schema": SCHEMA,
-        "context": context,
-        "planted_fault": planted,
-        "configuration": {"name": configuration.name, **configuration.components},
-        "settings": asdict(settings),
-        "architecture": {"name": type(model).__name__, "kinds_known": knows_kinds(model)},
-        **_result(result),
-    }
+    return AttributionRecord(
+        decode(Context, to_plain(context)),
+        planted,
+        Formats(configuration.name, configuration.components),
+        Sequences(settings.num_prompts, settings.max_new_tokens, settings.seed),
+        Architecture(type(model).__name__, knows_kinds(model)),
+        result.power,
+        result.kinds,
+        result.layers,
+        result.closure,
+    )
 
 
 def write_attribution(
-    record: dict[str, Any], output_dir: Path, json: Path | None, markdown: Path | None
+    record: AttributionRecord, output_dir: Path, json: Path | None, markdown: Path | None
 ) -> list[Path]:
     """Write the record, its Markdown and its picture (PNG and SVG); the files."""
     picture = attribution_picture(record)
     json = json or output_dir / "attribution.json"
     markdown = markdown or output_dir / "attribution.md"
     files = {output_dir / f"{picture.name}.{k}": v for k, v in rendered(picture.figure).items()}
-    write_json(json, record)
+    write_attribution_record(json, record)
     write_text(markdown, attribution_markdown(record))
     for path, content in files.items():
         write_bytes(path, content)
@@ -167,28 +171,3 @@ def _bar(total: int) -> "tqdm[Any]":
     """A bar on a terminal; elsewhere a line now and then, so that nothing looks like a hang."""
     seconds = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
     return tqdm(total=total, unit="forward", desc="attribute", mininterval=seconds)
-
-
-def _result(result: Attribution) -> dict[str, Any]:
-    return {
-        "power": result.power.as_json(),
-        "kinds": None if result.kinds is None else _breakdown(result.kinds),
-        "layers": _breakdown(result.layers),
-        "closure": result.closure,
-    }
-
-
-def _breakdown(breakdown: Breakdown) -> dict[str, Any]:
-    return {
-        "parts": [
-            {
-                "name": part.name,
-                "demoted": part.demoted.as_json(),
-                "promoted": part.promoted.as_json(),
-                "power": part.power.as_json(),
-            }
-            for part in breakdown.parts
-        ],
-        "remainder": breakdown.remainder.as_json(),
-        "adds_up": breakdown.adds_up,
-    }

@@ -1,8 +1,12 @@
 """Error power of a log-prob by kind of module and by layer, demoted and promoted alone."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from precision_lib.reporting.attribution import HEADINGS, attribution_sentences, ordered, rms, share
+from precision_lib.attribution.breakdown import Part
+from precision_lib.forensics.statistics import Metric
+from precision_lib.record.attribution import AttributionRecord
+from precision_lib.reporting.attribution import HEADINGS, attribution_sentences, part_row
 from precision_lib.reporting.plots.appearance import COLOURS, new_figure, styled
 from precision_lib.reporting.plots.picture import Picture, Table
 
@@ -13,16 +17,10 @@ _LOOKS = {
 }
 
 
-def attribution_picture(record: dict[str, Any]) -> Picture:
+def attribution_picture(record: AttributionRecord) -> Picture:
     """A panel by kind, the largest on top, and one by layer in their order."""
-    panels = [record[name] for name in ("kinds", "layers") if record[name]]
-    parts = [ordered(panels[0]) if record["kinds"] else panels[0]["parts"]]
-    parts += [panel["parts"] for panel in panels[1:]]
-    rows = tuple(
-        (p["name"], share(p["demoted"]), share(p["promoted"]), rms(p["power"]))
-        for panel in parts
-        for p in panel
-    )
+    parts = [*([record.kinds.by_size] if record.kinds else []), record.layers.parts]
+    rows = tuple(part_row(part) for panel in parts for part in panel)
     return Picture(
         NAME,
         _figure(parts),
@@ -34,13 +32,13 @@ def attribution_picture(record: dict[str, Any]) -> Picture:
 
 
 @styled
-def _figure(panels: list[list[dict[str, Any]]]) -> Any:
+def _figure(panels: Sequence[Sequence[Part]]) -> Any:
     longest = max(map(len, panels))
     figure, axes = new_figure(1.3 + 0.17 * longest, 1, len(panels))
     for axis, parts in zip(axes[0], panels, strict=True):
         for offset, (name, look) in zip((-0.15, 0.15), _LOOKS.items(), strict=True):
-            _points(axis, [part[name] for part in parts], offset, look)
-        axis.set_yticks(range(len(parts)), [part["name"] for part in parts])
+            _points(axis, [getattr(part, name) for part in parts], offset, look)
+        axis.set_yticks(range(len(parts)), [part.name for part in parts])
         axis.set(xlabel="share of the error power, %", ylim=(len(parts) - 0.4, -0.6))
         axis.axvline(0, color="black", linewidth=0.6)
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -48,9 +46,9 @@ def _figure(panels: list[list[dict[str, Any]]]) -> Any:
     return figure
 
 
-def _points(axis: Any, metrics: list[dict[str, Any]], offset: float, look: dict[str, Any]) -> None:
-    values = [100 * m["value"] for m in metrics]
-    low = [max(0.0, 100 * (m["value"] - m["low"])) for m in metrics]
-    high = [max(0.0, 100 * (m["high"] - m["value"])) for m in metrics]
+def _points(axis: Any, metrics: list[Metric], offset: float, look: Mapping[str, str]) -> None:
+    values = [100 * m.value for m in metrics]
+    low = [max(0.0, 100 * (m.value - m.low)) for m in metrics]
+    high = [max(0.0, 100 * (m.high - m.value)) for m in metrics]
     places = [place + offset for place in range(len(metrics))]
     axis.errorbar(values, places, xerr=(low, high), linestyle="", elinewidth=0.9, **look)

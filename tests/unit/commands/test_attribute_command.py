@@ -1,14 +1,22 @@
 """``precision-forensics attribute`` as a user meets it: files, sentences, refusals."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from precision_lib import cli
+from precision_lib.attribution.breakdown import Breakdown, Part
 from precision_lib.faults.modules import MODULE_FAULTS
+from precision_lib.forensics.statistics import Metric
+from precision_lib.record.attribution import (
+    Architecture,
+    AttributionRecord,
+    Formats,
+    Sequences,
+    load_attribution,
+)
+from precision_lib.record.context import Context, Model
 from precision_lib.reporting.attribution import attribution_sentences
 from precision_lib.reporting.plots.attribution import attribution_picture
 
@@ -31,14 +39,14 @@ def test_it_writes_a_record_its_tables_and_a_picture(
     code = cli.main(("attribute", "--model", model, "--prompts", str(prompts), *FEW, *given))
     assert code == 0
     shown = capsys.readouterr().out
-    record = json.loads((tmp_path / "out" / "attribution.json").read_text())
+    record = load_attribution(tmp_path / "out" / "attribution.json")
     assert all(sentence in shown for sentence in attribution_sentences(record))
     assert len(attribution_sentences(record)) == 3
     assert "policy " in shown
     assert "prompts mine.txt" in shown
     assert "not yours" not in shown
-    assert record["power"]["n"] == 64
-    assert record["context"]["prompts"]["count"] == 8
+    assert record.power.n == 64
+    assert record.context.prompts["count"] == 8
     assert "| norms |" in elsewhere.read_text()
     for suffix in ("png", "svg"):
         assert (tmp_path / "out" / f"attribution.{suffix}").stat().st_size > 1000
@@ -80,23 +88,24 @@ def test_what_cannot_be_attributed_is_said(
     assert message in capsys.readouterr().err
 
 
-def part(name: str, value: float) -> dict[str, Any]:
-    metric = {"value": value, "low": value - 0.1, "high": value + 0.1}
-    return {"name": name, "demoted": metric, "promoted": metric, "power": {"value": value}}
+def part(name: str, value: float) -> Part:
+    metric = Metric(value, value - 0.1, value + 0.1, 64, "share")
+    return Part(name, metric, metric, metric)
 
 
 def test_sentences_say_what_is_not_known_and_what_does_not_add_up() -> None:
-    remainder = {"value": 0.4, "low": 0.2, "high": 0.6}
-    parts = [part("embedding", 0.1), part("layer 0", 0.3), part("LM head", 0.2)]
-    record = {
-        "power": {"value": 0.04, "n": 64},
-        "kinds": None,
-        "layers": {"parts": parts, "remainder": remainder, "adds_up": False},
-        "architecture": {"name": "MistralForCausalLM"},
-        "planted_fault": None,
-        "configuration": {"name": "bf16_pure", "policy": "bf16", "kl": "bf16"},
-        "context": {"checkpoint": {"name": "mine"}},
-    }
+    parts = part("embedding", 0.1), part("layer 0", 0.3), part("LM head", 0.2)
+    record = AttributionRecord(
+        Context(checkpoint=Model("mine")),
+        None,
+        Formats("bf16_pure", {"policy": "bf16", "kl": "bf16"}),
+        Sequences(8, 8, 0),
+        Architecture("MistralForCausalLM", kinds_known=False),
+        Metric(0.04, 0.03, 0.05, 64, "nats squared"),
+        None,
+        Breakdown(parts, Metric(0.4, 0.2, 0.6, 64, "share"), adds_up=False),
+        0.0,
+    )
     first, second, third = attribution_sentences(record)
     assert "off by 0.20 nats RMS on 64 response tokens" in first
     assert "are layer 0 30.0 % [20.0, 40.0], LM head 20.0 %" in first
