@@ -26,6 +26,8 @@ from precision_lib.record.codec import Json
 MODEL_BYTES = 2**28
 #: Seconds between two looks for a message that is waited for.
 _LOOK = 0.05
+#: Name under which a process that could not go on says why.
+FAILED = "failed"
 #: Takes a name and a JSON value.
 Send = Callable[[str, Json], None]
 
@@ -85,6 +87,11 @@ class SecondProcess:
             time.sleep(_LOOK)
         return self.get(name)
 
+    @property
+    def failure(self) -> str:
+        """Why a process that ended early did so."""
+        return str(self.get(FAILED) or "it was killed")
+
     def close(self) -> None:
         """End the process, whatever it is doing."""
         if self._is_running():
@@ -122,6 +129,8 @@ class SecondProcess:
         try:
             self.work(self._send)
             code = 0
+        except Exception as error:
+            self._send(FAILED, f"{type(error).__name__}: {error}")
         finally:
             os._exit(code)
 

@@ -88,6 +88,8 @@ class SecondCore:
         self._tests = [i for i in items if i.path.parent == FORENSICS and i.path.name[:8] == _FILE]
         self._checks = [item.name for item in items if item.path == CONFORMANCE][::-1]
         self.process = SecondProcess(self._work)
+        self._reports: list[pytest.TestReport] = []
+        self._said = False
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> None:
@@ -97,8 +99,11 @@ class SecondCore:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> object:
         """Report what the second process has found; None where this one has to run the test."""
-        done = self.process.wait_for(item.nodeid) if item in self._tests else None
+        if item not in self._tests:
+            return None
+        done = self.process.wait_for(item.nodeid)
         if done is None:
+            self._say_what_is_missing()
             return None
         _take(self.recorder, done["measured"])
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -110,24 +115,39 @@ class SecondCore:
         self.session._setupstate.teardown_exact(nextitem)  # what the test before had left to do
         return True
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the reports of a test; only the second process looks at them."""
+        self._reports.append(report)
+
+    def _say_what_is_missing(self) -> None:
+        """Once, on the terminal."""
+        reporter = self.session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not self._said:
+            reporter.write_line(
+                f"the second process ended early ({self.process.failure}); what it did not deliver "
+                "is computed here",
+                yellow=True,
+            )
+        self._said = True
+
     def _work(self, send: Send) -> None:
         """In the second process: run the tests, then the checks; without a word."""
+        tests, self._tests = self._tests, []
         with _unseen(self.session.config):
-            for item, following in zip(self._tests, [*self._tests[1:], None], strict=True):
+            for item, following in zip(tests, [*tests[1:], None], strict=True):
                 send(item.nodeid, self._ran(item, following))
             for name, counts in self._outcomes():
                 send(name, counts)
 
     def _ran(self, item: pytest.Item, following: pytest.Item | None) -> Json:
-        from _pytest.runner import runtestprotocol
-
+        """The whole protocol, with what other plug-ins put around it."""
         before = set(self.recorder.cells), set(self.recorder.hypotheses)
-        context = dict(self.recorder.context)
-        reports = runtestprotocol(item, log=False, nextitem=following)
-        hook = item.config.hook
+        context, hook = dict(self.recorder.context), item.config.hook
+        self._reports.clear()
+        item.ihook.pytest_runtest_protocol(item=item, nextitem=following)
         plain = [
             hook.pytest_report_to_serializable(config=item.config, report=report)
-            for report in reports
+            for report in self._reports
         ]
         return {"reports": plain, "measured": _measured(self.recorder, *before, context)}
 
@@ -187,4 +207,5 @@ def _unseen(config: pytest.Config) -> Iterator[None]:
     for plugin in config.pluginmanager.get_plugins():
         if isinstance(plugin, ProgressBar):
             plugin.silence()
+    config.pluginmanager.unregister(name="terminalreporter")
     yield

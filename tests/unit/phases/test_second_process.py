@@ -44,6 +44,7 @@ def test_a_process_that_is_killed_costs_what_it_had_not_sent() -> None:
     second.start()
     assert second.wait_for("rest") is None
     assert second.get("done") == 1
+    assert second.failure == "it was killed"
     second.close()
 
 
@@ -51,6 +52,7 @@ def test_an_error_ends_it_and_nothing_else() -> None:
     second = SecondProcess(lambda send: send("not JSON", object()))
     second.start()
     assert second.wait_for("not JSON") is None
+    assert second.failure == "TypeError: Object of type object is not JSON serializable"
     second.close()
 
 

@@ -1,5 +1,6 @@
 """Tests that a second process ran are reported as if they had run here; what it lost runs here."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -111,6 +112,7 @@ def run_beside(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(second_core, "FORENSICS", path)
     run = Run(recorder_of(path, "H1", "H4"))
     settings = ("-c", str(path / "empty.ini"), "--import-mode=importlib", "-p", "no:cacheprovider")
+    settings = (*settings, "--json-report", f"--json-report-file={path / 'tests.json'}")
     assert pytest.main([*settings, "-q", str(path)], plugins=[run]) == pytest.ExitCode.TESTS_FAILED
     return run
 
@@ -135,6 +137,9 @@ def test_reports_and_cells_of_the_second_process_are_this_runs(
     shown = capfd.readouterr()
     assert "1 failed, 3 passed" in shown.out
     assert "seen by nobody" not in shown.out + shown.err
+    assert shown.out.count("the second process ended early (it was killed)") == 1
+    tests = json.loads((tmp_path / "tests.json").read_text())["tests"]
+    assert [test["outcome"] for test in tests] == ["passed", "failed", "passed", "passed"]
 
 
 def test_a_cell_of_the_second_process_is_the_one_that_this_one_would_have(
