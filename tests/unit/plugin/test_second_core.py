@@ -111,8 +111,8 @@ def run_beside(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     (path / "empty.ini").write_text("[pytest]")
     monkeypatch.setattr(second_core, "FORENSICS", path)
     run = Run(recorder_of(path, "H1", "H4"))
-    settings = ("-c", str(path / "empty.ini"), "--import-mode=importlib", "-p", "no:cacheprovider")
-    settings = (*settings, "--json-report", f"--json-report-file={path / 'tests.json'}")
+    settings = ["-c", str(path / "empty.ini"), "--import-mode=importlib", "-p", "no:cacheprovider"]
+    settings += ["--json-report", f"--json-report-file={path / 'tests.json'}"]
     assert pytest.main([*settings, "-q", str(path)], plugins=[run]) == pytest.ExitCode.TESTS_FAILED
     return run
 
