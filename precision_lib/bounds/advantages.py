@@ -5,6 +5,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,11 +15,13 @@ from precision_lib.formats import Format
 
 def _backward_scan(x: Tensor, decay: float) -> Tensor:
     """y_t = x_t + decay y_{t+1} along the last dimension."""
-    result, carry = torch.zeros_like(x), x.new_zeros(x.shape[:-1])
-    for t in reversed(range(x.shape[-1])):
-        carry = x[..., t] + decay * carry
-        result[..., t] = carry
-    return result
+    columns = x.movedim(-1, 0).contiguous().numpy()
+    result, carry = np.zeros_like(columns), np.zeros(columns.shape[1:])
+    with np.errstate(all="ignore"):
+        for t in reversed(range(len(columns))):
+            carry = columns[t] + decay * carry
+            result[t] = carry
+    return torch.from_numpy(result).movedim(0, -1)
 
 
 def gae_bound(

@@ -197,6 +197,8 @@ def check_unchanged(name: str, given: Mapping[str, Any], inputs: Mapping[str, An
 
 
 def _same_values(a: Tensor, b: Tensor) -> bool:
+    if torch.equal(a, b):  # without NaN, nearly always
+        return True
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 

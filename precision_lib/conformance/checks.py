@@ -31,6 +31,8 @@ from precision_lib.targets.objectives import OBJECTIVES, OPTIONS
 Compared = tuple[int, float]
 #: Share of the normal number of examples of a way or an edge: of the nine, of an objective.
 _COST = (0.24, 0.12)
+#: Share of a region's examples in fp16: a core takes it the way that it takes bf16.
+_COST_OF_FP16 = 0.5
 _ARGUMENTS = INTERFACE | OBJECTIVES
 ALL_REGIONS = REGIONS | OBJECTIVE_REGIONS
 FP32_OR_WIDER = (FORMATS["fp32"].dtype, FORMATS["fp64"].dtype)
@@ -102,7 +104,7 @@ def _value_checks() -> Iterator[Check]:
                     about.cases(get_format(fmt)),
                     partial(_values_in_every_way if about.every_way else _values, function),
                     about.meaning,
-                    about.cost,
+                    about.cost * (_COST_OF_FP16 if fmt == "fp16" else 1.0),
                     about.severity,
                 )
 

@@ -36,6 +36,9 @@ def compare(name: str, got: Tensor, truth: Truth, inputs: Mapping[str, Any]) -> 
     share = torch.where(error == 0, 0, error / truth.limit)
     stored = got.dtype if truth.of_gradient else FORMATS["fp32"].dtype
     largest = format_of(stored).largest
+    usual = bool(((share <= 1) & (truth.want.abs() <= largest)).all())
+    if share.numel() and usual and not bool(truth.limit.isinf().any()):  # nearly every case
+        return share.numel(), float(share.max())
     promised = torch.isfinite(truth.limit)
     same_sign = wide.sign() == truth.want.sign()
     near_the_end = truth.want.abs() + torch.where(promised, truth.limit, 0) > largest

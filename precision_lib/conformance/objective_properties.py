@@ -147,7 +147,6 @@ def _with_mask(name: str) -> dict[str, Property]:
             "masked slots taken out, doubled or moved to the left change no value",
             _region(name, "masked_nonfinite"),
             _masked_slots,
-            cost=0.4,
         ),
         "empty_mask_is_no_nan": Property(
             "no real token at all: no NaN, or a ValueError", _region(name), _empty, cost=0.2
@@ -158,7 +157,7 @@ def _with_mask(name: str) -> dict[str, Property]:
 def _identical(name: str) -> dict[str, Property]:
     return {
         "one_for_identical_policies": Property(
-            "identical log-probs: exactly 1", _region(name), _weight_is_one, cost=0.4
+            "identical log-probs: exactly 1", _region(name), _weight_is_one
         )
     }
 
@@ -178,7 +177,6 @@ OBJECTIVE_PROPERTIES: dict[str, dict[str, Property]] = SPLIT_PROPERTIES | {
             "two shards of the vocabulary, joined, are the whole",
             _region("linear_token_logprobs", "far_below_zero"),
             _vocabulary_shards,
-            cost=0.4,
         ),
     },
 }

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +62,9 @@ def _differs(environment: dict[str, str], name: str) -> bool:
 def _torch_put_back(before: list[dict[str, Any]]) -> list[str]:
     """Names of the functions of torch that were replaced; what was added stays."""
     replaced = []
-    for owner, functions in zip(_PATCHED, before, strict=True):
+    for owner, functions, now in zip(_PATCHED, before, _functions(), strict=True):
+        if len(now) == len(functions) and all(map(is_, now.values(), functions.values())):
+            continue
         for name, function in functions.items():
             if callable(function) and vars(owner).get(name) is not function:
                 replaced.append(f"{owner.__name__}.{name}")

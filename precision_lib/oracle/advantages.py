@@ -28,17 +28,16 @@ def gae(
         rewards, values, mask: [B, T]; masked slots may hold anything.
     """
     advantages, returns = np.zeros(rewards.shape), np.zeros(rewards.shape)
-    with np.errstate(all="ignore"):
-        for b in range(rewards.shape[0]):
-            next_value = np.float64(0.0 if bootstrap is None else bootstrap[b])
-            next_advantage = np.float64(0.0)
-            for t in np.flatnonzero(mask[b])[::-1]:
-                value = np.float64(values[b, t])
-                delta = np.float64(rewards[b, t]) + gamma * next_value - value
-                next_advantage = delta + gamma * lam * next_advantage
-                next_value = value
-                advantages[b, t] = next_advantage
-                returns[b, t] = next_advantage + value
+    for b in range(rewards.shape[0]):
+        next_value = 0.0 if bootstrap is None else float(bootstrap[b])
+        next_advantage = 0.0
+        row_rewards, row_values = rewards[b].tolist(), values[b].tolist()
+        for t in np.flatnonzero(mask[b])[::-1].tolist():
+            delta = row_rewards[t] + gamma * next_value - row_values[t]
+            next_advantage = delta + gamma * lam * next_advantage
+            next_value = row_values[t]
+            advantages[b, t] = next_advantage
+            returns[b, t] = next_advantage + next_value
     return advantages, returns
 
 

@@ -10,6 +10,7 @@ V vocabulary entries. A -inf logit is a zero probability.
 
 import math
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 
 import mpmath
 import numpy as np
@@ -55,6 +56,7 @@ class _Row:
             return self.rest / self.total
         return 1.0 - float(self.weight[token]) / self.total
 
+    @cached_property
     def mean_depth(self) -> float:
         """E[-d] under the distribution; a zero probability contributes nothing."""
         finite = self.weight > 0
@@ -62,7 +64,13 @@ class _Row:
 
 
 def _rows(logits: NDArray[np.floating]) -> list[_Row]:
-    return [_Row(row) for row in logits.astype(np.float64).reshape(-1, logits.shape[-1])]
+    """The rows; computed once for a value and the gradient that is asked for next."""
+    return _remembered(logits.astype(np.float64).tobytes(), logits.shape[-1])
+
+
+@lru_cache(maxsize=1)
+def _remembered(logits: bytes, width: int) -> list[_Row]:
+    return [_Row(row) for row in np.frombuffer(logits).reshape(-1, width)]
 
 
 def token_logprobs(
@@ -114,7 +122,7 @@ def all_logprobs(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def entropy(logits: NDArray[np.floating]) -> NDArray[np.float64]:
     """-sum_v p_v log p_v = log s + E[-d], in nats. logits [..., V], result [...]."""
     with np.errstate(all="ignore"):
-        values = [math.log1p(row.rest) + row.mean_depth() for row in _rows(logits)]
+        values = [math.log1p(row.rest) + row.mean_depth for row in _rows(logits)]
     return np.array(values).reshape(logits.shape[:-1])
 
 
@@ -135,6 +143,6 @@ def entropy_gradient(
     with np.errstate(all="ignore"):
         for row, up in zip(_rows(logits), upstream.ravel(), strict=True):
             finite_depth = np.where(row.weight > 0, row.depth, 0.0)
-            gradient = -row.weight / row.total * (finite_depth + row.mean_depth())
+            gradient = -row.weight / row.total * (finite_depth + row.mean_depth)
             gradients.append(float(up) * gradient)
     return np.array(gradients).reshape(logits.shape)

@@ -47,6 +47,9 @@ PLANTED_AMONG = 64
 SPECIALS = (0.0, -0.0, 1.0, -1.0, 0.1, -1 / 3, 10.0, -100.0)
 #: What a padded slot holds where it is finite: TRL's mark for an invalid log-prob is 1.
 PADDING = (0.0, 1.0, -7.0, 100.0)
+#: Formats that numpy has: it rounds float64 to them once, as ``round_to`` does, in a tenth of the
+#: time.
+_IN_NUMPY = {"fp16": np.float16, "fp32": np.float32}
 NONFINITE = (np.nan, np.inf, -np.inf)
 
 
@@ -150,8 +153,10 @@ class Draws:
     def rounded(self, x: Vector) -> Vector:
         """On the grid of the format; finite values that exceed it become its largest."""
         largest = self.fmt.largest
-        kept = np.where(np.isinf(x), x, np.clip(x, -largest, largest))
-        rounded: Vector = round_to(torch.from_numpy(kept), self.fmt).numpy()
+        within = np.where(np.isinf(x), x, np.clip(x, -largest, largest))
+        if self.fmt.name in _IN_NUMPY:
+            return within.astype(_IN_NUMPY[self.fmt.name]).astype(np.float64)
+        rounded: Vector = round_to(torch.from_numpy(within), self.fmt).numpy()
         return rounded
 
     def ulps(self, x: Vector | float) -> Vector:

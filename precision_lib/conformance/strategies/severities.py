@@ -32,7 +32,12 @@ _EDGE = {
 }
 
 
+#: Share of a region's examples where a failure fails no run.
+_COST_OF_RANGE = 0.4
+
+
 def with_severity(name: str, region: Region) -> Region:
-    """The region with the severity of its name."""
-    severity = "range" if name in _RANGE else "edge" if name in _EDGE else region.severity
-    return replace(region, severity=severity)
+    """The region with the severity of its name; one of ``range`` gets fewer examples."""
+    if name in _RANGE:
+        return replace(region, severity="range", cost=_COST_OF_RANGE * region.cost)
+    return replace(region, severity="edge" if name in _EDGE else region.severity)
