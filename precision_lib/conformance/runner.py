@@ -110,17 +110,7 @@ def run(
         DeviceLostError: the function ended the device, so that no other check can follow.
     """
     search = _Search(check, function)
-    examples = max(3, round(check.cost * profile.max_examples))
-
-    @hypothesis.seed(zlib.crc32(check.name.encode()) ^ seed)
-    @settings(profile, max_examples=examples)
-    @given(check.cases.map(lambda case: within(case, taken)) if taken else check.cases)
-    def drawn(case: Case) -> None:
-        search.example(case)
-
-    tried: Callable[[], None] = drawn
-    for case in first:
-        tried = example(case)(tried)
+    tried = _test(search, profile, seed, first, taken)
     with (
         _lost_device_first(),
         _imports_left_out(),
@@ -134,13 +124,7 @@ def run(
         except Flaky:
             raise _not_repeated(search) from None
         except ConformanceFailure as smallest:
-            worst = max(failure.times for failure in search.failures.values())
-            if smallest.times < worst:
-                smallest.notes.append(f"largest error met: {worst:.3g} times the limit")
-            smallest.cause = _cause(check, function, smallest)
-            smallest.notes += [*smallest.cause, f"the region: {check.meaning}"]
-            place = place_of(function)
-            smallest.notes += [f"{check.function} is defined at {place}"] if place else []
+            _explain(smallest, search)
             raise
     if changed or moved:
         switches = [f"{name} from {a} to {b}" for name, (a, b) in changed.items()]
@@ -151,6 +135,41 @@ def run(
             f"{check.name} compared nothing in {search.seen.examples} inputs", {}
         )
     return search.seen
+
+
+def _test(
+    search: _Search,
+    profile: settings,
+    seed: int,
+    first: Sequence[Case],
+    taken: Mapping[str, Sequence[Any]],
+) -> Callable[[], None]:
+    """What Hypothesis runs: the cases of the check, ``first`` in front of them."""
+    check = search.check
+    examples = max(3, round(check.cost * profile.max_examples))
+
+    @hypothesis.seed(zlib.crc32(check.name.encode()) ^ seed)
+    @settings(profile, max_examples=examples)
+    @given(check.cases.map(lambda case: within(case, taken)) if taken else check.cases)
+    def drawn(case: Case) -> None:
+        search.example(case)
+
+    tried: Callable[[], None] = drawn
+    for case in first:
+        tried = example(case)(tried)
+    return tried
+
+
+def _explain(smallest: ConformanceFailure, search: _Search) -> None:
+    """Add the largest error met, the cause, the region and the function's place to a failure."""
+    check, function = search.check, search.function
+    worst = max(failure.times for failure in search.failures.values())
+    if smallest.times < worst:
+        smallest.notes.append(f"largest error met: {worst:.3g} times the limit")
+    smallest.cause = _cause(check, function, smallest)
+    smallest.notes += [*smallest.cause, f"the region: {check.meaning}"]
+    place = place_of(function)
+    smallest.notes += [f"{check.function} is defined at {place}"] if place else []
 
 
 def _cause(check: Check, function: Callable[..., Any], failure: ConformanceFailure) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the functions of today's objectives have to return: see ``truth.py``."""
+"""What each function has to return, by its oracle and its bound: see ``truth.py``."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -76,6 +76,32 @@ def _with_upstream(name: str, source: str, exact: Inputs, given: Inputs) -> list
     return [result, _gradient(slope, limit, f"{name}_gradient_bound", given[source])]
 
 
+def _token_logprobs(exact: Inputs, given: Inputs) -> list[Truth]:
+    logits, tokens = exact["logits"], exact["tokens"]
+    want = oracle.token_logprobs(**_numpy(exact))
+    weights = upstream(tokens.shape).double()
+    slope = oracle.token_logprobs_gradient(**_numpy(exact), upstream=weights.numpy())
+    limit = bounds.log_softmax_gradient_bound(logits, tokens, weights)
+    return [
+        _result(
+            want, bounds.log_softmax_bound(logits, torch.from_numpy(want)), "log_softmax_bound"
+        ),
+        _gradient(slope, limit, "log_softmax_gradient_bound", given["logits"]),
+    ]
+
+
+def _kl_penalty(exact: Inputs, given: Inputs) -> list[Truth]:
+    policy, ref, estimator = (exact[k] for k in ("policy_logprobs", "ref_logprobs", "estimator"))
+    weights = upstream(policy.shape).double()
+    pair = policy.numpy(), ref.numpy(), estimator
+    slope = oracle.kl_penalty_gradient(*pair, weights.numpy())
+    limit = bounds.kl_gradient_bound(policy, ref, estimator, weights)
+    return [
+        _result(oracle.kl_penalty(*pair), bounds.kl_bound(policy, ref, estimator), "kl_bound"),
+        _gradient(slope, limit, "kl_gradient_bound", given["policy_logprobs"]),
+    ]
+
+
 def _linear(exact: Inputs, given: Inputs) -> list[Truth]:
     result = _array("linear_token_logprobs", exact, given)[0]
     weights = upstream(result.want.shape).double()
@@ -131,7 +157,10 @@ def _gae(exact: Inputs, given: Inputs) -> list[Truth]:
     return [_result(want, limit, "gae_bound", part) for part, want, limit in parts]
 
 
-_LOSSES = {
+#: Function with a scalar result to the input that it is differentiable in.
+_SCALARS = {
+    "masked_mean": "x",
+    "aggregate": "values",
     "gspo_loss": "logprobs",
     "cispo_loss": "logprobs",
     "dapo_loss": "logprobs",
@@ -140,19 +169,23 @@ _LOSSES = {
 }
 
 TRUTHS: dict[str, Truths] = {
-    "aggregate": partial(_scalar, "aggregate", "values"),
-    "importance_weights": partial(_array, "importance_weights"),
-    "sequence_ratio": partial(_with_upstream, "sequence_ratio", "logprobs"),
-    **{name: partial(_scalar, name, _LOSSES[name]) for name in ("gspo_loss", "cispo_loss")},
-    "dapo_loss": partial(_scalar, "dapo_loss", "logprobs"),
+    "token_logprobs": _token_logprobs,
+    "entropy": partial(_with_upstream, "entropy", "logits"),
+    "kl_penalty": _kl_penalty,
+    "gae": _gae,
+    **{name: partial(_scalar, name, source) for name, source in _SCALARS.items()},
     **{
-        name: partial(_scalar, function, _LOSSES[function])
+        name: partial(_array, name)
+        for name in ("whiten", "group_advantages", "importance_weights", "rloo_advantages")
+    },
+    "sequence_ratio": partial(_with_upstream, "sequence_ratio", "logprobs"),
+    **{
+        name: partial(_scalar, function, _SCALARS[function])
         for name, (function, argument, _) in OPTIONS.items()
         if argument == "denominator"
     },
     "linear_token_logprobs": _linear,
     "token_logprobs_with_temperature": _tempered,
-    "rloo_advantages": partial(_array, "rloo_advantages"),
     "gae_with_bootstrap": _gae,
     "dpo_loss": _dpo,
     "jsd": partial(_with_upstream, "jsd", "student_logits"),
