@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.ppo.advantages import gae, group_advantages
+from precision_lib.faults.arguments import fault_of
+from precision_lib.faults.gae import Gae, Pair
+from precision_lib.faults.losses import PolicyLoss, ValueLoss
+from precision_lib.ppo.advantages import group_advantages
 from precision_lib.ppo.logit_pieces import fp32_or_wider
-from precision_lib.ppo.losses import policy_loss, value_loss
 from precision_lib.ppo.masked import masked_mean, whiten
 
 Dtype = torch.dtype | None
-Pair = tuple[Tensor, Tensor]
 _counts: dict[tuple[int, ...], int] = {}
 _means: dict[str, Any] = {}
 
@@ -94,109 +95,73 @@ def large_groups_in_one_pass(rewards: Tensor, dtype: Dtype = None) -> Tensor:
     return torch.where(std > 0, (r - mean) / std, 0)
 
 
-def values_in_bf16_for_batches(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: Dtype = None,
-) -> Pair:
+@fault_of(Gae)
+def values_in_bf16_for_batches(x: Gae) -> Pair:
     """More than one sequence and 24 tokens: the values pass through bf16."""
-    if len(values) > 1 and values.numel() > 24:
-        values = values.bfloat16().to(values.dtype)
-    return gae(rewards, values, mask, gamma, lam, dtype)
+    if len(x.values) <= 1 or x.values.numel() <= 24:
+        return x.right()
+    return x.right(values=x.values.bfloat16().to(x.values.dtype))
 
 
-def decay_through_holes(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: Dtype = None,
-) -> Pair:
+@fault_of(Gae)
+def decay_through_holes(x: Gae) -> Pair:
     """A masked slot between real tokens is a step of reward 0 and value 0."""
-    r, v = (torch.where(mask, x, 0).to(fp32_or_wider(x)) for x in (rewards, values))
-    full = torch.ones_like(mask)
-    advantages, returns = gae(r, v, full, gamma, lam, dtype)
-    return torch.where(mask, advantages, 0), torch.where(mask, returns, 0)
+    r, v = (torch.where(x.mask, y, 0).to(fp32_or_wider(y)) for y in (x.rewards, x.values))
+    advantages, returns = x.right(rewards=r, values=v, mask=torch.ones_like(x.mask))
+    return torch.where(x.mask, advantages, 0), torch.where(x.mask, returns, 0)
 
 
-def gae_by_powers_of_the_decay(
-    rewards: Tensor,
-    values: Tensor,
-    mask: Tensor,
-    gamma: float,
-    lam: float,
-    dtype: Dtype = None,
-) -> Pair:
+@fault_of(Gae)
+def gae_by_powers_of_the_decay(x: Gae) -> Pair:
     """More than 64 tokens: a sum of c^t delta_t divided by c^t, in FP32, which underflows."""
-    decay, length = gamma * lam, rewards.shape[1]
+    decay, length = x.gamma * x.lam, x.rewards.shape[1]
     if length <= 64 or decay == 0:
-        return gae(rewards, values, mask, gamma, lam, dtype)
-    r, v = (torch.where(mask, x, 0).float() for x in (rewards, values))
-    delta = r + gamma * torch.nn.functional.pad(v[:, 1:], (0, 1)) - v
+        return x.right()
+    r, v = (torch.where(x.mask, y, 0).float() for y in (x.rewards, x.values))
+    delta = r + x.gamma * torch.nn.functional.pad(v[:, 1:], (0, 1)) - v
     power = decay ** torch.arange(length, dtype=torch.float32)
     advantages = (delta * power).flip(-1).cumsum(-1).flip(-1) / power
-    return torch.where(mask, advantages, 0), torch.where(mask, advantages + v, 0)
+    return torch.where(x.mask, advantages, 0), torch.where(x.mask, advantages + v, 0)
 
 
-def _loss_by_autograd(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
-) -> Tensor:
-    """The right loss, with a gradient to each of the three tensors."""
-    new, old, a = (torch.where(mask, x, 0).double() for x in (logprobs, old_logprobs, advantages))
-    ratio = (new - old).exp()
-    terms = torch.min(ratio * a, ratio.clamp(1 - clip_range, 1 + clip_range) * a)
-    return (-terms.sum() / mask.sum().clamp(min=1)).float()
-
-
-def gradient_reaches_the_constants(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
-) -> Tensor:
+@fault_of(PolicyLoss)
+def gradient_reaches_the_constants(x: PolicyLoss) -> Tensor:
     """Old log-probs and advantages that ask for a gradient get one."""
-    if not (old_logprobs.requires_grad or advantages.requires_grad):
-        return policy_loss(logprobs, old_logprobs, advantages, mask, clip_range)
-    return _loss_by_autograd(logprobs, old_logprobs, advantages, mask, clip_range)
+    if not (x.old_logprobs.requires_grad or x.advantages.requires_grad):
+        return x.right()
+    return (x.terms().sum() / x.mask.sum().clamp(min=1)).float()
 
 
-def old_logprobs_in_the_new_format(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
-) -> Tensor:
+@fault_of(PolicyLoss)
+def old_logprobs_in_the_new_format(x: PolicyLoss) -> Tensor:
     """FP32 old log-probs are cast to the bf16 of the new ones."""
-    return policy_loss(logprobs, old_logprobs.to(logprobs.dtype), advantages, mask, clip_range)
+    return x.right(old_logprobs=x.old_logprobs.to(x.logprobs.dtype))
 
 
-def loss_of_the_first_2_15_tokens(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
-) -> Tensor:
+@fault_of(PolicyLoss)
+def loss_of_the_first_2_15_tokens(x: PolicyLoss) -> Tensor:
     """A kernel for at most 32,768 tokens leaves the others out of the sum, and counts them."""
-    kept = torch.arange(mask.numel(), device=mask.device).view(mask.shape) < 2**15
-    reached = mask & kept
-    loss = policy_loss(logprobs, old_logprobs, advantages, reached, clip_range)
-    return loss * (reached.sum().clamp(min=1) / mask.sum().clamp(min=1))
+    first = torch.arange(x.mask.numel(), device=x.mask.device).view(x.mask.shape) < 2**15
+    reached = x.mask & first
+    count = x.mask.sum().clamp(min=1)
+    return x.right(mask=reached) * (reached.sum().clamp(min=1) / count)
 
 
-def nan_lost_in_a_minimum(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
-) -> Tensor:
+@fault_of(PolicyLoss)
+def nan_lost_in_a_minimum(x: PolicyLoss) -> Tensor:
     """fmin takes the other branch where one is NaN, and a NaN ratio is clamped to 1."""
-    new, old, a = (torch.where(x.isnan(), 0, x) for x in (logprobs, old_logprobs, advantages))
-    return policy_loss(new, old, a, mask, clip_range)
+    tensors = {name: getattr(x, name) for name in ("logprobs", "old_logprobs", "advantages")}
+    return x.right(**{name: torch.where(y.isnan(), 0, y) for name, y in tensors.items()})
 
 
-def clip_range_in_fp16(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
-) -> Tensor:
+@fault_of(ValueLoss)
+def clip_range_in_fp16(x: ValueLoss) -> Tensor:
     """The clip range passes through fp16: 1e-6 becomes 9.5e-7, and 1e6 is inf."""
-    narrow = float(torch.tensor(clip_range).half())
-    return value_loss(values, old_values, returns, mask, narrow)
+    return x.right(clip_range=float(torch.tensor(x.clip_range).half()))
 
 
-def value_loss_for_short_batches(
-    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip_range: float
-) -> Tensor:
+@fault_of(ValueLoss)
+def value_loss_for_short_batches(x: ValueLoss) -> Tensor:
     """More than 4,096 tokens take a kernel that adds in bf16."""
-    loss = value_loss(values, old_values, returns, mask, clip_range)
-    return loss if values.numel() <= 4096 else loss.bfloat16().to(loss.dtype)
+    loss = x.right()
+    return loss if x.values.numel() <= 4096 else loss.bfloat16().to(loss.dtype)

@@ -3,186 +3,18 @@
 ``catalogue`` says where each was seen. Log-probs are [B, T]; ``mask`` is True for a real token.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from precision_lib.faults.arguments import Arguments, fault_of
-from precision_lib.ppo.losses import policy_loss, value_loss
+from precision_lib.faults.arguments import fault_of
+from precision_lib.faults.ratios import LARGEST, PairOfLogprobs, lengths
 from precision_lib.ppo.objectives import cispo_loss, dapo_loss, gspo_loss
-from precision_lib.ppo.ratios import importance_weights, sequence_ratio
-
-#: exp of it is finite in float64.
-_LARGEST = 700.0
 
 
 @dataclass(frozen=True)
-class _Pair(Arguments[Tensor]):
-    """New and old log-probs, and the steps of a ratio."""
-
-    logprobs: Tensor
-    old_logprobs: Tensor
-
-    def log_ratio(self, mask: Tensor) -> Tensor:
-        """[B, T] float64, 0 in masked slots."""
-        new, old = (torch.where(mask, x, 0).double() for x in (self.logprobs, self.old_logprobs))
-        return (new - old).clamp(max=_LARGEST)
-
-
-def _lengths(mask: Tensor) -> Tensor:
-    return mask.sum(1).clamp(min=1)
-
-
-@dataclass(frozen=True)
-class SequenceRatio(_Pair):
-    """The arguments of :func:`sequence_ratio`."""
-
-    mask: Tensor
-    original = staticmethod(sequence_ratio)
-
-
-@fault_of(SequenceRatio)
-def ratio_of_the_summed_log_ratio(x: SequenceRatio) -> Tensor:
-    """exp of the sum instead of the mean: 0.05 for 0.99 on 300 tokens."""
-    return x.log_ratio(x.mask).sum(1).exp().float()
-
-
-@fault_of(SequenceRatio)
-def mean_log_ratio_over_all_slots(x: SequenceRatio) -> Tensor:
-    """The sum is divided by T, padding included."""
-    return x.log_ratio(x.mask).mean(1).exp().float()
-
-
-@fault_of(SequenceRatio)
-def mean_of_token_ratios(x: SequenceRatio) -> Tensor:
-    """The arithmetic mean of the tokens' ratios instead of the geometric one."""
-    ratios = torch.where(x.mask, x.log_ratio(x.mask).exp(), 0)
-    return torch.where(x.mask.any(1), ratios.sum(1) / _lengths(x.mask), 1).float()
-
-
-@fault_of(SequenceRatio)
-def root_of_the_product_of_ratios(x: SequenceRatio) -> Tensor:
-    """The product of the tokens' FP32 ratios, which overflows on the way, to the power 1 / n."""
-    return x.log_ratio(x.mask).float().exp().prod(1).pow(1 / _lengths(x.mask))
-
-
-@fault_of(SequenceRatio)
-def sequence_ratio_in_input_dtype(x: SequenceRatio) -> Tensor:
-    """Difference and mean in the format of the log-probs."""
-    d = torch.where(x.mask, x.logprobs, 0) - torch.where(x.mask, x.old_logprobs, 0)
-    return (d.sum(1) / _lengths(x.mask).to(d.dtype)).float().exp()
-
-
-@fault_of(SequenceRatio)
-def sequence_ratio_without_a_gradient(x: SequenceRatio) -> Tensor:
-    """The ratio is taken under no_grad."""
-    return x.right(logprobs=x.logprobs.detach())
-
-
-@dataclass(frozen=True)
-class Weights(Arguments[Tensor]):
-    """The arguments of :func:`importance_weights`, and weights by autograd."""
-
-    train_logprobs: Tensor
-    rollout_logprobs: Tensor
-    mask: Tensor
-    level: str
-    mode: str
-    cap: float
-    original = staticmethod(importance_weights)
-
-    def capped(self, weight: Tensor) -> Tensor:
-        """The weights in their mode, 0 in masked slots."""
-        above = self.cap if self.mode == "truncate" else 0.0
-        return torch.where(self.mask, torch.where(weight > self.cap, above, weight), 0).float()
-
-    def log_ratio(self) -> Tensor:
-        """[B, T] float64, 0 in masked slots."""
-        given = self.train_logprobs, self.rollout_logprobs
-        train, rollout = (torch.where(self.mask, x, 0).double() for x in given)
-        return train - rollout
-
-
-@fault_of(Weights)
-def geometric_weight_for_a_sequence(x: Weights) -> Tensor:
-    """exp of the mean log-ratio where that of the sum was asked for."""
-    return x.right(level="geometric" if x.level == "sequence" else x.level)
-
-
-@fault_of(Weights)
-def sequence_weight_for_a_geometric_one(x: Weights) -> Tensor:
-    """exp of the summed log-ratio where that of the mean was asked for."""
-    return x.right(level="sequence" if x.level == "geometric" else x.level)
-
-
-@fault_of(Weights)
-def token_weights_for_a_sequence(x: Weights) -> Tensor:
-    """The level is ignored: every token gets its own weight."""
-    return x.right(level="token")
-
-
-@fault_of(Weights)
-def rejected_weights_truncated(x: Weights) -> Tensor:
-    """A weight above the cap becomes the cap where it should be 0."""
-    return x.right(mode="truncate")
-
-
-@fault_of(Weights)
-def tokens_capped_before_their_product(x: Weights) -> Tensor:
-    """Every token's ratio is capped before the ratios of the sequence are multiplied."""
-    if x.level != "sequence":
-        return x.right()
-    capped = x.log_ratio().clamp(max=torch.tensor(x.cap).log().item())
-    return x.capped(capped.sum(1, keepdim=True).exp().expand(x.mask.shape))
-
-
-@fault_of(Weights)
-def rejected_infinity_times_zero(x: Weights) -> Tensor:
-    """The weight is multiplied by whether it is kept: inf * 0 in FP32."""
-    if x.mode == "truncate":
-        return x.right()
-    weight = replace(x, mode="truncate", cap=float("inf")).right()
-    return weight * (weight <= x.cap)
-
-
-@fault_of(Weights)
-def broken_forward_rejected(x: Weights) -> Tensor:
-    """What is not known to be below the cap is rejected: NaN becomes 0, and the step goes on."""
-    weight = x.right()
-    return torch.where(weight <= x.cap, weight, 0)
-
-
-@fault_of(Weights)
-def inverted_weights(x: Weights) -> Tensor:
-    """Rollout over train instead of train over rollout."""
-    return x.right(train_logprobs=x.rollout_logprobs, rollout_logprobs=x.train_logprobs)
-
-
-@fault_of(Weights)
-def weights_with_a_gradient(x: Weights) -> Tensor:
-    """The weight is not detached: the correction is trained as well."""
-    if x.level != "token":
-        return x.right()
-    return x.capped(x.log_ratio().clamp(max=_LARGEST).exp())
-
-
-@fault_of(Weights)
-def masked_tokens_weigh_one(x: Weights) -> Tensor:
-    """A masked slot keeps the weight exp(0)."""
-    return torch.where(x.mask, x.right(), 1)
-
-
-@fault_of(Weights)
-def normalised_weights(x: Weights) -> Tensor:
-    """The weights are divided by their mean over real tokens, without being asked to."""
-    weight = x.right()
-    return weight / (weight.sum() / x.mask.sum().clamp(min=1)).clamp(min=1e-8)
-
-
-@dataclass(frozen=True)
-class Clipped(_Pair):
+class Clipped(PairOfLogprobs):
     """The arguments of a clipped loss, and its steps."""
 
     advantages: Tensor
@@ -220,7 +52,7 @@ class Gspo(Clipped):
 @fault_of(Gspo)
 def gspo_exponent_without_a_clamp(x: Gspo) -> Tensor:
     """exp of a mean log-ratio of 100 in FP32: a finite loss, a NaN gradient."""
-    mean = (x.log_ratio(x.mask).sum(1) / _lengths(x.mask)).float()
+    mean = (x.log_ratio(x.mask).sum(1) / lengths(x.mask)).float()
     return x.over(x.surrogate(mean.exp(), x.real_advantages().float()))
 
 
@@ -228,20 +60,20 @@ def gspo_exponent_without_a_clamp(x: Gspo) -> Tensor:
 def gspo_of_token_ratios(x: Gspo) -> Tensor:
     """Every token is clipped by its own ratio, as in PPO."""
     terms = x.surrogate(x.log_ratio(x.mask).exp(), x.real_advantages()[:, None])
-    return x.over(torch.where(x.mask, terms, 0).sum(1) / _lengths(x.mask))
+    return x.over(torch.where(x.mask, terms, 0).sum(1) / lengths(x.mask))
 
 
 @fault_of(Gspo)
 def gspo_of_the_summed_log_ratio(x: Gspo) -> Tensor:
     """The ratio of the response is not taken to the power 1 / n."""
-    ratio = x.log_ratio(x.mask).sum(1).clamp(max=_LARGEST).exp()
+    ratio = x.log_ratio(x.mask).sum(1).clamp(max=LARGEST).exp()
     return x.over(x.surrogate(ratio, x.real_advantages()))
 
 
 @fault_of(Gspo)
 def gspo_mean_over_tokens(x: Gspo) -> Tensor:
     """A response weighs by its length."""
-    ratio = (x.log_ratio(x.mask).sum(1) / _lengths(x.mask)).exp()
+    ratio = (x.log_ratio(x.mask).sum(1) / lengths(x.mask)).exp()
     terms = x.surrogate(ratio, x.real_advantages()) * x.mask.sum(1)
     return x.over(terms * x.count() / x.mask.sum().clamp(min=1))
 
@@ -256,8 +88,8 @@ def gspo_gradient_of_every_token_whole(x: Gspo) -> Tensor:
 @fault_of(Gspo)
 def gspo_centred_before_masking(x: Gspo) -> Tensor:
     """The mean log-ratio of all slots is subtracted before the mask is applied."""
-    d = (x.logprobs - x.old_logprobs).double().clamp(max=_LARGEST)
-    ratio = (torch.where(x.mask, d - d.mean(), 0).sum(1) / _lengths(x.mask)).exp()
+    d = (x.logprobs - x.old_logprobs).double().clamp(max=LARGEST)
+    ratio = (torch.where(x.mask, d - d.mean(), 0).sum(1) / lengths(x.mask)).exp()
     return x.over(x.surrogate(ratio, x.real_advantages()))
 
 
@@ -339,7 +171,7 @@ def dapo_mean_of_sequence_means(x: Dapo) -> Tensor:
     terms = torch.where(x.mask, x.surrogate(x.log_ratio(x.mask).exp(), x.real_advantages()), 0)
     if x.dual_clip or x.denominator:
         return x.right()
-    return ((terms.sum(1) / _lengths(x.mask)).sum() / x.mask.any(1).sum().clamp(min=1)).float()
+    return ((terms.sum(1) / lengths(x.mask)).sum() / x.mask.any(1).sum().clamp(min=1)).float()
 
 
 @fault_of(Dapo)
@@ -415,68 +247,3 @@ def cispo_of_the_ratio(x: Cispo) -> Tensor:
 def cispo_denominator_ignored(x: Cispo) -> Tensor:
     """Every micro-batch divides by its own tokens."""
     return x.right(denominator=None)
-
-
-@dataclass(frozen=True)
-class PolicyPart(Arguments[Tensor]):
-    """The arguments of :func:`policy_loss` on a part of a batch."""
-
-    logprobs: Tensor
-    old_logprobs: Tensor
-    advantages: Tensor
-    mask: Tensor
-    clip_range: float
-    denominator: float | None = None
-    original = staticmethod(policy_loss)
-
-
-@fault_of(PolicyPart)
-def policy_denominator_ignored(x: PolicyPart) -> Tensor:
-    """Every micro-batch divides by its own tokens."""
-    return x.right(denominator=None)
-
-
-@fault_of(PolicyPart)
-def policy_mean_of_sequence_means_in_a_part(x: PolicyPart) -> Tensor:
-    """With a denominator the means of the sequences are summed, each times its slots."""
-    if x.denominator is None:
-        return x.right()
-    rows: list[Any] = [
-        x.right(
-            logprobs=x.logprobs[b : b + 1],
-            old_logprobs=x.old_logprobs[b : b + 1],
-            advantages=x.advantages[b : b + 1],
-            mask=x.mask[b : b + 1],
-            denominator=None,
-        )
-        for b in range(len(x.mask))
-    ]
-    return torch.stack(rows).sum() * (x.mask.sum() / len(rows)) / x.denominator
-
-
-@dataclass(frozen=True)
-class ValuePart(Arguments[Tensor]):
-    """The arguments of :func:`value_loss` on a part of a batch."""
-
-    values: Tensor
-    old_values: Tensor
-    returns: Tensor
-    mask: Tensor
-    clip_range: float
-    denominator: float | None = None
-    original = staticmethod(value_loss)
-
-
-@fault_of(ValuePart)
-def value_denominator_ignored(x: ValuePart) -> Tensor:
-    """The critic's loss is a mean in every micro-batch: K times the loss of the whole."""
-    return x.right(denominator=None)
-
-
-@fault_of(ValuePart)
-def value_loss_nan_without_a_token(x: ValuePart) -> Tensor:
-    """A rank whose part is padding alone divides 0 by 0."""
-    if x.denominator is None:
-        return x.right()
-    own = x.mask.sum()
-    return x.right(denominator=None) * (own / own) * own / x.denominator

@@ -10,18 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from precision_lib.ppo.kl import kl_penalty
+from precision_lib.faults.arguments import fault_of
+from precision_lib.faults.kl import Kl
 from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.logprobs import token_logprobs
 from precision_lib.ppo.policy_entropy import entropy
 
 Dtype = torch.dtype | None
 _BLOCK = 1024
-
-
-def _chosen(x: Tensor, tokens: Tensor) -> Tensor:
-    """x[b, t, tokens[b, t]]."""
-    return x.gather(-1, tokens.long().unsqueeze(-1)).squeeze(-1)
 
 
 def logprobs_detached(logits: Tensor, tokens: Tensor, dtype: Dtype = None) -> Tensor:
@@ -138,37 +134,31 @@ def entropy_in_bf16_for_long_rows(logits: Tensor) -> Tensor:
     return entropy(logits).bfloat16().to(fp32_or_wider(logits))
 
 
-def textbook_k3_of_many_tokens(
-    policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: str, dtype: Dtype = None
-) -> Tensor:
+@fault_of(Kl)
+def textbook_k3_of_many_tokens(x: Kl) -> Tensor:
     """More than 32 tokens take a kernel with exp(-d) - 1 + d in bf16."""
-    if estimator != "k3" or policy_logprobs.numel() <= 32:
-        return kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
-    d = (policy_logprobs.float() - ref_logprobs.float()).bfloat16()
-    return ((-d).exp() - 1 + d).to(dtype or fp32_or_wider(policy_logprobs))
+    if x.estimator != "k3" or x.policy_logprobs.numel() <= 32:
+        return x.right()
+    d = (x.policy_logprobs.float() - x.ref_logprobs.float()).bfloat16()
+    return ((-d).exp() - 1 + d).to(x.dtype or fp32_or_wider(x.policy_logprobs))
 
 
-def k3_lost_below_9e_7(
-    policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: str, dtype: Dtype = None
-) -> Tensor:
+@fault_of(Kl)
+def k3_lost_below_9e_7(x: Kl) -> Tensor:
     """k3 is 0 where |d| is below 9e-7."""
-    result = kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
-    d = policy_logprobs.detach().double() - ref_logprobs.detach().double()
-    return torch.where((d.abs() < 9e-7) & (estimator == "k3"), result * 0, result)
+    result = x.right()
+    d = x.policy_logprobs.detach().double() - x.ref_logprobs.detach().double()
+    return torch.where((d.abs() < 9e-7) & (x.estimator == "k3"), result * 0, result)
 
 
-def reference_in_the_policys_format(
-    policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: str, dtype: Dtype = None
-) -> Tensor:
+@fault_of(Kl)
+def reference_in_the_policys_format(x: Kl) -> Tensor:
     """FP32 reference log-probs are cast to the format of the policy's."""
-    wanted = dtype or fp32_or_wider(policy_logprobs, ref_logprobs)
-    cast = ref_logprobs.to(policy_logprobs.dtype)
-    return kl_penalty(policy_logprobs, cast, estimator, wanted)
+    return x.right(ref_logprobs=x.ref_logprobs.to(x.policy_logprobs.dtype), dtype=x.wanted)
 
 
-def kl_detached(
-    policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: str, dtype: Dtype = None
-) -> Tensor:
+@fault_of(Kl)
+def kl_detached(x: Kl) -> Tensor:
     """The KL is computed under no_grad: the penalty never pulls the policy back."""
     with torch.no_grad():
-        return kl_penalty(policy_logprobs, ref_logprobs, estimator, dtype)
+        return x.right()
