@@ -71,18 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except KeyboardInterrupt:
-        kept = getattr(options, "kept", "cells that were finished are in cells.jsonl")
-        return fail(INTERNAL, f"interrupted; {kept}")
+        saved = getattr(options, "kept", "cells that were finished are in cells.jsonl")
+        return fail(INTERNAL, f"interrupted; {saved}")
     except Exception as error:
         from precision_lib.forensics.statistics import NothingComparedError
 
         if isinstance(error, NothingComparedError):
             return fail(INCONCLUSIVE, str(error))
-        kept = getattr(options, "kept", "cells that were finished are in cells.jsonl")
+        saved = getattr(options, "kept", "cells that were finished are in cells.jsonl")
         if isinstance(error, OSError):
-            return fail(INTERNAL, f"{error}; {kept}")
+            return fail(INTERNAL, f"{error}; {saved}")
         if type(error).__name__ == "OutOfMemoryError":  # torch is not imported here
-            return fail(INTERNAL, f"out of memory ({error}); {kept}; use a smaller --batch_size")
+            return fail(INTERNAL, f"out of memory ({error}); {saved}; use a smaller --batch_size")
         traceback.print_exc()
         return fail(INTERNAL, f"internal error: {error}")
 

@@ -61,8 +61,8 @@ def scales(x: Tensor, how: Scaled) -> Tensor:
     blocks = padded.view(padded.shape[0] // rows, rows, padded.shape[1] // columns, columns)
     largest = blocks.amax((1, 3))
     smallest = torch.finfo(torch.float32).tiny
-    found = (largest / how.largest).clamp(min=smallest)
-    return torch.where(largest == 0, torch.ones_like(found), found)
+    scale = (largest / how.largest).clamp(min=smallest)
+    return torch.where(largest == 0, torch.ones_like(scale), scale)
 
 
 def spread(scale: Tensor, shape: torch.Size, how: Scaled) -> Tensor:

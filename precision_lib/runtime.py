@@ -181,16 +181,16 @@ def state_put_back() -> Iterator[dict[str, tuple[Any, Any]]]:
         A dict that holds, on leaving, name to (before, after) of each switch that was changed.
     """
     switches = {name: (read, write) for name, (read, write, _) in _switches().items()} | _modes()
-    found = {name: read() for name, (read, _) in switches.items()}
+    before = {name: read() for name, (read, _) in switches.items()}
     generators = _generator_states()
     changed: dict[str, tuple[Any, Any]] = {}
     try:
         yield changed
     finally:
         for name, (read, write) in switches.items():
-            if read() != found[name]:
-                changed[name] = (found[name], read())
-                write(found[name])
+            if read() != before[name]:
+                changed[name] = (before[name], read())
+                write(before[name])
         for restore, state in generators:
             restore(state)
 
@@ -213,12 +213,12 @@ def deterministic(seed: int = 0, *, native_products: bool = False) -> Iterator[N
         RuntimeError: CUDA multiplied in this process before ``CUBLAS_WORKSPACE_CONFIG`` was set.
     """
     switches = _switches()
-    found = {name: read() for name, (read, _, _) in switches.items()}
+    before = {name: read() for name, (read, _, _) in switches.items()}
     generators = _generator_states()
     os.environ.setdefault(WORKSPACE, VARIABLES[WORKSPACE])  # in time before the first product
     try:
         for name, (_, write, wanted) in switches.items():
-            if found[name] != wanted:
+            if before[name] != wanted:
                 write(wanted)
         if torch.cuda.is_initialized():
             _check_products()
@@ -234,8 +234,8 @@ def deterministic(seed: int = 0, *, native_products: bool = False) -> Iterator[N
             yield
     finally:
         for name, (read, write, _) in switches.items():
-            if read() != found[name]:
-                write(found[name])
+            if read() != before[name]:
+                write(before[name])
         for restore, state in generators:
             restore(state)
 

@@ -26,9 +26,9 @@ def masked_mean_bound(x: Tensor, mask: Tensor, fmt: Format = FP32) -> Tensor:
     Returns:
         Scalar, float64; 0 for an empty mask.
     """
-    kept = x[mask].double()
-    bound = mean_bound(float(kept.abs().sum()), kept.numel(), fmt, mask.numel())
-    overflows = kept.numel() > 0 and float(kept.mean().abs()) + bound > fmt.largest
+    real = x[mask].double()
+    bound = mean_bound(float(real.abs().sum()), real.numel(), fmt, mask.numel())
+    overflows = real.numel() > 0 and float(real.mean().abs()) + bound > fmt.largest
     return torch.tensor(torch.inf if overflows else bound, dtype=torch.float64)
 
 

@@ -64,14 +64,14 @@ def _recommend(options: argparse.Namespace) -> int:
     point, record, shape = _checked(options)
     try:
         record = record or _measured(options)
-        found = answer(record, shape, point, options.hardware, options.by)
+        advice = answer(record, shape, point, options.hardware, options.by)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    files = write_recommendation(found, options.output_dir, options.json, options.markdown)
-    print_lines(recommendation_lines(found))
+    files = write_recommendation(advice, options.output_dir, options.json, options.markdown)
+    print_lines(recommendation_lines(advice))
     print(f"\nanswer: {files[0]}; {_picture(files)}")  # noqa: T201
     codes = {RECOMMENDED: OK, NONE_HEALTHY: REGRESSION, UNDECIDED: INCONCLUSIVE}
-    return codes[found.choice.verdict]
+    return codes[advice.choice.verdict]
 
 
 def _picture(files: list[Path]) -> str:

@@ -56,13 +56,13 @@ def _sweep(options: argparse.Namespace) -> int:
 
     plan, resources = _asked_for(options)
     refusals = (PlanError, ExecutorError, StateError, SummaryError)
-    here = resources.executor == LOCAL
+    local = resources.executor == LOCAL
     with stop_requests() as stop:
         try:
             record = run_sweep(
                 plan,
                 executor(plan, resources, stop),
-                origin=lambda: _loaded(lambda: check_models(plan, here=here)),
+                origin=lambda: _loaded(lambda: check_models(plan, here=local)),
                 fresh=options.fresh,
                 say=_say,
             )

@@ -43,44 +43,44 @@ def foreign(record: Record, baseline: Baseline) -> list[str]:
     now, before = record.context, baseline.context
     if now.device is None:
         return ["the run measured nothing: it names no device"]
-    found = foreign_context(now, baseline)
+    reasons = foreign_context(now, baseline)
     unsaid = [
         key
         for key in (*_SETTINGS, *_MODELS)
         if before.part(key) is not None and now.part(key) is None
     ]
     if record.cells and baseline.cells and unsaid:
-        found.append(f"other settings: this run does not say its {_some(unsaid)}")
-    return found
+        reasons.append(f"other settings: this run does not say its {_some(unsaid)}")
+    return reasons
 
 
 def foreign_context(now: Context, baseline: Baseline) -> list[str]:
     """:func:`foreign`, of the parts of the context that both state."""
-    found, before = [], baseline.context
+    reasons, before = [], baseline.context
     if device_class(now) != baseline.device_class:
-        found.append(
+        reasons.append(
             f"foreign device class: the baseline is of {baseline.device_class}, this run of "
             f"{device_class(now)}; give the baseline of {device_class(now)}"
         )
-    found += _other_models(now, before)
+    reasons += _other_models(now, before)
     old, new = dict(_settings(before)), dict(_settings(now))
     other = sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
     if "budget" in other:  # then all the rest differs too
         other = ["budget"]
     if other:
         shown = [f"{name} {old[name]} -> {new[name]}" for name in other]
-        found.append(f"other settings than the baseline's: {_some(shown, 3)}")
-    return found
+        reasons.append(f"other settings than the baseline's: {_some(shown, 3)}")
+    return reasons
 
 
 def _other_models(now: Context, before: Context) -> Iterator[str]:
     for key, name in _MODELS.items():
-        here: Model | None = getattr(now, key)
+        mine: Model | None = getattr(now, key)
         there: Model | None = getattr(before, key)
-        if here and there and here.sha256 != there.sha256:
+        if mine and there and mine.sha256 != there.sha256:
             yield (
                 f"other model: {name} of the baseline is {there.name} "
-                f"({str(there.sha256)[:12]}), of this run {here.name} ({str(here.sha256)[:12]})"
+                f"({str(there.sha256)[:12]}), of this run {mine.name} ({str(mine.sha256)[:12]})"
             )
 
 
@@ -103,24 +103,24 @@ def changed_matrix(record: Record, baseline: Baseline) -> list[str]:
 
 def untrustworthy(record: Record) -> list[str]:
     """Why this run is no measurement, whatever it is compared with."""
-    found = []
+    reasons = []
     if record.planted_fault:
-        found.append(f"{record.planted_fault} was planted: this run is not a measurement")
+        reasons.append(f"{record.planted_fault} was planted: this run is not a measurement")
     missing = record.missing
     if missing:
-        found.append(f"incomplete: {len(missing)} cells were not measured: {_some(missing)}")
+        reasons.append(f"incomplete: {len(missing)} cells were not measured: {_some(missing)}")
     if record.cells and not record.expected:
-        found.append("incomplete: the run does not say which cells it set out to measure")
-    found += _not_as_configured(record)
+        reasons.append("incomplete: the run does not say which cells it set out to measure")
+    reasons += _not_as_configured(record)
     for hypothesis in record.measured_hypotheses:
         limit = record.thresholds[hypothesis].limit
         highest = max(record.golden_floors(hypothesis), default=0.0)
         if highest >= limit:
-            found.append(
+            reasons.append(
                 f"noise above the margin: {hypothesis} in FP32 differs by {highest:.2g} between "
                 f"two batch shapes on this device, the limit is {limit:.2g}: look for TF32"
             )
-    return found
+    return reasons
 
 
 def _not_as_configured(record: Record) -> Iterator[str]:
@@ -137,13 +137,13 @@ def _not_as_configured(record: Record) -> Iterator[str]:
 
 def elsewhere(record: Record, baseline: Baseline) -> list[str]:
     """Cells that were measured at another operating point, or without saying in which formats."""
-    found = []
+    reasons = []
     for cell in record.cells:
         known = baseline.cell(*cell.key)
         before, after = known.true_kl if known else None, cell.evidence.true_kl
         far = before and (not after or not 1 / _FARTHEST_KL < after / before < _FARTHEST_KL)
         if far and any(row.kl_exponent for row in DIRECTIONS[cell.hypothesis].values()):
-            found.append(
+            reasons.append(
                 f"other operating point: {cell.name} at a true KL of {after}, was {before:.3g}"
             )
     seen, were = (x.context.observed_formats for x in (record, baseline))
@@ -152,8 +152,8 @@ def elsewhere(record: Record, baseline: Baseline) -> list[str]:
         f"{c} {x}" for c in sorted(measured) for x in were.get(c, {}) if x not in seen.get(c, {})
     ]
     if gone and len(record.cells) >= sum(map(len, baseline.cells.values())):
-        found.append(f"formats that were not observed: {_some(gone)}")
-    return found
+        reasons.append(f"formats that were not observed: {_some(gone)}")
+    return reasons
 
 
 def unmatched(record: Record, baseline: Baseline) -> list[str]:
@@ -171,14 +171,16 @@ def unmatched(record: Record, baseline: Baseline) -> list[str]:
     tested, known = _functions(record.conformance), _functions(baseline.conformance)
     missing = sorted({*_only_in(now, before), *(tested - known)})
     unused = sorted({*_only_in(before, now), *(known - tested)})
-    found = []
+    reasons = []
     if missing:
-        found.append(f"missing entries: the baseline does not know {_some(missing)}; make it again")
+        reasons.append(
+            f"missing entries: the baseline does not know {_some(missing)}; make it again"
+        )
     if unused:
-        found.append(
+        reasons.append(
             f"unused entries: the baseline has {_some(unused)}, which this run did not measure"
         )
-    return found
+    return reasons
 
 
 def new_hypotheses(record: Record, baseline: Baseline) -> dict[str, int]:
@@ -215,12 +217,12 @@ def fewer(counts: Iterable[Count], context: Context) -> list[str]:
     Args:
         context: of this run.
     """
-    found: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for hypothesis, configuration, metric, before, after in counts:
         if not after or after < before - _chance(hypothesis, metric, context):
             short = f"{hypothesis} {metric} compared {after}, the baseline {before}"
-            found.setdefault(short, []).append(configuration)
-    return [f"fewer elements: {short}, in {_some(names, 3)}" for short, names in found.items()]
+            names_of.setdefault(short, []).append(configuration)
+    return [f"fewer elements: {short}, in {_some(names, 3)}" for short, names in names_of.items()]
 
 
 def _chance(hypothesis: str, metric: str, context: Context) -> float:

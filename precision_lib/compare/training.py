@@ -43,13 +43,13 @@ def training_summary(sweep: Sweep | None) -> TrainingSummary | None:
     cells = sweep.evidence.cells
     # The intervals pool what configurations and seeds leave over, see sweep/blocks.py.
     clusters = (len(cells) - 1) * (len(sweep.evidence.seeds) - 1) + 1
-    kept = {}
+    outcomes = {}
     for cell in cells:
         lost = {n: replace(m, clusters=clusters) for n, m in cell.metrics.items() if n == DAMAGE}
         failed = sum(status != COMPLETED for status in cell.statuses.values())
-        kept[cell.configuration] = TrainedCell(failed, len(cell.statuses), lost)
+        outcomes[cell.configuration] = TrainedCell(failed, len(cell.statuses), lost)
     settings = {k: v for k, v in encode(sweep.settings).items() if k != "seed"}
-    return TrainingSummary(settings, sweep.max_steps, kept)
+    return TrainingSummary(settings, sweep.max_steps, outcomes)
 
 
 def compare_training(sweep: Sweep | None, known: TrainingSummary | None) -> Comparison:

@@ -43,8 +43,8 @@ def rank_inversions(got: Tensor, want: Tensor) -> float:
     above = want[:, :, None] > want[:, None, :]
     if not above.any():
         raise ValueError("no pair of a group differs")
-    kept = got[:, :, None] > got[:, None, :]
-    return float((~kept)[above].double().mean())
+    in_order = got[:, :, None] > got[:, None, :]
+    return float((~in_order)[above].double().mean())
 
 
 def gradient_cosine(got: Tensor, want: Tensor) -> float:

@@ -87,10 +87,10 @@ def _token_by_token(name: str, function: Function, inputs: Inputs) -> list[str]:
     for place in places:
         mask = torch.zeros_like(inputs["mask"])
         mask[place] = True
-        said = _alone(name, function, dict(inputs) | {"mask": mask})
-        if said:
+        wrong = _alone(name, function, dict(inputs) | {"mask": mask})
+        if wrong:
             shown = ", ".join(f"{k} {v:.9g}" for k, v in _values_at(inputs, place).items())
-            return [f"token {list(place)} alone is wrong: {said} ({shown})"]
+            return [f"token {list(place)} alone is wrong: {wrong} ({shown})"]
     return ["the result is right for each token alone: look at the sum, the count, the gradient"]
 
 

@@ -26,7 +26,7 @@ Measured = dict[str, float]
 
 def measure(functions: Mapping[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
     """Function of PPO to format to figures, or what was raised; what one leaves is undone."""
-    found: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Any]] = {}
     for name in filter(_SCENES.__contains__, functions):
         function = functions[name]
         for fmt in FORMATS_MEASURED:
@@ -37,8 +37,8 @@ def measure(functions: Mapping[str, Callable[..., Any]]) -> dict[str, dict[str, 
                 raise
             except BaseException as error:  # somebody's function may leave the process or skip
                 figures = {"raised": f"{type(error).__name__}: {error}"}
-            found.setdefault(name, {})[fmt] = figures
-    return found
+            measured.setdefault(name, {})[fmt] = figures
+    return measured
 
 
 def _draws(seed: int) -> Callable[..., Tensor]:

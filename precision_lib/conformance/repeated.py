@@ -51,10 +51,12 @@ def _overwritten(name: str, function: Function, inputs: Inputs, other: Inputs) -
     for key, value in other.items():
         if isinstance(value, Tensor):
             given[key].copy_(value)
-    kept = returned(name, function, given, other, torch.no_grad)
+    earlier = returned(name, function, given, other, torch.no_grad)
     fresh = {k: v.clone() if isinstance(v, Tensor) else v for k, v in other.items()}
     wanted = returned(name, function, fresh, other, torch.no_grad)
-    pairs = [(kept, wanted)] if isinstance(kept, Tensor) else zip(kept, wanted, strict=True)
+    pairs = (
+        [(earlier, wanted)] if isinstance(earlier, Tensor) else zip(earlier, wanted, strict=True)
+    )
     for got, want in pairs:
         if isinstance(got, Tensor) and not equal_bits(got, want):
             what = "tensors that were overwritten since an earlier call give the earlier result"

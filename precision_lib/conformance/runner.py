@@ -219,9 +219,9 @@ def _not_repeated(search: _Search) -> ConformanceFailure:
     first = next(iter(search.failures.values()), None)
     if first is None:
         return ConformanceFailure(what, {})
-    found = ConformanceFailure(f"{what}; at first: {first.args[0]}", first.inputs, first.times)
-    found.recipe, found.drawn = first.recipe, first.drawn
-    return found
+    failure = ConformanceFailure(f"{what}; at first: {first.args[0]}", first.inputs, first.times)
+    failure.recipe, failure.drawn = first.recipe, first.drawn
+    return failure
 
 
 def on_device(name: str, function: Callable[..., Any], device: str) -> Callable[..., Any]:

@@ -73,8 +73,8 @@ def without_masked_slots(mask: Tensor) -> list[Part]:
     """Masked slots taken out, also between real tokens; rows filled up at the right."""
     order = (~mask).to(torch.int8).argsort(dim=1, stable=True)
     slots = _slots(mask).gather(1, order)
-    kept = torch.where(mask.gather(1, order), slots, -1)
-    return [kept[:, : max(int(mask.sum(1).max()), 1)]]
+    real_slots = torch.where(mask.gather(1, order), slots, -1)
+    return [real_slots[:, : max(int(mask.sum(1).max()), 1)]]
 
 
 def doubled_masked_slots(mask: Tensor) -> list[Part]:

@@ -51,8 +51,8 @@ def integers_inverted(x: Tensor, mask: Tensor) -> Tensor:
 
 def only_the_first_2_22_tokens(x: Tensor, mask: Tensor) -> Tensor:
     """A kernel for at most 2^22 elements leaves the rest out of the sum, and counts it."""
-    kept = torch.arange(x.numel(), device=x.device).view(x.shape) < 2**22
-    total = torch.where(mask & kept, x, 0).sum(dtype=torch.float64)
+    first = torch.arange(x.numel(), device=x.device).view(x.shape) < 2**22
+    total = torch.where(mask & first, x, 0).sum(dtype=torch.float64)
     return (total / mask.sum().clamp(min=1)).to(fp32_or_wider(x))
 
 

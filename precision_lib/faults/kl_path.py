@@ -18,8 +18,8 @@ def log_of_softmax(logits: Tensor, tokens: Tensor, dtype: torch.dtype | None = N
 def bf16_running_sum(x: Tensor, mask: Tensor) -> Tensor:
     """The sum is carried from micro-batch to micro-batch in bf16."""
     total = torch.zeros((), dtype=torch.bfloat16, device=x.device)
-    kept = torch.where(mask, x, torch.zeros_like(x)).to(torch.bfloat16).flatten()
-    for part in torch.split(kept, 64):  # micro-batches
+    real = torch.where(mask, x, torch.zeros_like(x)).to(torch.bfloat16).flatten()
+    for part in torch.split(real, 64):  # micro-batches
         total = total + part.sum()
     return (total / mask.sum()).float()
 

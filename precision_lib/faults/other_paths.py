@@ -69,8 +69,8 @@ def nan_from_an_excluded_first_block(logits: Tensor, tokens: Tensor, dtype: Dtyp
 
 def entries_beyond_2_18_dropped(logits: Tensor, tokens: Tensor, dtype: Dtype = None) -> Tensor:
     """A kernel for at most 2^18 entries leaves the rest of a row out."""
-    kept = logits[..., : 2**18]
-    return token_logprobs(kept, tokens.clamp(max=kept.shape[-1] - 1), dtype)
+    first = logits[..., : 2**18]
+    return token_logprobs(first, tokens.clamp(max=first.shape[-1] - 1), dtype)
 
 
 def rows_beyond_65535_skipped(logits: Tensor, tokens: Tensor, dtype: Dtype = None) -> Tensor:

@@ -78,9 +78,9 @@ def score(
         mask, count = group.mask[:, 1:].cpu(), len(group.tokens)
         micro = batches_of_run(rows_per_forward(group.tokens.shape[1], model), count, run)
         in_rows = None if see is None else partial(_see_in_rows, see, group.length)
-        found = forced(model, group.tokens, mask, micro, kl_formats=kl_formats, see=in_rows)
-        seen |= set(found.logits.split("+"))
-        for fmt, x in found.logprobs.items():
+        scored = forced(model, group.tokens, mask, micro, kl_formats=kl_formats, see=in_rows)
+        seen |= set(scored.logits.split("+"))
+        for fmt, x in scored.logprobs.items():
             logprobs[fmt].append(x[mask])
     buffers = {observed_format(b) for b in model.buffers() if b.is_floating_point()}
     return ScoredTokens(
@@ -299,7 +299,7 @@ class Forwards:
 
     def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
         """Forwards that H1 takes for ``configurations``, for a progress bar."""
-        policies, kept = len(self.given.scales), self._keeps_logits()
+        policies, keeps = len(self.given.scales), self._keeps_logits()
         roles = {(POLICY, c.forward_format(POLICY)) for c in configurations} | {
             (REFERENCE, c.forward_format(REFERENCE)) for c in configurations
         }
@@ -308,7 +308,7 @@ class Forwards:
         executed = {model_formats(c) for c in configurations} - {(GOLDEN, GOLDEN)}
         # A kept pair is a forward of the policy, of which the first gives log-probs as well.
         of_policies = len({policy for policy, _ in executed} - {GOLDEN})
-        pairs = 1 + len(executed) - of_policies if kept else policies + 1 + len(executed)
+        pairs = 1 + len(executed) - of_policies if keeps else policies + 1 + len(executed)
         return scored + pairs + 2  # the two that the irrelevant control runs again
 
 

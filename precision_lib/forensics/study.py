@@ -138,7 +138,7 @@ class Study(ABC):
         pure, promoted, demoted = (self.sums(c) for c in self.looked_at)
         usual, fewer = self.repeated(self.looked_at[0], FIRST)
         unrelated, _ = self.repeated(get_configuration(decision.irrelevant), AGAIN)
-        found = {
+        contrasts = {
             "promotion_damage_healed": paired.healed(pure, promoted, decision.metric),
             "demotion_damage_added": paired.difference(
                 demoted, self.sums(REFERENCE_RUN), decision.metric
@@ -148,8 +148,10 @@ class Study(ABC):
             ),
         }
         if decision.symptom:
-            found["promotion_symptom_removed"] = paired.difference(pure, promoted, decision.symptom)
-        return found
+            contrasts["promotion_symptom_removed"] = paired.difference(
+                pure, promoted, decision.symptom
+            )
+        return contrasts
 
     def verdict(self) -> HypothesisVerdict:
         """The hypothesis verdict from promotion, demotion and controls."""

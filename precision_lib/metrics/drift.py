@@ -83,8 +83,8 @@ def sequence_sums(error: Array) -> dict[str, Array]:
     if error.ndim != 2 or error.size == 0:
         raise ValueError(f"expected errors [N, T] of at least one token, got shape {error.shape}")
     finite = np.isfinite(error)
-    kept = np.where(finite, error, 0.0)
-    accumulated = kept.cumsum(1)
+    finite_error = np.where(finite, error, 0.0)
+    accumulated = finite_error.cumsum(1)
     final = accumulated[:, -1]
     weight = relative_weights(final)
     count, length = error.shape
@@ -93,13 +93,13 @@ def sequence_sums(error: Array) -> dict[str, Array]:
         "tokens": np.full(count, float(length)),
         "nonfinite": (~finite).sum(1).astype(np.float64),
         "error": final,
-        "error2": (kept**2).sum(1),
+        "error2": (finite_error**2).sum(1),
         "final2": final**2,
         "weight": weight,
         "weight2": weight**2,
     }
     sums |= {f"accumulated2@{t}": accumulated[:, t - 1] ** 2 for t in positions(length)}
-    return sums | {f"error2@{a}-{b}": (kept[:, a:b] ** 2).sum(1) for a, b in bins(length)}
+    return sums | {f"error2@{a}-{b}": (finite_error[:, a:b] ** 2).sum(1) for a, b in bins(length)}
 
 
 def relative_weights(final: Array) -> Array:
@@ -171,14 +171,14 @@ def laws_within(low: float, high: float) -> list[str]:
 
 def by_position(error: Array) -> list[dict[str, float]]:
     """Per bin: RMS and mean of e, nats, and RMS of the accumulated S at its end."""
-    kept = np.where(np.isfinite(error), error, 0.0)
-    accumulated = kept.cumsum(1)
+    finite_error = np.where(np.isfinite(error), error, 0.0)
+    accumulated = finite_error.cumsum(1)
     return [
         {
             "first": a,
             "last": b - 1,
-            "token_rms": _rms(kept[:, a:b]),
-            "token_mean": float(kept[:, a:b].mean()),
+            "token_rms": _rms(finite_error[:, a:b]),
+            "token_mean": float(finite_error[:, a:b].mean()),
             "accumulated_rms": _rms(accumulated[:, b - 1]),
         }
         for a, b in bins(error.shape[1])
@@ -187,8 +187,8 @@ def by_position(error: Array) -> list[dict[str, float]]:
 
 def gaussian_ess(error: Array) -> float:
     """exp(-var S_T): effective sample size of log-normal weights; var over the N sequences."""
-    kept = np.where(np.isfinite(error), error, 0.0)
-    return float(np.exp(-kept.sum(1).var(ddof=1))) if len(kept) > 1 else 1.0
+    finite_error = np.where(np.isfinite(error), error, 0.0)
+    return float(np.exp(-finite_error.sum(1).var(ddof=1))) if len(finite_error) > 1 else 1.0
 
 
 def outside_gspo_band(error: Array) -> float:

@@ -127,11 +127,11 @@ def sequence_sums(difference: Array) -> dict[str, Array]:
         ValueError: for an array that is not [N, T] with at least one token.
     """
     sums = drift.sequence_sums(difference)
-    kept = _finite(difference)
-    ratio_less_one = np.expm1(np.minimum(kept, _LARGEST))
+    log_ratio = _finite(difference)
+    ratio_less_one = np.expm1(np.minimum(log_ratio, _LARGEST))
     return sums | {
-        "absolute": np.abs(kept).sum(1),
-        "k3": (ratio_less_one - kept).sum(1),
+        "absolute": np.abs(log_ratio).sum(1),
+        "k3": (ratio_less_one - log_ratio).sum(1),
         "outside": (np.abs(ratio_less_one) > CLIP_RANGE).sum(1).astype(np.float64),
     }
 
@@ -151,14 +151,14 @@ def by_probability(difference: Array, logprobs: Array, collision: Array) -> list
 
     ``sigma_first_order`` is that of the form sigma (1 - p).
     """
-    kept, p = _finite(difference), np.exp(logprobs)
+    log_ratio, p = _finite(difference), np.exp(logprobs)
     weights = {"sigma": weight_of(logprobs, collision), "sigma_first_order": (1 - p) ** 2}
-    found, low = [], 0.0
+    rows, low = [], 0.0
     for high in PROBABILITY_BINS:
         inside = (p > low) & (p <= high)
         if inside.any():
-            d = kept[inside]
-            found.append(
+            d = log_ratio[inside]
+            rows.append(
                 {
                     "above": low,
                     "up_to": high,
@@ -169,7 +169,7 @@ def by_probability(difference: Array, logprobs: Array, collision: Array) -> list
                 | {name: _rms_over(d, weight[inside]) for name, weight in weights.items()}
             )
         low = high
-    return found
+    return rows
 
 
 def _rms_over(d: Array, weight: Array) -> float:
@@ -189,8 +189,8 @@ def probability_z(difference: Array, logprobs: Array, weight: Array) -> float:
 
     ``weight`` [N, T] as :func:`weight_of` gives it, or (1 - p)^2.
     """
-    kept, low = _finite(difference), np.exp(logprobs) <= 0.5
-    squares = [(kept**2 * part).sum(1) for part in (low, ~low)]
+    log_ratio, low = _finite(difference), np.exp(logprobs) <= 0.5
+    squares = [(log_ratio**2 * part).sum(1) for part in (low, ~low)]
     weights = [(weight * part).sum(1) for part in (low, ~low)]
     return _log_ratio_z(squares[0], weights[0], squares[1], weights[1])
 

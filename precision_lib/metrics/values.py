@@ -88,8 +88,8 @@ def finite_quantities(
     """:func:`value_quantities`, and ``nonfinite``: such a prediction is replaced by the golden."""
     finite, wide = torch.isfinite(values), _wider(values)
     golden = torch.where(torch.isfinite(golden), golden, 0)  # infinite itself in a noise floor
-    kept = torch.where(finite, values.to(wide), golden.to(wide))
-    quantities = value_quantities(kept, golden, rewards, mask)
+    filled = torch.where(finite, values.to(wide), golden.to(wide))
+    quantities = value_quantities(filled, golden, rewards, mask)
     return quantities | {"nonfinite": (~finite).double()}
 
 

@@ -203,7 +203,7 @@ def mask_edges(dump: Dump) -> list[Misalignment]:
         return []
     gap = distance(dump.trainer - dump.rollout)
     inside = float(np.median(np.abs(dump.trainer - dump.rollout)))
-    found = []
+    edges = []
     for name, edge, step in (("first", starts, 1), ("last", ends, -1)):
         next_to_it = (gap[edge + step] + gap[edge + 2 * step]) / 2
         jump = gap[edge] - next_to_it
@@ -217,8 +217,8 @@ def mask_edges(dump: Dump) -> list[Misalignment]:
                 f"the {name} token of {len(edge)} runs of real tokens differs by {size:.2g} nats "
                 f"(median), its neighbour by {near:.2g}: the mask is one token too wide there"
             )
-            found.append(Misalignment("mask", words, len(edge) / len(dump.row)))
-    return found
+            edges.append(Misalignment("mask", words, len(edge) / len(dump.row)))
+    return edges
 
 
 def misalignments(dump: Dump) -> tuple[list[Misalignment], Dump]:

@@ -37,9 +37,9 @@ class Rows:
 
     def last(self, lengths: Array) -> "Rows":
         """The last ``lengths`` [N] slots of each row."""
-        kept = np.minimum(lengths, self.lengths)
+        counts = np.minimum(lengths, self.lengths)
         from_end = np.repeat(self.lengths, self.lengths) - self.slots()
-        return Rows(self.values[from_end <= np.repeat(kept, self.lengths)], kept)
+        return Rows(self.values[from_end <= np.repeat(counts, self.lengths)], counts)
 
 
 def rows_of(column: Any, name: str, source: str) -> Rows:

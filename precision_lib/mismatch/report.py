@@ -81,7 +81,7 @@ def evidence(judgement: Judgement) -> list[str]:
         f"{numbers['logprob_diff_std']:.3g}, mean {numbers['logprob_diff_mean']:.3g}, k3 "
         f"{numbers['kl_k3']:.3g}, largest {numbers['logprob_abs_diff_max']:.3g} nats"
     )
-    found = in_words(judgement.fingerprints)
-    if found and judgement.verdict in (EQUAL, PRECISION, CANNOT_SAY):
-        lines.append(f"smallest faults found with 90 % here: {'; '.join(found)}")
+    sizes = in_words(judgement.fingerprints)
+    if sizes and judgement.verdict in (EQUAL, PRECISION, CANNOT_SAY):
+        lines.append(f"smallest faults found with 90 % here: {'; '.join(sizes)}")
     return lines

@@ -89,13 +89,13 @@ def _solve(h: Tensor, g: Tensor, ridges: list[float]) -> list[tuple[Tensor, Tens
     variances, directions = torch.linalg.eigh(h.mT @ h / len(h))
     projected = directions.mT @ (h.mT @ g / len(h))
     scale = float(variances.sum() / len(variances))
-    found = []
+    heads = []
     for ridge in ridges:
         weight = torch.zeros_like(h_mean)
         if scale > 0:
             weight = directions @ (projected / (variances.clamp(min=0) + ridge * scale))
-        found.append((weight, g_mean - h_mean @ weight))
-    return found
+        heads.append((weight, g_mean - h_mean @ weight))
+    return heads
 
 
 #: Ridges to choose from, relative as :data:`RIDGE` is.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 def masked_mean(x: NDArray[np.floating], mask: NDArray[np.bool_]) -> float:
     """Mean over the slots where mask is True, by an exactly rounded sum; 0 for none."""
-    kept = x[mask].astype(np.float64).tolist()
-    return math.fsum(kept) / len(kept) if kept else 0.0
+    real = x[mask].astype(np.float64).tolist()
+    return math.fsum(real) / len(real) if real else 0.0
 
 
 def masked_mean_gradient(x: NDArray[np.floating], mask: NDArray[np.bool_]) -> NDArray[np.float64]:

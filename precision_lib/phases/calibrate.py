@@ -115,8 +115,8 @@ def write_calibration(
         apart = foreign_context(result.context, baseline)
         if apart:
             raise ValueError(f"{baseline_file}: {'; '.join(apart)}: this noise says nothing of it")
-        kept = Calibrated(result.floors, result.variations)
-        write_baseline(baseline_file, replace(baseline, calibration=kept))
+        calibration = Calibrated(result.floors, result.variations)
+        write_baseline(baseline_file, replace(baseline, calibration=calibration))
     path = output_dir / "calibration.json"
     write_result(path, result, "calibration")
     return path

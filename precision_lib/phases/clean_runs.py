@@ -110,12 +110,12 @@ def _conformance(seed: int) -> ConformanceCounts:
     profile = settings(CI, max_examples=EXAMPLES, derandomize=False)
     for check in checks():
         try:
-            found: Outcome | ConformanceFailure = run(
+            outcome: Outcome | ConformanceFailure = run(
                 check, target.functions[check.function], profile, seed
             )
         except ConformanceFailure as failure:
-            found = failure
-        counts.add(check, found)
+            outcome = failure
+        counts.add(check, outcome)
     return counts
 
 

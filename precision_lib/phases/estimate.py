@@ -202,8 +202,8 @@ def measured_speed(
 def _sequences(model: Any, rows: int, length: int) -> Responses:
     """``rows`` sequences of ``length`` tokens: what they are takes no time."""
     tokens = torch.ones(rows, length, dtype=torch.int64)
-    found = Responses(tokens, torch.ones(rows, dtype=torch.int64), length - 1)
-    return found.to(model.device)
+    sequences = Responses(tokens, torch.ones(rows, dtype=torch.int64), length - 1)
+    return sequences.to(model.device)
 
 
 def _timed(work: Callable[[], object], clock: Clock, model: Any) -> float:

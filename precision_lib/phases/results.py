@@ -27,14 +27,14 @@ def load_results(directory: Path) -> Results:
     Raises:
         ResultsError: it holds nothing of it, or a file is damaged or of something else.
     """
-    here, below = directory / RECORD, directory / "sweep" / RECORD
+    own, below = directory / RECORD, directory / "sweep" / RECORD
     results = Results(
         shown(directory),
         report=_read(load_record, directory / "report.json"),
-        sweep=_read(load_sweep, here if here.exists() else below),
+        sweep=_read(load_sweep, own if own.exists() else below),
         benchmarks=_read(benchmarks.load_results, directory / "benchmarks.json"),
         self_test=_read(load_self_test, directory / "self_test.json"),
-        sweep_below="" if here.exists() else "/sweep",
+        sweep_below="" if own.exists() else "/sweep",
     )
     if not (results.report or results.sweep or results.benchmarks or results.self_test):
         looked = f"report.json, sweep/{RECORD}, benchmarks.json, self_test.json"

@@ -57,7 +57,7 @@ def plant_faults(
         file: _clean_baseline(file, output_dir)
         for file in sorted({file_of(fault) for fault in faults} - {""})
     }
-    found = []
+    outcomes = []
     for fault in faults:
         file = file_of(fault)
         caught = in_a_core(fault) if fault.function in INTERFACE | FUNCTIONS else []
@@ -65,9 +65,9 @@ def plant_faults(
         if file:
             more, smallest = planted(fault, baselines[file], output_dir)
             caught += more
-        found.append(_outcome(fault, caught, smallest))
-        say(found[-1])
-    return found
+        outcomes.append(_outcome(fault, caught, smallest))
+        say(outcomes[-1])
+    return outcomes
 
 
 def file_of(fault: Fault) -> str:
@@ -124,16 +124,16 @@ def planted(
         if code != 1:
             raise SelfTestError(f"{fault.name} ended with exit code {code}:\n{text}")
         return [Catch(f"{file_of(fault)}: no test could run", None, "")], None
-    found = load_record(record)
-    tests = dict.fromkeys(_short(name) for name in found.failed_tests if _REGRESSIONS not in name)
+    result = load_record(record)
+    tests = dict.fromkeys(_short(name) for name in result.failed_tests if _REGRESSIONS not in name)
     by = [Catch(name, None, "") for name in tests]
-    for change in sorted(found.regressions, key=lambda c: c.times_the_limit)[-1:]:
+    for change in sorted(result.regressions, key=lambda c: c.times_the_limit)[-1:]:
         times = change.times_the_limit
         name = f"gate: {change.where} {change.configuration} {change.metric}"
         by.append(Catch(name, times if math.isfinite(times) else None, TIMES))
-    if by or found.gate is None or not found.gate.moved.share_of_limit > _NOTHING:
+    if by or result.gate is None or not result.gate.moved.share_of_limit > _NOTHING:
         return by, None
-    moved = found.gate.moved
+    moved = result.gate.moved
     return by, f"{1 / moved.share_of_limit:.2g} times this size ({moved.metric})"
 
 

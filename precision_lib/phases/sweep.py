@@ -137,8 +137,8 @@ def sweep_record(plan: SweepPlan, failed: dict[str, str]) -> Sweep:
 def _context(plan: SweepPlan) -> Context:
     """Where it was trained: of the first run that ended; of this machine before that."""
     summaries = (ended(plan, cell) for cell in plan.cells)
-    found = next((s.context for s in summaries if s is not None), None)
-    return decode(Context, found or run_context("cpu", plan.cells[0].settings.seed))
+    context = next((s.context for s in summaries if s is not None), None)
+    return decode(Context, context or run_context("cpu", plan.cells[0].settings.seed))
 
 
 def evidence_of(plan: SweepPlan) -> tuple[TrainingEvidence | None, str]:
@@ -154,12 +154,14 @@ def _run(plan: SweepPlan, cell: SweepCell) -> Run:
     summary = ended(plan, cell)
     if summary is None:
         return Run(cell.configuration.name, cell.settings.seed, UNFINISHED)
-    kept = to_plain(asdict(summary))
-    kept["commit"] = kept.pop("context").get("commit")  # a sweep that goes on may have several
+    figures = to_plain(asdict(summary))
+    figures["commit"] = figures.pop("context").get(
+        "commit"
+    )  # a sweep that goes on may have several
     lines = read_lines(plan.run_directory(cell))
     curves = {name: [_short(line.get(name)) for line in lines] for name in CURVES}
     # A worker trains the twin as the baseline, so its summary does not have the twin's name.
-    return decode(Run, kept | {"curves": curves, "configuration": cell.configuration.name})
+    return decode(Run, figures | {"curves": curves, "configuration": cell.configuration.name})
 
 
 def _short(value: Json) -> Json:

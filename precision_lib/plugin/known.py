@@ -40,16 +40,16 @@ def configure(config: pytest.Config, target: "Target") -> None:
     if path is None:
         return
     try:
-        found = read_known_failures(path)
-        if found.target != target.name:
-            raise KnownFailuresError(f"{path} is a list of {found.target!r}")
+        known = read_known_failures(path)
+        if known.target != target.name:
+            raise KnownFailuresError(f"{path} is a list of {known.target!r}")
         functions = {check.name: check.function for check in checks()}
-        check_against(found, functions, target.functions, path)
-        for one in found.known:
+        check_against(known, functions, target.functions, path)
+        for one in known.known:
             _check_input(one, functions[one.test], path)
     except KnownFailuresError as error:
         raise pytest.UsageError(f"--known-failures: {error}") from None
-    config.stash[LIST] = found
+    config.stash[LIST] = known
 
 
 def _check_input(known: Known, function: str, path: Path) -> None:
@@ -86,10 +86,10 @@ def header(config: pytest.Config, target: "Target") -> list[str]:
     """How many are known, and of which release."""
     if LIST not in config.stash:
         return []
-    found = config.stash[LIST]
-    line = f"known failures: {len(found.known)}, strict"
-    if found.version != target.version:
-        line += f"; THE LIST IS OF {found.version}, what changed since turns red"
+    known = config.stash[LIST]
+    line = f"known failures: {len(known.known)}, strict"
+    if known.version != target.version:
+        line += f"; THE LIST IS OF {known.version}, what changed since turns red"
     return [line]
 
 

@@ -80,16 +80,16 @@ def open_with_estimate(session: pytest.Session, recorder: Recorder) -> None:
 
     hypotheses = {hypothesis for hypothesis, _ in recorder.expected}
     configurations = tuple(recorder.configurations)
-    found = estimate_main_job(job.pipeline, job.budget, configurations, sorted(hypotheses))
+    estimate = estimate_main_job(job.pipeline, job.budget, configurations, sorted(hypotheses))
     if second_core.is_wanted(config, recorder, job.pipeline):
         second_core.begin(session, recorder)
-        found = found.without(second_core.HYPOTHESIS)
+        estimate = estimate.without(second_core.HYPOTHESIS)
     shown = ProgressBar(config)
-    shown.say(f"main job: {found.sentence()}")
+    shown.say(f"main job: {estimate.sentence()}")
     if recorder.earlier:
         shown.say(f"main job: {len(recorder.earlier)} finished cells of an ended run are taken")
     config.pluginmanager.register(shown)
-    meter = Meter(found, shown.show)
+    meter = Meter(estimate, shown.show)
     job.begins = meter.begin
     counting = ExitStack()
     counting.enter_context(watched(job.pipeline, meter))

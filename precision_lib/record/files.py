@@ -100,8 +100,8 @@ def write_record(path: Path, record: Record, report: Mapping[str, Json] | None =
 
 def _trimmed(report: Mapping[str, Json]) -> dict[str, Json]:
     """The report without what the record or JUnit hold; of passed tests the seconds of the call."""
-    kept = {k: v for k, v in report.items() if k not in ("root", "environment", "collectors")}
-    return kept | ({"tests": [_test(t) for t in report["tests"]]} if "tests" in report else {})
+    trimmed = {k: v for k, v in report.items() if k not in ("root", "environment", "collectors")}
+    return trimmed | ({"tests": [_test(t) for t in report["tests"]]} if "tests" in report else {})
 
 
 def _test(test: Mapping[str, Json]) -> dict[str, Json]:

@@ -24,8 +24,8 @@ def calibration_lines(result: Calibration) -> list[Line]:
         lines += [("", ""), (heading + titles, "bold")]
         for configuration, metrics in cells.items():
             floor = result.floors[hypothesis][configuration][metric]
-            found = result.smallest[hypothesis][configuration][metric]
-            shown = f"{two(metrics[metric]):>10}{two(floor):>10}{two(found):>12}"
+            smallest = result.smallest[hypothesis][configuration][metric]
+            shown = f"{two(metrics[metric]):>10}{two(floor):>10}{two(smallest):>12}"
             sharpest = _sharpest(hypothesis, metrics, result.smallest[hypothesis][configuration])
             lines.append((f"{configuration:<{names}}{shown}  {sharpest}", ""))
     note = (

@@ -42,11 +42,11 @@ def _message(change: Change, count: int) -> str:
 
 def _context(before: Context, after: Context) -> list[str]:
     old, new = (dict(flattened(context, _LEFT_OUT)) for context in (before, after))
-    found = []
+    differences = []
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            found.append(f"{name}: {old.get(name, 'none')} -> {new.get(name, 'none')}")
-    return found or ["the same in both"]
+            differences.append(f"{name}: {old.get(name, 'none')} -> {new.get(name, 'none')}")
+    return differences or ["the same in both"]
 
 
 def _verdicts(before: Record, after: Record) -> list[Line]:

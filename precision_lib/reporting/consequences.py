@@ -29,12 +29,12 @@ def sentence(figures: Mapping[str, float | str]) -> str:
     """What is not as it should be, in one line; "none" where everything is."""
     if "raised" in figures:
         return str(figures["raised"]).partition("\n")[0][:120]
-    said = [
+    clauses = [
         WORDS[name].format(text)
         for name, value in figures.items()
         if (text := _figure(name, value)) not in _HEALTHY.get(name, _NOTHING)
     ]
-    return "; ".join(said) or "none"
+    return "; ".join(clauses) or "none"
 
 
 def _figure(name: str, value: float | str) -> str:

@@ -88,7 +88,7 @@ def _counts(record: Record, gate: Gate | None) -> str:
 
 
 def _changes(changes: Sequence[Change]) -> str:
-    found = grouped(changes)
+    groups = grouped(changes)
     rows = [
         (
             f"{c.where} {c.configuration}{_others(count)}".strip(),
@@ -97,10 +97,10 @@ def _changes(changes: Sequence[Change]) -> str:
             *(_number(value) for value in (c.before, c.after, c.limit)),
             c.unit,
         )
-        for c, count in found[:_MOST]
+        for c, count in groups[:_MOST]
     ]
     headings = ("where", "component", "metric", "before", "after", "limit", "unit")
-    more = f"\n\nand {len(found) - _MOST} more, see the record" if len(found) > _MOST else ""
+    more = f"\n\nand {len(groups) - _MOST} more, see the record" if len(groups) > _MOST else ""
     return table(headings, rows) + more
 
 

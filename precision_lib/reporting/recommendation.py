@@ -21,18 +21,18 @@ _NAMED = 3
 def sentences(given: Answer) -> list[str]:
     """The recommendation or the obstacle, what is cheaper and undecided, and what is missing."""
     choice = given.choice
-    said = [_recommended(choice.chosen) if choice.chosen else _nothing(given)]
+    lines = [_recommended(choice.chosen) if choice.chosen else _nothing(given)]
     if choice.cheaper_undecided:
         kind = "Cheaper, but undecided" if choice.chosen else "Undecided, the cheapest first"
         named = "; ".join(map(_why_undecided, choice.cheaper_undecided[:_NAMED]))
         left = len(choice.cheaper_undecided) - _NAMED
         more = f"; and {left} more" if left > 0 else ""
-        said.append(f"{kind}: {named}{more}. A larger budget (--whole) may decide.")
+        lines.append(f"{kind}: {named}{more}. A larger budget (--whole) may decide.")
     impossible = [r.name for r in choice.recipes if r.cost.time is None]
     if impossible:
         device = table("hardware")[given.hardware]["name"]
-        said.append(f"{device} has no products in a format of {', '.join(impossible)}.")
-    return said
+        lines.append(f"{device} has no products in a format of {', '.join(impossible)}.")
+    return lines
 
 
 def _recommended(recipe: Recipe) -> str:
@@ -118,12 +118,12 @@ def _basis(given: Answer, hypothesis: str) -> str:
     carried = [d.carried for d in damages if d.carried is not None]
     if not carried:
         return f"{hypothesis}: not measured in this record; measure again with this release"
-    found = max(carried, key=lambda c: (c.basis == EXTRAPOLATED, c.basis != MEASURED))
-    if not found.measured_at:
+    weakest = max(carried, key=lambda c: (c.basis == EXTRAPOLATED, c.basis != MEASURED))
+    if not weakest.measured_at:
         return f"{hypothesis}: as measured; {declared.carried_by}"
-    if found.basis == MEASURED:
-        return f"{hypothesis}: measured at {found.measured_at}"
-    return f"{hypothesis}: {found.basis} (~) from {found.measured_at}; {declared.carried_by}"
+    if weakest.basis == MEASURED:
+        return f"{hypothesis}: measured at {weakest.measured_at}"
+    return f"{hypothesis}: {weakest.basis} (~) from {weakest.measured_at}; {declared.carried_by}"
 
 
 def headings(given: Answer) -> tuple[str, ...]:

@@ -54,5 +54,5 @@ def command_of(results: Results, kind: str) -> str:
     Raises:
         ResultsError: the file lacks what the command is made from.
     """
-    found: str = checked(results, kind, lambda: measuring(results, kind))
-    return found
+    command: str = checked(results, kind, lambda: measuring(results, kind))
+    return command

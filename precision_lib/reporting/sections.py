@@ -57,10 +57,10 @@ def _drawn(
     if content is None:
         return Section(place, title, missing="not measured", command=command)
     try:
-        found = checked(results, kind, lambda: draw(content))
+        drawn = checked(results, kind, lambda: draw(content))
     except NothingToDrawError as error:
         return Section(place, title, paragraphs, missing=str(error), command=command)
-    pictures = tuple(found) if isinstance(found, list) else (found,)
+    pictures = tuple(drawn) if isinstance(drawn, list) else (drawn,)
     return Section(place, title, paragraphs, pictures=pictures, command=command)
 
 

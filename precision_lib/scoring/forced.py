@@ -79,15 +79,15 @@ def forced(
     first = int(mask.any(0).int().argmax())  # columns before it hold prompts alone
     for chosen in micro:
         keep, given = mask[chosen, first:], tokens[chosen.to(tokens.device)].to(model.device)
-        found = forward(model, given, first, kl_formats, of_head, value_format)
-        seen.add(format_of(found.logits.dtype).name)
-        for fmt, x in found.logprobs.items():
+        scored = forward(model, given, first, kl_formats, of_head, value_format)
+        seen.add(format_of(scored.logits.dtype).name)
+        for fmt, x in scored.logprobs.items():
             logprobs[fmt][chosen, first:] = real_or_zero(x.cpu(), keep)
-        if found.values is not None:
-            values[chosen, first:] = real_or_zero(found.values.cpu(), keep)
+        if scored.values is not None:
+            values[chosen, first:] = real_or_zero(scored.values.cpu(), keep)
         if see is not None:
-            see(found.logits[keep.to(found.logits.device)], given[:, first + 1 :][keep])
-        del found  # its logits must not live on into the next forward
+            see(scored.logits[keep.to(scored.logits.device)], given[:, first + 1 :][keep])
+        del scored  # its logits must not live on into the next forward
     parameters, observed = formats_of_model(model), "+".join(sorted(seen))
     return Forced(logprobs, None if head is None else values, parameters, observed)
 
@@ -98,12 +98,12 @@ def forced_states(model: Any, tokens: Tensor, mask: Tensor, micro: Micro) -> Ten
 
     ``tokens``, ``mask`` and ``micro`` as in :func:`forced`.
     """
-    kept: dict[int, Tensor] = {}
+    state_of: dict[int, Tensor] = {}
     for chosen in micro:
         with in_own_format(model):
             states = trunk(model, tokens[chosen.to(tokens.device)].to(model.device))[:, :-1].cpu()
-        kept |= {int(row): states[i][mask[row]] for i, row in enumerate(chosen)}
-    return torch.cat([kept[row] for row in range(len(tokens))])
+        state_of |= {int(row): states[i][mask[row]] for i, row in enumerate(chosen)}
+    return torch.cat([state_of[row] for row in range(len(tokens))])
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def forced_rewards(
             scores = score_tokens(model, tokens[chosen].to(model.device), lengths[chosen])
             parts.append(scores.cpu())
     scored = torch.cat(parts)
-    found = torch.zeros(len(tokens), dtype=scored.dtype)
-    found[micro.order] = scored
+    rewards = torch.zeros(len(tokens), dtype=scored.dtype)
+    rewards[micro.order] = scored
     formats = {"parameters": formats_of(model.parameters()), "scores": formats_of([scored])}
-    return found, formats
+    return rewards, formats

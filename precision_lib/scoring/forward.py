@@ -70,17 +70,17 @@ def trunk_and_logits(model: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         TypeError: for a model whose LM head cannot be told from its trunk.
     """
-    kept: list[Tensor] = []
+    states: list[Tensor] = []
     if model.base_model is model:
         raise TypeError(f"{type(model).__name__} has no trunk below its LM head; use a causal LM")
     handle = model.base_model.register_forward_hook(
-        lambda _module, _arguments, out: kept.append(out[0])
+        lambda _module, _arguments, out: states.append(out[0])
     )
     try:
         logits = next_token_logits(model, tokens)
     finally:
         handle.remove()
-    [hidden] = kept
+    [hidden] = states
     return hidden, logits
 
 

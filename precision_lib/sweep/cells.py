@@ -59,7 +59,7 @@ def tables(runs: Runs, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict[s
 
     A metric is left out where what it is compared with has none.
     """
-    found = {}
+    blocks = {}
     for metric in list(UNITS)[1:]:
         figures = {
             n: [_figure(metric, runs[n, s], runs[REFERENCE_RUN.name, s]) for s in seeds]
@@ -69,8 +69,8 @@ def tables(runs: Runs, names: tuple[str, ...], seeds: tuple[int, ...]) -> dict[s
             del figures[REFERENCE_RUN.name]  # 0 by its definition, and no sign of any spread
         rows = {name: row for name, row in figures.items() if np.isfinite(row).all()}
         if _compared_with(metric) in rows:
-            found[metric] = Blocks(np.array(list(rows.values()), dtype=np.float64), tuple(rows))
-    return found
+            blocks[metric] = Blocks(np.array(list(rows.values()), dtype=np.float64), tuple(rows))
+    return blocks
 
 
 def _compared_with(metric: str) -> str:
@@ -97,8 +97,8 @@ def gain_share(objective: Blocks, first: str, second: str) -> Metric | None:
     """(first - second) as a share of the baseline's gain; None where that is not above 0."""
     if not objective.mean(REFERENCE_RUN.name) > 0:
         return None
-    found = objective.share(first, second, REFERENCE_RUN.name)
-    return Metric(*found, objective.seeds, UNITS[DAMAGE])
+    share = objective.share(first, second, REFERENCE_RUN.name)
+    return Metric(*share, objective.seeds, UNITS[DAMAGE])
 
 
 def resolution(objective: Blocks) -> Resolution:

@@ -72,8 +72,8 @@ def weigh(runs: Runs) -> TrainingEvidence:
 
 def _exercised(hypothesis: str, runs: Runs, seeds: tuple[int, ...]) -> float | None:
     declared = IN_SWEEPS[hypothesis]
-    found = [runs[PURE, s].damage[declared.in_training] for s in seeds if (PURE, s) in runs]
-    steps = np.concatenate([*found, np.zeros(0)])
+    damages = [runs[PURE, s].damage[declared.in_training] for s in seeds if (PURE, s) in runs]
+    steps = np.concatenate([*damages, np.zeros(0)])
     steps = steps[np.isfinite(steps)]
     return float((steps > declared.decision.limit).mean()) if len(steps) else None
 

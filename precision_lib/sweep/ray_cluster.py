@@ -178,8 +178,8 @@ class Sweep:
         if not answers:
             return []
         self.ray.wait(answers, num_returns=1, timeout=POLL_SECONDS)
-        found, _ = self.ray.wait(answers, num_returns=len(answers), timeout=0)
-        return [remote for remote in self.running if remote.answer in found]
+        done, _ = self.ray.wait(answers, num_returns=len(answers), timeout=0)
+        return [remote for remote in self.running if remote.answer in done]
 
     def take(self, remote: Remote) -> Iterator[Event]:
         """What an answer says; the next question, or the end of the cell."""

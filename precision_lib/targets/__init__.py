@@ -148,8 +148,8 @@ def make_target(name: str, core: object) -> Target:
     """
     names = (*INTERFACE, *FUNCTIONS)
     offered = {function: _attribute(name, core, function) for function in names}
-    found = {function: value for function, value in offered.items() if value is not None}
-    for function, value in found.items():
+    functions = {function: value for function, value in offered.items() if value is not None}
+    for function, value in functions.items():
         if not callable(value):
             raise TargetError(
                 f"target {name!r}: {function!r} is a {type(value).__name__}, not a function"
@@ -159,7 +159,7 @@ def make_target(name: str, core: object) -> Target:
                 f"target {name!r} is a class and {function!r} takes 'self': give an instance "
                 "(module:instance) or static methods"
             )
-    if not found:
+    if not functions:
         raise TargetError(
             f"target {name!r} offers none of the functions of the interface: "
             f"{', '.join(names)}; see docs/targets.md"
@@ -167,12 +167,12 @@ def make_target(name: str, core: object) -> Target:
     near = {
         function: close[0]
         for function in names
-        if function not in found
-        and (close := difflib.get_close_matches(function, set(dir(core)) - set(found), 1, 0.85))
+        if function not in functions
+        and (close := difflib.get_close_matches(function, set(dir(core)) - set(functions), 1, 0.85))
     }
     return Target(
         name,
-        with_options(found),
+        with_options(functions),
         near=near,
         without_gradient=_without_gradient(name, core),
         only=read_only(name, _attribute(name, core, "ONLY"), INTERFACE | FUNCTIONS),
@@ -181,12 +181,13 @@ def make_target(name: str, core: object) -> Target:
 
 def _without_gradient(name: str, core: object) -> tuple[str, ...]:
     """What the core says in ``WITHOUT_GRADIENT``."""
-    said = _attribute(name, core, "WITHOUT_GRADIENT")
-    names = () if said is None else tuple(said)
+    given = _attribute(name, core, "WITHOUT_GRADIENT")
+    names = () if given is None else tuple(given)
     strangers = [str(function) for function in names if function not in INTERFACE | FUNCTIONS]
-    if isinstance(said, str) or strangers:
+    if isinstance(given, str) or strangers:
         raise TargetError(
-            f"target {name!r}: WITHOUT_GRADIENT is {said!r}; give a tuple of names of the interface"
+            f"target {name!r}: WITHOUT_GRADIENT is {given!r}; "
+            "give a tuple of names of the interface"
         )
     return names
 

@@ -85,8 +85,8 @@ def framework(name: str) -> Framework:
 
 def release(version: str) -> tuple[int, ...]:
     """The numbers of a version: ``0.11.2.post1`` is (0, 11, 2)."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in found.group().split(".")) if found else ()
+    match = re.match(r"\d+(\.\d+)*", version)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 class Names(dict[str, Any]):

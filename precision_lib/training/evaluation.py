@@ -67,12 +67,12 @@ def evaluate(policy: Any, pipeline: Pipeline, max_new_tokens: int, sequences: in
     rows = rows_per_forward(given.tokens.shape[1], policy)
     kl, entropies = torch.zeros(2, *given.mask.shape, dtype=torch.float64)
     for part in torch.arange(sequences).split(rows):
-        here = given.rows(part)
-        predicting = slice(here.first, -1)
-        own = trunk_and_logits(policy, here.tokens)[1][:, predicting]
-        reference = trunk_and_logits(pipeline.reference.model, here.tokens)[1][:, predicting]
-        kl[part] = full_kl(own, reference).gather(1, here.columns).cpu()
-        entropies[part] = entropy(own.double()).gather(1, here.columns).cpu()
+        batch = given.rows(part)
+        predicting = slice(batch.first, -1)
+        own = trunk_and_logits(policy, batch.tokens)[1][:, predicting]
+        reference = trunk_and_logits(pipeline.reference.model, batch.tokens)[1][:, predicting]
+        kl[part] = full_kl(own, reference).gather(1, batch.columns).cpu()
+        entropies[part] = entropy(own.double()).gather(1, batch.columns).cpu()
     mask = given.mask.cpu()
     read = sampled.reward_tokens, sampled.reward_lengths
     scores, _ = forced_rewards(pipeline.reward.model, *read, micro_batches(rows, sequences))

@@ -98,11 +98,11 @@ def forward(
         kl_format: of the log-softmax; logits are cast to it first.
         head: (weight [H], bias []) of the value head. value_format: of values.
     """
-    found = teacher_forced(model, given.tokens, given.first, (kl_format,), head, value_format)
-    values, entropies = found.values, None
+    forced = teacher_forced(model, given.tokens, given.first, (kl_format,), head, value_format)
+    values, entropies = forced.values, None
     if values is not None:
         values = values.gather(1, given.columns)
     if with_entropy:
-        entropies = entropy(found.logits.detach()).gather(1, given.columns)
-    logprobs = found.logprobs[kl_format].gather(1, given.columns)
-    return ForwardFigures(logprobs, values, entropies, found.logits.detach()[0, 0, :SOME])
+        entropies = entropy(forced.logits.detach()).gather(1, given.columns)
+    logprobs = forced.logprobs[kl_format].gather(1, given.columns)
+    return ForwardFigures(logprobs, values, entropies, forced.logits.detach()[0, 0, :SOME])

@@ -191,9 +191,9 @@ H1_METRICS = (
 
 
 def _median_step(x: Tensor) -> float | None:
-    kept = x[torch.isfinite(x)]
-    if not len(kept):
+    finite = x[torch.isfinite(x)]
+    if not len(finite):
         return None
-    steps = ulp(kept, format_of(kept.dtype)).numpy()
+    steps = ulp(finite, format_of(finite.dtype)).numpy()
     counts = level_counts(steps, np.zeros(len(steps), dtype=np.int64), 1)
     return float(median_level({name: count.sum() for name, count in counts.items()}))

@@ -260,5 +260,5 @@ def rollout(
     given = sequences_of(sampled, HOST)
     rows = minibatch_rows(given, settings, weights.working)
     scored, formats = score(models, weights, sampled, given, rows), models.configuration
-    found = learn_from(sampled, given, scored, settings, formats.kl, kl_coefficient)
-    return replace(found, rollout_format=TRAINER if formats.rollout == TRAINER else fmt)
+    experience = learn_from(sampled, given, scored, settings, formats.kl, kl_coefficient)
+    return replace(experience, rollout_format=TRAINER if formats.rollout == TRAINER else fmt)

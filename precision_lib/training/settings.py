@@ -156,10 +156,10 @@ class PPOSettings:
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run has to share: all but its length and what does not train it."""
-        kept = asdict(self)
+        settings = asdict(self)
         for name in ("max_steps", "checkpoint_every", "evaluation_sequences"):
-            kept.pop(name)
-        return kept
+            settings.pop(name)
+        return settings
 
 
 def _at_least_one(name: str, value: int) -> None:

@@ -118,12 +118,12 @@ def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 
 def digest(tensors: dict[str, Tensor], text: str = "") -> str:
     """SHA-256 of ``text``, then names, shapes and bytes in the order of the names."""
-    found = hashlib.sha256(text.encode())
+    digest_of_all = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        found.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        found.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest_of_all.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest_of_all.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest_of_all.hexdigest()
 
 
 def read_state(directory: Path, wanted: dict[str, Any]) -> State | None:

@@ -88,8 +88,8 @@ def read_summary(directory: Path) -> RunSummary | None:
 
 def window_mean(lines: list[dict[str, Any]], name: str) -> float | None:
     """Mean of a figure over lines, those left out that have none."""
-    found = [line[name] for line in lines if isinstance(line.get(name), int | float)]
-    return sum(found) / len(found) if found else None
+    numbers = [line[name] for line in lines if isinstance(line.get(name), int | float)]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def best_window(lines: list[dict[str, Any]]) -> dict[str, Any]:

@@ -111,15 +111,15 @@ def ppo_step(run: Run) -> dict[str, Any]:
         _check_experience(run, experience)
     before = weights.low.clone()
     with clock.phase("update"):
-        found = update(
+        updates = update(
             run.models, weights, experience, settings, run.step, partial(_before_update, run)
         )
     if not run.checked:
-        invariants.check_first_update(found)
+        invariants.check_first_update(updates)
         invariants.check_optimizer(weights)
     run.checked = True
     moved = float((weights.low != before).double().mean())
-    line = {"step": run.step} | _learning(run, experience, found) | figures
+    line = {"step": run.step} | _learning(run, experience, updates) | figures
     line |= {"weights_moved_frac": moved} | clock.seconds(int(experience.given.mask.sum()))
     _finish(run, line)
     return line

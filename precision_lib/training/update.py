@@ -84,11 +84,11 @@ def update(
     Raises:
         RunEnded: a loss is NaN; no step was taken on it.
     """
-    found = Updates()
+    updates = Updates()
     for number, rows in enumerate(minibatch_order(settings, step)):
         weights.gradient.zero_()
-        _backward(models, weights, experience, settings, rows, found)
-        losses = found.policy_losses[-1], found.value_losses[-1]
+        _backward(models, weights, experience, settings, rows, updates)
+        losses = updates.policy_losses[-1], updates.value_losses[-1]
         if any(math.isnan(loss) for loss in losses):
             raise RunEnded(
                 NAN_LOSS,
@@ -96,13 +96,13 @@ def update(
                 f"{step}",
             )
         norm = clip_gradient(weights.gradient, settings.max_grad_norm)
-        found.gradient_norms.append(norm)
+        updates.gradient_norms.append(norm)
         if not math.isfinite(norm):
-            found.skipped += 1
+            updates.skipped += 1
             continue
         before_step()
         weights.step()
-    return found
+    return updates
 
 
 def _backward(

@@ -133,6 +133,6 @@ def _view_parameters(model: Any, vector: Tensor) -> None:
     """Make the model's parameters views of ``vector`` [P], in the order of ``parameters``."""
     place = 0
     for parameter in model.parameters():
-        here = vector[place : place + parameter.numel()]
-        parameter.data = here.view(parameter.shape)
+        part = vector[place : place + parameter.numel()]
+        parameter.data = part.view(parameter.shape)
         place += parameter.numel()

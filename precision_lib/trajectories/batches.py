@@ -157,9 +157,9 @@ def sample_batch(pipeline: Pipeline, settings: FreezeSettings, index: int) -> Sa
 def _in_place(reported: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
     """[N, L-1] log-probs at the response tokens, 0 elsewhere, from [N, T] as they were drawn."""
     mask = response_mask(starts, lengths, int((starts + lengths).max()))
-    found = torch.zeros(mask.shape)
-    found[mask] = reported[torch.arange(reported.shape[1]) < lengths.unsqueeze(1)]
-    return found
+    placed = torch.zeros(mask.shape)
+    placed[mask] = reported[torch.arange(reported.shape[1]) < lengths.unsqueeze(1)]
+    return placed
 
 
 def _readable(policy: Checkpoint, sequences: list[list[int]]) -> list[list[int]]:

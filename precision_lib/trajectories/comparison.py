@@ -59,13 +59,13 @@ def errors(got: ReplayFigures, want: ReplayFigures, mask: Tensor) -> dict[str, T
 
     [N, L-1] each, [N] for the reward.
     """
-    found = {}
+    by_quantity = {}
     for name in QUANTITIES:
         a, b = getattr(got, name).double(), getattr(want, name).double()
         same = (a == b) | (a.isnan() & b.isnan())
         error = torch.where(same, torch.zeros_like(a), a - b)
-        found[name] = error if name == "reward" else real_or_zero(error, mask)
-    return found
+        by_quantity[name] = error if name == "reward" else real_or_zero(error, mask)
+    return by_quantity
 
 
 def bitwise_equal(got: ReplayFigures, want: ReplayFigures) -> dict[str, bool]:
@@ -98,8 +98,8 @@ class Sums:
         """n, mean, RMS, largest absolute error and the count of errors that are not finite."""
         if not self.bins:
             return _statistics(torch.zeros(4)) | {"max_abs": None}
-        found = _statistics(torch.stack(list(self.bins.values())).sum(0))
-        return found | {"max_abs": self.largest if found["n"] else None}
+        statistics = _statistics(torch.stack(list(self.bins.values())).sum(0))
+        return statistics | {"max_abs": self.largest if statistics["n"] else None}
 
 
 def _statistics(row: Tensor) -> dict[str, Any]:

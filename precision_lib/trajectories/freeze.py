@@ -189,18 +189,21 @@ def _continue(pipeline: Pipeline, settings: FreezeSettings, directory: Path) -> 
             f"{directory / MANIFEST}: its release did not keep the sampler's log-probs, and some "
             f"shards would have them and others not; {_OTHER_DIRECTORY}"
         )
-    found = manifest.settings | {"num_batches": settings.num_batches, "rollout": manifest.rollout}
+    settings_now = manifest.settings | {
+        "num_batches": settings.num_batches,
+        "rollout": manifest.rollout,
+    }
     for name, wanted in asked.items():
-        if found.get(name) != wanted:
+        if settings_now.get(name) != wanted:
             raise TrajectoryError(
-                f"{directory / MANIFEST}: made with {name} = {found.get(name)}, asked for "
+                f"{directory / MANIFEST}: made with {name} = {settings_now.get(name)}, asked for "
                 f"{wanted}; resume with the same settings, or {_OTHER_DIRECTORY}"
             )
-    here = software(*devices_of(pipeline.policy.model))
+    running = software(*devices_of(pipeline.policy.model))
     for name, made in manifest.made_with.items():
-        if here.get(name) != made:
+        if running.get(name) != made:
             raise TrajectoryError(
-                f"{directory / MANIFEST}: made with {name} = {made}, this is {here.get(name)}, "
+                f"{directory / MANIFEST}: made with {name} = {made}, this is {running.get(name)}, "
                 f"and the last bits may differ; resume where it was begun, or {_OTHER_DIRECTORY}"
             )
     if settings.num_batches < len(manifest.shards):

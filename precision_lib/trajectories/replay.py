@@ -97,12 +97,12 @@ def replay(
             read_shard(trajectories_dir, shard)
         _clear(output_dir)
         compared = _compare(replayer, trajectories_dir, manifest, output_dir, batch_size, progress)
-        here = software(*devices_of(pipeline.policy.model))
+        this_software = software(*devices_of(pipeline.policy.model))
     record: dict[str, Any] = to_plain(
         {
             "noise_floor": floor,
             "golden_repeats": _golden_repeats(
-                configuration, manifest, batch_size, compared.equal, here
+                configuration, manifest, batch_size, compared.equal, this_software
             ),
             "schema": SCHEMA,
             "configuration": {"name": configuration.name} | configuration.components,
@@ -111,7 +111,7 @@ def replay(
             "by_position": compared.errors.by_position(),
             "rollout_mismatch": rollout_mismatch(manifest.rollout, compared.mismatch),
             "throughput": _throughput(replayer),
-            "made_with": here,
+            "made_with": this_software,
             "trajectories": _origin(trajectories_dir, manifest, batch_size),
         }
     )
@@ -145,14 +145,14 @@ def _compare(
     compared, timed = _Compared(), _evenly(len(manifest.shards), TIMED_SHARDS)
     for index, shard in enumerate(manifest.shards):
         frozen = read_shard(trajectories_dir, shard)
-        found = replayer.run(frozen, _micro(shard, batch_size), timed=index in timed)
+        replayed = replayer.run(frozen, _micro(shard, batch_size), timed=index in timed)
         golden = golden_figures(frozen)
-        error = errors(found, golden, frozen.mask)
+        error = errors(replayed, golden, frozen.mask)
         compared.errors.add(error, frozen)
-        for name, same in bitwise_equal(found, golden).items():
+        for name, same in bitwise_equal(replayed, golden).items():
             compared.equal[name] &= same
         if frozen.rollout_logprobs is not None:
-            compared.mismatch.append(mismatch_sums(found.policy_logprob, frozen))
+            compared.mismatch.append(mismatch_sums(replayed.policy_logprob, frozen))
         _write_differences(output_dir, index, error, frozen)
         progress(1)
     return compared

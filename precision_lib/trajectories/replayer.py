@@ -108,11 +108,13 @@ class Replayer:
         rewards, seen = forced_rewards(model, t.reward_tokens, t.reward_lengths, micro)
         self._observe("reward", *seen.values())
         assert policy.values is not None
-        found = figures(policy.logprobs[c.kl], reference.logprobs[c.kl], policy.values, rewards)
-        self._observe("value", format_of(found.value.dtype).name)
-        for x in (found.policy_logprob, found.reference_logprob, found.log_ratio):
+        quantities = figures(
+            policy.logprobs[c.kl], reference.logprobs[c.kl], policy.values, rewards
+        )
+        self._observe("value", format_of(quantities.value.dtype).name)
+        for x in (quantities.policy_logprob, quantities.reference_logprob, quantities.log_ratio):
             self._observe("kl", format_of(x.dtype).name)
-        return found
+        return quantities
 
     def _observe_model(self, component: str, scored: Forced) -> None:
         """Parameters and logits; where the LM head has a column of its own, the logits are its."""

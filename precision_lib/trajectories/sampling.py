@@ -193,9 +193,9 @@ def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
     """Tokens that end a response: the tokenizer's end-of-text and the model's own list of them."""
     ends: set[int] = set()
     generation = getattr(checkpoint.model, "generation_config", None)
-    for found in (checkpoint.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
-        if found is not None:
-            ends |= {found} if isinstance(found, int) else set(found)
+    for ids in (checkpoint.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None)):
+        if ids is not None:
+            ends |= {ids} if isinstance(ids, int) else set(ids)
     return frozenset(ends)
 
 

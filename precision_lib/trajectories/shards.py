@@ -173,10 +173,10 @@ def read_shard(directory: Path, shard: Shard) -> Trajectories:
         trajectories = from_tensors(load(content))
     except (SafetensorError, ValueError) as error:
         raise TrajectoryError(f"{path} is no shard of trajectories: {error}; {advice}") from None
-    found = len(trajectories.tokens), int(trajectories.response_lengths.sum())
-    if found != (shard.sequences, shard.response_tokens):
+    counts = len(trajectories.tokens), int(trajectories.response_lengths.sum())
+    if counts != (shard.sequences, shard.response_tokens):
         raise TrajectoryError(
-            f"{path} holds {found[0]} sequences with {found[1]} response tokens, {MANIFEST} says "
+            f"{path} holds {counts[0]} sequences with {counts[1]} response tokens, {MANIFEST} says "
             f"{shard.sequences} with {shard.response_tokens}; {advice}"
         )
     return trajectories

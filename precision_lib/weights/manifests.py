@@ -105,13 +105,13 @@ def load_manifest(path: Path) -> Source:
     """
     how = "write one with --write-manifest"
     try:
-        found = load_object(path, "weights", how)
+        manifest = load_object(path, "weights", how)
     except ValueError as error:
         raise SourceError(str(error)) from None
-    if found.get("schema") != SCHEMA:
+    if manifest.get("schema") != SCHEMA:
         raise SourceError(f"{path} is no record of weights ({SCHEMA}); {how}")
     try:
-        return from_manifest(found, str(path))
+        return from_manifest(manifest, str(path))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise SourceError(f"{path} is damaged ({error}); write it again") from None
 

@@ -195,10 +195,10 @@ def _check_padding(rank: int, given: Piece, outcome: Outcome) -> None:
 
 def _paired(group: _Group, rank: int, side: Side, outcome: Outcome) -> Pairs:
     """Pairs of one rank; what one side has alone is a finding of this rank."""
-    right, found = group.engines[rank], Outcome()
+    right, outcome_of_rank = group.engines[rank], Outcome()
     outcome.unread |= {f"rank {rank}: {k}": v for k, v in right.unread.items()}
-    pairs = paired(side, right, found)
-    _add(rank, found, outcome)
+    pairs = paired(side, right, outcome_of_rank)
+    _add(rank, outcome_of_rank, outcome)
     return pairs
 
 
@@ -258,11 +258,11 @@ def _judge_rank(
         before,
         contract or Contract(),
     )
-    found = Outcome(findings=list(misplaced[rank].values()))
+    outcome_of_rank = Outcome(findings=list(misplaced[rank].values()))
     rest = {key: pair for key, pair in pairs.items() if key not in misplaced[rank]}
-    found.elements += sum(elements(pairs[key][1].tensor) for key in misplaced[rank])
-    judge(rest, *sides, context, found)
-    _add(rank, found, outcome)
+    outcome_of_rank.elements += sum(elements(pairs[key][1].tensor) for key in misplaced[rank])
+    judge(rest, *sides, context, outcome_of_rank)
+    _add(rank, outcome_of_rank, outcome)
 
 
 def _add(rank: int, found: Outcome, outcome: Outcome) -> None:

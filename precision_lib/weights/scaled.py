@@ -27,7 +27,7 @@ def factor_of(trainer: DataTensor, engine: DataTensor) -> str | None:
     """
     rows, columns = as_matrix(engine.shape)
     lines = ("row", "column") if min(rows, columns) >= _FEWEST else ()
-    found: dict[str, list[Ends]] = {words: [] for words in ("", *lines)}
+    quotients: dict[str, list[Ends]] = {words: [] for words in ("", *lines)}
     if rows * columns < _FEWEST:
         return None
     for wanted, given in value_pairs(trainer, engine):
@@ -38,12 +38,12 @@ def factor_of(trainer: DataTensor, engine: DataTensor) -> str | None:
             ends = _intervals(wanted[some], given[some], engine.fmt)
             if ends is None:
                 return None
-            for words in list(found):
-                if not _narrow(found, words, ends):
-                    del found[words]
-            if not found:
+            for words in list(quotients):
+                if not _narrow(quotients, words, ends):
+                    del quotients[words]
+            if not quotients:
                 return None
-    for words, parts in found.items():
+    for words, parts in quotients.items():
         ends = parts[0] if words != "row" else _joined(parts)
         if np.isfinite(ends[0]).any():
             return _sentence(words, *ends)

@@ -96,8 +96,8 @@ def _tiny_advantages(draws: Draws, n: int, _: float) -> Triple:
 def _zero_advantages(draws: Draws, n: int, _: float) -> Triple:
     sign = draws.sign("direction")
     logprobs, old = _between(draws, sign * _far_distances(draws, n, 100))
-    kept = draws.indices("kept_advantages", n, 2).astype(np.bool_)
-    advantages = np.where(kept, np.abs(_advantages(draws, n)), 0.0)
+    nonzero = draws.indices("kept_advantages", n, 2).astype(np.bool_)
+    advantages = np.where(nonzero, np.abs(_advantages(draws, n)), 0.0)
     advantages[np.argmax(np.abs(logprobs - old))] = 0.0
     return logprobs, old, advantages
 

@@ -69,13 +69,13 @@ def storing(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, Any]:
         missing[owner] = law.second_order(rewards, number)
         samples[owner] = members.shape[1]
         spoken_of[owner] = ulp(rewards, number).max(-1).values <= rewards.std(-1) / 2
-    found: dict[str, Any] = {"groups": int(spoken_of.sum()), "of": count}
-    if found["groups"] < MIN_PROMPTS:
-        return found | dict.fromkeys(("measured", "predicted", "shortfall", "z"))
+    figures: dict[str, Any] = {"groups": int(spoken_of.sum()), "of": count}
+    if figures["groups"] < MIN_PROMPTS:
+        return figures | dict.fromkeys(("measured", "predicted", "shortfall", "z"))
     error2, predicted, missing = (x[spoken_of] for x in (error2, predicted, missing))
     difference, n = error2 - predicted, float((samples[spoken_of] - 1).sum())
     scatter = float(difference.std()) * math.sqrt(len(difference))
-    return found | {
+    return figures | {
         "measured": math.sqrt(float(error2.sum()) / n),
         "predicted": math.sqrt(float(predicted.sum()) / n),
         "shortfall": float(missing.sum() / predicted.sum()),

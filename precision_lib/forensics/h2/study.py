@@ -135,8 +135,8 @@ class H2Study(Study):
         }
         return {
             name: {
-                metric: found.as_json()
-                for metric, found in measured(
+                metric: figures.as_json()
+                for metric, figures in measured(
                     self.paired, grouped.group_sums(x, golden, self.groups)
                 ).items()
                 if metric in (DAMAGE, SYMPTOM, "batch_advantage_rms_error", H2.nonfinite)
@@ -160,7 +160,7 @@ class H2Study(Study):
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         native, fmt = operating_point.native(self.golden, self.groups, PURE.reward), PURE.reward
-        causes = {name: found[DAMAGE]["value"] for name, found in self.causes(fmt).items()}
+        causes = {name: figures[DAMAGE]["value"] for name, figures in self.causes(fmt).items()}
         low, high = self._family(fmt)["critical_offset_over_spread"]["predicted_range"]
         ties = self.cell(PURE).metrics[SYMPTOM].value
         baseline = self.cell(REFERENCE_RUN).metrics[DAMAGE].value
@@ -200,8 +200,8 @@ class H2Study(Study):
 
     def _observed(self, fmt: str) -> dict[str, str | None]:
         """Formats as seen at run time; None for a component that H2 does not run."""
-        found = self.forwards.scored(fmt)
-        seen = {found.parameters, observed_format(found.scores)}
+        scored = self.forwards.scored(fmt)
+        seen = {scored.parameters, observed_format(scored.scores)}
         return {
             "policy": None,
             "reference": None,

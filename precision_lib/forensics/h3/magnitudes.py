@@ -44,7 +44,7 @@ class Sizes:
         Args:
             sums: of the configuration, with the stagnation at each magnitude.
         """
-        found = []
+        rows = []
         for magnitude in magnitudes:
             task = self.critics.scaled(magnitude)
             stagnant, moved = (sums[name] for name in stagnation_at(magnitude))
@@ -53,7 +53,7 @@ class Sizes:
             )
             twin = self.critics.over_updates(self.critics.golden(configuration), task)
             derived = h3.predicted_stagnation(twin, configuration.value)
-            found.append(
+            rows.append(
                 {
                     "magnitude": magnitude,
                     "twin_moves": int(moved.sum()),  # 0: FP32 stands still too, no rate
@@ -62,19 +62,19 @@ class Sizes:
                 }
                 | self._advantages(configuration, task)
             )
-        return found
+        return rows
 
     def by_offset(self, configuration: PrecisionConfig, offsets: Sequence[float]) -> dict[str, Any]:
         """Rewards offset, head fitted again; and the offset at which the cell turns impaired."""
-        found = [
+        rows = [
             {"offset_over_spread": offset}
             | self._advantages(configuration, self.critics.offset(offset))
             for offset in offsets
         ]
-        measured = [point[DAMAGE]["value"] for point in found]
-        derived = [point[f"{DAMAGE}_predicted"] for point in found]
+        measured = [point[DAMAGE]["value"] for point in rows]
+        derived = [point[f"{DAMAGE}_predicted"] for point in rows]
         return {
-            "by_offset": found,
+            "by_offset": rows,
             "critical_offset_over_spread": h3.crossing(offsets, measured, LIMIT),
             "critical_offset_over_spread_predicted": h3.crossing(offsets, derived, LIMIT),
         }

@@ -270,10 +270,10 @@ def open_h3_study(
         )
     values = torch.cat([shard.values[shard.mask].cpu() for shard in shards])
     scores = torch.cat([shard.rewards.cpu() for shard in shards])
-    for name, found in (("scores", scores), ("values", values)):
-        if bool((found == found[0]).all()):
+    for name, numbers in (("scores", scores), ("values", values)):
+        if bool((numbers == numbers[0]).all()):
             raise NothingComparedError(
-                f"all {len(found)} {name} are {float(found[0]):g}: no advantage can be lost; "
+                f"all {len(numbers)} {name} are {float(numbers[0]):g}: no advantage can be lost; "
                 "give a reward model that tells responses apart (--reward-model)"
             )
     states = States(checkpoint, shards)

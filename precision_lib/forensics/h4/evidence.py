@@ -62,11 +62,11 @@ def of_drift(drift: ExpectedDrift, seed: int) -> dict[str, Any]:
     """The policy's log-prob alone against FP32: how it adds up, and what theory expects of it."""
     paired, sums = over_sequences(len(drift.error), seed), h4.sequence_sums(drift.error)
     names = ("accum_err_final", "accum_err_growth_exponent")
-    found = _json(paired.estimates(sums, names))
+    figures = _json(paired.estimates(sums, names))
     kl = float(drift.golden_kl.mean())
     derived = {"critical_length_derived": h4.expected_critical_length(kl, LIMIT)} if kl > 0 else {}
     by_position = {"by_position": h4.by_position(drift.error)}
-    return found | summary(drift, seed) | derived | by_position
+    return figures | summary(drift, seed) | derived | by_position
 
 
 def correlation(first: Array, second: Array) -> float:

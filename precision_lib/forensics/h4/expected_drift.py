@@ -87,9 +87,9 @@ def _rows_drift(executed: Tensor, golden: Tensor, tokens: Tensor) -> dict[str, T
 def expected_drift(forwards: Forwards, policy: int, fmt: str) -> ExpectedDrift:
     """The policy executed in ``fmt`` against itself in FP32, on one group of sequences."""
     (responses,) = forwards.given.responses
-    found = forwards.pair(pair_drift, policy, fmt, reference_role=POLICY)
+    drifts = forwards.pair(pair_drift, policy, fmt, reference_role=POLICY)
     shape = len(responses.tokens), responses.length
-    return ExpectedDrift(**{name: x.view(shape).numpy() for name, x in found.items()})
+    return ExpectedDrift(**{name: x.view(shape).numpy() for name, x in drifts.items()})
 
 
 DRIFT_METRICS = {

@@ -179,19 +179,19 @@ class H4Study(Study):
 
     def _critical_length(self) -> str:
         """From which length on the verdict of ``bf16_pure`` is what it is."""
-        found = self.cell(PURE).evidence["sampled"].get("critical_length")
-        if found is None:
+        length = self.cell(PURE).evidence["sampled"].get("critical_length")
+        if length is None:
             return "At this length nothing passes the limit."
         return (
-            f"The limit is passed from {found['value']:.0f} [{found['low']:.0f}, "
-            f"{found['high']:.0f}] tokens on; shorter sequences are not affected."
+            f"The limit is passed from {length['value']:.0f} [{length['low']:.0f}, "
+            f"{length['high']:.0f}] tokens on; shorter sequences are not affected."
         )
 
     def evidence(
         self, configuration: PrecisionConfig, metrics: dict[str, Metric]
     ) -> dict[str, Any]:
         growth = metrics["accum_err_growth_exponent"]
-        found = {
+        figures = {
             "true_kl": self.true_kl(),
             "measured_against": measured_against(configuration),
             "observed_formats": self.sampled.observed(configuration, self.given.policy),
@@ -202,11 +202,11 @@ class H4Study(Study):
         }
         policy = configuration.forward_format(POLICY)
         if policy != GOLDEN:
-            found["expected_policy_drift"] = {
+            figures["expected_policy_drift"] = {
                 source: evidence.of_drift(self.drift(source, policy), self.given.settings.seed)
                 for source in ("sampled", "text")
             }
-        return found
+        return figures
 
     def _sampled(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Error by position, the components alone, and what a sum over the sequence loses."""

@@ -26,8 +26,8 @@ def work(planned: Planned) -> Tokens:
         for fmt in formats:
             rows[fmt] += 2 * settings.checked  # identical weights; another batch shape
     # The control that is run again, with what it is measured against; the true KL.
-    kept = keeps_logits(planned.pipeline.policy.model, settings.checked * response)
-    rows.update({"bf16": 3 * settings.checked, GOLDEN: (1 if kept else 3) * settings.checked})
+    keeps = keeps_logits(planned.pipeline.policy.model, settings.checked * response)
+    rows.update({"bf16": 3 * settings.checked, GOLDEN: (1 if keeps else 3) * settings.checked})
     text = Counter[str]()
     for fmt in policies - {GOLDEN}:
         rows.update({fmt: settings.expected, GOLDEN: settings.expected})

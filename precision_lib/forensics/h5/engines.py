@@ -106,21 +106,21 @@ def decode(
     for _, batch in responses.micro_batches(rows, order):
         starts = batch.prompt_lengths.cpu()
         cache, first, steps = cache_maker(model)(), 0, []
-        for here in range(int(starts.min()), int(starts.max()) + batch.length):
-            ids = batch.tokens[:, first:here]
+        for position in range(int(starts.min()), int(starts.max()) + batch.length):
+            ids = batch.tokens[:, first:position]
             logits, cache = forward_with_cache(model, cache, input_ids=ids)
             wide = logits[:, -1:].float()
-            chosen = batch.tokens[:, here : here + 1]
+            chosen = batch.tokens[:, position : position + 1]
             steps.append(
                 torch.stack([token_logprobs(wide / t, chosen).squeeze(1) for t in temperatures])
             )
-            first = here
+            first = position
         seen = engine_format(model), format_of(logits.dtype).name
         of_response = (starts - starts.min()).unsqueeze(1) + torch.arange(batch.length)
         reported = torch.stack(steps, dim=2).cpu()
         parts.append(reported.gather(2, of_response.expand(len(reported), -1, -1)))
-    found = torch.cat(parts, dim=1)[:, torch.argsort(order)]
-    return Reported(dict(zip(temperatures, found, strict=True)), *seen)
+    logprobs = torch.cat(parts, dim=1)[:, torch.argsort(order)]
+    return Reported(dict(zip(temperatures, logprobs, strict=True)), *seen)
 
 
 @torch.no_grad()
@@ -135,7 +135,7 @@ def collision(
     rows = rows_per_forward(responses.tokens.shape[1], model)
     for _, batch in responses.micro_batches(rows):
         logits, _ = response_logits(model, batch)
-        for temperature, found in parts.items():
+        for temperature, chunks in parts.items():
             p = torch.softmax(logits.float() / temperature, -1)
-            found.append(p.square().sum(-1).double().cpu())
-    return {t: torch.cat(found) for t, found in parts.items()}
+            chunks.append(p.square().sum(-1).double().cpu())
+    return {t: torch.cat(chunks) for t, chunks in parts.items()}

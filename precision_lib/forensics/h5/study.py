@@ -230,24 +230,24 @@ class H5Study(Study):
         """Temperature to [N, T], the FP32 policy's sum of squared probabilities."""
         model = self.all.given.checkpoint.model
         with deterministic(native_products=True):
-            found = collision(model, _responses(self.all), (1.0, COOLER))
-        return {t: x.numpy() for t, x in found.items()}
+            chances = collision(model, _responses(self.all), (1.0, COOLER))
+        return {t: x.numpy() for t, x in chances.items()}
 
     def formats(self, configuration: PrecisionConfig) -> dict[str, Any]:
         """Rollout format to its metrics beside this trainer, on the checked sequences."""
-        found = {}
+        figures = {}
         for fmt in ROLLOUT_FORMATS:
             other = replace(configuration, rollout=fmt)
             difference = self.difference(self.checked, other)
             metrics = self._over(self.checked).estimates(h5.sequence_sums(difference))
             trainer, rollout = self._errors(self.checked, other)
-            found[fmt] = {name: m.as_json() for name, m in metrics.items()} | {
+            figures[fmt] = {name: m.as_json() for name, m in metrics.items()} | {
                 "rms": _rms(difference),
                 "quadrature_rms": float(np.hypot(_rms(trainer), _rms(rollout))),
                 "quadrature_z": h5.quadrature_z(trainer, rollout),
                 "correlation": correlation(trainer, rollout),
             }
-        return found
+        return figures
 
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
         """Formats as seen at run time; None for a component that H5 does not run."""
@@ -259,7 +259,7 @@ class H5Study(Study):
             reported = self.reported(self.all, configuration.rollout_format)
             rollout = reported.fmt
             head |= {reported.head}
-        found: dict[str, str | None] = {
+        observed: dict[str, str | None] = {
             "policy": "+".join(sorted({trainer.parameters, trainer.logits})),
             "reference": None,
             "reward": None,
@@ -268,8 +268,8 @@ class H5Study(Study):
             "rollout": rollout,
         }
         if configuration.lm_head:
-            found |= {"policy": trainer.parameters, "lm_head": "+".join(sorted(head))}
-        return found
+            observed |= {"policy": trainer.parameters, "lm_head": "+".join(sorted(head))}
+        return observed
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         pure, demoted = self.cell(PURE), self.cell(self.looked_at[2])

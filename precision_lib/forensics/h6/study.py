@@ -66,8 +66,8 @@ class H6Study(Study):
         }
 
     def _change(self, walked: Walked, master: str | None, shape: str = FIRST) -> Array:
-        found: Array = walked.changes[master, shape].numpy()
-        return found
+        change: Array = walked.changes[master, shape].numpy()
+        return change
 
     def _against(self, change: Array, golden: Array, signal: Array | None = None) -> Sums:
         """Sums of a change against the masters'; the signal is theirs unless it is given.
@@ -160,11 +160,11 @@ class H6Study(Study):
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         pure, promoted, _ = (self.cell(c).metrics for c in self.looked_at)
         settings = self.walker.settings
-        kept, lost = pure["logprob_change_slope"].value, pure[DAMAGE].value
+        left, lost = pure["logprob_change_slope"].value, pure[DAMAGE].value
         moved, copies = (m["weights_moved_frac"].value for m in (pure, promoted))
         return (
             f"After {settings.steps} AdamW steps at a learning rate of "
-            f"{settings.learning_rate:.0e}, weights stored in bf16 keep {kept:.1%} of the change "
+            f"{settings.learning_rate:.0e}, weights stored in bf16 keep {left:.1%} of the change "
             f"of log-probs that FP32 masters make, and miss it by {lost:.1%}. FP32 masters lose "
             f"exactly nothing, although only {copies:.1%} of their bf16 copy moves in a step; of "
             f"weights stored in bf16 it is {moved:.1%}."

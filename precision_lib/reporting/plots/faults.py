@@ -30,8 +30,8 @@ def catcher(test: str) -> str:
     """Which part of the suite caught a fault, by the test's file; bare names are of conformance."""
     if test.startswith("gate:"):
         return CATCHERS[-1]
-    found = re.search(r"test_(h\d+)_", test)
-    return found.group(1).upper() if found else CATCHERS[0]
+    match = re.search(r"test_(h\d+)_", test)
+    return match.group(1).upper() if match else CATCHERS[0]
 
 
 def margins(fault: FaultOutcome) -> dict[str, float | None]:
@@ -55,14 +55,14 @@ def matrix(self_test: SelfTest) -> Picture:
         raise NothingToDrawError("no fault was planted in this self-test")
     counts = {o: [f.name for f in faults if f.outcome == o] for o in (CAUGHT, BELOW, *BAD)}
     loud = [f"{o.upper()}: {', '.join(counts[o])}." for o in BAD if counts[o]]
-    said = " ".join(loud) or "None was missed."
+    missed = " ".join(loud) or "None was missed."
     summary = ", ".join(f"{len(names)} {outcome}" for outcome, names in counts.items())
     return Picture(
         NAME,
         _figure(faults),
         f"Planted faults ({summary}) by the part of the suite that caught each (core: "
         "the conformance tests of the PPO core, H1 and so on: the hypothesis' own tests, gate: the "
-        f"comparison with a baseline). {said} The number "
+        f"comparison with a baseline). {missed} The number "
         "is the decimal logarithm of the margin, the error in times the limit (3: a thousand "
         "times), deeper shades for larger ones; a tick is a catch without a size.",
         f"Map of {len(faults)} faults by {len(CATCHERS)} catchers: {summary}.",
@@ -74,9 +74,11 @@ def matrix(self_test: SelfTest) -> Picture:
 
 
 def _row(fault: FaultOutcome) -> tuple[str, ...]:
-    found = margins(fault)
+    by_catcher = margins(fault)
     outcome = fault.outcome.upper() if fault.outcome in BAD else fault.outcome
-    by = ", ".join(f"{name} {_margin(margin)}".strip() for name, margin in found.items()) or "–"
+    by = (
+        ", ".join(f"{name} {_margin(margin)}".strip() for name, margin in by_catcher.items()) or "–"
+    )
     smallest = fault.smallest_detectable or "–"
     return fault.function, fault.name, outcome, by, smallest, fault.meaning
 
@@ -143,13 +145,13 @@ def _side(axis: Any, lines: Sequence[FaultOutcome | str], rows: int) -> None:
 
 def _cells(fault: FaultOutcome, shades: Any) -> list[tuple[Any, str, str]]:
     """Colour, text and colour of the text, of each catcher."""
-    found = margins(fault)
+    by_catcher = margins(fault)
     cells: list[tuple[Any, str, str]] = []
     for name in CATCHERS:
-        if name not in found:
+        if name not in by_catcher:
             cells.append(("#F4F4F4", "", "black"))
             continue
-        margin = found[name]
+        margin = by_catcher[name]
         decade = 0.0 if margin is None else math.log10(max(margin, 1.0))
         shade = 0.08 + 0.85 * min(decade / DECADES, 1.0)
         text = "✓" if margin is None else f"{decade:.0f}" if math.isfinite(decade) else "∞"

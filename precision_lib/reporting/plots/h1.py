@@ -29,29 +29,29 @@ Derived = tuple[str, str, list[tuple[float, float]]]
 
 def collapse_curve(record: Record) -> Picture:
     """Zero log-ratios and noise over signal against the true KL, measured and derived."""
-    found, predictions = groups(record, "H1"), derived(record)
-    kls = [p.true_kl for p in curve_of(found[0].cell)]
+    curves, predictions = groups(record, "H1"), derived(record)
+    kls = [p.true_kl for p in curve_of(curves[0].cell)]
     rows = [
         (g.names[0], what, *(form(p.metrics[key].value) for p in curve_of(g.cell)))
         for what, key, form in (("zeros", ZEROS, share), ("noise/signal", NOISE, shown))
-        for g in found
+        for g in curves
     ]
     for name, key, points in predictions:
         what, form = ("zeros", share) if key == ZEROS else ("noise/signal", shown)
         rows.append((f"{name}, derived", what, *(form(value) for _, value in points)))
-    said = (
+    predicted = (
         "Dotted: derived, not fitted to these points (specification, section 4)."
         if predictions
         else "The record holds nothing that a prediction could be derived from."
     )
     return Picture(
         NAME,
-        _figure(record, found, predictions),
+        _figure(record, curves, predictions),
         "Left, the symptom: share of response tokens whose log-ratio is zero. Right, the damage: "
         "RMS error of the log-ratio over its RMS. Both against the true KL between policy and "
-        f"reference, nats per token, full vocabulary, float64. {said} {same_as(found)}",
+        f"reference, nats per token, full vocabulary, float64. {predicted} {same_as(curves)}",
         f"Share of zero log-ratios, and noise over signal, over a true KL of {kls[0]:.0e} to "
-        f"{kls[-1]:.0e}. {_in_words(found)}",
+        f"{kls[-1]:.0e}. {_in_words(curves)}",
         Table(("configuration", "", *(f"KL {kl:.1e}" for kl in kls)), tuple(rows)),
     )
 

@@ -35,7 +35,7 @@ def step_at(size: float, fmt: str) -> float:
 
 def values(record: Record) -> Picture:
     """Step and stagnation against magnitude, advantage error against magnitude and offset."""
-    found = groups(record, "H3")
+    drawn = groups(record, "H3")
     rows = [
         (
             g.names[0],
@@ -46,7 +46,7 @@ def values(record: Record) -> Picture:
             with_interval(p.metrics[DAMAGE]),
             shown(p.advantage_rms_error_predicted),
         )
-        for g in found
+        for g in drawn
         for p in _evidence(g).by_magnitude
     ]
     rows += [
@@ -57,20 +57,20 @@ def values(record: Record) -> Picture:
             with_interval(p.metrics[DAMAGE]),
             shown(p.advantage_rms_error_predicted),
         )
-        for g in found
+        for g in drawn
         for p in _evidence(g).by_offset
     ]
     headings = ("configuration", "", "step, reward units", "stand still", "derived")
     return Picture(
         NAME,
-        _figure(record, found),
+        _figure(record, drawn),
         "Rewards scaled to an RMS value, or moved by an offset, the head fitted again each time. "
         "Top left: step of the value format at that size, reward units; the marks are the median "
         "step at the predictions of this critic. Top right: share of optimizer steps that do not "
         "move a prediction though they move the golden one. Bottom: RMS error of whitened "
         "advantages, in their standard deviations, by size and by offset over spread. "
-        f"Dotted: derived for rounding the stored values alone. {same_as(found)}",
-        f"Four panels: step, stagnation and advantage error by size and offset. {_in_words(found)}",
+        f"Dotted: derived for rounding the stored values alone. {same_as(drawn)}",
+        f"Four panels: step, stagnation and advantage error by size and offset. {_in_words(drawn)}",
         Table((*headings, "advantage error [95 %]", "derived"), tuple(rows)),
     )
 

@@ -27,8 +27,8 @@ SLOPE = "accum_err_growth_exponent"
 
 def drift(record: Record) -> Picture:
     """RMS accumulated error against position, with the fitted slope of each configuration."""
-    found = groups(record, "H4")
-    ends = [p.last + 1 for p in _points(found[0])]
+    curves = groups(record, "H4")
+    ends = [p.last + 1 for p in _points(curves[0])]
     rows = tuple(
         (
             g.names[0],
@@ -36,18 +36,18 @@ def drift(record: Record) -> Picture:
             with_interval(g.cell.metrics.get("drift_nats_per_1000_tokens")),
             *(shown(p.accumulated_rms) for p in _points(g)),
         )
-        for g in found
+        for g in curves
     )
     headings = ("configuration", "slope [95 %]", "drift, nats per 1,000 tokens [95 %]")
     return Picture(
         NAME,
-        _figure(record, found),
+        _figure(record, curves),
         "RMS over sequences of the log-ratio's error summed up to a token, nats, against the "
         "token's position; both axes logarithmic. Dashed: the record's fitted slope, the number in "
         "the legend (0.5: errors that change sign at random; 1: errors of one sign). Grey: those "
-        f"two laws. {same_as(found)}",
+        f"two laws. {same_as(curves)}",
         f"Accumulated error against position on log-log axes; after {ends[-1]:,} tokens: "
-        + ", ".join(f"{g.names[0]} {shown(_points(g)[-1].accumulated_rms)} nats" for g in found),
+        + ", ".join(f"{g.names[0]} {shown(_points(g)[-1].accumulated_rms)} nats" for g in curves),
         Table((*headings, *(f"{end:,} tokens" for end in ends)), rows),
     )
 
@@ -105,9 +105,9 @@ def _line(axis: Any, group: Group, look: dict[str, Any]) -> Any:
 def through_the_middle(x: Any, y: Any, slope: float) -> Any:
     """The power law of ``slope`` through the geometric middle of the positive points from
     ``FIRST_POSITION`` on, at ``x``."""
-    kept = (y > 0) & (x >= FIRST_POSITION)
-    kept = kept if kept.any() else y > 0
-    log_x, log_y = np.log(x[kept]).mean(), np.log(y[kept]).mean()
+    positive = (y > 0) & (x >= FIRST_POSITION)
+    positive = positive if positive.any() else y > 0
+    log_x, log_y = np.log(x[positive]).mean(), np.log(y[positive]).mean()
     return np.exp(log_y + slope * (np.log(x) - log_x))
 
 

@@ -17,8 +17,8 @@ DAMAGE = "rollout_log_ratio_final"
 
 def mismatch(record: Record) -> Picture:
     """RMS of the summed log-ratio against the position, and a table of rollout formats."""
-    found = groups(record, "H5")
-    formats = list(found[0].cell.shows(H5Evidence).formats)
+    curves = groups(record, "H5")
+    formats = list(curves[0].cell.shows(H5Evidence).formats)
     rows = tuple(
         (
             g.names[0],
@@ -26,18 +26,18 @@ def mismatch(record: Record) -> Picture:
             with_interval(g.cell.metrics["rollout_logprob_abs_diff_mean"]),
             *(with_interval(g.cell.shows(H5Evidence).formats[f].metrics[DAMAGE]) for f in formats),
         )
-        for g in found
+        for g in curves
     )
     headings = ("configuration", "at the end, nats [95 %]", "per token, nats [95 %]")
     return Picture(
         NAME,
-        _figure(record, found),
+        _figure(record, curves),
         "RMS over sequences of trainer's minus rollout's log-prob summed up to a token, nats, "
         "against the token's position; both axes logarithmic. Grey: the square root of the "
         "position, which errors that change sign at random follow. The table also says what each "
-        f"rollout format does beside the same trainer. {same_as(found)}",
+        f"rollout format does beside the same trainer. {same_as(curves)}",
         "Summed log-ratio against position on log-log axes; at the end: "
-        + ", ".join(f"{g.names[0]} {shown(_last(g))} nats" for g in found),
+        + ", ".join(f"{g.names[0]} {shown(_last(g))} nats" for g in curves),
         Table((*headings, *(f"rollout in {f}, nats [95 %]" for f in formats)), rows),
     )
 

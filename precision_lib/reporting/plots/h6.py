@@ -15,8 +15,8 @@ DAMAGE = "logprob_change_rel_error"
 
 def absorption(record: Record) -> Picture:
     """Share of stored weights that a step moves, and the error of the change of log-probs."""
-    found = groups(record, "H6")
-    masters = list(found[0].cell.shows(H6Evidence).masters)
+    curves = groups(record, "H6")
+    masters = list(curves[0].cell.shows(H6Evidence).masters)
     rows = tuple(
         (
             g.names[0],
@@ -24,18 +24,18 @@ def absorption(record: Record) -> Picture:
             shown(g.cell.metrics["weights_moved_frac"].value),
             *(with_interval(g.cell.shows(H6Evidence).masters[f].metrics[DAMAGE]) for f in masters),
         )
-        for g in found
+        for g in curves
     )
     headings = ("configuration", "error of the change [95 %]", "weights that move in a step")
     return Picture(
         NAME,
-        _figure(record, found),
+        _figure(record, curves),
         "Left: share of the weights that one optimizer step moves where they are stored in 16 "
         "bits, against the learning rate; the first step, scaled. Right: error of the accumulated "
         "change of log-probs, over that change, by the format that the weights are stored in. The "
-        f"table also says so for every policy format. {same_as(found)}",
+        f"table also says so for every policy format. {same_as(curves)}",
         "Share of moved weights against the learning rate, and error of the change by storage: "
-        + ", ".join(f"{f} {shown(_damage(found[0], f))}" for f in masters),
+        + ", ".join(f"{f} {shown(_damage(curves[0], f))}" for f in masters),
         Table((*headings, *(f"weights in {f}, error [95 %]" for f in masters)), rows),
     )
 

@@ -42,10 +42,10 @@ def pictures(sweep: Sweep) -> list[Picture]:
     runs = [run for run in sweep.runs if run.curves]
     if not runs:
         raise NothingToDrawError("no run of this sweep has ended: there is nothing to draw yet")
-    found = [_curves(runs)]
+    drawn = [_curves(runs)]
     if sweep.evidence and any(_lost(c) for c in sweep.evidence.cells):
-        found.append(_gain_lost(sweep.evidence))
-    return found
+        drawn.append(_gain_lost(sweep.evidence))
+    return drawn
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
@@ -106,8 +106,8 @@ def _draw_curves(bands: dict[str, dict[str, tuple[Array, Array, Array, Array]]])
     looks = appearance(list(bands))
     figure, axes = new_figure(6.0, 2, 2)
     for axis, (key, label) in zip(axes.flat, CURVES, strict=True):
-        for name, found in bands.items():
-            step, mean, low, high = found[key]
+        for name, outcome in bands.items():
+            step, mean, low, high = outcome[key]
             axis.fill_between(step, low, high, color=looks[name]["color"], alpha=0.10, linewidth=0)
             axis.plot(step, mean, label=name, **looks[name])
         axis.set_xlabel("PPO step")

@@ -33,8 +33,8 @@ def heat_map(record: Record) -> Picture:
     hypotheses = record.measured_hypotheses
     expected = [configuration for _, configuration in record.expected]
     names = list(dict.fromkeys([*(c.configuration for c in record.cells), *expected]))
-    found = {h: record.cells_of(h) for h in hypotheses}
-    rows = tuple(_row(record, name, found) for name in names)
+    cells = {h: record.cells_of(h) for h in hypotheses}
+    rows = tuple(_row(record, name, cells) for name in names)
     headings = ["configuration"]
     for h in hypotheses:
         metric, symptom = _metrics(record, h)
@@ -43,12 +43,12 @@ def heat_map(record: Record) -> Picture:
         )
     return Picture(
         NAME,
-        _figure(record, names, hypotheses, found),
+        _figure(record, names, hypotheses, cells),
         "Verdict of each configuration on each hypothesis. In a cell: the verdict, the damage that "
         "decides (a cell is impaired when its whole 95 % interval lies above the limit at the top "
         "of the column), and behind the dot the symptom that people look at.",
         f"Table of {len(names)} configurations by {len(hypotheses)} hypotheses: "
-        + "; ".join(_count(h, found[h]) for h in hypotheses),
+        + "; ".join(_count(h, cells[h]) for h in hypotheses),
         Table(tuple(headings), rows),
     )
 

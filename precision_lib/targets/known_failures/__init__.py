@@ -101,7 +101,7 @@ def read_known_failures(path: Path) -> KnownFailures:
         if not isinstance(causes, list) or not all(isinstance(cause, dict) for cause in causes):
             raise ValueError("write [[cause]], with two brackets: there may be several")
         known = [entry for cause in causes for entry in _entries(cause)]
-        found = KnownFailures(str(data["target"]), str(data.get("version", "")), tuple(known))
+        failures = KnownFailures(str(data["target"]), str(data.get("version", "")), tuple(known))
     except KeyError as error:
         raise KnownFailuresError(f"{path} has no {error.args[0]!r}") from None
     except OSError as error:
@@ -113,7 +113,7 @@ def read_known_failures(path: Path) -> KnownFailures:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise KnownFailuresError(f"{path} lists {', '.join(twice)} twice")
-    return found
+    return failures
 
 
 def _entries(cause: Mapping[str, Any]) -> list[Known]:

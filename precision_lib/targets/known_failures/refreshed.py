@@ -40,7 +40,7 @@ def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailur
     ran = {name for counts in conformance["functions"].values() for name in counts["ran"]}
     gone = conformance.get("not_offered", ())
     entries = old.by_test()
-    kept = [
+    failures = [
         entry
         for entry in old.known
         if entry.test not in ran and entry.test.partition("[")[2].partition("-")[0] not in gone
@@ -52,10 +52,10 @@ def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailur
         entry = entries.get(name, UNEXPLAINED)
         if entry.kind == "unexplained":
             entry = _covering(old, name, failure["what"])
-        kept.append(replace(entry, test=name, input=case))
-    order = list(dict.fromkeys(_cause(entry) for entry in (*old.known, *kept)))
-    kept.sort(key=lambda entry: order.index(_cause(entry)))
-    return KnownFailures(conformance["target"], conformance.get("version", ""), tuple(kept))
+        failures.append(replace(entry, test=name, input=case))
+    order = list(dict.fromkeys(_cause(entry) for entry in (*old.known, *failures)))
+    failures.sort(key=lambda entry: order.index(_cause(entry)))
+    return KnownFailures(conformance["target"], conformance.get("version", ""), tuple(failures))
 
 
 def _covering(old: KnownFailures, name: str, what: Iterable[str]) -> Known:

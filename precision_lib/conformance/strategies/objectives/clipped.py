@@ -76,8 +76,8 @@ def _build(
         made: dict[str, Any] = {}
         for name, x in zip(("logprobs", "old_logprobs"), pair, strict=True):
             made[name] = draws.scattered(draws.rounded(x), mask, nonfinite=nonfinite)
-        kept = advantages[over] if of_sequences else advantages
-        made["advantages"] = draws.scattered(kept, over, nonfinite=nonfinite)
+        scattered = advantages[over] if of_sequences else advantages
+        made["advantages"] = draws.scattered(scattered, over, nonfinite=nonfinite)
         made |= {"mask": torch.from_numpy(mask), "clip_low": clip[0], "clip_high": clip[1]}
         return made | ({"dual_clip": draws.choice("dual_clip", dual)} if dual else {})
 
