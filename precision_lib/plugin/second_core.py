@@ -19,7 +19,6 @@ import pytest
 from precision_lib.jsonio import to_plain
 from precision_lib.phases.second_process import SecondProcess, Send, may_help
 from precision_lib.plugin.packaged import CONFORMANCE, FORENSICS
-from precision_lib.plugin.progress_bar import ProgressBar
 from precision_lib.record.codec import Json, decode, encode
 from precision_lib.record.record import Cell, Hypothesis
 from precision_lib.record.recorder import Recorder
@@ -198,6 +197,8 @@ def _take(recorder: Recorder, measured: Json) -> None:
 @contextmanager
 def _unseen(config: pytest.Config) -> Iterator[None]:
     """No output: the terminal and the files of captured output belong to the first process."""
+    from precision_lib.plugin.progress_bar import ProgressBar
+
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     capture.stop_global_capturing()
     nowhere = os.open(os.devnull, os.O_WRONLY)

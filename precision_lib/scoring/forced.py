@@ -86,7 +86,8 @@ def forced(
         if scored.values is not None:
             values[chosen, first:] = real_or_zero(scored.values.cpu(), keep)
         if see is not None:
-            see(scored.logits[keep.to(scored.logits.device)], given[:, first + 1 :][keep])
+            of_responses = keep.to(scored.logits.device)
+            see(scored.logits[of_responses], scored.targets[of_responses])
         del scored  # its logits must not live on into the next forward
     parameters, observed = formats_of_model(model), "+".join(sorted(seen))
     return Forced(logprobs, None if head is None else values, parameters, observed)

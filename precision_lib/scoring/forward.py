@@ -98,11 +98,13 @@ class Figures:
         logprobs: format of the log-softmax to [n, T] log-probs in it.
         values: [n, T] in the value format; None without a head.
         logits: [n, T, V], by far the largest: drop it before the next forward.
+        targets: [n, T] int64, the tokens that the logits predict.
     """
 
     logprobs: dict[str, Tensor]
     values: Tensor | None
     logits: Tensor
+    targets: Tensor
 
 
 def forward(
@@ -134,7 +136,7 @@ def forward(
     if head is not None:
         weight, bias = (x.to(hidden.device) for x in head)
         values = predict_values(hidden[:, first:-1], weight, bias, value_format)
-    return Figures(logprobs, values, aligned)
+    return Figures(logprobs, values, aligned, targets)
 
 
 def formats_of(tensors: Any) -> str:

@@ -15,12 +15,15 @@ import pytest
 from precision_lib.cli import main
 from precision_lib.compare import baseline as baselines
 from precision_lib.compare.baseline import load_baseline
+from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.record.recorder import unfinished_run
 from tests.unit import small_blocks as small
 from tests.unit.commands.gate_files import Files
 from tests.unit.small_blocks import Block, metric, moved, whole
 
 NODE = "tests/forensics/test_h1_kl_collapse.py::test_cell_has_a_verdict[bf16_pure]"
+#: Every hypothesis in two configurations.
+CELLS = 2 * len(HYPOTHESES)
 GATE_NODE = "tests/forensics/test_regressions.py::test_cell_is_no_worse_than_the_baseline[H1-x]"
 
 
@@ -86,7 +89,7 @@ def test_a_killed_run_without_a_record_is_incomplete(
     assert files.gate(f"--markdown={files.markdown}") == 2
     out = capsys.readouterr().out
     assert "inconclusive: incomplete: the last run that was to write report.json was killed" in out
-    assert f"after 3 of 10 cells; what it measured stands in {files.directory}" in out
+    assert f"after 3 of {CELLS} cells; what it measured stands in {files.directory}" in out
     assert files.markdown.read_text().startswith("### Precision: inconclusive\n")
 
 
@@ -94,12 +97,12 @@ def test_a_killed_run_is_not_hidden_by_the_record_of_an_earlier_one(
     files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files.begin("a-run")
-    for _ in range(10):
+    for _ in range(CELLS):
         files.finish_cell("a-run")
     assert files.gate() == 0, "this record is of the run that began last"
     files.begin("killed")
     assert files.gate() == 2
-    assert "killed after 0 of 10 cells" in capsys.readouterr().out
+    assert f"killed after 0 of {CELLS} cells" in capsys.readouterr().out
     assert (
         main(["gate", str(files.report), "--update-baseline", f"--baseline={files.baseline}"]) == 4
     )
@@ -117,7 +120,7 @@ def test_half_a_line_of_a_kill_is_passed_over(files: Files) -> None:
         file.write('{"run": "killed", "hypothesis": "H1", "confi')
     sentence = unfinished_run(files.report)
     assert sentence is not None
-    assert "killed after 0 of 10" in sentence
+    assert f"killed after 0 of {CELLS}" in sentence
 
 
 @pytest.mark.parametrize(

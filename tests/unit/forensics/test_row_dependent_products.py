@@ -171,7 +171,7 @@ def test_the_summary_says_how_far_two_batch_shapes_differ(usual: Measured, split
     variance = split.metric("H1", "bf16_pure", "batch_variance")
     assert heading == "two batch shapes of one bf16 model differ by"
     assert of_h1 == f"H1: {variance:#.2g} times the signal at a KL of 1e-04"
-    assert [line[:2] for line in others] == ["H2", "H3", "H4", "H5"]
+    assert [line[:2] for line in others] == ["H2", "H3", "H4", "H5", "H6"]
     [(same, _)] = batch_variance_lines(usual.record)
     assert same == "two batch shapes of one bf16 model give the same bits"
 
