@@ -14,6 +14,7 @@ from precision_lib.record.files import load_calibration, load_self_test, load_sw
 from tools.attribution_tables import attribution_table, load_attributions
 from tools.documents import MarkerError, write_between
 from tools.gate_tables import calibration_table, self_test_tables
+from tools.real_model_tables import load_real_model, real_model_tables
 from tools.scaling_tables import load_scaling, scaling_table
 from tools.training_tables import training_tables
 
@@ -22,6 +23,7 @@ KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], str]]] = {
     "training": (load_sweep, training_tables),
     "calibration": (load_calibration, calibration_table),
     "attribution": (load_attributions, attribution_table),
+    "real-model": (load_real_model, real_model_tables),
     "scaling": (load_scaling, scaling_table),
     "self-test": (load_self_test, self_test_tables),
 }
