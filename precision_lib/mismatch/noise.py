@@ -29,8 +29,10 @@ SMALLER = {"tf32": 2**-3, "fp16": 2**-3, "fp32": 2**-15 * math.sqrt(1024)}
 SPREAD = 0.74
 #: The same of one format in two implementations on one model. vLLM's sigma over ours is 0.8 to 1.0
 #: (docs/mismatch.md), an H200 engine's over its trainer's 0.86: none is larger, and this allows it.
+#: It rests on this handful of pairs and is not calibrated.
 SAME_MODEL_SPREAD = 0.25
-#: Of a quantised format's sigma over bf16's: 2.7 to 5.2 for int8, 3 to 6 for an FP8 KV cache.
+#: Of a quantised format's sigma over bf16's: 2.7 to 5.2 for int8, 3 to 6 for an FP8 KV cache. As
+#: few pairs, and not calibrated.
 OTHER_FORMAT_SPREAD = 0.5
 #: Normal quantiles at 0.9 and 0.9995: the size may cause half of the false alarms.
 USUAL, LARGEST = 1.28, 3.29
