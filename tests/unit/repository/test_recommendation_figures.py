@@ -6,7 +6,7 @@ import re
 from precision_lib.jsonio import load_object
 from precision_lib.reporting.numbers import two
 from tests.unit.repository.test_readme_figures import RECORDS, between, document
-from tools.predictions import HOW, is_confirmed, is_contradicted, prediction_table
+from tools.predictions import HOW, Row, is_confirmed, is_contradicted, prediction_table
 
 ROWS = load_object(RECORDS / "recommendation" / "predictions.json", "record of predictions", HOW)[
     "predictions"
@@ -18,6 +18,12 @@ ANSWER, SHORTER = (
 )
 
 
+def is_inside(row: Row) -> bool:
+    """Whether the measured value lies inside the predicted interval, which has an end."""
+    predicted = row["predicted"]
+    return bool(predicted["low"] <= row["measured"]["value"] <= predicted["high"])
+
+
 def test_the_table_is_the_records() -> None:
     assert between(document("docs/recipes.md"), "predictions") == prediction_table(ROWS)
 
@@ -26,6 +32,9 @@ def test_the_sentence_counts_what_the_record_confirms() -> None:
     text = re.sub(r"\s+", " ", document("docs/recipes.md"))
     confirmed = sum(map(is_confirmed, ROWS))
     assert f"In {confirmed} of {len(ROWS)} rows the intervals overlap" in text
+    inside = sum(map(is_inside, ROWS))
+    assert f"In {inside} of {len(ROWS)} rows the measured value lies inside" in text
+    assert inside < confirmed, "the first criterion is the harder one"
     assert not any(map(is_contradicted, ROWS))
 
 
