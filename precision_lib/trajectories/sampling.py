@@ -113,18 +113,7 @@ def sample_and_report(
         ValueError: for no prompt, an empty one, or a sequence beyond the model's positions.
         FloatingPointError: logits with NaN or +inf, from which nothing can be drawn.
     """
-    if not prompts or any(not p for p in prompts) or length < 1:
-        raise ValueError(
-            f"nothing to sample: {len(prompts)} prompts, "
-            f"{sum(not p for p in prompts)} of them empty, {length} tokens"
-        )
-    longest = max(map(len, prompts)) + length
-    positions = getattr(model.config, "max_position_embeddings", longest)
-    if longest > positions:
-        raise ValueError(
-            f"prompt and response take {longest} tokens, the model has {positions} positions; "
-            "use shorter --seq_lengths or fewer --max_new_tokens"
-        )
+    longest = _longest(model, prompts, length)
     generator = torch.Generator().manual_seed(seed)
     uniform = torch.rand(len(prompts), length, dtype=torch.float64, generator=generator)
     tokens = torch.full((len(prompts), longest), pad, dtype=torch.int64)
@@ -137,6 +126,23 @@ def sample_and_report(
             tokens[row, : len(prompt)] = torch.tensor(prompt)
             tokens[row, len(prompt) : len(prompt) + length] = response
     return Responses(tokens, torch.tensor([len(p) for p in prompts]), length), reported
+
+
+def _longest(model: Any, prompts: list[list[int]], length: int) -> int:
+    """Tokens of the longest sequence; ValueError where nothing can be drawn or positions lack."""
+    if not prompts or any(not p for p in prompts) or length < 1:
+        raise ValueError(
+            f"nothing to sample: {len(prompts)} prompts, "
+            f"{sum(not p for p in prompts)} of them empty, {length} tokens"
+        )
+    longest = max(map(len, prompts)) + length
+    positions = getattr(model.config, "max_position_embeddings", longest)
+    if longest > positions:
+        raise ValueError(
+            f"prompt and response take {longest} tokens, the model has {positions} positions; "
+            "use shorter --seq_lengths or fewer --max_new_tokens"
+        )
+    return longest
 
 
 @torch.no_grad()
