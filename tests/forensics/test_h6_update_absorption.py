@@ -50,7 +50,7 @@ def test_cell_has_a_verdict(
     taken = h6_study.walker.settings.steps - cell.evidence["skipped_steps"]
     assert {counts.pop(name) for name in WEIGHTS} == {cell.evidence["weights"] * taken}
     assert set(counts.values()) == {int(h6_study.mask.sum())}
-    assert all(n > 0 for metric in cell.metrics.values() for n in [metric.n])
+    assert all(metric.n > 0 for metric in cell.metrics.values())
 
 
 def test_observed_formats_are_those_of_the_configuration(
