@@ -105,22 +105,22 @@ def along_kl(cell: MeasuredCell, metric: str, point: OperatingPoint) -> Carried:
     curve = sorted(cell.evidence.curve, key=lambda p: p.true_kl)
     own_kl = cell.evidence.true_kl
     if not curve or own_kl is None:
-        raise ValueError("a cell without the KL that it was measured at cannot be carried")
+        raise ValueError("it does not state the KL that it was measured at; measure again")
     for at in curve:
         if at.target_kl == point.kl:
-            floor = math.sqrt(own_kl / at.true_kl)
-            return Carried(at.metrics[metric], MEASURED, _kl_words(at.true_kl), floor)
-    floor = math.sqrt(own_kl / point.kl)
+            factor = math.sqrt(own_kl / at.true_kl)
+            return Carried(at.metrics[metric], MEASURED, _kl_words(at.true_kl), factor)
+    factor = math.sqrt(own_kl / point.kl)
     above = next((i for i, at in enumerate(curve) if at.true_kl >= point.kl), len(curve))
     if 0 < above < len(curve):
         left, right = curve[above - 1 : above + 1]
         part = math.log(point.kl / left.true_kl) / math.log(right.true_kl / left.true_kl)
         damage = _between(left.metrics[metric], right.metrics[metric], part)
         words = f"{_kl_words(left.true_kl)} and {right.true_kl:.1e}"
-        return Carried(damage, INTERPOLATED, words, floor)
+        return Carried(damage, INTERPOLATED, words, factor)
     end = curve[min(above, len(curve) - 1)]
     damage = scaled(end.metrics[metric], math.sqrt(end.true_kl / point.kl))
-    return Carried(damage, EXTRAPOLATED, _kl_words(end.true_kl), floor)
+    return Carried(damage, EXTRAPOLATED, _kl_words(end.true_kl), factor)
 
 
 def along_drift(cell: MeasuredCell, metric: str, point: OperatingPoint) -> Carried:
@@ -153,7 +153,10 @@ def along_length(
         ValueError: ``final`` does not say over how many sequences it was taken.
     """
     if not final.clusters:
-        raise ValueError("a sum over sequences without their number cannot be carried")
+        raise ValueError(
+            f"it states a sum over {final.n} tokens without their number of sequences; measure "
+            "again"
+        )
     measured = round(final.n / final.clusters)
     words = f"{measured} response tokens"
     if point.length == measured or final.high <= 0:

@@ -121,7 +121,7 @@ def _prompts_and_responses(
         row = int(short[0])
         raise DumpError(
             f"{source}: column token_ids has {tokens.lengths[row]} slots in row {row}, "
-            f"rollout_logprobs has {slots.lengths[row]}"
+            f"rollout_logprobs has {slots.lengths[row]}; give a token for each log-prob"
         )
     responses = tokens.last(slots.lengths).split()
     in_front = tokens.lengths - slots.lengths
@@ -143,7 +143,7 @@ def _same_count(rows: Rows, name: str, slots: Rows, source: str) -> None:
     if len(rows.lengths) != len(slots.lengths):
         raise DumpError(
             f"{source}: column {name} has {len(rows.lengths)} rows, rollout_logprobs has "
-            f"{len(slots.lengths)}"
+            f"{len(slots.lengths)}; give a row for each response"
         )
 
 
