@@ -238,9 +238,9 @@ class Forwards:
     ) -> dict[str, Tensor]:
         """``function`` of the logits of ``first`` as they come, and of kept ones of ``second``."""
         if second not in self._logits:
-            kept: list[Tensor] = []
-            self._score_and_see(second, lambda logits, _: kept.append(logits))
-            self._logits[second] = kept
+            parts_of_second: list[Tensor] = []
+            self._score_and_see(second, lambda logits, _: parts_of_second.append(logits))
+            self._logits[second] = parts_of_second
         reference_logits = iter(self._logits[second])
         parts: dict[str, list[Tensor]] = {}
 

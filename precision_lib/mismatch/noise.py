@@ -86,12 +86,13 @@ def _spread(limit: NoiseLimit, spread: float) -> NoiseLimit:
     return replace(limit, usual=usual, largest=largest)
 
 
-def noise_limit_here(claims: Claims, fmt: str, sigma: float) -> NoiseLimit | None:
+def noise_limit_of_model(claims: Claims, fmt: str, sigma: float) -> NoiseLimit | None:
     """The limit for an engine against FP32, when the model's own noise is known.
 
     Args:
         claims: of the rollout's formats; None without.
-        fmt: a 16-bit format. sigma: what it makes of this model and these tokens, nats.
+        fmt: a 16-bit format.
+        sigma: what it makes of this model and these tokens, nats.
     """
     if claims.rollout_dtype is None:
         return None

@@ -15,7 +15,7 @@ import torch
 from precision_lib.mismatch.cost import cost
 from precision_lib.mismatch.counters import counters
 from precision_lib.mismatch.judgement import EQUAL, Judgement
-from precision_lib.mismatch.noise import NoiseLimit, noise_limit_here, sigma_of
+from precision_lib.mismatch.noise import NoiseLimit, noise_limit_of_model, sigma_of
 from precision_lib.mismatch.report import record
 from precision_lib.mismatch.rollout import Rollout
 from precision_lib.mismatch.schema import Array, Claims, Dump, DumpError
@@ -167,7 +167,7 @@ def _expected(claims: Claims, exact: Dump, others: dict[str, Dump]) -> NoiseLimi
         return None
     fmt = claims.rollout_dtype if claims.rollout_dtype in others else next(iter(others))
     assert fmt is not None
-    return noise_limit_here(claims, fmt, _sigma(others[fmt].trainer - exact.trainer, exact))
+    return noise_limit_of_model(claims, fmt, _sigma(others[fmt].trainer - exact.trainer, exact))
 
 
 def _sigma(d: Array, dump: Dump) -> float:

@@ -117,7 +117,7 @@ def _row(
 
 
 def _lines(settings: list[Setting], template: str) -> list[str]:
-    """One line per key; where two components set it, the later one has its way."""
+    """One line per key; where two components set it, the later value is taken."""
     keys = {key: value for setting in settings for key, value in setting.keys.items()}
     lines = [template.format(key=key, value=_Value(value)) for key, value in keys.items()]
     served = [f"--{k} {v}" for setting in settings for k, v in setting.serve.items()]

@@ -1,10 +1,10 @@
 """Defaults of a PPO run that depend on the size of the policy.
 
 The hazard. AdamW moves every weight by about the learning rate, so a log-prob moves by about the
-learning rate times the sum of the magnitudes of its gradient, over all weights. A rate for a model
-of 4 million parameters ruins one of 135 million in two steps. On SmolLM2-135M one update at 1e-6
-moves the log-probs of its own sequences by 0.021 nats RMS, and in proportion: two updates at 3e-6
-move them by at most 0.13, and the clip range of 0.2 is 0.18 nats.
+learning rate times the sum of the magnitudes of its gradient, over all weights. With the rate
+of a model of 4 million parameters, one of 135 million loses its reward in two steps. On
+SmolLM2-135M one update at 1e-6 moves the log-probs of its own sequences by 0.021 nats RMS, and in
+proportion: two updates at 3e-6 move them by at most 0.13, and the clip range of 0.2 is 0.18 nats.
 """
 
 from dataclasses import dataclass, replace

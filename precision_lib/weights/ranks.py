@@ -1,7 +1,7 @@
 """The ranks of a tensor-parallel engine against the trainer's whole tensors.
 
-The hazard. A shard at the wrong rank has the right norm, and the engine speaks nearly well. So each
-rank is compared with the part that it should hold, and then with the parts of the other ranks.
+The hazard. A shard at the wrong rank has the right norm, and the engine's text looks nearly right.
+So each rank is compared with the part that it should hold, and then with the parts of other ranks.
 
 The trainer's pieces are cut as the shapes of each rank say (:mod:`weights.shards`), and each rank
 is compared as a side of its own. With expert parallelism a rank holds whole experts, numbered

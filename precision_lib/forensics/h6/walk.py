@@ -53,8 +53,8 @@ class Tally:
         masters_moved: master format to stored weights that changed.
         laws: master format to its laws, in the last step.
         copies: 16-bit format to law 3 of copies of the FP32 masters, in the first step.
-        first_step: 16-bit format to the share of weights that move at each learning rate, if the
-            first step is scaled to it.
+        first_step: 16-bit format to learning rate to the number of weights that move, if the first
+            step is scaled to that rate.
     """
 
     policy: str
@@ -86,10 +86,10 @@ class Tally:
                 counts = copy_counts(old, new, step, get_format(narrow))
                 self.copies[narrow] = self.copies.get(narrow, CopyCounts()) + counts
             return
-        shares = self.first_step.setdefault(fmt, dict.fromkeys(LEARNING_RATES, 0))
-        for rate in shares:
+        moving = self.first_step.setdefault(fmt, dict.fromkeys(LEARNING_RATES, 0))
+        for rate in moving:
             scaled = apply_step(old, step * (rate / learning_rate))
-            shares[rate] += int((scaled != old).sum())
+            moving[rate] += int((scaled != old).sum())
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,8 @@ def _damage(group: Group, master: str) -> float:
 
 
 @styled
-def _figure(record: Record, found: list[Group]) -> Any:
-    evidence = found[0].cell.shows(H6Evidence)
+def _figure(record: Record, cells: list[Group]) -> Any:
+    evidence = cells[0].cell.shows(H6Evidence)
     looks = appearance(list(evidence.masters), markers=True)
     figure, axes = new_figure(3.2, 1, 2)
     moved, damage = axes[0]
