@@ -68,7 +68,7 @@ def _mismatch(options: argparse.Namespace) -> int:
     if options.limit is not None and not options.limit > 0:
         raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
     try:
-        weights = _compared_weights(options.trainer_weights, options.engine_weights)
+        weights = compared_weights(options)
         judgement = judge(_read(options.dumps, claims_of(options.claim)), options.limit)
         if weights is not None:
             judgement = with_weights(judgement, weights)
@@ -123,13 +123,18 @@ def claims_of(arguments: list[str]) -> dict[str, str]:
     return claims
 
 
-def _compared_weights(trainer: list[Path] | None, engine: list[Path] | None) -> Any:
-    """The comparison of both sides' weights, None where none are given."""
+def compared_weights(options: argparse.Namespace) -> Any:
+    """The comparison of both sides' weights, None where none are given.
+
+    Raises:
+        UsageError: one side alone. SourceError: a side that cannot be read.
+    """
     from precision_lib.mismatch.delivered import Weights
     from precision_lib.weights.manifests import open_source
     from precision_lib.weights.rank_files import open_ranks
     from precision_lib.weights.ranks import compare_engine
 
+    trainer, engine = options.trainer_weights, options.engine_weights
     if trainer is None and engine is None:
         return None
     if trainer is None or engine is None:

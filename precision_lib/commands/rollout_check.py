@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from precision_lib.commands import UsageError, check_devices, check_report_extra, print_lines
-from precision_lib.commands.mismatch import add_outputs, claims_of, write_outputs
+from precision_lib.commands.mismatch import (
+    add_outputs,
+    claims_of,
+    compared_weights,
+    write_outputs,
+)
 
 #: Seconds between two lines of progress, also while one forward takes longer.
 _SECONDS = 20.0
@@ -54,10 +59,11 @@ def _rollout_check(options: argparse.Namespace) -> int:
         raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
     try:
         rollout = read_rollout(options.dump, claims_of(options.claim))
+        weights = compared_weights(options)
         check_devices(options)
         checkpoint = load_checkpoint(options.model, options.device, options.device_map)
         with _Lines() as lines:
-            checked = run_rollout_check(checkpoint, rollout, options.limit, lines.show)
+            checked = run_rollout_check(checkpoint, rollout, options.limit, lines.show, weights)
         write_outputs(options, checked.record, checked.judgement.dump)
     except (CheckpointError, DumpError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from precision_lib.mismatch import delivered
 from precision_lib.mismatch.cost import cost
 from precision_lib.mismatch.counters import counters
 from precision_lib.mismatch.judgement import EQUAL, Judgement
@@ -49,12 +50,14 @@ def run_rollout_check(
     rollout: Rollout,
     limit: float | None = None,
     progress: Callable[[str, int, int], object] = lambda fmt, done, total: None,
+    compared: delivered.Weights | None = None,
 ) -> Checked:
     """Score the dump's tokens in FP32 and in the claimed formats, and judge the engine.
 
     Args:
         limit: as :func:`precision_lib.mismatch.verdict.judge` takes it.
         progress: called with the format, tokens done and tokens in all, after each forward.
+        compared: the weights of both sides, where they were compared.
 
     Raises:
         DumpError: tokens that the model does not have, more of them than it has positions, or
@@ -70,6 +73,8 @@ def run_rollout_check(
         if fmt != GOLDEN
     }
     judgement = judge(exact, limit, _expected(rollout.claims, exact, others))
+    if compared is not None:
+        judgement = delivered.with_weights(judgement, compared)
     result = record(judgement)
     result["model"] = {"name": checkpoint.name, "sha256": checkpoint.sha256}
     result["scored"] = {GOLDEN: _scored(exact), **_beside(exact, others)}

@@ -15,6 +15,7 @@ from precision_lib.commands.rollout_check import _Lines
 from precision_lib.mismatch.saving import save_dump
 from precision_lib.models.loading import Checkpoint
 from precision_lib.scoring.sampled import figures_of_tokens
+from precision_lib.weights import manifest
 
 Save = Callable[..., list[str]]
 
@@ -55,6 +56,20 @@ def test_the_models_own_numbers_need_no_more_than_a_sampler(
     assert "engine against bf16" in page.read_text()
 
 
+def test_weights_that_differ_are_named_whatever_the_log_probs_say(
+    arguments: Save, tmp_path: Path
+) -> None:
+    files = [str(tmp_path / f"{name}.json") for name in ("trainer", "engine", "record")]
+    for scale, file in zip((1.0, 2.0), files[:2], strict=True):
+        manifest({"layers.0.weight": scale * torch.ones(8, 8)}, file)
+    given = [*arguments(), "--trainer-weights", files[0], "--json", files[2], "--engine-weights"]
+    verdicts = []
+    for engine in files[:2]:
+        assert cli.main([*given, engine]) == 1
+        verdicts.append(json.loads(Path(files[2]).read_text())["verdict"])
+    assert verdicts == ["semantics", "delivery"]
+
+
 def test_what_does_not_fit_is_exit_code_4_in_one_line(
     arguments: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +87,7 @@ def test_what_does_not_fit_is_exit_code_4_in_one_line(
         ),
         ([*given, "--claim", "dtype=bf16"], "give NAME=VALUE with one of"),
         ([*given, "--limit", "0"], "--limit 0"),
+        ([*given, "--engine-weights", "e.json"], "needs --trainer-weights too"),
     ):
         assert cli.main(changed) == 4
         error = capsys.readouterr().err
