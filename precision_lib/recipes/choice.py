@@ -101,7 +101,7 @@ def choose(recipes: Iterable[Recipe], by: str = "time") -> Choice:
     if by not in CHEAP:
         raise ValueError(f"by = {by!r}: cheap means {' or '.join(CHEAP)}")
     if not recipes:
-        raise ValueError("the record holds no configuration")
+        raise ValueError("the record holds no configuration; give one that the main job wrote")
     possible = [r for r in recipes if r.cost.time is not None]
     order = sorted(possible, key=lambda r: (*r.price(by), r.worst_over_limit or 0.0))
     chosen = next((r for r in order if r.verdict == HEALTHY), None)

@@ -83,13 +83,7 @@ def replay(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size = {batch_size} must be at least 1")
-    manifest = read_manifest(trajectories_dir)
-    if not manifest.shards:
-        raise NothingToReplayError(
-            f"{trajectories_dir} holds no sequence yet, nothing would be compared; continue it "
-            "with `precision-forensics freeze --resume`"
-        )
-    check_same_models(manifest, pipeline, trajectories_dir)
+    manifest = _manifest_to_replay(pipeline, trajectories_dir)
     replayer = Replayer(pipeline, configuration, frozen_head(trajectories_dir, manifest))
     with deterministic(seed, native_products=not computes_on_cpu(*pipeline.models)):
         floor = noise_floor(replayer, trajectories_dir, manifest, batch_size)
@@ -117,6 +111,18 @@ def replay(
     )
     write_json(output_dir / RECORD, record)
     return record
+
+
+def _manifest_to_replay(pipeline: Pipeline, directory: Path) -> Manifest:
+    """The manifest of trajectories that ``pipeline`` can be compared with, at least one."""
+    manifest = read_manifest(directory)
+    if not manifest.shards:
+        raise NothingToReplayError(
+            f"{directory} holds no sequence yet, nothing would be compared; continue it "
+            "with `precision-forensics freeze --resume`"
+        )
+    check_same_models(manifest, pipeline, directory)
+    return manifest
 
 
 @dataclass
