@@ -1,7 +1,7 @@
 """Whether the weights of both sides were the same: evidence for or against ``delivery``.
 
-The hazard. Manifests of another moment acquit or convict the wrong weights. So manifests whose
-step the dump does not hold are no evidence, and those of one step do not acquit the others.
+The hazard. Manifests of another moment are evidence about other weights. So manifests whose step
+the dump does not hold are no evidence, and those of one step say nothing of the others.
 
 Log-probs cannot tell other weights from another computation of the same size. Hashes of both
 sides' weights can: equal ones rule ``delivery`` out, different ones prove it.
@@ -41,8 +41,9 @@ def with_weights(judgement: Judgement, weights: Weights) -> Judgement:
     steps = np.unique(judgement.dump.step) if judgement.dump.step is not None else None
     known = {s for s in (weights.trainer_step, weights.engine_step) if s is not None}
     if steps is not None and known and not known & set(steps.tolist()):
+        compared = " and ".join(map(str, sorted(known)))
         words = (
-            f"the weights compared are of step {min(known)}, the dump holds steps {steps[0]} to "
+            f"the weights compared are of step {compared}, the dump holds steps {steps[0]} to "
             f"{steps[-1]}: no evidence for or against delivery"
         )
         return _noted(judged, words)

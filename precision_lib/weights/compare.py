@@ -237,6 +237,7 @@ def _without_prefix(left: Side, right: Side) -> tuple[Source, Source] | None:
 
 
 def no_common_name(left: Side, right: Side) -> str:
+    """Why no tensor of the trainer (left) was paired with one of the engine (right), in words."""
     for whose, side in (("trainer", left), ("engine", right)):
         if not side.pieces:
             return f"the {whose} holds no tensor that can be compared"

@@ -1,6 +1,6 @@
 """Controls over training steps: what moved between two manifests or checkpoints of one side.
 
-Two controls acquit or convict a step without any log-prob. At learning rate 0 nothing may move. At
+Two controls judge a step without any log-prob. At learning rate 0 nothing may move. At
 any other rate, everything that is trained must move, in FP32 masters. The share of 16-bit codes
 that changed is what an engine in 16 bits sees of an update; it needs the values of both steps.
 """
