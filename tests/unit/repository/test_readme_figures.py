@@ -21,7 +21,7 @@ from tools.findings import findings
 
 ROOT = Path(__file__).parents[3]
 RECORDS = ROOT / "docs" / "records"
-HYPOTHESES = ["H1", "H2", "H3", "H4", "H5"]
+HYPOTHESES = ["H1", "H2", "H3", "H4", "H5", "H6"]
 
 Block = dict[str, Any]
 Cells = dict[tuple[str, str], dict[str, Any]]
@@ -198,7 +198,6 @@ def effects(block: Block) -> list[str]:
     promoted = ("bf16_fp32_kl", "bf16_fp32_reward", "bf16_fp32_value", "bf16_fp32_ref")
     demoted = ("fp32_bf16_kl", "fp32_bf16_reward", "fp32_bf16_value", "fp32_bf16_ref")
     verdicts = {h["hypothesis"]: h["verdict"] for h in block["hypotheses"]}
-    # The promotions and demotions of H5 and H6 are no rows of the matrix.
     for h, up, down in zip(words, promoted, demoted, strict=True):
         decision, (symptom, damage) = block["thresholds"][h], words[h]
         of = [cells[h, name]["metrics"] for name in ("bf16_pure", up, down)]
@@ -206,7 +205,21 @@ def effects(block: Block) -> list[str]:
             symptom += " -> ".join(percent(m[decision["symptom"]]["value"]) for m in of[:2])
         before, after, alone = (two(m[decision["metric"]]["value"]) for m in of)
         rows.append(f"| {h} | {symptom} | {damage}{before} -> {after} | {alone} | {verdicts[h]} |")
-    return rows
+    return rows + [_effect_beside_the_matrix(h) for h in block["hypotheses"][4:]]
+
+
+def _effect_beside_the_matrix(judged: dict[str, Any]) -> str:
+    """A row of H5 or H6, whose promotions and demotions are no rows of the matrix."""
+    symptom, damage = {
+        "H5": ("nats per token {:.2g} -> 0", "nats at the end "),
+        "H6": ("{:.2%} of the weights more move in a step", "share of the change that is lost "),
+    }[judged["hypothesis"]]
+    of = {name: metric["value"] for name, metric in judged["contrasts"].items()}
+    before = judged["error_budget"]["whole"]["value"]
+    after = before * (1 - of["promotion_damage_healed"])
+    symptom = symptom.format(abs(of["promotion_symptom_removed"])).replace("%", " %")
+    numbers = f"{damage}{two(before)} -> {two(after)} | {two(of['demotion_damage_added'])}"
+    return f"| {judged['hypothesis']} | {symptom} | {numbers} | {judged['verdict']} |"
 
 
 def short(value: float) -> str:
