@@ -126,6 +126,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: when the file cannot be written; the old one, if any, is untouched.
     """
+    _check_no_directory(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -152,6 +153,21 @@ def check_writable(directory: Path) -> None:
             pass
     except OSError as error:
         raise OSError(f"cannot write to {directory} ({error.strerror}); give another one") from None
+
+
+def check_file_writable(path: Path) -> None:
+    """The same for a file: its directory can be written to, and it is no directory itself.
+
+    Raises:
+        OSError: when it cannot be written; the message names it.
+    """
+    _check_no_directory(path)
+    check_writable(path.parent)
+
+
+def _check_no_directory(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; give the name of a file")
 
 
 def append_line(path: Path, value: Any) -> Any:

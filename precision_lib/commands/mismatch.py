@@ -63,11 +63,8 @@ def _mismatch(options: argparse.Namespace) -> int:
     from precision_lib.reporting.mismatch import mismatch_lines
     from precision_lib.weights.files import SourceError
 
-    if options.page is not None:
-        check_report_extra("--page")
-    if options.limit is not None and not options.limit > 0:
-        raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
     try:
+        check_options(options)
         weights = compared_weights(options)
         judgement = judge(_read(options.dumps, claims_of(options.claim)), options.limit)
         if weights is not None:
@@ -78,6 +75,24 @@ def _mismatch(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     print_lines(mismatch_lines(result))
     return exit_code(judgement)
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse before anything is read what :func:`add_outputs` adds and nobody can use.
+
+    Raises:
+        UsageError: a limit that is not positive, or a page that cannot be drawn. OSError: a file
+            that cannot be written.
+    """
+    from precision_lib.jsonio import check_file_writable
+
+    if options.page is not None:
+        check_report_extra("--page")
+    if options.limit is not None and not options.limit > 0:
+        raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
+    for path in (options.json, options.markdown, options.page):
+        if path is not None:
+            check_file_writable(path)
 
 
 def write_outputs(options: argparse.Namespace, result: dict[str, Any], dump: Any) -> None:

@@ -25,6 +25,10 @@ _EXIT_CODES = (
 )
 
 
+#: The shipped matrix of recipes.
+RECIPES = Path("recipes")
+
+
 def add_recommend(commands: Any) -> None:
     recommend = commands.add_parser(
         "recommend",
@@ -42,7 +46,7 @@ def add_recommend(commands: Any) -> None:
     add(
         "--matrix",
         type=Path,
-        default=Path("recipes"),
+        default=RECIPES,
         metavar="FILE.toml",
         help="your own configurations beside the matrix (default: `recipes`, the shipped ones)",
     )
@@ -80,7 +84,7 @@ def _picture(files: list[Path]) -> str:
 
 def _checked(options: argparse.Namespace) -> Any:
     """(operating point, record or None, shape), refused before anything is computed."""
-    from precision_lib.jsonio import check_writable
+    from precision_lib.jsonio import check_file_writable, check_writable
     from precision_lib.recipes.shape import UnknownShapeError, shape_of
     from precision_lib.recipes.tables import operating_point, table
     from precision_lib.record.files import load_record
@@ -88,15 +92,31 @@ def _checked(options: argparse.Namespace) -> Any:
     if options.hardware not in table("hardware"):
         known = ", ".join(table("hardware"))
         raise UsageError(f"--hardware {options.hardware}: unknown; known: {known}")
+    _check_with_record(options)
     try:
         point = operating_point(options.algorithm, options.length, options.kl)
         check_writable(options.output_dir)
+        for path in (options.json, options.markdown):
+            if path is not None:
+                check_file_writable(path)
         record = load_record(options.record) if options.record else None
         measured = record.context.checkpoint if record else None
         shape = shape_of(options.model or (measured.name if measured else EMBEDDED))
     except (UnknownShapeError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     return point, record, shape
+
+
+def _check_with_record(options: argparse.Namespace) -> None:
+    """Refuse what says how to measure where nothing is measured."""
+    given = {
+        "--matrix": options.matrix != RECIPES,
+        "--whole": options.whole,
+        "--prompts": options.prompts is not None,
+    }
+    for name in (name for name, is_given in given.items() if is_given):
+        if options.record is not None:
+            raise UsageError(f"{name} says how to measure, --record that it is done; give one")
 
 
 def _measured(options: argparse.Namespace) -> Any:

@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from precision_lib.commands import UsageError, check_devices, check_report_extra, print_lines
+from precision_lib.commands import UsageError, check_devices, print_lines
 from precision_lib.commands.mismatch import (
     add_outputs,
+    check_options,
     claims_of,
     compared_weights,
     write_outputs,
@@ -52,12 +53,10 @@ def _rollout_check(options: argparse.Namespace) -> int:
     from precision_lib.models.loading import CheckpointError, load_checkpoint
     from precision_lib.phases.rollout_check import run_rollout_check
     from precision_lib.reporting.mismatch import mismatch_lines
+    from precision_lib.weights.files import SourceError
 
-    if options.page is not None:
-        check_report_extra("--page")
-    if options.limit is not None and not options.limit > 0:
-        raise UsageError(f"--limit {options.limit:g}: give a number of nats above 0")
     try:
+        check_options(options)
         rollout = read_rollout(options.dump, claims_of(options.claim))
         weights = compared_weights(options)
         check_devices(options)
@@ -65,7 +64,7 @@ def _rollout_check(options: argparse.Namespace) -> int:
         with _Lines() as lines:
             checked = run_rollout_check(checkpoint, rollout, options.limit, lines.show, weights)
         write_outputs(options, checked.record, checked.judgement.dump)
-    except (CheckpointError, DumpError, OSError, ValueError) as error:
+    except (CheckpointError, DumpError, SourceError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
     print_lines(mismatch_lines(checked.record))
     return exit_code(checked.judgement)

@@ -4,6 +4,7 @@ Exit codes: 0 equal, 1 different, 2 cannot say, 4 wrong usage.
 """
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ def _weights(options: argparse.Namespace) -> int:
         raise UsageError("give ENGINE to compare with, or --write-manifest FILE")
     if options.tensor_parallel < 1:
         raise UsageError(f"--tensor-parallel {options.tensor_parallel}: give 1 or more ranks")
+    if options.lora_scale is not None and not math.isfinite(options.lora_scale):
+        raise UsageError(f"--lora-scale {options.lora_scale:g}: give a number")
+    if options.learning_rate is not None and not 0 <= options.learning_rate < math.inf:
+        raise UsageError(f"--learning-rate {options.learning_rate:g}: give 0 or a number above it")
     if options.learning_rate is not None and not options.older:
         raise UsageError("--learning-rate needs --older FILE: the weights before the steps")
     try:

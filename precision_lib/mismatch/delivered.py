@@ -1,7 +1,8 @@
 """Whether the weights of both sides were the same: evidence for or against ``delivery``.
 
-The hazard. Manifests of another moment are evidence about other weights. So manifests whose step
-the dump does not hold are no evidence, and those of one step say nothing of the others.
+The hazard. Manifests of another moment are evidence about other weights. So manifests are no
+evidence where the dump lacks the step of one of them, and those of one step say nothing of the
+others.
 
 Log-probs cannot tell other weights from another computation of the same size. Hashes of both
 sides' weights can: equal ones rule ``delivery`` out, different ones prove it.
@@ -40,10 +41,10 @@ def with_weights(judgement: Judgement, weights: Weights) -> Judgement:
     judged = replace(judgement, weights=weights.outcome)
     steps = np.unique(judgement.dump.step) if judgement.dump.step is not None else None
     known = {s for s in (weights.trainer_step, weights.engine_step) if s is not None}
-    if steps is not None and known and not known & set(steps.tolist()):
-        compared = " and ".join(map(str, sorted(known)))
+    others = known - set(steps.tolist()) if steps is not None else set()
+    if steps is not None and others:
         words = (
-            f"the weights compared are of step {compared}, the dump holds steps {steps[0]} to "
+            f"weights of step {min(others)} were compared, the dump holds steps {steps[0]} to "
             f"{steps[-1]}: no evidence for or against delivery"
         )
         return _noted(judged, words)

@@ -18,14 +18,16 @@ from precision_lib.mismatch.judgement import (
     Decision,
     Size,
 )
-from precision_lib.mismatch.noise import formats_that_explain
+from precision_lib.mismatch.noise import formats_that_explain, scale
 from precision_lib.mismatch.sample import Fingerprint, Sample
-from precision_lib.mismatch.schema import Claims, Dump
+from precision_lib.mismatch.schema import Array, Claims, Dump
 
 #: A line in the log-prob that explains so much of d, and a share of signs so far from one half.
 LINE, ONE_SIDE = 0.15, 0.3
 #: Share of log-probs that are 16-bit numbers when all were stored so; of FP32 numbers 2^-16 are.
 ON_GRID = 0.99
+#: Decimals of numbers in a text file, and how many tokens say in advance whether they were rounded.
+DECIMALS, FIRST_LOOK = range(1, 8), 256
 
 
 def _not_probabilities(
@@ -160,10 +162,11 @@ def _silent(dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size) -
     if test is None or not test.rejects:
         return None if uneven is None or not uneven.rejects else _uneven(uneven)
     sharper = "sharper" if test.value < 0 else "flatter"
+    foreign = "" if test.value < 0 else ", or a mask that counts what was not sampled: tool output"
     words = (
         f"surprisal less entropy is {test.value:+.3f} +- {test.error:.3f} nats (rounding allows "
         f"{test.margin:.3f}): the tokens come from a {sharper} distribution than both sides score "
-        "(a silent temperature, top-p, top-k or penalty)"
+        f"({'a silent temperature, top-p, top-k or penalty' + foreign})"
     )
     return SEMANTICS, "silent change of sampling", (words,), ()
 
@@ -206,6 +209,46 @@ def _stored_in_16_bits(
     return None
 
 
+def _stored_in_decimals(
+    dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size
+) -> Decision | None:
+    """All of d is the rounding of log-probs to a few decimals, and what the formats allow."""
+    sides = (("rollout", s.r), ("trainer", s.r + s.d))
+    decimals = {name: _decimals(values) for name, values in sides}
+    half_steps = {name: 0.5 * 10.0**-count for name, count in decimals.items() if count}
+    if not half_steps:
+        return None
+    typical = size.limit.typical if size.limit else 0.0
+    if not np.all(np.abs(s.d) <= 1.02 * sum(half_steps.values()) + 4 * typical * scale(s.r)):
+        return None
+    coarse = max(half_steps, key=lambda name: half_steps[name])
+    words = (
+        f"the {coarse}'s log-probs have {decimals[coarse]} decimals, and every d is within their "
+        f"rounding, {half_steps[coarse]:.0e} nats, and that of the claimed formats: the log-probs "
+        "were rounded when they were written; store FP32"
+    )
+    return PRECISION, f"log-probs stored with {decimals[coarse]} decimals", (words,), ()
+
+
+def _decimals(values: Array) -> int | None:
+    """The number of decimals that all of ``values`` have, None where they are no such numbers.
+
+    Stored in FP32, a decimal number is off by 2^-24 of itself. Where that is no small share of a
+    step, any number would do, and nothing is said; numbers below a step say nothing either.
+    """
+    for chosen in (values[:FIRST_LOOK], values):
+        for count in DECIMALS:
+            step = 10.0**-count
+            far = chosen[np.abs(chosen) > 2 * step]
+            allowed = 2.0**-24 * np.abs(far) / step + 1e-9
+            on_grid = np.abs(far / step - np.round(far / step)) <= allowed
+            if len(far) >= 32 and on_grid.mean() >= ON_GRID and np.median(allowed) < 0.1:
+                break
+        else:
+            return None
+    return count
+
+
 def _size_alone(
     dump: Dump, s: Sample, prints: dict[str, Fingerprint], size: Size
 ) -> Decision | None:
@@ -244,5 +287,6 @@ RULES = (
     _weaker,
     _silent,
     _stored_in_16_bits,
+    _stored_in_decimals,
     _size_alone,
 )

@@ -103,7 +103,7 @@ def read_rollout(path: Path, claims: Mapping[str, Any] | None = None) -> Rollout
 
 
 def _integers(tokens: Array, row: int, source: str) -> Array:
-    if (tokens != np.floor(tokens)).any() or (tokens < 0).any():
+    if (tokens != np.floor(tokens)).any() or (tokens < 0).any() or (tokens >= 2**63).any():
         raise DumpError(
             f"{source}: row {row} holds token ids that are no whole numbers from 0 on; store the "
             "tokens as integers, and leave padding out with response_mask or prompt_mask"

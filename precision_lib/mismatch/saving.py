@@ -24,13 +24,15 @@ def save_dump(path: Path | str, claimed: dict[str, Any] | None = None, **columns
             ``response_mask`` and ``prompt_mask`` are made.
 
     Raises:
-        ValueError: a column that the schema does not have.
+        ValueError: a column that the schema does not have, or one without a value.
     """
     unknown = sorted(set(columns) - set(COLUMNS))
     if unknown:
         raise ValueError(f"no such column: {', '.join(unknown)}; known: {', '.join(COLUMNS)}")
     arrays: dict[str, Array] = {}
     for name, value in columns.items():
+        if isinstance(value, list) and not any(np.size(row) for row in value):
+            raise ValueError(f"column {name} holds no value; save rows that have a token")
         if not isinstance(value, list) or np.ndim(value[0]) == 0:
             arrays[name] = np.asarray(value)
             continue

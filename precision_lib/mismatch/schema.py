@@ -150,7 +150,7 @@ def _number(name: str, value: Any, where: str) -> float | int:
     except (TypeError, ValueError):
         raise DumpError(f"{where} is {value!r}; give a number") from None
     if name == "top_k":
-        if number != int(number):
+        if not number.is_integer():  # nor are NaN and inf
             raise DumpError(f"{where} is {value!r}; give a whole number, 0 or -1 for no limit")
         return max(int(number), 0)
     if not 0 < number <= (1.0 if name == "top_p" else 100.0):

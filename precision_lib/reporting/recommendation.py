@@ -16,6 +16,7 @@ from precision_lib.reporting.styles import STYLES, Line
 from precision_lib.reporting.table import measured_models
 
 _NAMED = 3
+_SETTLED = (HEALTHY, NOT_APPLICABLE)
 
 
 def sentences(given: Answer) -> list[str]:
@@ -27,7 +28,7 @@ def sentences(given: Answer) -> list[str]:
         named = "; ".join(map(_why_undecided, choice.cheaper_undecided[:_NAMED]))
         left = len(choice.cheaper_undecided) - _NAMED
         more = f"; and {left} more" if left > 0 else ""
-        lines.append(f"{kind}: {named}{more}. A larger budget (--whole) may decide.")
+        lines.append(f"{kind}: {named}{more}. {_what_decides(choice.cheaper_undecided)}")
     impossible = [r.name for r in choice.recipes if r.cost.time is None]
     if impossible:
         device = table("hardware")[given.hardware]["name"]
@@ -68,12 +69,16 @@ def _obstacle(hypothesis: str, blocked: tuple[Recipe, ...], of: int) -> str:
     return f"{title}, in {share}; the nearest is {name} with {_figure(nearest)}"
 
 
+def _what_decides(undecided: tuple[Recipe, ...]) -> str:
+    """What settles at least one of them: more tokens, or cells that the record does not hold."""
+    open_cells = [[d for d in r.damages if d.verdict not in _SETTLED] for r in undecided]
+    if any(all(d.carried is not None for d in cells) for cells in open_cells):
+        return "A larger budget (--whole) may decide."
+    return "A record of this release, which measures every cell, decides: leave out --record."
+
+
 def _why_undecided(recipe: Recipe) -> str:
-    reasons = [
-        f"{d.hypothesis} {_figure(d)}"
-        for d in recipe.damages
-        if d.verdict not in (HEALTHY, NOT_APPLICABLE)
-    ]
+    reasons = [f"{d.hypothesis} {_figure(d)}" for d in recipe.damages if d.verdict not in _SETTLED]
     return f"{recipe.name} ({', '.join(reasons)})"
 
 

@@ -119,6 +119,9 @@ def load_manifest(path: Path) -> Source:
 def from_manifest(manifest: Mapping[str, Any], label: str) -> Source:
     """The source of a manifest in memory, called ``label`` in messages."""
     tensors = {name: ManifestTensor(name, facts) for name, facts in manifest["tensors"].items()}
+    for name in ("step", "rank"):
+        if not isinstance(manifest.get(name), int | None):
+            raise ValueError(f"{name} is {manifest[name]!r}, no whole number")
     return Source(
         label,
         tensors,

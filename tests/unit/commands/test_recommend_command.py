@@ -83,6 +83,19 @@ def test_exit_code_2_where_all_are_undecided(
 
 
 @pytest.mark.usefixtures("no_picture")
+def test_a_larger_budget_is_no_answer_to_a_cell_that_the_record_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = made.made_record({FP32: {}})
+    without = replace(record, cells=tuple(c for c in record.cells if c.hypothesis != "H2"))
+    code, shown, _ = ask(tmp_path, without, capsys=capsys)
+    assert code == 2
+    assert "H2 not measured" in shown
+    assert "--whole" not in shown
+    assert "A record of this release, which measures every cell, decides" in shown
+
+
+@pytest.mark.usefixtures("no_picture")
 def test_what_was_measured_at_another_length_is_marked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +145,8 @@ def test_the_cost_of_another_model_is_said_to_be_of_another(
         (("--length", "0"), "has at least 1 token"),
         (("--kl", "0"), "give a KL above 0"),
         (("--hardware", "tpu"), "unknown; known: h100"),
+        (("--record", "missing.json", "--whole"), "--whole says how to measure"),
+        (("--json", "."), "is a directory"),
         (("--record", "missing.json"), "missing.json"),
         (("--model", "no-such-directory"), "give a causal LM with --model"),
     ],

@@ -85,6 +85,12 @@ def test_what_does_not_fit_is_exit_code_4_in_one_line(
             arguments("other.npz", token_ids=9000 + np.arange(384).reshape(16, 24)),
             "holds the token 9023",
         ),
+        (
+            arguments("huge.npz", token_ids=1e300 * (1 + np.arange(384).reshape(16, 24))),
+            "token ids that are no whole numbers",
+        ),
+        ([*given, "--json", str(tmp_path)], "is a directory"),
+        ([*given, "--claim", "top_k=inf"], "give a whole number"),
         ([*given, "--claim", "dtype=bf16"], "give NAME=VALUE with one of"),
         ([*given, "--limit", "0"], "--limit 0"),
         ([*given, "--engine-weights", "e.json"], "needs --trainer-weights too"),
@@ -104,3 +110,24 @@ def test_a_line_comes_while_one_forward_takes_long(capsys: pytest.CaptureFixture
             time.sleep(0.01)
         else:
             pytest.fail("no line in 5 s")
+
+
+def test_the_weights_of_both_sides_are_compared(
+    arguments: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, record = arguments(), tmp_path / "r.json"
+    for name, factor in (("trainer", 1.0), ("engine", 1.5)):
+        manifest({"layers.0.weight": factor * torch.ones(4, 4)}, tmp_path / f"{name}.json")
+    trainer = ["--trainer-weights", str(tmp_path / "trainer.json")]
+    both = [*trainer, "--engine-weights", str(tmp_path / "engine.json")]
+    assert cli.main([*given, *both, f"--json={record}"]) == 1
+    result = json.loads(record.read_text())
+    assert (result["verdict"], result["cause"]) == ("delivery", "the weights differ")
+    assert result["weights"]["findings"][0]["tensor"] == "layers.0.weight"
+    capsys.readouterr()
+    for wrong, words in (
+        (trainer, "needs --engine-weights"),
+        ([*trainer, "--engine-weights", "none"], "does not exist"),
+    ):
+        assert cli.main([*given, *wrong]) == 4
+        assert words in capsys.readouterr().err

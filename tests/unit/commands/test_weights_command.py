@@ -9,6 +9,8 @@ import torch
 from precision_lib.cli import main
 from tests.unit.weights.checkpoints import save
 
+RANK_A = b"""{"schema": "precision-forensics/weights/1", "config": {}, "adapter": {}, "step": 1,
+"rank": "a", "tensors": {}}"""
 WEIGHT = "model.layers.0.mlp.down_proj.weight"
 
 
@@ -68,6 +70,7 @@ def test_older_weights_and_the_learning_rate_are_controls(
         ("model.safetensors", b"\x10", "is no safetensors file, or is cut off"),
         ("model.safetensors", b"\x04\0\0\0\0\0\0\0[{}]", "has a broken header"),
         ("manifest.json", b'{"schema": 1}', "is no record of weights"),
+        ("ranks.json", RANK_A, "rank is 'a', no whole number"),
         ("weights.npz", b"", "is no safetensors file and no manifest"),
     ],
 )
@@ -102,6 +105,9 @@ def test_a_directory_of_pickles_and_a_missing_shard_are_refused(
         ([], "give ENGINE to compare with, or --write-manifest FILE"),
         (["ENGINE", "--learning-rate", "0"], "--learning-rate needs --older FILE"),
         (["absent"], "does not exist"),
+        (["ENGINE", "--older", "ENGINE", "--learning-rate", "nan"], "--learning-rate nan"),
+        (["ENGINE", "--lora-scale", "inf"], "--lora-scale inf: give a number"),
+        (["--write-manifest", "ENGINE"], "is a directory"),
     ],
 )
 def test_wrong_usage_is_4(

@@ -117,3 +117,13 @@ def test_the_command_reads_two_manifests(
     capsys.readouterr()
     assert cli.main(["mismatch", dump, *both[:2]]) == 4
     assert "--trainer-weights needs --engine-weights too" in capsys.readouterr().err
+
+
+def test_weights_of_which_one_side_is_of_another_step_are_no_evidence() -> None:
+    """A trainer's manifest that was written after the next update convicts nobody."""
+    dump = replace(noise(BF16), step=np.full(ROWS, 7))
+    for trainer, engine in ((8, 7), (7, 6)):
+        judgement = with_weights(judge(dump), Weights(STALE, trainer, engine))
+        assert judgement.verdict == "precision"
+        assert any("no evidence" in sentence for sentence in evidence(judgement))
+    assert with_weights(judge(dump), Weights(STALE, 7, 7)).verdict == "delivery"

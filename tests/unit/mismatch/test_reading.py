@@ -33,6 +33,10 @@ def test_what_save_dump_writes_is_read_back(tmp_path: Path) -> None:
     assert dump.slot.max() == 31
     with pytest.raises(ValueError, match=r"no such column: logprobs; known: token_ids"):
         save_dump(tmp_path / "e.npz", logprobs=np.zeros((1, 1)))
+    empty: list[list[list[float]]] = [[], [[], []]]
+    for rows in empty:
+        with pytest.raises(ValueError, match="rollout_logprobs holds no value"):
+            save_dump(tmp_path / "e.npz", rollout_logprobs=rows)
 
 
 def _safetensors(path: Path) -> Path:

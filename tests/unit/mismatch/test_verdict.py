@@ -84,6 +84,25 @@ def test_log_probs_stored_in_bf16_are_precision_beyond_what_fp32_claims() -> Non
     assert exit_code(judgement) == 1
 
 
+@pytest.mark.parametrize("decimals", [2, 3, 4, 5, 6])
+def test_fp32_log_probs_of_a_text_file_are_precision_and_no_other_function(decimals: int) -> None:
+    """Rounding to decimals does not fall with 1 - p, so that certain tokens look far away."""
+    dump = noise_dump(0, ROWS, LENGTH, (5e-7, 5e-7), FP32)
+    rounded = np.round(dump.rollout, decimals).astype(np.float32).astype(np.float64)
+    judgement = judge(replace(dump, rollout=rounded))
+    assert judgement.verdict == "precision", judgement.reasons
+    assert exit_code(judgement) == (1 if decimals < 4 else 0)  # beyond what FP32 makes
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_a_fault_behind_rounded_log_probs_is_not_acquitted(tokens: int) -> None:
+    dump = noise_dump(0, ROWS, LENGTH, (5e-7, 5e-7), FP32)
+    trainer = dump.trainer.copy()
+    trainer[:: len(trainer) // tokens] -= 0.3
+    judgement = judge(replace(dump, rollout=np.round(dump.rollout, 4), trainer=trainer))
+    assert judgement.verdict not in ("precision", "equal")
+
+
 def test_a_shift_of_half_of_each_row_is_a_shift_and_is_not_undone_everywhere() -> None:
     dump = noise(BF16)
     late = dump.slot >= 24
