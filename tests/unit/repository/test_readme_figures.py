@@ -160,7 +160,10 @@ def check_phrases(phrases: list[str], text: str) -> None:
 
 
 def readme_phrases(block: Block) -> list[str]:
-    """What the README finds, a phrase or two for each hypothesis."""
+    """What the README finds, a phrase or two for each hypothesis.
+
+    H5's FP32 trainer beside an FP32 engine differs by 3e-5 nats: what demotion adds is the whole.
+    """
     cells = cells_of(block)
     card = json.loads((ROOT / "precision_lib/models/embedded/card.json").read_text())
     kl = [cells["H1", name]["metrics"] for name in ("bf16_pure", "bf16_fp32_kl")]
@@ -170,7 +173,12 @@ def readme_phrases(block: Block) -> list[str]:
     value = cells["H3", "bf16_pure"]["metrics"]
     drift = cells["H4", "fp32_bf16_ref"]["metrics"]["accum_err_final"]["value"]
     positions = cells["H4", "bf16_pure"]["evidence"]["sampled"]["by_position"]
+    mismatch = cells["H5", "bf16_pure"]["metrics"]["rollout_log_ratio_final"]["value"]
     verdicts = {h["hypothesis"]: h["verdict"] for h in block["hypotheses"]}
+    added = {
+        h["hypothesis"]: h["contrasts"]["demotion_damage_added"]["value"]
+        for h in block["hypotheses"]
+    }
     return [
         f"On the embedded model ({card['parameters'] / 1e6:.1f} million parameters)",
         f"A damage above {block['thresholds']['H1']['limit']:.2f} is `impaired`",
@@ -183,6 +191,10 @@ def readme_phrases(block: Block) -> list[str]:
         f"the advantage error is {two(value['advantage_rms_error']['value'])}.",
         f"**Reference drift: {verdicts['H4']}.**",
         f"causes {two(drift)} nats RMS over {positions[-1]['last'] + 1:,} tokens.",
+        f"**Rollout mismatch: {verdicts['H5']}.** Two bf16 engines differ by {two(mismatch)} nats",
+        f"a bf16 engine and an FP32 trainer by {two(added['H5'])}.",
+        f"**Update absorption: {verdicts['H6']}.**",
+        f"lose {percent(added['H6'])} of what FP32 masters learn.",
     ]
 
 
