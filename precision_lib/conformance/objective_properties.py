@@ -67,18 +67,19 @@ def _empty(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
 
 
 def _weight_is_one(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
-    """Identical log-probs: every weight, and every ratio, is exactly 1."""
+    """Identical log-probs: every weight, and every ratio, is exactly 1; also where the cap is 1."""
     names = [k for k in inputs if k.endswith("logprobs")]
     same = torch.where(inputs["mask"], inputs[names[0]], 0)
-    changed = dict(inputs) | dict.fromkeys(names, same)
-    if "cap" in changed:
-        changed["cap"] = 2.0
-    got = call(name, function, changed)["result"].float()
-    want = inputs["mask"].float() if got.dim() == 2 else torch.ones_like(got)
-    if not torch.equal(got, want):
-        what = "a weight" if got.dim() == 2 else "a ratio"
-        raise ConformanceFailure(f"{name}: {what} of identical policies is not 1", changed)
-    return got.numel()
+    changed, compared = dict(inputs) | dict.fromkeys(names, same), 0
+    for cap in ({"cap": 2.0}, {"cap": 1.0}) if "cap" in inputs else ({},):
+        given = changed | cap
+        got = call(name, function, given)["result"].float()
+        want = inputs["mask"].float() if got.dim() == 2 else torch.ones_like(got)
+        if not torch.equal(got, want):
+            what = "a weight" if got.dim() == 2 else "a ratio"
+            raise ConformanceFailure(f"{name}: {what} of identical policies is not 1", given)
+        compared += got.numel()
+    return compared
 
 
 def _chunks(name: str, function: Function, inputs: Mapping[str, Any]) -> int:

@@ -128,6 +128,13 @@ def rejected_weights_truncated(x: Weights) -> Tensor:
 
 
 @fault_of(Weights)
+def rejected_at_the_cap(x: Weights) -> Tensor:
+    """A weight that is the cap is rejected as those above it are."""
+    weights = x.right()
+    return torch.where(weights == x.cap, 0, weights) if x.mode == "mask" else weights
+
+
+@fault_of(Weights)
 def tokens_capped_before_their_product(x: Weights) -> Tensor:
     """Every token's ratio is capped before the ratios of the sequence are multiplied."""
     if x.level != "sequence":
