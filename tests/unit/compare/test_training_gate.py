@@ -88,6 +88,13 @@ def test_another_sweep_is_inconclusive(change: dict[str, Any], sentence: str) ->
     assert any(text.startswith(sentence) for text in found.inconclusive)
 
 
+def test_an_option_that_is_off_is_as_none_of_an_earlier_release() -> None:
+    off = {"settings": SWEEP["settings"] | {"option_of_tomorrow": None}}
+    assert judged(SWEEP | off).verdict == "no regression"
+    on = {"settings": SWEEP["settings"] | {"option_of_tomorrow": 2.0}}
+    assert judged(SWEEP | on).verdict == "inconclusive"
+
+
 def test_fewer_seeds_and_fewer_configurations_are_inconclusive() -> None:
     sweep = copy.deepcopy(SWEEP)
     dropped = sweep["evidence"]["cells"].pop()["configuration"]
