@@ -75,3 +75,11 @@ def test_an_interval_without_an_end_confirms_whatever_is_larger() -> None:
     row["predicted"]["high"] = None
     row["measured"] |= {"low": 1e9, "high": 1e10}
     assert is_confirmed(row)
+
+
+def test_the_answer_for_the_real_model_is_the_records() -> None:
+    path = RECORDS / "recommendation" / "smollm2_quick_255.json"
+    answer = load_object(path, "recommendation", "recommend writes one")
+    assert (answer["verdict"], answer["recommended"]) == ("recommended", "fp32_bf16_reward")
+    [chosen] = [r for r in answer["recipes"] if r["name"] == answer["recommended"]]
+    assert f"at {chosen['cost']['time']:.0f} times the products of" in document("docs/recipes.md")
