@@ -255,12 +255,15 @@ def test_lost_node_costs_the_steps_since_the_last_state(
         if event.kind == STEPPED and event.steps == 6 and other in cluster.worker_nodes:
             with state_put_back():  # it draws from `random`
                 cluster.remove_node(other, allow_graceful=False)
-    (retried,) = [event for event in events if event.kind == RETRIED]
-    assert re.match("Actor(Died|Unavailable)Error: ", retried.detail)
-    resumed = [e.steps for e in events if e.kind == STEPPED and e.cell is retried.cell]
+    # A busy machine can lose the new actor as well: the cell is then begun once more.
+    retried = [event for event in events if event.kind == RETRIED]
+    assert retried
+    assert all(event.cell is retried[0].cell for event in retried)
+    assert all(re.match("Actor(Died|Unavailable)Error: ", event.detail) for event in retried)
+    resumed = [e.steps for e in events if e.kind == STEPPED and e.cell is retried[0].cell]
     # None where the node died at a state: which of the two cells was on it, and how far that one
     # had come when the other made its sixth step, is chance.
-    assert 0 <= len(resumed) - STEPS < 6
+    assert 0 <= len(resumed) - STEPS < 6 * len(retried)
     assert weights(here) == [local[name] for name in NAMES]
 
 
