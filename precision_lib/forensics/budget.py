@@ -40,6 +40,6 @@ class Budget:
 
 
 def budget(*, quick: bool = False, seed: int = 0) -> Budget:
-    """The whole of it (about 5 minutes on 2 cores), or a first look (1 minute)."""
+    """The whole of it (about 3 minutes on 2 cores), or a first look (1 minute)."""
     settings = {name: h.settings(quick, seed) for name, h in HYPOTHESES.items()}
     return Budget(seed, replace(_QUICK if quick else _WHOLE, seed=seed), settings)
