@@ -34,7 +34,7 @@ def test_the_sentences_are_the_record() -> None:
         [
             f"bf16 makes {two(noise[0])} times as much noise as signal in the log-ratio",
             f"an FP32 KL leaves {two(healed)}.",
-            f"differ by {drift} nats RMS over 255 tokens",
+            f"of two bf16 models is off by {drift} nats RMS over 255 tokens",
         ],
         document("README.md"),
     )
