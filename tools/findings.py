@@ -14,6 +14,7 @@ from precision_lib.compare.baseline import Baseline, BaselineError, load_baselin
 from precision_lib.exit_codes import OK, USAGE
 from precision_lib.record.files import RecordError, load_record
 from precision_lib.record.record import Cell, Record
+from precision_lib.reporting.damage import HEADINGS, damage_notes, damage_rows, damage_title
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.table import summary
@@ -31,6 +32,7 @@ def findings(record: Record, seeds: Sequence[Baseline] = ()) -> str:
     _check_comparable(own, seeds)
     parts = [_made_from(record), "### Verdicts by cell", _cells(record), "### Hypotheses"]
     parts += [_hypotheses(record), *_explanations(record), *_error_budgets(record)]
+    parts += _whole_step(record)
     for name in dict.fromkeys(cell.hypothesis for cell in record.cells):
         tables = getattr(findings_tables, name.lower(), None)
         parts += tables(record) if tables else []
@@ -117,6 +119,16 @@ def _error_budgets(record: Record) -> list[str]:
     ]
     headings = ["", "component", "its share (Shapley value)", "the whole", "left in FP32"]
     return ["### Error budget", table(headings, rows)] if rows else []
+
+
+def _whole_step(record: Record) -> list[str]:
+    """What each configuration does to a PPO step; nothing for a record of before."""
+    damage = record.pipeline_damage
+    if damage is None:
+        return []
+    rows = [[f"`{name}`", *figures] for name, *figures in damage_rows(damage)]
+    title = f"{damage_title(damage)}. {damage_notes(damage)}"
+    return ["### A whole PPO step", title, table(HEADINGS, rows)]
 
 
 def _explanations(record: Record) -> list[str]:

@@ -22,11 +22,14 @@ class Budget:
         seed: of all of it.
         freeze: of the trajectories that some hypotheses are measured on: groups of 8 responses.
         settings: hypothesis to what it measures on.
+        step_sequences: of the PPO step that a whole configuration is judged by, each of another
+            prompt.
     """
 
     seed: int
     freeze: FreezeSettings
     settings: dict[str, Any]
+    step_sequences: int = 16
 
     def changed(self, hypothesis: str, **changes: Any) -> "Budget":
         """The same with other settings of one hypothesis."""
@@ -42,4 +45,5 @@ class Budget:
 def budget(*, quick: bool = False, seed: int = 0) -> Budget:
     """The whole of it (about 3 minutes on 2 cores), or a first look (1 minute)."""
     settings = {name: h.settings(quick, seed) for name, h in HYPOTHESES.items()}
-    return Budget(seed, replace(_QUICK if quick else _WHOLE, seed=seed), settings)
+    freeze = replace(_QUICK if quick else _WHOLE, seed=seed)
+    return Budget(seed, freeze, settings, 6 if quick else Budget.step_sequences)

@@ -17,8 +17,9 @@ from precision_lib.scoring.scorer import EXACT, GOLDEN
 from precision_lib.trajectories.prompts import encode, encoded_prompts, prompt_order
 
 #: What a token goes through: the policy one by one with a KV cache, the policy with its sequence,
-#: the policy with a backward pass, the reward model.
+#: the policy with a backward pass, the reward model; one more backward pass, which no hook sees.
 DRAWN, SCORED, TRAINED, REWARDED = "drawn", "scored", "trained", "rewarded"
+BACKWARD = "backward"
 #: Formats that every hypothesis runs besides those of the configurations.
 ALWAYS = {GOLDEN, EXACT}
 

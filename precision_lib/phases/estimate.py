@@ -18,11 +18,11 @@ import torch
 from precision_lib.forensics.budget import Budget, budget
 from precision_lib.forensics.forwards import score
 from precision_lib.forensics.hypotheses import HYPOTHESES
-from precision_lib.forensics.work import DRAWN, REWARDED, SCORED, TRAINED, Pass
+from precision_lib.forensics.work import BACKWARD, DRAWN, REWARDED, SCORED, TRAINED, Pass
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.loading import set_parameters, working_copy
 from precision_lib.models.pipeline import Pipeline
-from precision_lib.phases.work import FREEZE, planned_work
+from precision_lib.phases.work import DAMAGE, FREEZE, planned_work
 from precision_lib.runtime import deterministic
 from precision_lib.scoring.forced import forced_rewards
 from precision_lib.scoring.forward import rows_per_forward
@@ -31,7 +31,7 @@ from precision_lib.scoring.scorer import EXACT, GOLDEN
 from precision_lib.trajectories.sampling import Responses, sample_responses
 
 #: A backward pass multiplies twice as often as the forward.
-_TRAINED = 3.0
+_MORE = {TRAINED: 3.0, BACKWARD: 2.0}
 #: Tokens of the short sequences that are timed; tokens that are drawn, for so many sequences.
 _SHORT, _DRAWN, _ROWS = 128, 3, (8, 32)
 #: Sizes of the policy's FP32 weights that the main job holds at its peak, beyond what the timed
@@ -71,7 +71,7 @@ class Speed:
         if done.kind == REWARDED:
             return tokens * self.rewarded * self.factor.get(done.fmt, 1.0)
         per_token = (self.base + self.growth * done.length) * self.factor.get(done.fmt, 1.0)
-        return tokens * per_token * (_TRAINED if done.kind == TRAINED else 1.0)
+        return tokens * per_token * _MORE.get(done.kind, 1.0)
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,16 @@ def duration(seconds: float) -> str:
 
 
 def needed_stages(hypotheses: Sequence[str]) -> tuple[str, ...]:
-    """The hypotheses in their order; before the first on trajectories, those."""
+    """The hypotheses in their order; before the first on trajectories, those; last the damage.
+
+    The damage of a whole step is measured where all hypotheses are.
+    """
     asked = [h for name, h in HYPOTHESES.items() if name in hypotheses]
     stages = [h.name for h in asked]
     first = next((h.name for h in asked if h.on_trajectories), None)
     if first is not None:
         stages.insert(stages.index(first), FREEZE)
-    return tuple(stages)
+    return (*stages, DAMAGE) if len(asked) == len(HYPOTHESES) else tuple(stages)
 
 
 def estimate_main_job(

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from precision_lib.forensics.budget import Budget
+from precision_lib.forensics.damage.figures import PipelineDamage
+from precision_lib.forensics.damage.measure import open_damage
 from precision_lib.forensics.frozen import Frozen, freeze_and_read
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.hypothesis import Given, Hypothesis
@@ -19,7 +21,7 @@ from precision_lib.forensics.verdicts import Cell
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.grid import weights_on_grid
 from precision_lib.models.pipeline import Pipeline
-from precision_lib.phases.work import FREEZE
+from precision_lib.phases.work import DAMAGE, FREEZE
 from precision_lib.record.context import run_context
 from precision_lib.record.recorder import Recorder
 from precision_lib.record.resume import continue_run, origin_of, say_origin
@@ -31,7 +33,7 @@ class MainJob:
     """The studies of all hypotheses on one set of models, and the recorder that holds their cells.
 
     Attributes:
-        begins: called with ``freeze`` or a hypothesis when that is opened.
+        begins: called with ``freeze``, a hypothesis or ``damage`` when that is opened.
     """
 
     pipeline: Pipeline
@@ -78,6 +80,19 @@ class MainJob:
         self.recorder.add_cell(cell)
         return cell
 
+    def pipeline_damage(self) -> PipelineDamage:
+        """A whole PPO step in every configuration, which the recorder then holds; measured once.
+
+        It uses forwards of H1 and H2.
+        """
+        if self.recorder.pipeline_damage is None:
+            opened = {name: self.study(name) for name in ("H1", "H2")}
+            self.begins(DAMAGE)
+            count, asked = self.budget.step_sequences, self.recorder.configurations
+            step = open_damage(self.pipeline, self.frozen, opened, tuple(asked), count)
+            self.recorder.pipeline_damage = step.measure()
+        return self.recorder.pipeline_damage
+
 
 def open_main_job(
     pipeline: Pipeline,
@@ -121,6 +136,7 @@ def run_main_job(
     *,
     budget_name: str,
     resume: bool = False,
+    damage: bool = False,
     progress: Callable[[int], object] = lambda _: None,
     begins: Callable[[str], object] = lambda _: None,
 ) -> Recorder:
@@ -129,6 +145,7 @@ def run_main_job(
     Args:
         path: of the record; ``cells.jsonl`` is written beside it as cells are finished.
         budget_name, resume: as :func:`open_main_job` takes them.
+        damage: measure a whole PPO step, too.
         progress: called with 1 after each cell. begins: as :class:`MainJob` takes it.
 
     Raises:
@@ -144,4 +161,6 @@ def run_main_job(
             job.cell(hypothesis, configuration)
             progress(1)
         recorder.add_hypothesis(job.study(hypothesis).verdict())
+    if damage:
+        job.pipeline_damage()
     return recorder

@@ -50,6 +50,7 @@ def measure_recipes(
             configurations,
             path,
             budget_name=budget_name,
+            damage=True,
             begins=meter.begin,
         )
     recorder.write()

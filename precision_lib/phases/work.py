@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from precision_lib.forensics.budget import Budget
+from precision_lib.forensics.damage.work import work_of_step
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.work import (
     DRAWN,
@@ -17,7 +18,7 @@ from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.scoring.scorer import GOLDEN
 
-FREEZE = "freeze"
+FREEZE, DAMAGE = "freeze", "damage"
 
 
 def planned_work(
@@ -26,7 +27,7 @@ def planned_work(
     configurations: Sequence[PrecisionConfig],
     frozen_length: int | None = None,
 ) -> dict[str, Tokens]:
-    """Tokens of each stage, ``freeze`` and the hypotheses, by kind of forward.
+    """Tokens of each stage, ``freeze``, the hypotheses and ``damage``, by kind of forward.
 
     Args:
         frozen_length: tokens of the longest frozen sequence of each batch; by default none ends
@@ -37,10 +38,12 @@ def planned_work(
     prompt = prompt_length(pipeline, frozen // freeze.samples_per_prompt, freeze.seed)
     length = frozen_length or prompt + freeze.max_new_tokens
     given, group = (frozen, length), freeze.samples_per_prompt
-    return {FREEZE: _freeze(pipeline, budget, prompt, length)} | {
+    stages = {FREEZE: _freeze(pipeline, budget, prompt, length)} | {
         name: HYPOTHESES[name].work(Planned(pipeline, configurations, settings, *given, group))
         for name, settings in budget.settings.items()
     }
+    sequences = min(budget.step_sequences, frozen // group)
+    return stages | {DAMAGE: work_of_step(configurations, sequences, length)}
 
 
 def _freeze(pipeline: Pipeline, budget: Budget, prompt: int, length: int) -> Tokens:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.hypothesis import Decision
 from precision_lib.forensics.shapley import ErrorBudget
@@ -156,6 +157,7 @@ class Record:
         expected: (hypothesis, configuration) of every cell that the run set out to measure.
         conformance: None when no conformance check was run. training: None without a sweep.
         regressions: what is worse than the baseline. gate: None unless a baseline was given.
+        pipeline_damage: a whole PPO step in each configuration; None where none was measured.
         created: seconds since 1970. failed_tests: of the pytest run, by their identifiers. Both
             stand beside the measurements in the file.
     """
@@ -173,6 +175,7 @@ class Record:
     conformance: Conformance | None = None
     training: Sweep | None = None
     gate: Gate | None = None
+    pipeline_damage: PipelineDamage | None = None
     created: float | None = None
     failed_tests: tuple[str, ...] = ()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from precision_lib.forensics import verdicts
+from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.jsonio import append_line, to_plain
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.record.codec import Json, decode
@@ -37,6 +38,7 @@ class Recorder:
         conformance: counts of the conformance checks, see ``conformance.py``.
         training: the record of a PPO sweep, without its curves.
         configurations: the matrix of this run.
+        pipeline_damage: of a whole PPO step.
         comparison: what the gate says, with the baseline's file.
         earlier: finished cells of the run that this one continues, by (hypothesis, configuration);
             they are in ``cells.jsonl`` already.
@@ -52,6 +54,7 @@ class Recorder:
     hypotheses: dict[str, Hypothesis] = field(default_factory=dict)
     conformance: ConformanceCounts | None = None
     training: Sweep | None = None
+    pipeline_damage: PipelineDamage | None = None
     comparison: tuple["Comparison", str] | None = None
     earlier: dict[tuple[str, str], verdicts.Cell] = field(default_factory=dict)
 
@@ -97,6 +100,7 @@ class Recorder:
             training=self.training,
             regressions=comparison.worse if comparison else (),
             gate=comparison.gate(file) if comparison else None,
+            pipeline_damage=self.pipeline_damage,
         )
 
     def _observed_formats(self) -> dict[str, dict[str, str]]:

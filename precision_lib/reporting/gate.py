@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from precision_lib.record.changes import Change, Gate, grouped
 from precision_lib.record.record import Record
+from precision_lib.reporting.damage import HEADINGS, damage_notes, damage_rows, damage_title
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.styles import Line
 from precision_lib.reporting.table import matrix_table
@@ -77,6 +78,10 @@ def pull_request(record: Record) -> str:
     lines = "\n".join(text for text, _ in matrix_table(record))
     if lines:
         parts.append(_folded("damage and verdict of every cell", f"```\n{lines}\n```"))
+    if damage := record.pipeline_damage:
+        rows = table(HEADINGS, damage_rows(damage))
+        text = f"{damage_title(damage)}.\n\n{rows}\n\n{damage_notes(damage)}"
+        parts.append(_folded("a whole PPO step", text))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

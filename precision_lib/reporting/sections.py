@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.record.record import Hypothesis, Record
+from precision_lib.reporting.damage import HEADINGS, damage_notes, damage_rows, damage_title
 from precision_lib.reporting.numbers import with_interval
 from precision_lib.reporting.plots import benchmarks, faults, training, verdicts
 from precision_lib.reporting.plots.picture import NothingToDrawError, Picture, Table
@@ -77,7 +78,7 @@ def _hypotheses(results: Results) -> Section:
     words = tuple(f"{h.hypothesis}: {h.explanation}" for h in record.hypotheses)
     if not rows:
         return Section("hypotheses", title, missing="no hypothesis was judged", command=command)
-    tables = (Table(headings, rows), *_error_budgets(record))
+    tables = (Table(headings, rows), *_error_budgets(record), *_whole_step(record))
     return Section("hypotheses", title, words, tables=tables)
 
 
@@ -98,6 +99,15 @@ def _error_budgets(record: Record) -> tuple[Table, ...]:
         "what promoting the component removes, over all orders of promotion (Shapley value)."
     )
     return (Table(("hypothesis, component", "share of the damage"), rows, caption),) if rows else ()
+
+
+def _whole_step(record: Record) -> tuple[Table, ...]:
+    """What each configuration does to a PPO step; no table for a record of before."""
+    damage = record.pipeline_damage
+    if damage is None:
+        return ()
+    caption = f"{damage_title(damage)}. {damage_notes(damage)}"
+    return (Table(HEADINGS, damage_rows(damage), caption),)
 
 
 def _verdict(record: Record, found: Hypothesis) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from precision_lib.record.context import Context
 from precision_lib.record.evidence import CurvePoint, H1Evidence
 from precision_lib.record.record import Cell, Record
 from precision_lib.reporting.consequences import sentence
+from precision_lib.reporting.damage import damage_lines
 from precision_lib.reporting.grid import grid_lines
 from precision_lib.reporting.numbers import interval, two
 from precision_lib.reporting.reproduction import EMBEDDED
@@ -262,6 +263,7 @@ def summary(record: Record, *, details: bool = False) -> list[Line]:
     if record.cells:
         parts += [h1_table(record), curve_table(record)] if details else []
         parts += [matrix_table(record), hypothesis_lines(record)]
+        parts.append(damage_lines(record.pipeline_damage))
         missing = [] if record.complete else record.missing
         text = f"INCOMPLETE: not measured: {', '.join(missing)}"
         parts.append([(text, "red")] if missing else [])

@@ -21,28 +21,31 @@ from precision_lib.metrics.measure import Array
 class StepDamage:
     """What one configuration does to the step, each figure against FP32 on the same tokens.
 
+    Figures of the step are None where it holds inf or NaN: a trainer skips it.
+
     Attributes:
         expected_cosine: from the errors of log-probs and advantages alone, :func:`expected_cosine`.
-        gradient_cosine: of the policy gradient. None where it holds inf or NaN: a trainer skips it.
+        gradient_cosine: of the policy gradient.
         gradient_norm_ratio: norm over that of FP32.
         exact_inputs_cosine: the same policy format with the advantages, log-softmax and ratios of
             FP32: what remains if the inputs of the loss are exact. None for FP32 itself.
         logprob_rms_error: of the policy, nats.
         advantage_rms_error: RMS error over RMS of the whitened advantages.
         advantage_sign_flip_frac: share of tokens that are pushed the wrong way.
-        rank_inversion_frac: share of pairs of answers to a prompt in the wrong order.
+        rank_inversion_frac: share of pairs of answers to a prompt in the wrong order; None where
+            no two answers differ in their reward.
         clip_change_frac: share of tokens whose ratio changes sides of the clip range.
     """
 
     configuration: str
-    expected_cosine: float
+    expected_cosine: float | None
     gradient_cosine: Metric | None
     gradient_norm_ratio: Metric | None
     exact_inputs_cosine: Metric | None
-    logprob_rms_error: Metric
-    advantage_rms_error: Metric
-    advantage_sign_flip_frac: Metric
-    rank_inversion_frac: Metric
+    logprob_rms_error: Metric | None
+    advantage_rms_error: Metric | None
+    advantage_sign_flip_frac: Metric | None
+    rank_inversion_frac: Metric | None
     clip_change_frac: Metric
 
 

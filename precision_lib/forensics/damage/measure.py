@@ -3,7 +3,7 @@
 n sequences of the step, M response tokens of H1's probe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,24 +23,22 @@ from precision_lib.forensics.damage.figures import (
 from precision_lib.forensics.damage.step import (
     CLIP_RANGE,
     KL_COEFFICIENT,
-    TWIN,
     Inputs,
     Loss,
     Step,
     first_of_each_prompt,
 )
+from precision_lib.forensics.damage.work import TWIN, judged, policy_of
 from precision_lib.forensics.forwards import POLICY
 from precision_lib.forensics.frozen import Frozen
 from precision_lib.forensics.h1.study import H1Study
 from precision_lib.forensics.h2.study import H2Study
 from precision_lib.forensics.statistics import Metric, resample
-from precision_lib.matrix import COUNTERFACTUALS, PrecisionConfig
+from precision_lib.forensics.study import Study
+from precision_lib.matrix import PrecisionConfig
 from precision_lib.metrics.measure import Array, Measure, Totals, root_mean_square, share
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.scoring.scorer import GOLDEN
-
-#: Sequences of the step, each of another prompt; and of a first look.
-SEQUENCES, FEW = 16, 6
 
 
 def _inverted(totals: Totals) -> Array:
@@ -64,30 +62,17 @@ class DamageStudy:
 
     Attributes:
         h1: with the policy that has moved, and its log-probs. h2: with the scores.
-        configurations: of the run; the counterfactuals are left out.
+        asked: configurations.
     """
 
     h1: H1Study
     h2: H2Study
-    frozen: Frozen
-    pipeline: Pipeline
-    configurations: Sequence[PrecisionConfig]
-    quick: bool
+    step: Step
+    asked: Sequence[PrecisionConfig]
 
     def __post_init__(self) -> None:
-        self.asked = [c for c in self.configurations if c not in COUNTERFACTUALS]
-        sequences = first_of_each_prompt(self.frozen.shards, FEW if self.quick else SEQUENCES)
-        rows = torch.tensor([sequence.number for sequence in sequences])
-        rewards = {c.reward for c in self.asked} | {GOLDEN}
-        self.step = Step(
-            self.h1.forwards.given,
-            self.pipeline.reference.model,
-            self.frozen.head,
-            {fmt: self.h2.scores(fmt)[rows] for fmt in rewards},
-            sequences,
-            self.asked,
-        )
-        self.paired = Paired(_STEP, resample(np.arange(len(sequences)), self.h2.seed))
+        count = len(self.step.sequences)
+        self.paired = Paired(_STEP, resample(np.arange(count), self.h2.seed))
 
     def measure(self) -> PipelineDamage:
         """Every configuration, in their order.
@@ -95,12 +80,12 @@ class DamageStudy:
         Raises:
             NothingComparedError: the rewards give no gradient.
         """
-        policies = dict.fromkeys(_policy(c) for c in self.asked)
-        inputs = {c.name: self.step.inputs(c, _policy(c)) for c in self.asked}
+        policies = dict.fromkeys(policy_of(c) for c in self.asked)
+        inputs = {c.name: self.step.inputs(c, policy_of(c)) for c in self.asked}
         exact = self.step.inputs(REFERENCE_RUN)
-        losses = {c.name: Loss(_policy(c), c.kl, inputs[c.name]) for c in self.asked}
+        losses = {c.name: Loss(policy_of(c), c.kl, inputs[c.name]) for c in self.asked}
         alone = {
-            fmt: Loss(fmt, GOLDEN, replace(exact, logprobs=self.step.logprobs(fmt)))
+            _alone(fmt): Loss(fmt, GOLDEN, replace(exact, logprobs=self.step.logprobs(fmt)))
             for fmt in policies
             if fmt != TWIN
         }
@@ -128,13 +113,17 @@ class DamageStudy:
         inputs: Inputs,
         exact: Inputs,
     ) -> StepDamage:
-        tokens, name = int(exact.mask.sum()), configuration.name
-        own, alone = compared[name], compared.get(_policy(configuration))
-        step = self.paired.estimates(_step_sums(inputs, exact))
-        errors = step["logprob_rms_error"].value, step["advantage_rms_error"].value
+        tokens, policy = int(exact.mask.sum()), policy_of(configuration)
+        own, alone = compared[configuration.name], compared.get(_alone(policy))
+        step: dict[str, Metric | None] = dict.fromkeys(_STEP)
+        expected = None
+        if inputs.finite:
+            step |= (measured := self.paired.estimates(_step_sums(inputs, exact)))
+            names = "logprob_rms_error", "advantage_rms_error"
+            expected = expected_cosine(*(measured[name].value for name in names))
         return StepDamage(
-            configuration=name,
-            expected_cosine=expected_cosine(*errors),
+            configuration=configuration.name,
+            expected_cosine=expected,
             gradient_cosine=cosine_metric(own, tokens) if own else None,
             gradient_norm_ratio=norm_metric(own, tokens) if own else None,
             exact_inputs_cosine=cosine_metric(alone, tokens) if alone else None,
@@ -143,9 +132,9 @@ class DamageStudy:
             **step,
         )
 
-    def _rank_inversions(self, configuration: PrecisionConfig) -> Metric:
-        paired = replace(self.h2.paired, metrics=_RANKS)
-        return paired.estimate(self.h2.sums(configuration), "rank_inversion_frac")
+    def _rank_inversions(self, configuration: PrecisionConfig) -> Metric | None:
+        paired, sums = replace(self.h2.paired, metrics=_RANKS), self.h2.sums(configuration)
+        return paired.estimate(sums, "rank_inversion_frac") if sums["pairs"].sum() else None
 
     def _clip_changes(self, configuration: PrecisionConfig) -> Metric:
         """At the largest distance of H1's curve, where FP32 clips some tokens."""
@@ -165,11 +154,34 @@ class DamageStudy:
         return ((new - old).exp() - 1).abs() > CLIP_RANGE
 
 
-def _policy(configuration: PrecisionConfig) -> str:
-    """Format of the policy's weights; FP32 throughout runs one rounding away."""
-    fmt = configuration.forward_format(POLICY)
-    parts = (configuration.reference, configuration.reward, configuration.value, configuration.kl)
-    return TWIN if {fmt, *parts} == {GOLDEN} else fmt
+def open_damage(
+    pipeline: Pipeline,
+    frozen: Frozen,
+    studies: Mapping[str, Study],
+    configurations: Iterable[PrecisionConfig],
+    count: int,
+) -> DamageStudy:
+    """Be ready to measure the step of every configuration but the counterfactuals.
+
+    Args:
+        studies: those of H1 and H2.
+        count: sequences of the step, each of another prompt; fewer where there are fewer prompts.
+    """
+    h1, h2 = studies["H1"], studies["H2"]
+    assert isinstance(h1, H1Study)
+    assert isinstance(h2, H2Study)
+    asked = judged(configurations)
+    sequences = first_of_each_prompt(frozen.shards, count)
+    rows = torch.tensor([sequence.number for sequence in sequences])
+    scores = {fmt: h2.scores(fmt)[rows] for fmt in {c.reward for c in asked} | {GOLDEN}}
+    given, reference = h1.forwards.given, pipeline.reference.model
+    step = Step(given, reference, frozen.head, scores, sequences, asked)
+    return DamageStudy(h1, h2, step, asked)
+
+
+def _alone(policy: str) -> str:
+    """Name of the loss of a policy's format whose inputs are exact."""
+    return f"exact inputs, {policy}"
 
 
 def _compared(own: Array, truth: Array) -> Products | None:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precision_lib.forensics.damage.work import TWIN
 from precision_lib.forensics.policy_shift import Placed
 from precision_lib.formats import get_format
 from precision_lib.matrix import PrecisionConfig
@@ -42,8 +43,6 @@ from precision_lib.trajectories.store import Trajectories
 
 #: Of the KL penalty, and of the ratio: those that training defaults to.
 KL_COEFFICIENT, CLIP_RANGE = 0.1, 0.2
-#: Weights of FP32 that are one rounding away, as a format of the policy.
-TWIN = "fp32 one rounding away"
 #: Coordinates of a gradient that are compared: every k-th of the larger parameters, times sqrt(k),
 #: so that inner products are those of the whole gradient on average.
 COORDINATES = 2**19
@@ -86,6 +85,11 @@ class Inputs:
     logprobs: Tensor
     advantages: Tensor
     mask: Tensor
+
+    @property
+    def finite(self) -> bool:
+        """Whether no log-prob and no advantage is inf or NaN."""
+        return all(bool(x[self.mask].isfinite().all()) for x in (self.logprobs, self.advantages))
 
 
 @dataclass(frozen=True)
