@@ -127,7 +127,7 @@ def _whole_step(record: Record) -> list[str]:
     if damage is None:
         return []
     rows = [[f"`{name}`", *figures] for name, *figures in damage_rows(damage)]
-    title = f"{damage_title(damage)}. {damage_notes(damage)}"
+    title = f"{damage_title(damage)}. {' '.join(damage_notes(damage))}"
     return ["### A whole PPO step", title, table(HEADINGS, rows)]
 
 

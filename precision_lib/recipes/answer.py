@@ -102,6 +102,7 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
         "formats": recipe.configuration.components,
         "verdict": recipe.verdict,
         "worst_over_limit": recipe.worst_over_limit,
+        "gradient_cosine": recipe.gradient_cosine and recipe.gradient_cosine.as_json(),
         "cost": cost,
         "damage": {d.hypothesis: _damage(d) for d in recipe.damages},
     }

@@ -60,13 +60,15 @@ def damage_title(damage: PipelineDamage) -> str:
     )
 
 
-def damage_notes(damage: PipelineDamage) -> str:
-    """What the columns are."""
+def damage_notes(damage: PipelineDamage) -> tuple[str, ...]:
+    """What the columns are, a sentence for each line."""
     return (
         "Expected: from the errors of log-probs and advantages. Inputs exact: the policy alone in "
-        "its format. Norm: over FP32's. Sign flips: tokens. Rank inversions: pairs of answers. "
-        f"Clips: at a KL of {damage.clip_kl:.1e}, where FP32 clips {damage.clipped_frac:.1%} of "
-        "the tokens. FP32 itself runs one rounding away."
+        "its format.",
+        "Norm: over FP32's, minus 1. Sign flips: of tokens' advantages. Rank inversions: of pairs "
+        "of answers.",
+        f"Clips changed: at a KL of {damage.clip_kl:.1e}, where FP32 clips "
+        f"{damage.clipped_frac:.1%} of the tokens. FP32 itself runs one rounding away.",
     )
 
 
@@ -80,4 +82,4 @@ def damage_lines(damage: PipelineDamage | None) -> list[Line]:
     for number, row in enumerate(body):
         text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append((text.rstrip(), "" if number else "bold"))
-    return [*lines, *((f"{text}.", "") for text in damage_notes(damage)[:-1].split(". "))]
+    return [*lines, *((text, "") for text in damage_notes(damage))]

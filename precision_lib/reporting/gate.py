@@ -80,7 +80,7 @@ def pull_request(record: Record) -> str:
         parts.append(_folded("damage and verdict of every cell", f"```\n{lines}\n```"))
     if damage := record.pipeline_damage:
         rows = table(HEADINGS, damage_rows(damage))
-        text = f"{damage_title(damage)}.\n\n{rows}\n\n{damage_notes(damage)}"
+        text = f"{damage_title(damage)}.\n\n{rows}\n\n{' '.join(damage_notes(damage))}"
         parts.append(_folded("a whole PPO step", text))
     return "\n\n".join(part for part in parts if part) + "\n"
 

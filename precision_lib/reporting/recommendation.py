@@ -10,8 +10,9 @@ from precision_lib.recipes.choice import Recipe, obstacles
 from precision_lib.recipes.damage import NOT_APPLICABLE, Damage
 from precision_lib.recipes.settings import Instructions
 from precision_lib.recipes.tables import table
+from precision_lib.reporting.damage import lost
 from precision_lib.reporting.markdown import table as markdown_table
-from precision_lib.reporting.numbers import two
+from precision_lib.reporting.numbers import DASH, two
 from precision_lib.reporting.styles import STYLES, Line
 from precision_lib.reporting.table import measured_models
 
@@ -44,6 +45,17 @@ def _recommended(recipe: Recipe) -> str:
         f"{two(cost.time or 0)} times the products of bf16_pure, "
         f"{cost.bytes_per_parameter:.1f} bytes per policy parameter, "
         f"{cost.kv_bytes_per_token:,} bytes of KV cache per token."
+        f"{_turned(recipe)}"
+    )
+
+
+def _turned(recipe: Recipe) -> str:
+    """How far the policy gradient turns, as a sentence; "" where nobody measured it."""
+    if recipe.gradient_cosine is None:
+        return ""
+    return (
+        " The policy gradient of a PPO step has a cosine with FP32's of 1 minus "
+        f"{lost(recipe.gradient_cosine)}."
     )
 
 
@@ -134,7 +146,12 @@ def _basis(given: Answer, hypothesis: str) -> str:
 def headings(given: Answer) -> tuple[str, ...]:
     """Of the table of recipes."""
     names = [f"{name} {h.decision.title}" for name, h in HYPOTHESES.items() if _shown(given, name)]
-    return ("recipe", "time", "bytes/param", "KV bytes/token", *names, "verdict")
+    step = ("1 - cosine of a step",) if _knows_the_step(given) else ()
+    return ("recipe", "time", "bytes/param", "KV bytes/token", *names, *step, "verdict")
+
+
+def _knows_the_step(given: Answer) -> bool:
+    return any(r.gradient_cosine is not None for r in given.choice.recipes)
 
 
 def rows(given: Answer) -> list[tuple[str, ...]]:
@@ -150,7 +167,8 @@ def _row(given: Answer, recipe: Recipe) -> tuple[str, ...]:
     time = f"{recipe.cost.time:.2f}" if recipe.cost.time is not None else "no products"
     cells = [_cell(d) for d in recipe.damages if _shown(given, d.hypothesis)]
     cost = (f"{recipe.cost.bytes_per_parameter:.1f}", f"{recipe.cost.kv_bytes_per_token:,}")
-    return (f"{mark} {recipe.name}", time, *cost, *cells, recipe.verdict)
+    step = (lost(recipe.gradient_cosine, DASH),) if _knows_the_step(given) else ()
+    return (f"{mark} {recipe.name}", time, *cost, *cells, *step, recipe.verdict)
 
 
 def _shown(given: Answer, hypothesis: str) -> bool:

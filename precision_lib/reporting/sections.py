@@ -106,7 +106,7 @@ def _whole_step(record: Record) -> tuple[Table, ...]:
     damage = record.pipeline_damage
     if damage is None:
         return ()
-    caption = f"{damage_title(damage)}. {damage_notes(damage)}"
+    caption = f"{damage_title(damage)}. {' '.join(damage_notes(damage))}"
     return (Table(HEADINGS, damage_rows(damage), caption),)
 
 

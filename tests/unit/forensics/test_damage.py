@@ -27,8 +27,11 @@ from precision_lib.phases.main_job import MainJob
 from precision_lib.record.codec import decode, encode
 from precision_lib.record.record import Record
 from precision_lib.record.recorder import Recorder
+from precision_lib.reporting import sections
+from precision_lib.reporting.gate import pull_request
 from precision_lib.reporting.table import summary
 from tests.unit.small_pipelines import random_pipeline
+from tools import findings
 
 if TYPE_CHECKING:
     from precision_lib.forensics.budget import Budget
@@ -275,5 +278,9 @@ def test_the_summary_shows_the_step_and_is_silent_without_it(job: MainJob) -> No
     record = job.recorder.record()
     shown = [text for text, _ in summary(record)]
     assert any(text.startswith("mixed_recommended  0.0") for text in shown)
+    for text in (pull_request(record), "\n\n".join(findings._whole_step(record))):
+        assert "\n| mixed_recommended | 0.0" in text.replace("`", "")
+    (table,) = sections._whole_step(record)
+    assert [row[0] for row in table.rows] == [c.name for c in MATRIX]
     without = [text for text, _ in summary(replace(record, pipeline_damage=None))]
     assert not any("whole PPO step" in text for text in without)

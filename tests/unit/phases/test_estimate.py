@@ -1,6 +1,7 @@
 """What the main job is said to take, against the tokens that its models really see."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.unit.small_pipelines import random_pipeline
 
 if TYPE_CHECKING:
     from precision_lib.forensics.budget import Budget
-    from precision_lib.forensics.work import Pass
+    from precision_lib.forensics.work import Pass, Tokens
     from precision_lib.models.pipeline import Pipeline
     from precision_lib.phases.estimate import Estimate, Speed
     from precision_lib.phases.progress import Progress
@@ -63,11 +64,12 @@ def test_the_models_see_the_tokens_that_were_planned(
 ) -> None:
     """By stage, kind, format and length, exactly: with ``ignore_eos`` no length is left to chance.
 
-    A drawn token does not show how long its sequence will be.
+    The step of the damage takes each sequence at its own length, so its plan is the most. A drawn
+    token does not show how long its sequence will be.
     """
     from precision_lib.forensics import forwards
     from precision_lib.forensics.h2 import families
-    from precision_lib.forensics.work import DRAWN, Tokens
+    from precision_lib.forensics.work import BACKWARD, DRAWN, Tokens
     from precision_lib.phases.main_job import MainJob
     from precision_lib.phases.progress import Meter, watched
     from precision_lib.phases.work import planned_work
@@ -89,13 +91,25 @@ def test_the_models_see_the_tokens_that_were_planned(
             for configuration in CONFIGURATIONS:
                 study.cell(configuration)
             study.verdict()
+        job.pipeline_damage()
     planned: dict[str, Tokens] = {}
     for stage, work in planned_work(models, small, CONFIGURATIONS).items():
         planned[stage] = Tokens()
         for done, tokens in work.items():
             planned[stage][done._replace(length=1) if done.kind == DRAWN else done] += tokens
+    step, at_most = _by_format(seen.pop("damage")), _by_format(planned.pop("damage"))
+    assert all(at_most[key] / 2 < tokens <= at_most[key] for key, tokens in step.items())
+    assert {kind for kind, _ in at_most.keys() - step.keys()} == {BACKWARD}  # no hook sees it
     assert seen == planned
     assert not models.policy.model.base_model._forward_hooks
+
+
+def _by_format(work: "Tokens") -> Counter[tuple[str, str]]:
+    """Tokens of a stage by kind and format, whatever the length."""
+    tokens: Counter[tuple[str, str]] = Counter()
+    for done, count in work.items():
+        tokens[done.kind, done.fmt] += count
+    return tokens
 
 
 def test_seconds_of_a_token_follow_its_kind() -> None:
@@ -139,7 +153,9 @@ def test_only_what_is_needed_is_counted() -> None:
 
     assert needed_stages(["H4", "H1"]) == ("H1", "H4")
     assert needed_stages(["H3"]) == ("freeze", "H3")
-    assert needed_stages(list(DECISIONS)) == ("H1", "freeze", "H2", "H3", "H4", "H5", "H6")
+    assert needed_stages(list(DECISIONS)) == (
+        *("H1", "freeze", "H2", "H3", "H4", "H5", "H6", "damage"),
+    )
 
 
 def test_the_sentence_says_time_memory_and_the_first_look() -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from precision_lib.forensics.damage.figures import PipelineDamage, StepDamage
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.hypothesis import Hypothesis
 from precision_lib.forensics.operating import OperatingPoint, unchanged
@@ -20,7 +21,7 @@ from precision_lib.recipes.choice import (
 from precision_lib.recipes.damage import NOT_MEASURED
 from precision_lib.recipes.tables import operating_point
 from precision_lib.record.record import Record
-from precision_lib.reporting.recommendation import sentences
+from precision_lib.reporting.recommendation import recommendation_markdown, sentences
 from tests.unit.recipes import made_records as made
 
 #: Where the made records were measured, with every hypothesis.
@@ -126,6 +127,21 @@ def test_a_hypothesis_that_is_declared_later_is_judged_without_a_change(
     choice = choice_of(made.made_record({CHEAP: {"H99": made.IMPAIRED}, FP32: {}}))
     assert choice.chosen is not None
     assert choice.chosen.name == FP32
+
+
+def test_the_cosine_of_a_step_is_shown_where_the_record_has_it() -> None:
+    record, point = made.made_record({CHEAP: {}, FP32: {}}), operating_point("ppo", 100, made.KL)
+
+    def shown(of: Record) -> str:
+        return recommendation_markdown(answer(of, made.SHAPE, point, "h100", "time"))
+
+    assert "cosine" not in shown(record)
+    step = StepDamage(CHEAP, None, made.figure(0.75, 0.2), *6 * (None,), made.figure(0.1))
+    damage = PipelineDamage(1e-4, 1e-2, 0.1, 6, 100, 10, 10, 0.1, (step,))
+    text = shown(replace(record, pipeline_damage=damage))
+    assert "a cosine with FP32's of 1 minus 0.25 [0.10, 0.40]." in text
+    assert "| 0.25 [0.10, 0.40] | healthy |" in text
+    assert "| – | healthy |" in text
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
