@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from precision_lib.forensics.budget import Budget, budget
+from precision_lib.forensics.damage.work import USED
 from precision_lib.forensics.forwards import score
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.work import BACKWARD, DRAWN, REWARDED, SCORED, TRAINED, Pass
@@ -129,7 +130,9 @@ def needed_stages(hypotheses: Sequence[str]) -> tuple[str, ...]:
     first = next((h.name for h in asked if h.on_trajectories), None)
     if first is not None:
         stages.insert(stages.index(first), FREEZE)
-    return (*stages, DAMAGE) if len(asked) == len(HYPOTHESES) else tuple(stages)
+    if len(asked) == len(HYPOTHESES) and HYPOTHESES.keys() >= set(USED):
+        stages.append(DAMAGE)
+    return tuple(stages)
 
 
 def estimate_main_job(

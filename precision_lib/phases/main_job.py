@@ -13,6 +13,7 @@ from pathlib import Path
 from precision_lib.forensics.budget import Budget
 from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.forensics.damage.measure import open_damage
+from precision_lib.forensics.damage.work import USED
 from precision_lib.forensics.frozen import Frozen, freeze_and_read
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.hypothesis import Given, Hypothesis
@@ -86,7 +87,7 @@ class MainJob:
         It uses forwards of H1 and H2.
         """
         if self.recorder.pipeline_damage is None:
-            opened = {name: self.study(name) for name in ("H1", "H2")}
+            opened = {name: self.study(name) for name in USED}
             self.begins(DAMAGE)
             count, asked = self.budget.step_sequences, self.recorder.configurations
             step = open_damage(self.pipeline, self.frozen, opened, tuple(asked), count)

@@ -8,6 +8,8 @@ from precision_lib.scoring.scorer import GOLDEN
 
 #: FP32 weights that are one rounding away, as a format of the policy.
 TWIN = "fp32 one rounding away"
+#: Hypotheses whose forwards it uses.
+USED = ("H1", "H2")
 
 
 def judged(configurations: Iterable[PrecisionConfig]) -> list[PrecisionConfig]:
