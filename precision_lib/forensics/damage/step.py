@@ -46,6 +46,7 @@ KL_COEFFICIENT, CLIP_RANGE = 0.1, 0.2
 #: Coordinates of a gradient that are compared: every k-th of the larger parameters, times sqrt(k),
 #: so that inner products are those of the whole gradient on average.
 COORDINATES = 2**19
+#: A parameter of at most so many numbers is compared whole.
 _SMALL = 2**12
 
 
@@ -231,29 +232,35 @@ class Step:
             whole = torch.zeros_like(parameter) if slope is None else slope.float()
             if parameter is self.original.get_input_embeddings().weight:
                 whole = sum((x.float() for x in apart if x.shape == whole.shape), whole)
-            stride = self.stride(parameter.numel())
+            stride = self.stride(parameter)
             parts.append(whole.flatten()[::stride] * math.sqrt(stride))
         return torch.cat([part.cpu() for part in parts])
 
-    def stride(self, size: int) -> int:
-        """Every so-manieth coordinate of a parameter of this size is compared."""
+    def stride(self, parameter: Tensor) -> int:
+        """How far apart two compared coordinates are: with all columns of a matrix among them."""
         whole = sum(p.numel() for p in self.original.parameters())
-        return 1 if size <= _SMALL else max(1, math.ceil(whole / COORDINATES))
+        stride = 1 if parameter.numel() <= _SMALL else max(1, math.ceil(whole / COORDINATES))
+        while math.gcd(stride, parameter.shape[-1]) > 1:
+            stride += 1
+        return stride
 
     @contextmanager
     def _model(self, role: str, fmt: str) -> Iterator[Any]:
         """The working copy with the weights of a role in a format, where bits can be repeated."""
-        parameters = GOLDEN if fmt == TWIN else fmt
+        working, parameters = self.working, GOLDEN if fmt == TWIN else fmt
         if role == "policy":
             scale = self.placed.scales[self.placed.operating_policy]
-            set_parameters(self.working, self.original, parameters, self.placed.direction, scale)
-        else:
-            set_parameters(self.working, self.reference, parameters)
+            set_parameters(working, self.original, parameters, self.placed.direction, scale)
+        else:  # perhaps of another size
+            own = self.reference is self.original
+            working = working if own else working_copy(self.reference)
+            set_parameters(working, self.reference, parameters)
         if fmt == TWIN:
-            _perturb(self.working)
-        native = fmt in (GOLDEN, TWIN) or not computes_on_cpu(self.working)
+            _perturb(working)
+        # A value head in 16 bits multiplies in them on an FP32 trunk, too.
+        native = not computes_on_cpu(working)
         with deterministic(zlib.crc32(f"{role} {fmt}".encode()), native_products=native):
-            yield self.working
+            yield working
 
 
 @torch.no_grad()
