@@ -1,7 +1,6 @@
 """The gradient of a whole step: cosines that are known, planted faults that must turn it."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,8 +48,9 @@ def small_budget() -> "Budget":
 
 
 @pytest.fixture(scope="module")
-def job() -> MainJob:
-    return MainJob(random_pipeline(), small_budget(), Recorder(Path("unwritten.json"), MATRIX))
+def job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
+    path = tmp_path_factory.mktemp("damage") / "report.json"
+    return MainJob(random_pipeline(), small_budget(), Recorder(path, MATRIX))
 
 
 @pytest.fixture(scope="module")
