@@ -11,6 +11,9 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
+#: Any object of JSON, in a place that reads no key of it, or checks each that it reads.
+Json = dict[str, Any]
+
 
 def to_plain(value: Any) -> Any:
     """``value`` as builtin types that strict JSON holds; a non-finite float becomes its name.
@@ -39,7 +42,7 @@ def parse_json(text: str) -> Any:
     return json.loads(text, parse_constant=_reject_constant)
 
 
-def load_object(path: Path, what: str, how: str) -> dict[str, Any]:
+def load_object(path: Path, what: str, how: str) -> Json:
     """A file that holds one JSON object.
 
     Args:
@@ -60,7 +63,7 @@ def load_object(path: Path, what: str, how: str) -> dict[str, Any]:
     return content
 
 
-def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_names(pairs: list[tuple[str, Any]]) -> Json:
     """An object of JSON whose names differ; Python's own parser keeps the last of two.
 
     Raises:

@@ -16,47 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.conformance import objective_calls
+from precision_lib.conformance.contract import CONTRACTS
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.runtime import set_default_device
 
-#: The input that a function is differentiable in, if it is at all.
-DIFFERENTIABLE_IN = {
-    "token_logprobs": "logits",
-    "entropy": "logits",
-    "kl_penalty": "policy_logprobs",
-    "masked_mean": "x",
-    "policy_loss": "logprobs",
-    "value_loss": "values",
-} | objective_calls.DIFFERENTIABLE_IN
-#: A loss without a gradient trains nothing, so here it has to have one.
-GRADIENT_IS_REQUIRED = ("policy_loss", "value_loss", *objective_calls.LOSSES)
 #: Parts of the result of a function that returns several.
 PARTS = dict.fromkeys(("gae", "gae_with_bootstrap"), ("advantages", "returns"))
 #: A part that may be None: a core that whitens its advantages at once has no plain ones to show.
 MAY_BE_NONE = ("advantages",)
-
-
-#: The input that has the shape of each result; None for a scalar.
-SHAPED_LIKE = {
-    "token_logprobs": "tokens",
-    "entropy": "logits",
-    "kl_penalty": "policy_logprobs",
-    "masked_mean": None,
-    "whiten": "x",
-    "gae": "rewards",
-    "group_advantages": "rewards",
-    "policy_loss": None,
-    "value_loss": None,
-} | objective_calls.SHAPED_LIKE
-#: The result has the shape of that input without its last dimension.
-WITHOUT_THE_LAST = ("entropy", *objective_calls.WITHOUT_THE_LAST)
-
-
-def sources_of(name: str) -> dict[str, str]:
-    """Part of the result to the input that it is the gradient of; empty without a gradient."""
-    first = {"gradient": DIFFERENTIABLE_IN[name]} if name in DIFFERENTIABLE_IN else {}
-    return first | objective_calls.further_sources(name)
 
 
 def is_gradient(part: str) -> bool:
@@ -95,7 +63,7 @@ PLAIN = Way()
 
 
 def call(
-    name: str, function: Callable[..., Any], inputs: Mapping[str, Any], way: Way = PLAIN
+    name: str, function: Callable[..., Any], inputs: Inputs, way: Way = PLAIN
 ) -> dict[str, Tensor]:
     """Call the function on copies of the inputs.
 
@@ -109,8 +77,8 @@ def call(
         ConformanceFailure: when it raises, changes its input, or returns what the interface does
             not know.
     """
-    copies = {k: way.layout(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    sources = sources_of(name) if way.source_requires_grad else {}
+    copies = inputs.each(way.layout)
+    sources = CONTRACTS[name].gradients() if way.source_requires_grad else {}
     leaves = {part: copies[source].requires_grad_(True) for part, source in sources.items()}
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # the target's, not ours
@@ -122,7 +90,7 @@ def call(
                 inputs,
             )
     check_unchanged(name, copies, inputs)
-    if sources and "gradient" not in parts and name in GRADIENT_IS_REQUIRED:
+    if sources and "gradient" not in parts and CONTRACTS[name].is_loss:
         raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
     return {part: x.detach().cpu() for part, x in parts.items()}
 
@@ -130,8 +98,8 @@ def call(
 def returned(
     name: str,
     function: Callable[..., Any],
-    given: Mapping[str, Any],
-    inputs: Mapping[str, Any],
+    given: Inputs,
+    inputs: Inputs,
     context: Callable[[], AbstractContextManager[Any]] = torch.enable_grad,
 ) -> Any:
     """What the function returns for exactly ``given``; ``inputs`` stand in the failure.
@@ -142,7 +110,7 @@ def returned(
     with context():
         gradients = torch.is_grad_enabled()
         try:
-            value = attributed(f"{name} raised", lambda: function(**given), inputs)
+            value = attributed(f"{name} raised", lambda: function(**given.keywords()), inputs)
         finally:
             left = _left_behind(gradients)
     if left:
@@ -161,7 +129,7 @@ def _left_behind(gradients: bool) -> str:
     return f"changed default_device from cpu to {device}"
 
 
-def attributed(what: str, action: Callable[[], Any], inputs: Mapping[str, Any]) -> Any:
+def attributed(what: str, action: Callable[[], Any], inputs: Inputs) -> Any:
     """The action's value; whatever it raises, leaving and skipping included, is a finding."""
     try:
         return action()
@@ -185,14 +153,14 @@ def _raised_at(error: BaseException) -> str:
     return f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})"
 
 
-def check_unchanged(name: str, given: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+def check_unchanged(name: str, given: Inputs, inputs: Inputs) -> None:
     """Compare what a function was given, on any device, with what its inputs were, on the CPU.
 
     Raises:
         ConformanceFailure: it changed one of them in place.
     """
-    for key, value in given.items():
-        if isinstance(value, Tensor) and not _same_values(value.detach().cpu(), inputs[key]):
+    for key, value in given.tensors.items():
+        if not _same_values(value.detach().cpu(), inputs[key]):
             raise ConformanceFailure(f"{name} changed its input {key!r} in place", inputs)
 
 
@@ -213,16 +181,16 @@ def _gradients(
     }
 
 
-def _parts(name: str, returned: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+def _parts(name: str, returned: Any, inputs: Inputs) -> dict[str, Tensor]:
     names = PARTS.get(name, ("result",))
     values = returned if name in PARTS else (returned,)
     if not isinstance(values, tuple | list) or len(values) != len(names):
         raise ConformanceFailure(
             f"{name} returned {type(returned).__name__}, expected ({', '.join(names)})", inputs
         )
-    like = SHAPED_LIKE[name]
-    shape = inputs[like].shape if like is not None else torch.Size()
-    if name in WITHOUT_THE_LAST:
+    contract = CONTRACTS[name]
+    shape = inputs[contract.like].shape if contract.like else torch.Size()
+    if contract.drops_the_last:
         shape = shape[:-1]
     return {
         part: _checked(name, part, value, shape, inputs)
@@ -231,9 +199,7 @@ def _parts(name: str, returned: Any, inputs: Mapping[str, Any]) -> dict[str, Ten
     }
 
 
-def _checked(
-    name: str, part: str, value: Any, shape: torch.Size, inputs: Mapping[str, Any]
-) -> Tensor:
+def _checked(name: str, part: str, value: Any, shape: torch.Size, inputs: Inputs) -> Tensor:
     """The value as a dense floating-point tensor of this shape."""
     if isinstance(value, tuple | list):
         raise ConformanceFailure(

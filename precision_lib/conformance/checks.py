@@ -192,7 +192,7 @@ def _pinned_checks() -> Iterator[Check]:
             "test_pinned_example",
             f"{pinned.function}-{pinned.name}",
             pinned.function,
-            st.just(Case(dict(pinned.inputs))),
+            st.just(Case(pinned.inputs)),
             partial(_values, pinned.function),
             f"{pinned.meaning}; see {pinned.link}",
         )

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.runner import Outcome
+from precision_lib.jsonio import Json
 
 #: Deaths of one function after which its other checks fail without being run.
 MOST_DEATHS = 3
@@ -28,7 +29,7 @@ class ToldFailure(ConformanceFailure):
     """A failure that another process has found, with its text as it was there."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
-        super().__init__(told["what"], {}, told["times"])
+        super().__init__(told["what"], times=told["times"])
         self.cause = list(told["cause"])
         self._text, self._case = str(told["text"]), str(told["case"])
 
@@ -40,7 +41,7 @@ class ToldFailure(ConformanceFailure):
         return self._text
 
 
-def told(found: Outcome | ConformanceFailure) -> dict[str, Any]:
+def told(found: Outcome | ConformanceFailure) -> Json:
     """The outcome or failure as JSON."""
     if isinstance(found, Outcome):
         return {"outcome": asdict(found)}
@@ -71,13 +72,13 @@ class Child:
         deaths: function of the core to how often it ended the child.
     """
 
-    answer: Callable[[dict[str, Any]], dict[str, Any]]
+    answer: Callable[[Json], Json]
     deaths: dict[str, int] = field(default_factory=dict)
     _pid: int = 0
     _questions: IO[str] | None = None
     _answers: int = -1
 
-    def ask(self, function: str, question: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def ask(self, function: str, question: Json, seconds: float) -> Json:
         """The answer of the child, in which ``function`` of the core runs.
 
         Raises:
@@ -86,7 +87,7 @@ class Child:
         """
         if self.deaths.get(function, 0) >= MOST_DEATHS:
             raise ConformanceFailure(
-                f"{function} was not called again: it ended its process {MOST_DEATHS} times", {}
+                f"{function} was not called again: it ended its process {MOST_DEATHS} times"
             )
         if not self._pid:
             self._fork()
@@ -102,10 +103,10 @@ class Child:
             self._how_it_died()
             what = f"did not return within {seconds:g} s (--check-timeout allows more)"
         else:
-            answer: dict[str, Any] = json.loads(line)
+            answer: Json = json.loads(line)
             return answer
         self.deaths[function] = self.deaths.get(function, 0) + 1
-        raise ConformanceFailure(f"{function} {what}", {})
+        raise ConformanceFailure(f"{function} {what}")
 
     def close(self) -> None:
         """End the child."""

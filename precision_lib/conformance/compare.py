@@ -5,18 +5,16 @@ One that counts units in the last place sees 1 between the largest number and in
 says where it comes from.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.truth import Truth
 from precision_lib.formats import FORMATS, format_of
 
 
-def compare(name: str, got: Tensor, truth: Truth, inputs: Mapping[str, Any]) -> tuple[int, float]:
+def compare(name: str, got: Tensor, truth: Truth, inputs: Inputs) -> tuple[int, float]:
     """Check one part of a result.
 
     NaN never passes. Where the exact value lies beyond the largest number (of FP32 for a result,
@@ -50,7 +48,7 @@ def compare(name: str, got: Tensor, truth: Truth, inputs: Mapping[str, Any]) -> 
     if not passed.all():
         beyond_by = float(torch.nan_to_num(share[~passed], nan=torch.inf).max())
         raise ConformanceFailure(
-            _message(name, got, truth, share, passed, inputs.get("mask")), inputs, beyond_by
+            _message(name, got, truth, share, passed, inputs.mask), inputs, beyond_by
         )
     within = share[promised & ~overflowed]
     return int((promised | unrepresentable).sum()), float(within.max()) if within.numel() else 0.0

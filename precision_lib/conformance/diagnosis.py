@@ -6,16 +6,17 @@ again, once for each of a few changes, and what makes it pass is said.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from precision_lib.conformance.calls import SHAPED_LIKE, call
+from precision_lib.conformance.calls import call
 from precision_lib.conformance.compare import compare
+from precision_lib.conformance.contract import CONTRACTS
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.sameness import by_sequence
 from precision_lib.conformance.truth import truths
 
@@ -25,7 +26,6 @@ LARGEST_INPUT = 20_000
 MOST_TOKENS = 24
 
 Function = Callable[..., Any]
-Inputs = Mapping[str, Any]
 
 
 def place_of(function: Function) -> str:
@@ -39,30 +39,27 @@ def place_of(function: Function) -> str:
 
 def diagnosis(name: str, function: Function, inputs: Inputs) -> list[str]:
     """Sentences about an input on which the function's values are wrong; none where it is large."""
-    sizes = [v.numel() for v in inputs.values() if isinstance(v, Tensor)]
+    sizes = [x.numel() for x in inputs.tensors.values()]
     if not sizes or max(sizes) > LARGEST_INPUT or _passes(name, function, inputs):
         return []
     lines = [sentence for sentence, changed in _changes(inputs) if _passes(name, function, changed)]
-    if name in SHAPED_LIKE and SHAPED_LIKE[name] is None and "mask" in inputs:
+    if name in CONTRACTS and not CONTRACTS[name].like and "mask" in inputs:
         lines += _token_by_token(name, function, inputs)
     return lines
 
 
 def _changes(inputs: Inputs) -> Iterator[tuple[str, Inputs]]:
     """(what it means if this passes, the changed inputs)."""
-    floats = [k for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
-    mask = inputs.get("mask")
+    floats, mask = inputs.floating(), inputs.mask
     if mask is not None and not bool(mask.all()):
-        zeros = {
-            k: inputs[k].masked_fill(~mask, 0) for k in floats if inputs[k].shape == mask.shape
-        }
+        zeros = {k: x.masked_fill(~mask, 0) for k, x in floats.items() if x.shape == mask.shape}
         held = sorted({str(float(inputs[k][~mask][0])) for k in zeros})
         what = f"right with 0 in the padded slots: fails only with {', '.join(held)} there"
-        yield what, dict(inputs) | zeros
-    if any(inputs[k].dtype != torch.float32 for k in floats):
-        wide = {k: inputs[k].float() for k in floats}
+        yield what, inputs | zeros
+    if any(x.dtype != torch.float32 for x in floats.values()):
+        wide = {k: x.float() for k, x in floats.items()}
         what = "right with the same values in float32: fails only in 16-bit input"
-        yield what, dict(inputs) | wide
+        yield what, inputs | wide
     rows = by_sequence(inputs, lambda x: x.repeat_interleave(11, 0))
     what = "right with each sequence eleven times, a shape that was not called before: the result "
     yield what + "depends on earlier calls, or on the size of the batch", rows
@@ -87,7 +84,7 @@ def _token_by_token(name: str, function: Function, inputs: Inputs) -> list[str]:
     for place in places:
         mask = torch.zeros_like(inputs["mask"])
         mask[place] = True
-        wrong = _alone(name, function, dict(inputs) | {"mask": mask})
+        wrong = _alone(name, function, inputs | {"mask": mask})
         if wrong:
             shown = ", ".join(f"{k} {v:.9g}" for k, v in _values_at(inputs, place).items())
             return [f"token {list(place)} alone is wrong: {wrong} ({shown})"]
@@ -96,8 +93,8 @@ def _token_by_token(name: str, function: Function, inputs: Inputs) -> list[str]:
 
 def _values_at(inputs: Inputs, place: tuple[int, ...]) -> dict[str, float]:
     """Name to value of every floating-point input at one token."""
-    tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()}
-    return {k: float(v[place]) for k, v in tensors.items() if v.shape == inputs["mask"].shape}
+    shape = inputs["mask"].shape
+    return {k: float(x[place]) for k, x in inputs.floating().items() if x.shape == shape}
 
 
 def _alone(name: str, function: Function, inputs: Inputs) -> str:

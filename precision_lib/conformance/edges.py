@@ -12,28 +12,15 @@ import torch
 from torch import Tensor
 
 from precision_lib.conformance.calls import (
-    DIFFERENTIABLE_IN,
-    GRADIENT_IS_REQUIRED,
     call,
     is_gradient,
     returned,
-    sources_of,
 )
+from precision_lib.conformance.contract import CONTRACTS
 from precision_lib.conformance.failure import ConformanceFailure
-from precision_lib.conformance.sameness import Function, Inputs, equal_bits, unless_refused
+from precision_lib.conformance.inputs import Inputs
+from precision_lib.conformance.sameness import Function, equal_bits, unless_refused
 
-#: Inputs that a loss, or a weight, takes as constants, function by function.
-CONSTANTS = {
-    "policy_loss": ("old_logprobs", "advantages"),
-    "policy_loss_with_denominator": ("old_logprobs", "advantages"),
-    "sequence_ratio": ("old_logprobs",),
-    "importance_weights": ("train_logprobs", "rollout_logprobs"),
-    **{
-        f"{loss}{option}": ("old_logprobs", "advantages")
-        for loss in ("gspo_loss", "cispo_loss", "dapo_loss")
-        for option in ("", "_with_denominator")
-    },
-}
 #: A gradient that is missing here is said in the table and is no failure.
 GRADIENT_IS_OPTIONAL = ("entropy", "masked_mean")
 #: Ids that no vocabulary has: the label of a masked token, a wrapped one, one behind the end.
@@ -45,16 +32,14 @@ def nan_is_visible(name: str, function: Function, inputs: Inputs) -> int:
 
     A refusal is an answer, too. A single token says nothing: whitened it is 0.
     """
-    compared = 0
-    if int(inputs.get("mask", next(iter(inputs.values()))).numel()) < 2:
+    compared, mask = 0, inputs.mask
+    first = next(iter(inputs.tensors.values()))
+    if first.numel() < 2 if mask is None else int(mask.sum()) < 2:
         return 1
-    if "mask" in inputs and int(inputs["mask"].sum()) < 2:
-        return 1
-    keys = [k for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
-    for key in keys:
-        changed = dict(inputs) | {key: _with_nan(inputs[key], inputs.get("mask"))}
+    for key, x in inputs.floating().items():
+        changed = inputs | {key: _with_nan(x, mask)}
         if key != "advantages" and "advantages" in inputs:  # 0 times NaN may be 0
-            changed["advantages"] = torch.ones_like(inputs["advantages"])
+            changed |= {"advantages": torch.ones_like(inputs["advantages"])}
         got = unless_refused(name, function, changed)
         compared += 1
         if got is None:
@@ -85,7 +70,7 @@ def foreign_ids_are_not_token_0(name: str, function: Function, inputs: Inputs) -
     for token in (*FOREIGN_IDS, vocabulary):
         tokens = inputs["tokens"].clone()
         tokens.view(-1)[-1] = token
-        changed = dict(inputs) | {"tokens": tokens}
+        changed = inputs | {"tokens": tokens}
         got = unless_refused(name, function, changed)
         compared += 1
         if got is None:
@@ -118,7 +103,7 @@ def _no_gradient_of(name: str, token: int, got: Mapping[str, Tensor], inputs: In
 
 def gradient_exists(name: str, function: Function, inputs: Inputs) -> int:
     """The result is connected with the differentiable input."""
-    got, source = call(name, function, inputs), DIFFERENTIABLE_IN[name]
+    got, source = call(name, function, inputs), CONTRACTS[name].sources[0]
     if "gradient" not in got:
         raise ConformanceFailure(
             f"{name} returned a result without a gradient: nothing learns from it; let it flow to "
@@ -133,19 +118,20 @@ def constants_get_no_gradient(name: str, function: Function, inputs: Inputs) -> 
 
     So does a mask of floating-point numbers, where the function takes one.
     """
-    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    for key in (*sources_of(name).values(), *CONSTANTS[name]):
+    given = inputs.copied()
+    constants = CONTRACTS[name].constants
+    for key in (*CONTRACTS[name].sources, *constants):
         given[key].requires_grad_(True)
     with torch.enable_grad():
         result = returned(name, function, given, inputs)
-        for key in CONSTANTS[name]:
+        for key in constants:
             _none_for(name, key, result, given[key], inputs)
-    return len(CONSTANTS[name]) + _none_for_a_mask(name, function, inputs)
+    return len(constants) + _none_for_a_mask(name, function, inputs)
 
 
 def _none_for(name: str, key: str, result: Any, constant: Tensor, inputs: Inputs) -> None:
     if not (isinstance(result, Tensor) and result.requires_grad):
-        if name in GRADIENT_IS_REQUIRED:
+        if CONTRACTS[name].is_loss:
             raise ConformanceFailure(f"{name} returned a loss without a gradient", inputs)
         return
     total = result.sum()
@@ -158,13 +144,12 @@ def _none_for(name: str, key: str, result: Any, constant: Tensor, inputs: Inputs
 
 
 def _none_for_a_mask(name: str, function: Function, inputs: Inputs) -> int:
-    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    given["mask"] = given["mask"].float().requires_grad_(True)
-    for key in sources_of(name).values():
+    given = inputs.copied() | {"mask": inputs["mask"].float().requires_grad_(True)}
+    for key in CONTRACTS[name].sources:
         given[key].requires_grad_(True)
     try:
         with torch.enable_grad():
-            result = function(**given)
+            result = function(**given.keywords())
     except Exception:  # a mask of numbers may be refused
         return 0
     _none_for(name, "mask", result, given["mask"], inputs)
@@ -179,11 +164,12 @@ def edges_of(name: str, arguments: tuple[str, ...]) -> dict[str, Edge]:
     edges: dict[str, Edge] = {
         "nan_is_visible": ("a NaN at a real token is visible in the result", nan_is_visible)
     }
-    if name in DIFFERENTIABLE_IN:
+    contract = CONTRACTS[name]
+    if contract.sources:
         edges["gradient_exists"] = ("the result has a gradient", gradient_exists)
-    if name in CONSTANTS:
+    if contract.constants:
         edges["constants_get_no_gradient"] = (
-            f"no gradient flows to {', '.join(CONSTANTS[name])} or the mask",
+            f"no gradient flows to {', '.join(contract.constants)} or the mask",
             constants_get_no_gradient,
         )
     if "tokens" in arguments:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 import torch
 from hypothesis import settings
@@ -11,10 +10,11 @@ from hypothesis import settings
 from precision_lib.conformance.checks import Check, find_check
 from precision_lib.conformance.child import Child, ToldFailure, as_found, can_fork, told
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError
-from precision_lib.conformance.in_rl_terms import measure
+from precision_lib.conformance.in_rl_terms import Figures, measure
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.runner import Outcome, on_device, run
 from precision_lib.conformance.written_case import read_case
+from precision_lib.jsonio import Json
 from precision_lib.targets import Target
 from precision_lib.targets.objectives import base
 
@@ -62,11 +62,11 @@ class Examiner:
         Raises:
             DeviceLostError: the function ended the device.
         """
-        question: dict[str, Any] = {"check": check.name, "seed": seed, "pinned": list(pinned)}
         start = time.monotonic()
         try:
             if self._child is None:
-                return self._run(**question)
+                return self._run(check.name, seed, pinned)
+            question = {"check": check.name, "seed": seed, "pinned": list(pinned)}
             answer = self._child.ask(check.function, question, self._seconds)
         except ConformanceFailure as failure:
             return failure
@@ -76,7 +76,7 @@ class Examiner:
             raise DeviceLostError(check.function, ToldFailure(answer["failure"]))
         return as_found(answer)
 
-    def consequences(self, function: str) -> dict[str, Any]:
+    def consequences(self, function: str) -> dict[str, Figures]:
         """What the function's errors mean on an ordinary batch, by format; {} without a scene."""
         if self._child is None:
             return self._measure(function)
@@ -97,7 +97,7 @@ class Examiner:
             "-k FUNCTION runs the checks of one function"
         )
 
-    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, question: Json) -> Json:
         """In the child: run a check, or measure a function."""
         if "measure" in question:
             return self._measure(question["measure"])
@@ -114,5 +114,5 @@ class Examiner:
         taken = self._target.only.get(base(asked.function), {})
         return run(asked, moved, settings(), seed, [read_case(text) for text in pinned], taken)
 
-    def _measure(self, function: str) -> dict[str, Any]:
+    def _measure(self, function: str) -> dict[str, Figures]:
         return measure({function: self._target.functions[function]}).get(function, {})

@@ -1,10 +1,10 @@
 """What a failed conformance check says."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from precision_lib.conformance.inputs import NO_INPUTS, Inputs
 from precision_lib.conformance.strategies.cases import Case
 
 #: What CUDA says of errors after which a process can do nothing more on the device.
@@ -28,9 +28,9 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         cause: sentences that tell one cause from another, see ``diagnosis.py``.
     """
 
-    def __init__(self, message: str, inputs: Mapping[str, Any], times: float = 0.0) -> None:
+    def __init__(self, message: str, inputs: Inputs = NO_INPUTS, times: float = 0.0) -> None:
         super().__init__(message)
-        self.inputs = dict(inputs)
+        self.inputs = inputs
         self.times = times
         self.recipe = ""
         self.drawn: Case | None = None
@@ -46,11 +46,11 @@ class ConformanceFailure(AssertionError):  # noqa: N818  (a finding about a core
         """The judged case as an expression that makes it again; "" where it is too large."""
         inputs = self.drawn.inputs if self.drawn is not None else self.inputs
         text = repr(Case(inputs))
-        return "" if "<" in text or not inputs else text
+        return "" if "<" in text or not inputs.keywords() else text
 
     def __str__(self) -> str:
         lines = [str(self.args[0])]
-        if self.inputs:
+        if self.inputs.keywords():
             lines.append(f"  input: {Case(self.inputs, self.recipe)!r}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 

@@ -22,17 +22,19 @@ CLIP = 0.2
 FORMATS_MEASURED = ("fp32", "bf16")
 _SEQUENCES, _TOKENS, _VOCABULARY = 16, 64, 512
 Measured = dict[str, float]
+#: Metric to its value, or ``raised`` to what was raised.
+Figures = dict[str, float | str]
 
 
-def measure(functions: Mapping[str, Callable[..., Any]]) -> dict[str, dict[str, Any]]:
+def measure(functions: Mapping[str, Callable[..., Any]]) -> dict[str, dict[str, Figures]]:
     """Function of PPO to format to figures, or what was raised; what one leaves is undone."""
-    measured: dict[str, dict[str, Any]] = {}
+    measured: dict[str, dict[str, Figures]] = {}
     for name in filter(_SCENES.__contains__, functions):
         function = functions[name]
         for fmt in FORMATS_MEASURED:
             try:
                 with state_put_back():
-                    figures: dict[str, Any] = dict(_SCENES[name](function, get_format(fmt).dtype))
+                    figures: Figures = {**_SCENES[name](function, get_format(fmt).dtype)}
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # somebody's function may leave the process or skip
@@ -167,13 +169,12 @@ def _gae(function: Callable[..., Any], dtype: torch.dtype) -> Measured:
     rewards = 1e-3 * draw(_SEQUENCES, 512)
     rewards[:, -1] += 1 + draw(_SEQUENCES)
     given = rewards.to(dtype), (0.5 + 0.3 * draw(_SEQUENCES, 512)).to(dtype)
-    options: dict[str, Any] = {"gamma": 1.0, "lam": 0.95}
     advantages, returns = function(
-        rewards=given[0].clone(), values=given[1].clone(), mask=mask, **options
+        rewards=given[0].clone(), values=given[1].clone(), mask=mask, gamma=1.0, lam=0.95
     )
     exact = (x.double().numpy() for x in given)
     want = [
-        torch.as_tensor(x) for x in oracle.gae(next(exact), next(exact), mask.numpy(), **options)
+        torch.as_tensor(x) for x in oracle.gae(next(exact), next(exact), mask.numpy(), 1.0, 0.95)
     ]
     told = {} if advantages is None else _advantages(advantages, want[0])
     return told | {"returns_rms_error": _rms_error(returns, want[1])}

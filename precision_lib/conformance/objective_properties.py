@@ -6,8 +6,7 @@ rows and shards of the vocabulary add up. ``split_properties.py`` has the split 
 ``mask[b, t]`` is True for a real token; B sequences, T tokens.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from hypothesis.strategies import SearchStrategy
@@ -17,6 +16,7 @@ from precision_lib.conformance import splits
 from precision_lib.conformance.calls import call, returned, upstream
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Arguments, Inputs
 from precision_lib.conformance.properties import Function, Property
 from precision_lib.conformance.split_properties import CUT_BY_SEQUENCE, SPLIT_PROPERTIES
 from precision_lib.conformance.strategies.cases import Case
@@ -28,7 +28,7 @@ from precision_lib.formats import Format
 _IN_PLACE = ("left_padding", "removed_masked_slots", "doubled_masked_slots")
 
 
-def _masked_slots(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _masked_slots(name: str, function: Function, inputs: Inputs) -> int:
     """Masked slots taken out, doubled, or moved to the left: the value of every token stays.
 
     The order of a sum may change with them, so that each call is held to its own bound.
@@ -43,7 +43,7 @@ def _masked_slots(name: str, function: Function, inputs: Mapping[str, Any]) -> i
     return compared
 
 
-def _within(name: str, function: Function, inputs: Mapping[str, Any], note: str) -> int:
+def _within(name: str, function: Function, inputs: Inputs, note: str) -> int:
     """How many elements were compared; the failure gets the note."""
     got, compared = call(name, function, inputs), 0
     try:
@@ -55,9 +55,9 @@ def _within(name: str, function: Function, inputs: Mapping[str, Any], note: str)
     return compared
 
 
-def _empty(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _empty(name: str, function: Function, inputs: Inputs) -> int:
     """No real token at all: a loss of 0, weights of 0, ratios of 1, or a ValueError."""
-    changed = dict(inputs) | {"mask": torch.zeros_like(inputs["mask"])}
+    changed = inputs | {"mask": torch.zeros_like(inputs["mask"])}
     try:
         return _within(name, function, changed, "the mask is empty")
     except ConformanceFailure as failure:
@@ -66,13 +66,13 @@ def _empty(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
         raise
 
 
-def _weight_is_one(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _weight_is_one(name: str, function: Function, inputs: Inputs) -> int:
     """Identical log-probs: every weight, and every ratio, is exactly 1; also where the cap is 1."""
-    names = [k for k in inputs if k.endswith("logprobs")]
+    names = [k for k in inputs.tensors if k.endswith("logprobs")]
     same = torch.where(inputs["mask"], inputs[names[0]], 0)
-    changed, compared = dict(inputs) | dict.fromkeys(names, same), 0
-    for cap in ({"cap": 2.0}, {"cap": 1.0}) if "cap" in inputs else ({},):
-        given = changed | cap
+    changed, compared = inputs | dict.fromkeys(names, same), 0
+    caps: tuple[Arguments, ...] = ({"cap": 2.0}, {"cap": 1.0}) if "cap" in inputs else ({},)
+    for given in (changed | cap for cap in caps):
         got = call(name, function, given)["result"].float()
         want = inputs["mask"].float() if got.dim() == 2 else torch.ones_like(got)
         if not torch.equal(got, want):
@@ -82,7 +82,7 @@ def _weight_is_one(name: str, function: Function, inputs: Mapping[str, Any]) -> 
     return compared
 
 
-def _chunks(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _chunks(name: str, function: Function, inputs: Inputs) -> int:
     """The gradients of the weight of two halves of the rows add up to that of all rows.
 
     Each is held to the bound of all rows and one rounding of each half.
@@ -93,7 +93,7 @@ def _chunks(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
     limit = whole.limit.clone()
     for keep in (0, 1):
         rows = (torch.arange(weights.numel()).view(weights.shape) % 2) == keep
-        copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        copies = inputs.copied()
         copies["weight"].requires_grad_(True)
         with torch.enable_grad():
             result = returned(name, function, copies, inputs)
@@ -112,17 +112,17 @@ def _chunks(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
     return total.numel()
 
 
-def _vocabulary_shards(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _vocabulary_shards(name: str, function: Function, inputs: Inputs) -> int:
     """log-sum-exp of two halves of the vocabulary, joined, is that of the whole.
 
     From a shard with a chosen entry k: its log-sum-exp is z_k minus the log-prob.
     """
-    weight, hidden, scale = inputs["weight"], inputs["hidden"].double(), inputs["temperature"]
+    weight, hidden = inputs["weight"], inputs["hidden"].double()
     half = max(1, len(weight) // 2)
-    z = hidden @ weight.double().T / scale
+    z = hidden @ weight.double().T / inputs.number("temperature")
     sums, limit = [], torch.zeros(z.shape[:-1], dtype=torch.float64)
     for shard, first in ((weight[:half], 0), (weight[half:], half)):
-        given = dict(inputs) | {"weight": shard, "tokens": torch.zeros_like(inputs["tokens"])}
+        given = inputs | {"weight": shard, "tokens": torch.zeros_like(inputs["tokens"])}
         limit += truths(name, given)["result"].limit
         got = call(name, function, given)["result"].double()
         sums.append(z[..., first] - got)

@@ -1,23 +1,21 @@
 """How many examples a conformance check draws; imports neither torch nor the checks."""
 
-from typing import Any
-
 from hypothesis import HealthCheck, Phase, settings
 
-_COMMON: dict[str, Any] = {
-    "deadline": None,  # a first call loads kernels and takes seconds
-    "database": None,  # what was found is pinned in the code, not in a hidden folder
-    "print_blob": True,
-    "report_multiple_bugs": False,  # one check, one finding
-    "phases": (Phase.explicit, Phase.generate, Phase.target, Phase.shrink),
+_COMMON = settings(
+    deadline=None,  # a first call loads kernels and takes seconds
+    database=None,  # what was found is pinned in the code, not in a hidden folder
+    print_blob=True,
+    report_multiple_bugs=False,  # one check, one finding
+    phases=(Phase.explicit, Phase.generate, Phase.target, Phase.shrink),
     # A case of 150,000 logits is slow and large on purpose, and a slow core is not an error here.
-    "suppress_health_check": (
+    suppress_health_check=(
         HealthCheck.too_slow,
         HealthCheck.data_too_large,
         HealthCheck.large_base_example,
     ),
-}
+)
 #: The same examples in every run.
-CI = settings(max_examples=25, derandomize=True, **_COMMON)
+CI = settings(_COMMON, max_examples=25, derandomize=True)
 #: New examples in every run, many of them.
-EXPLORE = settings(max_examples=1000, derandomize=False, **_COMMON)
+EXPLORE = settings(_COMMON, max_examples=1000, derandomize=False)

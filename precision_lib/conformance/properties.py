@@ -8,7 +8,7 @@ A property is a function ``(function, case)`` that raises :class:`ConformanceFai
 number of elements that it compared.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from precision_lib.conformance.calls import call
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.strategies import REGIONS
 from precision_lib.conformance.strategies.cases import INPUT_FORMATS, Case, right_padded
 from precision_lib.formats import Format
 
 Function = Callable[..., Any]
-Holds = Callable[[str, Function, Mapping[str, Any]], int]
+Holds = Callable[[str, Function, Inputs], int]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Property:
     formats: tuple[str, ...] = INPUT_FORMATS
 
 
-def _equal(name: str, what: str, got: Tensor, want: Tensor, inputs: Mapping[str, Any]) -> int:
+def _equal(name: str, what: str, got: Tensor, want: Tensor, inputs: Inputs) -> int:
     """Equal as FP32 values, NaN to NaN: a float64 core may differ behind the 24th bit."""
     g, w = got.float(), want.float()
     if not ((g == w) | (g.isnan() & w.isnan())).all():
@@ -57,43 +58,44 @@ def _ordinary(name: str, region: str = "ordinary") -> Callable[[Format], SearchS
     return lambda fmt: REGIONS[name][region].cases(fmt)
 
 
-def _ratio_is_one(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _ratio_is_one(name: str, function: Function, inputs: Inputs) -> int:
     """Identical log-probs and advantages of 1: the loss is -1, in whatever order it is summed.
 
     A power of two of real tokens, so that a weight of 1/n is exact too.
     """
-    changed = dict(inputs)
-    mask = changed["mask"]
+    mask = inputs["mask"]
     count = 2 ** (int(mask.sum()).bit_length() - 1)
-    changed["mask"] = mask & (mask.flatten().cumsum(0).view(mask.shape) <= count)
-    changed["old_logprobs"] = changed["logprobs"].clone()
-    changed["advantages"] = torch.ones_like(changed["advantages"])
+    changed = inputs | {
+        "mask": mask & (mask.flatten().cumsum(0).view(mask.shape) <= count),
+        "old_logprobs": inputs["logprobs"].clone(),
+        "advantages": torch.ones_like(inputs["advantages"]),
+    }
     got = call(name, function, changed)["result"]
     return _equal(name, "the ratio of identical policies is not 1", got, -torch.ones(()), changed)
 
 
-def _zero_for_identical(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
-    changed = dict(inputs) | {"ref_logprobs": inputs["policy_logprobs"].clone()}
+def _zero_for_identical(name: str, function: Function, inputs: Inputs) -> int:
+    changed = inputs | {"ref_logprobs": inputs["policy_logprobs"].clone()}
     got = call(name, function, changed)["result"]
     what = "the KL of identical policies is not exactly 0"
     return _equal(name, what, got, torch.zeros(got.shape), changed)
 
 
-def _not_negative(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _not_negative(name: str, function: Function, inputs: Inputs) -> int:
     """k2 and k3 are never below zero; k1 may be and is taken as k3."""
-    estimator = "k3" if inputs["estimator"] == "k1" else inputs["estimator"]
-    return _never_negative(name, function, dict(inputs) | {"estimator": estimator})
+    estimator = "k3" if inputs.word("estimator") == "k1" else inputs.word("estimator")
+    return _never_negative(name, function, inputs | {"estimator": estimator})
 
 
-def _never_positive(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _never_positive(name: str, function: Function, inputs: Inputs) -> int:
     return _one_sided(name, -call(name, function, inputs)["result"], "positive", inputs)
 
 
-def _never_negative(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _never_negative(name: str, function: Function, inputs: Inputs) -> int:
     return _one_sided(name, call(name, function, inputs)["result"], "negative", inputs)
 
 
-def _one_sided(name: str, magnitude: Tensor, sign: str, inputs: Mapping[str, Any]) -> int:
+def _one_sided(name: str, magnitude: Tensor, sign: str, inputs: Inputs) -> int:
     wrong = magnitude[~(magnitude >= 0)]  # NaN too
     if wrong.numel():
         raise ConformanceFailure(
@@ -103,18 +105,17 @@ def _one_sided(name: str, magnitude: Tensor, sign: str, inputs: Mapping[str, Any
     return magnitude.numel()
 
 
-def _constant_gives_zero(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _constant_gives_zero(name: str, function: Function, inputs: Inputs) -> int:
     got = call(name, function, inputs)["result"]
     return _equal(name, "a constant is not turned into 0", got, torch.zeros(got.shape), inputs)
 
 
-def _undiscounted(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _undiscounted(name: str, function: Function, inputs: Inputs) -> int:
     """gamma = lam = 1 on small integers: the advantage is reward-to-go minus value, exactly."""
-    changed = dict(inputs) | {"gamma": 1.0, "lam": 1.0}
-    for key in ("rewards", "values"):
-        changed[key] = torch.nan_to_num(changed[key], 0, 0, 0).clamp(-9, 9).round()
-    mask = changed["mask"]
-    rewards, values = (torch.where(mask, changed[k].double(), 0) for k in ("rewards", "values"))
+    names, mask = ("rewards", "values"), inputs["mask"]
+    small = {k: torch.nan_to_num(inputs[k], 0, 0, 0).clamp(-9, 9).round() for k in names}
+    changed = inputs | {"gamma": 1.0, "lam": 1.0} | small
+    rewards, values = (torch.where(mask, changed[k].double(), 0) for k in names)
     to_go = rewards.flip(-1).cumsum(-1).flip(-1) * mask
     got = call(name, function, changed)
     compared = 0
@@ -125,7 +126,7 @@ def _undiscounted(name: str, function: Function, inputs: Mapping[str, Any]) -> i
     return compared + _equal(name, what, got["returns"], to_go, changed)
 
 
-def _masked_contents(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _masked_contents(name: str, function: Function, inputs: Inputs) -> int:
     """The same real tokens with 0, NaN and inf in the masked slots: the same result."""
     compared = 0
     variants = [_with_masked(inputs, filler) for filler in (0.0, torch.nan, torch.inf, -torch.inf)]
@@ -141,20 +142,19 @@ def _masked_contents(name: str, function: Function, inputs: Mapping[str, Any]) -
     return compared
 
 
-def _with_masked(inputs: Mapping[str, Any], filler: float) -> dict[str, Any]:
+def _with_masked(inputs: Inputs, filler: float) -> Inputs:
     """One more masked column, and ``filler`` in all masked slots."""
     mask = torch.nn.functional.pad(inputs["mask"], (0, 1))
     changed = {
         key: torch.nn.functional.pad(value, (0, 1)).masked_fill(~mask, filler)
-        for key, value in inputs.items()
-        if isinstance(value, Tensor) and value.is_floating_point()
+        for key, value in inputs.floating().items()
     }
-    return dict(inputs) | changed | {"mask": mask}
+    return inputs | changed | {"mask": mask}
 
 
-def _empty_mask(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _empty_mask(name: str, function: Function, inputs: Inputs) -> int:
     """No real token at all: 0, or a ValueError, but not NaN."""
-    changed = dict(inputs) | {"mask": torch.zeros_like(inputs["mask"])}
+    changed = inputs | {"mask": torch.zeros_like(inputs["mask"])}
     compared = 0
     try:
         parts = call(name, function, changed)
@@ -168,10 +168,10 @@ def _empty_mask(name: str, function: Function, inputs: Mapping[str, Any]) -> int
     return compared
 
 
-def _permuted(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _permuted(name: str, function: Function, inputs: Inputs) -> int:
     """The sequences in reverse order give the results in reverse order."""
-    turned = {k: v.flip(0) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    straight, reverse = call(name, function, inputs), call(name, function, turned)
+    straight = call(name, function, inputs)
+    reverse = call(name, function, inputs.each(lambda x: x.flip(0)))
     return sum(
         _equal(
             name,
@@ -185,13 +185,11 @@ def _permuted(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
     )
 
 
-def _padded(name: str, function: Function, inputs: Mapping[str, Any]) -> int:
+def _padded(name: str, function: Function, inputs: Inputs) -> int:
     """A slot with NaN behind each sequence changes nothing in front of it."""
-    longer = {
+    longer = inputs | {
         k: torch.cat([v, torch.full_like(v[:, :1], 0 if k == "tokens" else torch.nan)], 1)
-        if isinstance(v, Tensor)
-        else v
-        for k, v in inputs.items()
+        for k, v in inputs.tensors.items()
     }
     short = call(name, function, inputs)["result"]
     got = call(name, function, longer)["result"][:, :-1]
@@ -207,10 +205,10 @@ def _constant_rows(draw: st.DrawFn, fmt: Format, with_mask: bool) -> Case:
     value = draw(st.sampled_from((-1, 1))) * significand * 2.0 ** (exponent - fmt.significand_bits)
     x = torch.full((rows, width), value, dtype=torch.float64).to(fmt.dtype)
     if not with_mask:
-        return Case({"rewards": x})
+        return Case(Inputs({"rewards": x}))
     lengths = draw(st.lists(st.integers(0, width), min_size=rows, max_size=rows))
     lengths[0] = max(lengths[0], 1)
-    return Case({"x": x, "mask": right_padded(lengths, width)})
+    return Case(Inputs({"x": x, "mask": right_padded(lengths, width)}))
 
 
 def _masked(name: str) -> dict[str, Property]:

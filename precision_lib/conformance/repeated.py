@@ -4,24 +4,22 @@ The hazard. What a core keeps by shape (a count, a compiled kernel) is right in 
 shape and wrong in the second. A check that calls once on each input never sees it.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from precision_lib.conformance.calls import call, returned
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.sameness import (
     Function,
-    Inputs,
     Parts,
     by_sequence,
     equal_bits,
     finite,
     first_values,
 )
-from precision_lib.conformance.truth import truths
+from precision_lib.conformance.truth import Truth, truths
 
 
 def called_again(name: str, function: Function, inputs: Inputs) -> int:
@@ -46,14 +44,12 @@ def called_again(name: str, function: Function, inputs: Inputs) -> int:
 
 def _overwritten(name: str, function: Function, inputs: Inputs, other: Inputs) -> None:
     """Tensors whose values change between two calls, as buffers of a trainer do."""
-    given = {k: v.clone() if isinstance(v, Tensor) else v for k, v in inputs.items()}
+    given = inputs.copied()
     returned(name, function, given, inputs, torch.no_grad)
-    for key, value in other.items():
-        if isinstance(value, Tensor):
-            given[key].copy_(value)
+    for key, value in other.tensors.items():
+        given[key].copy_(value)
     earlier = returned(name, function, given, other, torch.no_grad)
-    fresh = {k: v.clone() if isinstance(v, Tensor) else v for k, v in other.items()}
-    wanted = returned(name, function, fresh, other, torch.no_grad)
+    wanted = returned(name, function, other.copied(), other, torch.no_grad)
     pairs = (
         [(earlier, wanted)] if isinstance(earlier, Tensor) else zip(earlier, wanted, strict=True)
     )
@@ -74,7 +70,7 @@ def _repeats(name: str, what: str, got: Parts, want: Parts, inputs: Inputs) -> N
 
 
 def _after(
-    name: str, function: Function, found: tuple[str, Tensor, Any], before: Inputs, inputs: Inputs
+    name: str, function: Function, found: tuple[str, Tensor, Truth], before: Inputs, inputs: Inputs
 ) -> None:
     """Compare a result that followed a call of the same shape; wrong in a new shape too is no case.
 
@@ -104,32 +100,27 @@ def _is_rounding(got: Tensor, want: Tensor, inputs: Inputs) -> bool:
 
     A count that is stale by one token is off by a larger share, on the few tokens of these checks.
     """
-    floating = [x for x in inputs.values() if isinstance(x, Tensor) and x.is_floating_point()]
-    eps = max(torch.finfo(x.dtype).eps for x in floating)
+    eps = max(torch.finfo(x.dtype).eps for x in inputs.floating().values())
     if eps <= torch.finfo(torch.float32).eps:
         return False
     return bool(((got.double() - want).abs() <= 8 * eps * want.abs().max()).all())
 
 
-def _other_values(inputs: Inputs) -> dict[str, Any]:
+def _other_values(inputs: Inputs) -> Inputs:
     """The same shapes and formats with other values, and one real token less where possible."""
-    changed = dict(inputs)
-    for key, value in inputs.items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            changed[key] = value.roll(1, -1) * 0.5
-    if "mask" in inputs:
-        mask = inputs["mask"].clone()
-        if int(mask.sum()) > 1:
-            row = int(mask.sum(-1).argmax())
-            mask[row, int(mask[row].nonzero()[-1])] = False
-        changed["mask"] = mask
-        for key, value in changed.items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                real = mask if value.shape == mask.shape else mask.any(-1)
-                changed[key] = torch.where(real, finite(value), torch.zeros_like(value))
-    return changed
+    changed = {k: x.roll(1, -1) * 0.5 for k, x in inputs.floating().items()}
+    if inputs.mask is None:
+        return inputs | changed
+    mask = inputs.mask.clone()
+    if int(mask.sum()) > 1:
+        row = int(mask.sum(-1).argmax())
+        mask[row, int(mask[row].nonzero()[-1])] = False
+    for key, value in changed.items():
+        real = mask if value.shape == mask.shape else mask.any(-1)
+        changed[key] = torch.where(real, finite(value), torch.zeros_like(value))
+    return inputs | changed | {"mask": mask}
 
 
-def _longer(inputs: Inputs) -> dict[str, Any]:
+def _longer(inputs: Inputs) -> Inputs:
     """One more sequence."""
     return by_sequence(inputs, lambda x: torch.cat([x, x[:1]]))

@@ -29,6 +29,7 @@ from precision_lib.conformance.calls import check_unchanged
 from precision_lib.conformance.checks import Check, Compared
 from precision_lib.conformance.diagnosis import diagnosis, place_of
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError, is_fatal
+from precision_lib.conformance.inputs import Argument, Inputs, Option
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.strategies import Case, within
 from precision_lib.conformance.surroundings import surroundings_put_back
@@ -36,7 +37,7 @@ from precision_lib.runtime import state_put_back
 
 #: Calls spent on making a failing input smaller.
 _SHRINK_CALLS = 100
-NOTHING_LEFT_OUT: Mapping[str, Sequence[Any]] = MappingProxyType({})
+NOTHING_LEFT_OUT: Mapping[str, Sequence[Option]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def run(
     profile: settings = CI,
     seed: int = 0,
     first: Sequence[Case] = (),
-    taken: Mapping[str, Sequence[Any]] = NOTHING_LEFT_OUT,
+    taken: Mapping[str, Sequence[Option]] = NOTHING_LEFT_OUT,
 ) -> Outcome:
     """Draw inputs and judge each; climbs toward the largest error.
 
@@ -129,11 +130,9 @@ def run(
     if changed or moved:
         switches = [f"{name} from {a} to {b}" for name, (a, b) in changed.items()]
         what = ", ".join([*switches, *moved])
-        raise ConformanceFailure(f"{check.function} changed {what}", {})
+        raise ConformanceFailure(f"{check.function} changed {what}")
     if not search.seen.compared:
-        raise ConformanceFailure(
-            f"{check.name} compared nothing in {search.seen.examples} inputs", {}
-        )
+        raise ConformanceFailure(f"{check.name} compared nothing in {search.seen.examples} inputs")
     return search.seen
 
 
@@ -142,7 +141,7 @@ def _test(
     profile: settings,
     seed: int,
     first: Sequence[Case],
-    taken: Mapping[str, Sequence[Any]],
+    taken: Mapping[str, Sequence[Option]],
 ) -> Callable[[], None]:
     """What Hypothesis runs: the cases of the check, ``first`` in front of them."""
     check = search.check
@@ -218,7 +217,7 @@ def _not_repeated(search: _Search) -> ConformanceFailure:
     what = f"{search.check.function} gives another result when it is called again on the same input"
     first = next(iter(search.failures.values()), None)
     if first is None:
-        return ConformanceFailure(what, {})
+        return ConformanceFailure(what)
     failure = ConformanceFailure(f"{what}; at first: {first.args[0]}", first.inputs, first.times)
     failure.recipe, failure.drawn = first.recipe, first.drawn
     return failure
@@ -232,11 +231,11 @@ def on_device(name: str, function: Callable[..., Any], device: str) -> Callable[
     if device == "cpu":
         return function
 
-    def moved_and_called(**inputs: Any) -> Any:
-        tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor)}
-        moved = {k: _OnDevice.apply(v, device) for k, v in tensors.items()}
-        returned = function(**inputs | moved)
-        check_unchanged(name, moved, inputs | {k: v.detach() for k, v in tensors.items()})
+    def moved_and_called(**arguments: Argument) -> Any:
+        inputs = Inputs.of(arguments)
+        moved = inputs.each(lambda x: _OnDevice.apply(x, device))
+        returned = function(**moved.keywords())
+        check_unchanged(name, moved, inputs.each(Tensor.detach))
         return returned
 
     return moved_and_called

@@ -1,6 +1,6 @@
 """A call compared with the plain call of the same inputs: the bits, or the bound of the truth."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,13 +9,13 @@ from torch import Tensor
 from precision_lib.conformance.calls import PLAIN, Way, call
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.truth import truths
 
 #: Inputs that all sequences share: they have no dimension B.
 SHARED_BY_SEQUENCES = ("weight",)
 
 Function = Callable[..., Any]
-Inputs = Mapping[str, Any]
 Parts = dict[str, Tensor]
 
 
@@ -79,18 +79,15 @@ def unless_refused(name: str, function: Function, inputs: Inputs, way: Way = PLA
         raise
 
 
-def by_sequence(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def by_sequence(inputs: Inputs, change: Callable[[Tensor], Tensor]) -> Inputs:
     """The inputs with every tensor changed that has a row for each sequence."""
-    return {
-        k: change(v) if isinstance(v, Tensor) and k not in SHARED_BY_SEQUENCES else v
-        for k, v in inputs.items()
-    }
+    own = {k: change(v) for k, v in inputs.tensors.items() if k not in SHARED_BY_SEQUENCES}
+    return inputs | own
 
 
-def finite(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return torch.nan_to_num(value, 0.0, 0.0, 0.0)
-    return value
+def finite(x: Tensor) -> Tensor:
+    """``x`` with 0 instead of NaN and infinities."""
+    return torch.nan_to_num(x, 0.0, 0.0, 0.0) if x.is_floating_point() else x
 
 
 def first_values(x: Tensor) -> list[float]:

@@ -17,13 +17,13 @@ import torch
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
-from precision_lib import oracle
 from precision_lib.conformance import splits
 from precision_lib.conformance.calls import call, upstream
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Arguments, Inputs
 from precision_lib.conformance.properties import Function, Property
 from precision_lib.conformance.strategies.cases import Case
-from precision_lib.conformance.truth import truths
+from precision_lib.conformance.truth import of_oracle, truths
 from precision_lib.formats import Format
 from precision_lib.targets.objectives import base
 
@@ -65,7 +65,7 @@ def _batch(draw: st.DrawFn, fmt: Format, function: str) -> Case:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16 - 1)))
     lengths += [0] * draw(st.integers(0, 1))
     mask = _mask(lengths, generator, holes=draw(st.booleans()))
-    return Case(_CONTENTS[function](mask, fmt, generator, draw))
+    return Case(Inputs.of(_CONTENTS[function](mask, fmt, generator, draw)))
 
 
 def _mask(lengths: list[int], generator: torch.Generator, holes: bool) -> Tensor:
@@ -87,9 +87,7 @@ def _denominator(mask: Tensor, of_sequences: bool, draw: st.DrawFn) -> float:
     return float(count * draw(st.sampled_from((1, 4))))
 
 
-def _values(
-    mask: Tensor, fmt: Format, generator: torch.Generator, draw: st.DrawFn
-) -> dict[str, Any]:
+def _values(mask: Tensor, fmt: Format, generator: torch.Generator, draw: st.DrawFn) -> Arguments:
     mode = draw(st.sampled_from(("token_mean", "sequence_mean", "sequence_mean_token_sum")))
     return {
         "values": _integers(-8, 8, mask.shape, generator).to(fmt.dtype),
@@ -101,7 +99,7 @@ def _values(
 
 def _token_values(
     mask: Tensor, fmt: Format, generator: torch.Generator, draw: st.DrawFn
-) -> dict[str, Any]:
+) -> Arguments:
     inputs = _values(mask, fmt, generator, draw)
     modes = ("token_mean", "constant", "sequence_mean_token_sum")
     return inputs | {"mode": draw(st.sampled_from(modes))}
@@ -115,7 +113,7 @@ def _clipped(
     *,
     of_sequences: bool = False,
     options: Mapping[str, float] = _CLIPS,
-) -> dict[str, Any]:
+) -> Arguments:
     """Log-ratios of 0, or so far with the advantage's sign that the clip counts."""
     shape = mask.shape[:1] if of_sequences else mask.shape
     advantages = _integers(-6, 6, shape, generator)
@@ -131,9 +129,7 @@ def _clipped(
     }
 
 
-def _errors(
-    mask: Tensor, fmt: Format, generator: torch.Generator, draw: st.DrawFn
-) -> dict[str, Any]:
+def _errors(mask: Tensor, fmt: Format, generator: torch.Generator, draw: st.DrawFn) -> Arguments:
     values = _integers(-6, 6, mask.shape, generator)
     moves = 4 * _integers(-1, 1, mask.shape, generator)
     returns = _integers(-6, 6, mask.shape, generator)
@@ -146,7 +142,7 @@ def _errors(
     }
 
 
-_CONTENTS: dict[str, Callable[..., dict[str, Any]]] = {
+_CONTENTS: dict[str, Callable[..., Arguments]] = {
     "aggregate": _values,
     "aggregate by token": _token_values,
     "policy_loss_with_denominator": partial(_clipped, options={"clip_range": 0.5}),
@@ -157,7 +153,7 @@ _CONTENTS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _split(cut: splits.Cut, what: str, name: str, function: Function, inputs: Any) -> int:
+def _split(cut: splits.Cut, what: str, name: str, function: Function, inputs: Inputs) -> int:
     """The parts' losses add up to the loss of the whole, and their gradients to its gradient."""
     mask, compared = inputs["mask"], 0
     parts, wanted = cut(mask), truths(name, inputs)
@@ -171,7 +167,7 @@ def _split(cut: splits.Cut, what: str, name: str, function: Function, inputs: An
                 _terms(name, inputs),
                 mask,
                 parts,
-                inputs["denominator"],
+                inputs.number("denominator"),
                 of_sequences=_counts_sequences(name, inputs),
             )
             which = splits.name_of(total, want, defects)
@@ -200,31 +196,25 @@ def _of_gradient(name: str, what: str, got: Tensor, want: Tensor, parts: list[sp
     return f"{name}: the loss is right, {cause}\n  {what}: at {index} got {g:.9g}, want {w:.9g}"
 
 
-def _counts_sequences(name: str, inputs: Mapping[str, Any]) -> bool:
-    mode = inputs.get("mode", "")
-    return base(name) == "gspo_loss" or mode in ("sequence_mean", "sequence_mean_token_sum")
+def _counts_sequences(name: str, inputs: Inputs) -> bool:
+    modes = ("sequence_mean", "sequence_mean_token_sum")
+    return base(name) == "gspo_loss" or inputs.word("mode") in modes
 
 
-def _terms(name: str, inputs: Mapping[str, Any]) -> Tensor:
+def _terms(name: str, inputs: Inputs) -> Tensor:
     """[B, T] what every token adds to the sum that the denominator divides."""
     mask, function = inputs["mask"], base(name)
     if function == "aggregate":
         lengths = mask.sum(1, keepdim=True).clamp(min=1)
-        each = lengths if inputs["mode"] == "sequence_mean" else torch.ones_like(lengths)
-        values: Tensor = inputs["values"]
-        return values.double() / each
-    plain = {
-        k: v.double() if isinstance(v, Tensor) and k != "mask" else v for k, v in inputs.items()
-    }
-    del plain["denominator"]
+        each = lengths if inputs.word("mode") == "sequence_mean" else torch.ones_like(lengths)
+        return inputs["values"].double() / each
+    plain = Inputs(inputs.floating(), inputs.options).each(Tensor.double).without("denominator")
     terms = torch.zeros(mask.shape, dtype=torch.float64)
     for b, t in mask.nonzero().tolist():
         alone = torch.zeros_like(mask)
         alone[b, t] = True
-        single = plain | {"mask": alone}
-        exact = {k: v.numpy() if isinstance(v, Tensor) else v for k, v in single.items()}
         weight = int(mask[b].sum()) if function == "gspo_loss" else 1
-        terms[b, t] = getattr(oracle, function)(**exact) / weight
+        terms[b, t] = of_oracle(function, plain | {"mask": alone}) / weight
     return terms
 
 

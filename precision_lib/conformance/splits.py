@@ -11,10 +11,11 @@ masked. So a loss of a part has its tokens in another place, and its gradient ca
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from precision_lib.conformance.inputs import Inputs
 
 Part = Tensor
 #: mask [B, T] -> parts; the sizes of the parts depend on the mask alone.
@@ -92,22 +93,20 @@ def context_shards(mask: Tensor) -> list[Part]:
     return [piece for piece in pieces if piece.numel()]
 
 
-def part_of(inputs: Mapping[str, Any], part: Part, filler: float) -> dict[str, Any]:
+def part_of(inputs: Inputs, part: Part, filler: float) -> Inputs:
     """The inputs of a part: tensors [B, T] by slot, [B] by sequence, ``filler`` in new slots."""
     mask = inputs["mask"]
     new, flat = part < 0, part.clamp(min=0)
     width = max(mask.shape[1], 1)
     row_of = torch.where(new.all(1), 0, flat.amax(1) // width)
 
-    def taken(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
+    def taken(x: Tensor) -> Tensor:
         if x.dim() == 1:
             return x[row_of]
         chosen = x.flatten()[flat]
         return chosen & ~new if x.dtype == torch.bool else chosen.masked_fill(new, filler)
 
-    return {name: taken(x) for name, x in inputs.items()}
+    return inputs.each(taken)
 
 
 def put_back(gradients: Sequence[Tensor], parts: Sequence[Part], mask: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ def known_defects(
         terms: [B, T] float64, what every token adds to the sum that the denominator divides.
         of_sequences: the denominator counts sequences with a real token, not tokens.
     """
-    cut = [part_of({"x": terms, "mask": mask}, part, 0.0) for part in parts]
+    cut = [part_of(Inputs({"x": terms, "mask": mask}), part, 0.0) for part in parts]
     sums = [float(torch.where(part["mask"], part["x"], 0).sum()) for part in cut]
     counts = [_counted(part["mask"], of_sequences) for part in cut]
     slots = [len(part) if of_sequences else part.numel() for part in parts]

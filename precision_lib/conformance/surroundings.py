@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from operator import is_
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ import torch
 _PATCHED: tuple[ModuleType | type, ...] = (torch, torch.nn.functional, torch.Tensor)
 
 
-def _functions() -> list[dict[str, Any]]:
+def _functions() -> list[dict[str, object]]:
     return [dict(vars(owner)) for owner in _PATCHED]
 
 
@@ -59,7 +58,7 @@ def _differs(environment: dict[str, str], name: str) -> bool:
     return environment.get(name) != os.environ.get(name)
 
 
-def _torch_put_back(before: list[dict[str, Any]]) -> list[str]:
+def _torch_put_back(before: list[dict[str, object]]) -> list[str]:
     """Names of the functions of torch that were replaced; what was added stays."""
     replaced = []
     for owner, functions, now in zip(_PATCHED, before, _functions(), strict=True):

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 from precision_lib.conformance.calls import (
-    DIFFERENTIABLE_IN,
     PLAIN,
-    SHAPED_LIKE,
     Way,
     call,
     is_gradient,
 )
 from precision_lib.conformance.compare import compare
+from precision_lib.conformance.contract import CONTRACTS
 from precision_lib.conformance.failure import ConformanceFailure, told_as
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.layouts import (
     every_other,
     last_dimension_first,
@@ -37,7 +37,6 @@ from precision_lib.conformance.repeated import called_again
 from precision_lib.conformance.sameness import (
     SHARED_BY_SEQUENCES,
     Function,
-    Inputs,
     Parts,
     by_sequence,
     equal_bits,
@@ -94,9 +93,8 @@ def _without_gradient(parts: Parts) -> Parts:
 def _expanded(name: str, function: Function, inputs: Inputs) -> int:
     """The first sequence repeated by a stride of 0, against a contiguous copy of the same."""
     first = by_sequence(inputs, lambda x: x[:1])
-    if "mask" in first and not bool(first["mask"].any()):
-        first = {k: finite(v) for k, v in first.items()}
-        first["mask"] = torch.ones_like(first["mask"])
+    if first.mask is not None and not bool(first.mask.any()):
+        first = first.each(finite) | {"mask": torch.ones_like(first.mask)}
     rows = by_sequence(first, lambda x: x.repeat_interleave(3, 0))
     got = call(name, function, rows, Way(layout=stride_0))
     return same_as_plain(name, "with expanded rows", got, call(name, function, rows), rows)
@@ -127,7 +125,7 @@ def _other_dtype(key: str, dtypes: tuple[torch.dtype, ...]) -> Callable[..., int
         plain = call(name, function, inputs)
         compared = 0
         for dtype in dtypes:
-            changed = dict(inputs) | {key: inputs[key].to(dtype)}
+            changed = inputs | {key: inputs[key].to(dtype)}
             got = unless_refused(name, function, changed)
             what = f"with {key} in {dtype}"
             compared += 1 if got is None else same_as_plain(name, what, got, plain, inputs)
@@ -138,10 +136,9 @@ def _other_dtype(key: str, dtypes: tuple[torch.dtype, ...]) -> Callable[..., int
 
 def _mixed_formats(name: str, function: Function, inputs: Inputs) -> int:
     """One input as drawn beside the others in FP32, off the 16-bit grid; and the reverse."""
-    keys = [k for k, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point()]
-    compared = 0
+    keys, compared = list(inputs.floating()), 0
     for fine in (keys[1:], keys[:1]):
-        changed = dict(inputs) | {k: _off_the_grid(inputs[k]) for k in fine}
+        changed = inputs | {k: _off_the_grid(inputs[k]) for k in fine}
         got, names = call(name, function, changed), ", ".join(fine)
         for part, truth in truths(name, changed).items():
             with told_as(f"{name} fails with {names} in float32 beside 16-bit inputs"):
@@ -156,7 +153,7 @@ def _off_the_grid(x: Tensor) -> Tensor:
 
 def _square(inputs: Inputs) -> Callable[[Tensor], Tensor]:
     """The sequences repeated until there are as many as tokens, where there are tokens."""
-    own = [v for k, v in inputs.items() if isinstance(v, Tensor) and k not in SHARED_BY_SEQUENCES]
+    own = [v for k, v in inputs.tensors.items() if k not in SHARED_BY_SEQUENCES]
     tokens = [x.shape[1] for x in own if x.dim() > 1][:1]
     return lambda x: x[torch.arange(tokens[0]) % len(x)] if tokens else x
 
@@ -171,7 +168,7 @@ def _part_of_the_batch(name: str, function: Function, inputs: Inputs) -> int:
         ("with as many sequences as tokens", _square(inputs)),
     ):
         changed = by_sequence(inputs, lambda x, cut=cut: cut(x).clone())  # type: ignore[misc]
-        if "mask" in changed and not bool(changed["mask"].any()):
+        if changed.mask is not None and not bool(changed.mask.any()):
             continue
         if "rewards" in changed and changed["rewards"].shape[-1] < SMALLEST_GROUP.get(name, 1):
             continue
@@ -201,12 +198,14 @@ def _with_holes(name: str, function: Function, inputs: Inputs) -> int:
     mask = inputs["mask"]
     holed = torch.zeros(len(mask), 3 * mask.shape[1] - 2, dtype=torch.bool)
     holed[:, ::3] = mask
-    changed = dict(inputs) | {"mask": holed}
-    for key, value in inputs.items():
-        if isinstance(value, Tensor) and key != "mask" and value.shape == mask.shape:
-            filler = torch.nan if value.is_floating_point() else 0
-            changed[key] = torch.full(holed.shape, filler, dtype=value.dtype)
-            changed[key][:, ::3] = value
+    changed = inputs | {"mask": holed}
+    for key, value in inputs.tensors.items():
+        if key != "mask" and value.shape == mask.shape:
+            wide = torch.full(
+                holed.shape, torch.nan if value.is_floating_point() else 0, dtype=value.dtype
+            )
+            wide[:, ::3] = value
+            changed |= {key: wide}
     got = unless_refused(name, function, changed)
     if got is None:
         return 1
@@ -258,7 +257,7 @@ VARIANTS: dict[str, Variant] = {
     "strided_upstream": Variant(
         "upstream gradients with strides of 2 and, as sum() gives them, of 0",
         _strided_upstream,
-        lambda name, _: name in DIFFERENTIABLE_IN and SHAPED_LIKE.get(name) is not None,
+        lambda name, _: bool(CONTRACTS[name].sources and CONTRACTS[name].like),
     ),
     "mask_of_numbers": Variant(
         "a mask of 0 and 1 in int64, uint8 or float32: the same result, or a refusal",

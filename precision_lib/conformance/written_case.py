@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.strategies.cases import Case, hex_tensor, right_padded
 from precision_lib.targets import INTERFACE
 from precision_lib.targets.objectives import OBJECTIVES
@@ -18,7 +19,7 @@ _KNOWN: dict[str, Callable[..., Any]] = {
     "hex_tensor": hex_tensor,
     "right_padded": right_padded,
     "torch.tensor": torch.tensor,
-    "Case": Case,
+    "Case": lambda inputs: Case(Inputs.of(inputs)),
 }
 
 
@@ -30,11 +31,11 @@ def read_case(text: str) -> Case:
     """
     try:
         case = _value(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, TypeError, KeyError, OverflowError, RuntimeError) as error:
+    except (SyntaxError, TypeError, AttributeError, KeyError, OverflowError, RuntimeError) as error:
         raise ValueError(f"not a printed case ({error}): {text[:80]}") from None
-    if not isinstance(case, Case) or not isinstance(case.inputs, dict):
+    if not isinstance(case, Case):
         raise ValueError(f"not a printed case: {text[:80]}")
-    tensors = [value for value in case.inputs.values() if isinstance(value, torch.Tensor)]
+    tensors = case.inputs.tensors.values()
     if not tensors or any(value.device.type != "cpu" for value in tensors):
         raise ValueError(f"not a printed case, whose tensors are on the CPU: {text[:80]}")
     return case
@@ -48,7 +49,7 @@ def read_case_of(text: str, function: str) -> Case:
     """
     case = read_case(text)
     arguments = (INTERFACE | OBJECTIVES)[function]
-    if set(case.inputs) != set(arguments):
+    if set(case.inputs.keywords()) != set(arguments):
         raise ValueError(f"{function} takes {', '.join(arguments)}: {text[:80]}")
     return case
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.conformance.calls import PARTS
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.truth import Truth, truths
 from tests.benchmarks.timed import Timed
 
@@ -21,8 +22,8 @@ from tests.benchmarks.timed import Timed
 @lru_cache(maxsize=1)
 def _truths(case: Timed) -> dict[str, Truth]:
     """Part to truth; one slice is measured by many contenders, one after the other."""
-    inputs = {k: x.detach().cpu() if isinstance(x, Tensor) else x for k, x in case.inputs.items()}
-    return truths(case.function, inputs)
+    inputs = Inputs.of(case.inputs)
+    return truths(case.function, inputs.each(lambda x: x.detach().cpu()))
 
 
 def share(got: Tensor, want: Tensor, limit: Tensor) -> float:

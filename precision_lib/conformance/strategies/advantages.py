@@ -9,12 +9,12 @@ B sequences, T tokens, n real tokens in row-major order.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.primitives import (
     Build,
     Draws,
@@ -98,7 +98,7 @@ def _build(
 ) -> Build:
     """Inputs of gae; a ``padded`` mask hides NaN and infinities in rewards and in values."""
 
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         discounts = draws.choice("gamma", gammas), draws.choice("lam", lambdas)
         mask = draws.mask(kind, at_least)
         rewards, values = draws.rounded(np.stack(make(draws, mask, discounts)))
@@ -114,7 +114,7 @@ def _build(
     return inputs
 
 
-def _long(draws: Draws) -> dict[str, Any]:
+def _long(draws: Draws) -> Arguments:
     n = draws.choice("T", LONG_LENGTHS)
     mask = np.arange(n)[None, :] < n - draws.integer("missing", 0, n // 4)
     real = int(mask.sum())

@@ -11,7 +11,6 @@ T tokens, V vocabulary, G groups, K samples.
 import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -19,8 +18,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.strategies.cases import Case, Embedded, Region
 from precision_lib.conformance.strategies.primitives import Vector
+from precision_lib.conformance.strategies.trained_values import (
+    Rewards,
+    Values,
+    critics,
+    equal,
+    graded,
+    harmful,
+    noise,
+    policies,
+    scores,
+)
 from precision_lib.formats import Format, round_to
 
 #: An odd batch: no block of a kernel divides it.
@@ -71,17 +82,16 @@ def _ragged(shape: tuple[int, int], random: np.random.Generator) -> NDArray[np.b
     return np.arange(shape[1]) < lengths[:, None]
 
 
-def _repeated(inputs: dict[str, Any], shape: tuple[int, int]) -> Case:
+def _repeated(small: Inputs, shape: tuple[int, int]) -> Case:
     """[1, n] slots repeated until they fill ``shape``."""
-    count = next(v for v in inputs.values() if isinstance(v, Tensor)).shape[1]
-    embedded = Embedded(inputs, torch.arange(shape[0] * shape[1]) % count, shape)
-    large = {k: embedded.spread(v) if isinstance(v, Tensor) else v for k, v in inputs.items()}
-    return Case(large, embedded=embedded)
+    count = next(iter(small.tensors.values())).shape[1]
+    embedded = Embedded(small, torch.arange(shape[0] * shape[1]) % count, shape)
+    return Case(small.each(embedded.spread), embedded=embedded)
 
 
 def _logits(
     shape: tuple[int, ...], random: np.random.Generator, fmt: Format, *, with_tokens: bool
-) -> dict[str, Any]:
+) -> Inputs:
     """Rows of spread 3, each with a peak at a random entry; the last row has it at the end.
 
     Tokens are the peak of every other row. A peak of 30 leaves a long row a tail that no order of
@@ -92,10 +102,10 @@ def _logits(
     peaks[-1] = shape[-1] - 1
     z[np.arange(rows), peaks] = 8.0 if shape[-1] < 2**15 else 30.0
     tokens = np.where(np.arange(rows) % 2 == 1, peaks, random.integers(0, shape[-1], rows))
-    inputs: dict[str, Any] = {"logits": _tensor(z.reshape(shape), fmt)}
+    tensors = {"logits": _tensor(z.reshape(shape), fmt)}
     if with_tokens:
-        inputs["tokens"] = torch.from_numpy(tokens.reshape(shape[:-1]))
-    return inputs
+        tensors["tokens"] = torch.from_numpy(tokens.reshape(shape[:-1]))
+    return Inputs(tensors)
 
 
 def _rows_of(shape: tuple[int, int], size: int, *, with_tokens: bool) -> Scene:
@@ -116,11 +126,12 @@ def _blocked(size: int, first: int, tail: int, *, with_tokens: bool) -> Scene:
         small = _logits((1, 5, POSSIBLE), random, fmt, with_tokens=with_tokens)
         columns = np.sort(random.choice(np.arange(first, size - tail), POSSIBLE, replace=False))
         columns[-1] = size - tail - 1
-        embedded = Embedded(small, torch.arange(5), (1, 5), torch.from_numpy(columns), size)
+        places = torch.from_numpy(columns)
+        embedded = Embedded(small, torch.arange(5), (1, 5), places, size)
         large = {"logits": embedded.spread(small["logits"], -torch.inf)}
         if with_tokens:
-            large["tokens"] = embedded.columns[small["tokens"]]  # type: ignore[index]
-        return Case(large, embedded=embedded)
+            large["tokens"] = places[small["tokens"]]
+        return Case(Inputs(large), embedded=embedded)
 
     return scene
 
@@ -143,12 +154,8 @@ def _kl(shape: tuple[int, int], distance: float, estimator: str) -> Scene:
     def scene(random: np.random.Generator, fmt: Format) -> Case:
         policy = -np.abs(2 * random.standard_normal((1, DISTINCT))) - 0.05
         ref = np.minimum(policy + distance * random.standard_normal((1, DISTINCT)), 0.0)
-        inputs = {
-            "policy_logprobs": _tensor(policy, fmt),
-            "ref_logprobs": _tensor(ref, fmt),
-            "estimator": estimator,
-        }
-        return _repeated(inputs, shape)
+        tensors = {"policy_logprobs": _tensor(policy, fmt), "ref_logprobs": _tensor(ref, fmt)}
+        return _repeated(Inputs(tensors, {"estimator": estimator}), shape)
 
     return scene
 
@@ -157,66 +164,30 @@ def _within_1e_6(random: np.random.Generator, fmt: Format) -> Case:
     """k3 of log-ratios of 2.6e-7 to 1e-6, where expm1 still tells it from 0; 0 in 16 bits."""
     policy = -random.uniform(0.02, 0.3, (1, DISTINCT))
     distance = random.uniform(2.6e-7, 1e-6, (1, DISTINCT)) * random.choice([-1, 1], (1, DISTINCT))
-    tensors = (_tensor(policy, fmt), _tensor(policy + distance, fmt))
-    names = ("policy_logprobs", "ref_logprobs")
-    return _repeated(dict(zip(names, tensors, strict=True)) | {"estimator": "k3"}, (5, 60))
+    tensors = {
+        "policy_logprobs": _tensor(policy, fmt),
+        "ref_logprobs": _tensor(policy + distance, fmt),
+    }
+    return _repeated(Inputs(tensors, {"estimator": "k3"}), (5, 60))
 
 
 def _masked(
     names: tuple[str, ...],
-    values: Callable[[np.random.Generator, tuple[int, int]], tuple[Vector, ...]],
+    values: Values,
     shape: tuple[int, int],
-    **options: Any,
+    **options: float,
 ) -> Scene:
     """Tensors of these names over a ragged mask; NaN in the masked slots."""
 
     def scene(random: np.random.Generator, fmt: Format) -> Case:
         mask = torch.from_numpy(_ragged(shape, random))
-        inputs: dict[str, Any] = {
+        tensors = {
             name: _tensor(x, fmt).masked_fill(~mask, torch.nan)
             for name, x in zip(names, values(random, shape), strict=True)
         }
-        return Case(inputs | {"mask": mask} | options)
+        return Case(Inputs(tensors | {"mask": mask}, options))
 
     return scene
-
-
-def _noise(mean: float, spread: float) -> Callable[..., tuple[Vector, ...]]:
-    return lambda random, shape: (mean + spread * random.standard_normal(shape),)
-
-
-def _policies(distance: float, far: float = 0.0) -> Callable[..., tuple[Vector, ...]]:
-    """Log-probs, old ones and advantages; a few log-ratios are +-``far``, clipped on the way up."""
-
-    def values(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Vector, ...]:
-        new = -np.abs(2 * random.standard_normal(shape)) - 0.05
-        old = np.minimum(new + distance * random.standard_normal(shape), 0.0)
-        advantages = random.standard_normal(shape)
-        if far:
-            new[:, 3], old[:, 3] = -0.25, -0.25 - far
-            new[:, 5], old[:, 5] = -0.25 - far, -0.25
-            advantages[:, 3] = np.abs(advantages[:, 3])
-        return new, old, advantages
-
-    return values
-
-
-def _harmful(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Vector, ...]:
-    """Log-ratios of 2, 4 and 25 on tokens of negative advantage, which nothing clips."""
-    new, old, advantages = _policies(0.1)(random, shape)
-    for column, log_ratio in ((2, 2.0), (4, 4.0), (6, 25.0)):
-        new[:, column], old[:, column] = -0.25, -0.25 - log_ratio
-        advantages[:, column] = -np.abs(advantages[:, column])
-    return new, old, advantages
-
-
-def _critics(random: np.random.Generator, shape: tuple[int, int]) -> tuple[Vector, ...]:
-    values = 1 + random.standard_normal(shape)
-    return (
-        values,
-        values + 0.3 * random.standard_normal(shape),
-        values + random.standard_normal(shape),
-    )
 
 
 def _long_gae(sequences: int, tokens: int, gamma: float, lam: float) -> Scene:
@@ -226,40 +197,23 @@ def _long_gae(sequences: int, tokens: int, gamma: float, lam: float) -> Scene:
         mask = _ragged((3, tokens), random)
         rewards = 0.01 + 0.1 * random.standard_normal(mask.shape)
         values = np.array([[1.0], [100.0], [1.0]]) * (1 + 0.3 * random.standard_normal(mask.shape))
-        small = {
+        tensors = {
             "rewards": _tensor(rewards, fmt).masked_fill(torch.from_numpy(~mask), torch.nan),
             "values": _tensor(values, fmt).masked_fill(torch.from_numpy(~mask), torch.nan),
             "mask": torch.from_numpy(mask),
         }
+        small = Inputs(tensors, {"gamma": gamma, "lam": lam})
         rows = torch.arange(sequences) % 3
-        embedded = Embedded(
-            small | {"gamma": gamma, "lam": lam}, rows, (sequences, tokens), by_sequence=True
-        )
-        large = {k: embedded.spread(v) for k, v in small.items()}
-        return Case(large | {"gamma": gamma, "lam": lam}, embedded=embedded)
+        embedded = Embedded(small, rows, (sequences, tokens), by_sequence=True)
+        return Case(small.each(embedded.spread), embedded=embedded)
 
     return scene
 
 
-def _groups(
-    groups: int, samples: int, rewards: Callable[[np.random.Generator, tuple[int, int]], Vector]
-) -> Scene:
-    return lambda random, fmt: Case({"rewards": _tensor(rewards(random, (groups, samples)), fmt)})
-
-
-def _equal(random: np.random.Generator, shape: tuple[int, int]) -> Vector:
-    """Every group has one reward: 0.95, 0.1, 2/3 and so on."""
-    values = np.resize([0.95, 0.1, 2 / 3, 1.1, -0.3], shape[0])
-    return np.repeat(values[:, None], shape[1], 1)
-
-
-def _scores(offset: float, spread: float) -> Callable[..., Vector]:
-    return lambda random, shape: offset + spread * random.standard_normal(shape)
-
-
-def _graded(random: np.random.Generator, shape: tuple[int, int]) -> Vector:
-    """Multiples of 0.1: none of them is a binary number."""
-    return random.integers(0, 11, shape) / 10
+def _groups(groups: int, samples: int, rewards: Rewards) -> Scene:
+    return lambda random, fmt: Case(
+        Inputs({"rewards": _tensor(rewards(random, (groups, samples)), fmt)})
+    )
 
 
 _LOSS = ("logprobs", "old_logprobs", "advantages")
@@ -278,17 +232,17 @@ SCENES: dict[str, dict[str, Scene]] = {
         "one_long_sequence": _kl(ONE_LONG, 0.03, "k3"),
     },
     "masked_mean": {
-        "batch_of_17_by_257": _masked(("x",), _noise(0.3, 1.0), BATCH),
-        "more_than_2_15_tokens": _masked(("x",), _noise(0.3, 1.0), MANY),
-        "more_than_2_22_tokens": _masked(("x",), _noise(0.3, 1.0), (520, 8_200)),
+        "batch_of_17_by_257": _masked(("x",), noise(0.3, 1.0), BATCH),
+        "more_than_2_15_tokens": _masked(("x",), noise(0.3, 1.0), MANY),
+        "more_than_2_22_tokens": _masked(("x",), noise(0.3, 1.0), (520, 8_200)),
     },
     "whiten": {
-        "batch_of_17_by_257": _masked(("x",), _noise(0.3, 1.0), BATCH),
-        "large_mean": _masked(("x",), _noise(50.0, 1.0), BATCH),
-        "constant": _masked(("x",), _noise(0.95, 0.0), BATCH),
-        "more_than_2_15_tokens": _masked(("x",), _noise(3.0, 1.0), MANY),
-        "one_long_sequence": _masked(("x",), _noise(20.0, 1.0), ONE_LONG),
-        "one_long_constant": _masked(("x",), _noise(0.1, 0.0), ONE_LONG),
+        "batch_of_17_by_257": _masked(("x",), noise(0.3, 1.0), BATCH),
+        "large_mean": _masked(("x",), noise(50.0, 1.0), BATCH),
+        "constant": _masked(("x",), noise(0.95, 0.0), BATCH),
+        "more_than_2_15_tokens": _masked(("x",), noise(3.0, 1.0), MANY),
+        "one_long_sequence": _masked(("x",), noise(20.0, 1.0), ONE_LONG),
+        "one_long_constant": _masked(("x",), noise(0.1, 0.0), ONE_LONG),
     },
     "gae": {
         "batch_of_17_by_257": _long_gae(17, 257, 1.0, 0.95),
@@ -300,27 +254,27 @@ SCENES: dict[str, dict[str, Scene]] = {
         "8_192_tokens": _long_gae(4, 8_192, 0.9999, 0.97),
     },
     "group_advantages": {
-        "16_equal_rewards": _groups(33, 16, _equal),
-        "1_025_equal_rewards": _groups(5, 1_025, _equal),
-        "16_scores_with_an_offset": _groups(65, 16, _scores(5.0, 0.5)),
-        "64_graded_rewards": _groups(33, 64, _graded),
-        "1_025_scores": _groups(3, 1_025, _scores(-2.0, 0.7)),
+        "16_equal_rewards": _groups(33, 16, equal),
+        "1_025_equal_rewards": _groups(5, 1_025, equal),
+        "16_scores_with_an_offset": _groups(65, 16, scores(5.0, 0.5)),
+        "64_graded_rewards": _groups(33, 64, graded),
+        "1_025_scores": _groups(3, 1_025, scores(-2.0, 0.7)),
     },
     "policy_loss": {
-        "batch_of_17_by_257": _masked(_LOSS, _policies(0.1), BATCH, clip_range=0.2),
-        "far_ratios_in_a_long_batch": _masked(_LOSS, _policies(0.1, 90.0), BATCH, clip_range=0.2),
-        "harmful_ratios": _masked(_LOSS, _harmful, (9, 300), clip_range=0.2),
-        "more_than_2_15_tokens": _masked(_LOSS, _policies(0.05), MANY, clip_range=0.2),
-        "one_long_sequence": _masked(_LOSS, _policies(0.1), ONE_LONG, clip_range=0.28),
-        "widest_clip_range": _masked(_LOSS, _policies(0.5), (5, 300), clip_range=0.999),
-        "narrowest_clip_range": _masked(_LOSS, _policies(0.01), (5, 300), clip_range=1e-6),
+        "batch_of_17_by_257": _masked(_LOSS, policies(0.1), BATCH, clip_range=0.2),
+        "far_ratios_in_a_long_batch": _masked(_LOSS, policies(0.1, 90.0), BATCH, clip_range=0.2),
+        "harmful_ratios": _masked(_LOSS, harmful, (9, 300), clip_range=0.2),
+        "more_than_2_15_tokens": _masked(_LOSS, policies(0.05), MANY, clip_range=0.2),
+        "one_long_sequence": _masked(_LOSS, policies(0.1), ONE_LONG, clip_range=0.28),
+        "widest_clip_range": _masked(_LOSS, policies(0.5), (5, 300), clip_range=0.999),
+        "narrowest_clip_range": _masked(_LOSS, policies(0.01), (5, 300), clip_range=1e-6),
     },
     "value_loss": {
-        "batch_of_17_by_257": _masked(_VALUES, _critics, BATCH, clip_range=0.2),
-        "more_than_2_15_tokens": _masked(_VALUES, _critics, MANY, clip_range=0.2),
-        "one_long_sequence": _masked(_VALUES, _critics, ONE_LONG, clip_range=0.3),
-        "widest_clip_range": _masked(_VALUES, _critics, (5, 300), clip_range=1e6),
-        "narrowest_clip_range": _masked(_VALUES, _critics, (5, 300), clip_range=1e-6),
+        "batch_of_17_by_257": _masked(_VALUES, critics, BATCH, clip_range=0.2),
+        "more_than_2_15_tokens": _masked(_VALUES, critics, MANY, clip_range=0.2),
+        "one_long_sequence": _masked(_VALUES, critics, ONE_LONG, clip_range=0.3),
+        "widest_clip_range": _masked(_VALUES, critics, (5, 300), clip_range=1e6),
+        "narrowest_clip_range": _masked(_VALUES, critics, (5, 300), clip_range=1e-6),
     },
 }
 

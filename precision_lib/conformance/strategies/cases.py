@@ -1,18 +1,18 @@
 """One test case, and the named region of input that it comes from.
 
-A case prints its small tensors as exact hex floats, in an expression that evaluates to the same
-case, and a large one by its recipe: rounded decimals would lose the last bit, and the failure.
+A case prints its small tensors as exact hex floats, in a text that ``written_case`` reads back,
+and a large one by its recipe: rounded decimals would lose the last bit, and the failure.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
+from precision_lib.conformance.inputs import Argument, Inputs, Option
 from precision_lib.formats import FORMATS, Format, format_of
 
 #: Names of the formats in which a core is given its input.
@@ -42,7 +42,7 @@ class Embedded:
         by_sequence: whether ``rows`` counts sequences.
     """
 
-    inputs: dict[str, Any]
+    inputs: Inputs
     rows: Tensor
     shape: tuple[int, int]
     columns: Tensor | None = None
@@ -66,37 +66,37 @@ class Case:
     """The input of one call.
 
     Attributes:
-        inputs: the keyword arguments of the function, exactly: tensors of the format's dtype,
-            int64 tokens, bool masks, floats, strings. The tensors are the exact numbers of the
-            test: the truth is that of the rounded input.
+        inputs: the keyword arguments of the function, exactly. The tensors are the exact numbers of
+            the test: the truth is that of the rounded input.
         recipe: what was drawn to make them, by name; printed when a tensor is too large to be.
         embedded: the small case that the truth comes from; None where it is that of ``inputs``.
     """
 
-    inputs: dict[str, Any]
+    inputs: Inputs
     recipe: str = ""
     embedded: Embedded | None = None
 
     def __repr__(self) -> str:
-        printed = [f"{name!r}: {_printed(value)}" for name, value in self.inputs.items()]
+        arguments = self.inputs.keywords()
+        printed = [f"{name!r}: {_printed(value)}" for name, value in arguments.items()]
         text = f"inputs={{{', '.join(printed)}}}"
-        whole = all(_is_small(value) for value in self.inputs.values())
+        whole = all(_is_small(value) for value in arguments.values())
         return f"Case({text})" if whole else f"Case({text}, recipe={self.recipe!r})"
 
 
-def within(case: Case, taken: Mapping[str, Sequence[Any]]) -> Case:
+def within(case: Case, taken: Mapping[str, Sequence[Option]]) -> Case:
     """The case with each argument that the target does not take replaced by its first value.
 
     Args:
         taken: argument to the values that the function takes.
     """
-    inputs = case.inputs
-    changed = {k: v[0] for k, v in taken.items() if k in inputs and inputs[k] not in v}
+    options = case.inputs.options
+    changed = {k: v[0] for k, v in taken.items() if k in options and options[k] not in v}
     if not changed:
         return case
     small = case.embedded
     return Case(
-        inputs | changed,
+        case.inputs | changed,
         " ".join([case.recipe, *(f"{k}={v}" for k, v in changed.items())]).strip(),
         small and replace(small, inputs=small.inputs | changed),
     )
@@ -134,7 +134,7 @@ def right_padded(lengths: Sequence[int], width: int) -> Tensor:
     return torch.arange(width) < torch.tensor(lengths, dtype=torch.int64)[:, None]
 
 
-def _is_small(value: object) -> bool:
+def _is_small(value: Argument) -> bool:
     return (
         not isinstance(value, Tensor)
         or value.dtype == torch.bool
@@ -146,7 +146,7 @@ def _hex(value: float) -> str:
     return re.sub(r"\.?0+p", "p", value.hex())
 
 
-def _printed(value: object) -> str:
+def _printed(value: Argument) -> str:
     """The value as an expression; a large tensor as a note between angle brackets."""
     if not isinstance(value, Tensor):
         return repr(value)

@@ -9,10 +9,10 @@ B sequences, T tokens.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.primitives import Build, Draws, Vector, region
 
 ESTIMATORS = ("k1", "k2", "k3")
@@ -78,7 +78,7 @@ def _low_probability(draws: Draws, n: int) -> tuple[Vector, Vector]:
 
 
 def _build(pair: Pair, estimators: tuple[str, ...] = ESTIMATORS) -> Build:
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         estimator = draws.choice("estimator", estimators)
         shape = draws.shape()
         policy, ref = pair(draws, shape[0] * shape[1])

@@ -8,11 +8,11 @@ n real tokens; d = logprobs - old_logprobs, the log of the ratio.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.kl import typical_logprobs
 from precision_lib.conformance.strategies.primitives import (
     Build,
@@ -193,11 +193,11 @@ def _build(
 ) -> Build:
     """Inputs of a loss; a ``padded`` mask hides NaN and infinities in all three tensors."""
 
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         clip = draws.choice("clip_range", clips)
         mask = draws.mask(kind, at_least)
         vectors = draws.rounded(np.stack(make(draws, int(mask.sum()), clip)))
-        made: dict[str, Any] = {
+        made: Arguments = {
             name: draws.scattered(x, mask, nonfinite=kind == "padded")
             for name, x in zip(names, vectors, strict=True)
         }

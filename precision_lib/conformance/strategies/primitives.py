@@ -23,6 +23,7 @@ from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 from torch import Tensor
 
+from precision_lib.conformance.inputs import Arguments, Inputs
 from precision_lib.conformance.strategies.cases import INPUT_FORMATS, Case, Region
 from precision_lib.formats import Format, round_to, ulp
 
@@ -221,7 +222,7 @@ def _right_padded(lengths: Sequence[int], tokens: int) -> NDArray[np.bool_]:
     return np.arange(tokens) < np.array(lengths)[:, None]
 
 
-Build = Callable[[Draws], dict[str, Any]]
+Build = Callable[[Draws], Arguments]
 
 
 def region(
@@ -236,6 +237,6 @@ def region(
     @st.composite
     def cases(draw: st.DrawFn, fmt: Format) -> Case:
         draws = Draws(draw, fmt)
-        return Case(build(draws), draws.recipe)
+        return Case(Inputs.of(build(draws)), draws.recipe)
 
     return Region(meaning, cases, cost, formats)

@@ -10,12 +10,12 @@ B sequences, T tokens, V vocabulary; the makers see N = B T rows.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.cases import Region
 from precision_lib.conformance.strategies.primitives import Build, Draws, Vector, region
 
@@ -137,12 +137,12 @@ class _Family:
     cost: float = 1.0
 
     def build(self, *, with_tokens: bool) -> Build:
-        def inputs(draws: Draws) -> dict[str, Any]:
+        def inputs(draws: Draws) -> Arguments:
             sequences = draws.integer("B", 1, self.max_shape[0])
             length = draws.integer("T", 1, self.max_shape[1])
             size = draws.choice("V", self.vocabularies)
             logits = self.logits(draws, sequences * length, size)
-            made: dict[str, Any] = {"logits": draws.tensor(logits).reshape(sequences, length, size)}
+            made: Arguments = {"logits": draws.tensor(logits).reshape(sequences, length, size)}
             if with_tokens:
                 tokens = torch.from_numpy(self.tokens(draws, logits))
                 made["tokens"] = tokens.reshape(sequences, length)

@@ -11,11 +11,11 @@ format. B sequences, T tokens, G groups, K samples.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.primitives import (
     Build,
     Draws,
@@ -142,7 +142,7 @@ def _one_above(draws: Draws, n: int) -> Vector:
 def _masked(population: Population, kind: MaskKind = "mostly_full", at_least: int = 1) -> Build:
     """Inputs x and mask; a ``padded`` mask hides NaN and infinities, the others finite values."""
 
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         mask = draws.mask(kind, at_least)
         x = draws.rounded(population(draws, int(mask.sum())))
         padded = draws.scattered(x, mask, nonfinite=kind == "padded")
@@ -157,14 +157,14 @@ def _one_outlier(draws: Draws, n: int) -> Vector:
     return x
 
 
-def _one_success(draws: Draws) -> dict[str, Any]:
+def _one_success(draws: Draws) -> Arguments:
     samples = draws.choice("K", (16, 64, 300))
     rewards = np.zeros((draws.integer("G", 1, MAX_GROUPS), samples))
     rewards[:, draws.integer("position", 0, samples - 1)] = 1.0
     return {"rewards": draws.tensor(rewards + draws.choice("offset", (0.0, 0.25)))}
 
 
-def _long(draws: Draws) -> dict[str, Any]:
+def _long(draws: Draws) -> Arguments:
     n = draws.choice("n", LONG_LENGTHS)
     mask = np.arange(n)[None, :] < n - draws.integer("missing", 0, n // 4)
     real = int(mask.sum())
@@ -176,7 +176,7 @@ def _long(draws: Draws) -> dict[str, Any]:
 def _grouped(population: Population, fewest: int = 1, most: int = MAX_SAMPLES) -> Build:
     """Input rewards [G, K], each group drawn on its own."""
 
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         groups = draws.integer("G", 1, MAX_GROUPS)
         samples = draws.integer("K", fewest, most)
         rewards = np.stack([population(draws, samples) for _ in range(groups)])

@@ -16,18 +16,13 @@ from precision_lib.formats import FORMATS, Format, ulp
 
 def numbers(case: Case, name: str) -> Tensor:
     """The real tokens of a tensor as float64, or all of it where there is no mask."""
-    x: Tensor = case.inputs[name]
-    mask = case.inputs.get("mask")
+    x, mask = case.inputs[name], case.inputs.mask
     return (x if mask is None else x[mask]).double()
 
 
 def tensors(case: Case) -> dict[str, Tensor]:
     """The floating-point tensors of a case."""
-    return {
-        name: x
-        for name, x in case.inputs.items()
-        if isinstance(x, Tensor) and x.is_floating_point()
-    }
+    return case.inputs.floating()
 
 
 Claim = Callable[[Case, Format], bool]
@@ -48,7 +43,7 @@ def errors(case: Case) -> Tensor:
 
 def always(case: Case, _: Format) -> bool:
     """Nothing beyond what every case promises."""
-    return bool(case.inputs)
+    return bool(case.inputs.tensors)
 
 
 def masked_nonfinite(case: Case, _: Format) -> bool:
@@ -150,11 +145,11 @@ KL: dict[str, Claim] = {
 
 def gae_results(case: Case) -> tuple[Tensor, Tensor]:
     """Textbook GAE in float64; the library's oracle is not needed to see that a number fits."""
-    mask, discount = case.inputs["mask"], case.inputs["gamma"] * case.inputs["lam"]
+    mask, discount = case.inputs["mask"], case.inputs.number("gamma") * case.inputs.number("lam")
     rewards, values = (case.inputs[n].double().where(mask, 0) for n in ("rewards", "values"))
     advantages = torch.zeros_like(values)
     following = torch.cat([values[:, 1:], torch.zeros(len(values), 1)], dim=1)
-    deltas = rewards + case.inputs["gamma"] * following - values
+    deltas = rewards + case.inputs.number("gamma") * following - values
     carried = torch.zeros(len(values), dtype=torch.float64)
     for t in reversed(range(values.shape[1])):
         carried = deltas[:, t] + discount * carried
@@ -182,11 +177,11 @@ RAGGED: dict[str, Claim] = {
     "single_token": single,
 }
 GAE: dict[str, Claim] = RAGGED | {
-    "long": lambda c, _: c.inputs["rewards"].shape[1] >= 256 and c.inputs["gamma"] == 0.999,
+    "long": lambda c, _: c.inputs["rewards"].shape[1] >= 256 and c.inputs.number("gamma") == 0.999,
     "sparse_terminal": sparse,
     "large_values": lambda c, fmt: large_mean(numbers(c, "values"), fmt),
     "near_overflow": gae_fits,
-    "undiscounted": lambda c, _: c.inputs["gamma"] == c.inputs["lam"] == 1,
+    "undiscounted": lambda c, _: c.inputs.number("gamma") == c.inputs.number("lam") == 1,
 }
 
 
@@ -200,7 +195,7 @@ def ratio_overflows_but_not_the_product(case: Case, _: Format) -> bool:
 
 
 def at_the_clip(case: Case, fmt: Format) -> bool:
-    d, clip = log_ratio(case), case.inputs["clip_range"]
+    d, clip = log_ratio(case), case.inputs.number("clip_range")
     edge = torch.where(d > 0, torch.tensor(clip), torch.tensor(-clip)).double().log1p()
     return bool(((d - edge).abs() <= 4 * ulp(edge, fmt)).all())
 
@@ -233,8 +228,8 @@ POLICY: dict[str, Claim] = RAGGED | {
 
 
 def at_the_value_clip(case: Case, fmt: Format) -> bool:
-    steps = ulp(numbers(case, "values").abs() + case.inputs["clip_range"], fmt)
-    return bool(((moves(case).abs() - case.inputs["clip_range"]).abs() <= 4 * steps).all())
+    steps = ulp(numbers(case, "values").abs() + case.inputs.number("clip_range"), fmt)
+    return bool(((moves(case).abs() - case.inputs.number("clip_range")).abs() <= 4 * steps).all())
 
 
 VALUE: dict[str, Claim] = RAGGED | {
@@ -242,7 +237,8 @@ VALUE: dict[str, Claim] = RAGGED | {
     "identical": lambda c, _: bool((moves(c) == 0).all() and (errors(c) == 0).all()),
     "large_values": lambda c, fmt: large_mean(numbers(c, "values"), fmt),
     "clipped": lambda c, _: bool(
-        (moves(c).abs() > c.inputs["clip_range"]).all() and moves(c).min() < 0 < moves(c).max()
+        (moves(c).abs() > c.inputs.number("clip_range")).all()
+        and moves(c).min() < 0 < moves(c).max()
     ),
     "at_the_clip": at_the_value_clip,
     "near_overflow": lambda c, fmt: bool(errors(c).square().max() > fmt.largest),

@@ -36,8 +36,8 @@ def test_every_scene_is_drawn_once_and_is_a_call_of_the_function(function: str) 
     asked = [name for name in SCENES[function] if name not in IN_ONE_FORMAT]
     assert sorted(case.recipe for case in cases) == sorted(f"scene={name}" for name in asked)
     for case in cases:
-        assert list(case.inputs) == list(INTERFACE[function])
-        assert next(iter(case.inputs.values())).numel() >= 300
+        assert list(case.inputs.keywords()) == list(INTERFACE[function])
+        assert next(iter(case.inputs.tensors.values())).numel() >= 300
 
 
 @pytest.mark.parametrize(("function", "scene"), EMBEDDED)

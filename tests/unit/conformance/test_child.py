@@ -16,6 +16,7 @@ from precision_lib.conformance.checks import find_check
 from precision_lib.conformance.child import MOST_DEATHS, Child, as_found, told
 from precision_lib.conformance.examiner import LONG_RUN_SECONDS, Examiner
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.runner import Outcome, run
 from precision_lib.conformance.surroundings import surroundings_put_back
 from precision_lib.targets import make_target
@@ -80,7 +81,7 @@ def test_a_function_that_keeps_ending_its_process_is_not_called_again(child: Chi
 def test_outcomes_and_failures_survive_the_way_between_processes() -> None:
     outcome = Outcome(3, 7, 0.25)
     assert as_found(told(outcome)) == outcome
-    failure = ConformanceFailure("whiten: 1 of 2", {"x": torch.ones(1, 1)}, 5.0)
+    failure = ConformanceFailure("whiten: 1 of 2", Inputs({"x": torch.ones(1, 1)}), 5.0)
     failure.cause, failure.notes = ["right with 0: x"], ["a note"]
     same = as_found(told(failure))
     assert isinstance(same, ConformanceFailure)

@@ -25,6 +25,7 @@ from precision_lib.conformance.calls import call, upstream
 from precision_lib.conformance.checks import Check, checks, find_check
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError
+from precision_lib.conformance.inputs import NO_INPUTS, Inputs
 from precision_lib.conformance.strategies import REGIONS, Case
 from precision_lib.conformance.strategies.objectives import OBJECTIVE_REGIONS
 from precision_lib.conformance.truth import Truth, truths
@@ -43,7 +44,9 @@ def truth(want: list[float], limit: list[float], part: str = "result") -> Truth:
 
 
 def compared(got: list[float], want: list[float], limit: list[float]) -> tuple[int, float]:
-    return compare("whiten", torch.tensor(got), truth(want, limit), {"x": torch.tensor(got)})
+    return compare(
+        "whiten", torch.tensor(got), truth(want, limit), Inputs({"x": torch.tensor(got)})
+    )
 
 
 def test_within_and_at_the_limit_passes() -> None:
@@ -98,9 +101,9 @@ def test_a_limit_of_inf_asks_for_a_finite_value_and_counts_nothing() -> None:
 def test_a_gradient_may_overflow_where_its_own_format_does() -> None:
     got = torch.tensor([math.inf], dtype=torch.float16)
     at = truth([70000.0], [1.0], "gradient")
-    assert compare("policy_loss", got, at, {}) == (1, 0.0)
+    assert compare("policy_loss", got, at, NO_INPUTS) == (1, 0.0)
     with pytest.raises(ConformanceFailure):
-        compare("policy_loss", got.float(), at, {})
+        compare("policy_loss", got.float(), at, NO_INPUTS)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 1), (1, 2)])
@@ -109,13 +112,12 @@ def test_another_shape_is_rejected(shape: tuple[int, ...]) -> None:
         call("whiten", returning(torch.zeros(shape)), ORDINARY)
 
 
-ORDINARY = {
-    "x": torch.tensor([[1.0, 2.0, 4.0]]),
-    "mask": torch.tensor([[True, True, False]]),
-}
+ORDINARY = Inputs(
+    {"x": torch.tensor([[1.0, 2.0, 4.0]]), "mask": torch.tensor([[True, True, False]])}
+)
 
 
-LOSS = {"values": torch.zeros(1, 1)}
+LOSS = Inputs({"values": torch.zeros(1, 1)})
 
 
 def returning(value: Any) -> Any:
@@ -148,7 +150,7 @@ def test_numpy_arrays_and_python_numbers_are_results() -> None:
 
 def test_gae_has_to_return_two_tensors() -> None:
     with pytest.raises(ConformanceFailure, match=r"expected \(advantages, returns\)"):
-        call("gae", returning(torch.zeros(1)), {"rewards": torch.zeros(1, 1)})
+        call("gae", returning(torch.zeros(1)), Inputs({"rewards": torch.zeros(1, 1)}))
 
 
 def test_a_core_that_changes_its_input_is_named_and_does_not_change_the_case() -> None:
@@ -168,7 +170,7 @@ def test_on_a_device_too_a_core_that_changes_its_input_is_named(in_place: bool) 
         assert values.device == mask.device == FIRST
         return (values.mul_(2) if in_place else values * 2)[mask].sum()
 
-    inputs = {"values": torch.ones(1, 2), "mask": torch.tensor([[True, False]])}
+    inputs = Inputs({"values": torch.ones(1, 2), "mask": torch.tensor([[True, False]])})
     with two_devices():
         moved = runner.on_device("value_loss", values, "cpu:1")
         if in_place:
@@ -255,7 +257,9 @@ def raising(error: Exception) -> Any:
 
 
 def test_a_check_that_compared_nothing_fails() -> None:
-    check = Check("test", "id", "whiten", st.just(Case({})), lambda function, case: (0, 0.0), "")
+    check = Check(
+        "test", "id", "whiten", st.just(Case(NO_INPUTS)), lambda function, case: (0, 0.0), ""
+    )
     with pytest.raises(ConformanceFailure, match=r"test\[id\] compared nothing in"):
         runner.run(check, ppo.whiten)
 
@@ -274,7 +278,7 @@ def test_examples_do_not_depend_on_what_is_imported(
         monkeypatch.setattr(providers, "_get_local_constants", lambda found=constants: found)
         monkeypatch.setattr(providers, "CONSTANTS_CACHE", LRUCache(1024))
         inputs: list[int] = []
-        cases = st.integers(0, 10_000).map(lambda n: Case({"n": n}))
+        cases = st.integers(0, 10_000).map(lambda n: Case(Inputs({}, {"n": n})))
         check = Check("test", "id", "whiten", cases, partial(_note_number, inputs), "")
         runner.run(check, ppo.whiten, settings(profiles.CI, max_examples=200))
         drawn.append(inputs)
@@ -282,13 +286,13 @@ def test_examples_do_not_depend_on_what_is_imported(
 
 
 def _note_number(numbers: list[int], _: Callable[..., Any], case: Case) -> tuple[int, float]:
-    numbers.append(case.inputs["n"])
+    numbers.append(int(case.inputs.number("n")))
     return 1, 0.0
 
 
 def test_the_outcome_counts_inputs_and_elements_and_keeps_the_worst() -> None:
     shares = iter([0.5, 0.25])
-    cases = st.sampled_from([Case({"x": 1.0}), Case({"x": 2.0})])
+    cases = st.sampled_from([Case(Inputs({}, {"x": x})) for x in (1.0, 2.0)])
     check = Check("t", "i", "whiten", cases, lambda function, case: (3, next(shares, 0.0)), "")
     outcome = runner.run(check, ppo.whiten)
     assert outcome.examples >= 2
@@ -465,7 +469,7 @@ def test_a_loss_that_ignores_what_comes_from_above_is_rejected() -> None:
 
 def test_the_truth_of_a_gradient_includes_its_storage_format() -> None:
     """Half a bf16 ulp of 1/3 more than in FP32."""
-    inputs = {"x": torch.ones(1, 3), "mask": torch.ones(1, 3, dtype=torch.bool)}
+    inputs = Inputs({"x": torch.ones(1, 3), "mask": torch.ones(1, 3, dtype=torch.bool)})
     fp32 = truths("masked_mean", inputs)["gradient"].limit
     bf16 = truths("masked_mean", inputs | {"x": inputs["x"].bfloat16()})["gradient"].limit
     assert torch.equal((bf16 - fp32) >= 2.0**-11, torch.ones(1, 3, dtype=torch.bool))

@@ -12,12 +12,15 @@ from precision_lib.conformance.checks import find_check
 from precision_lib.conformance.compare import compare
 from precision_lib.conformance.diagnosis import diagnosis, place_of
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import NO_INPUTS, Inputs
 from precision_lib.conformance.truth import Truth
 
-RAGGED = {
-    "x": torch.tensor([[1.0, 2.0, torch.nan]]),
-    "mask": torch.tensor([[True, True, False]]),
-}
+RAGGED = Inputs(
+    {
+        "x": torch.tensor([[1.0, 2.0, torch.nan]]),
+        "mask": torch.tensor([[True, True, False]]),
+    }
+)
 
 
 def by_product_with_mask(x: Tensor, mask: Tensor) -> Tensor:
@@ -30,15 +33,16 @@ def in_bf16(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, 0).sum() / mask.sum()
 
 
-def two_tokens() -> dict[str, Any]:
-    """The arguments of a value loss of two tokens."""
-    return {
+#: The arguments of a value loss of two tokens.
+TWO_TOKENS = Inputs(
+    {
         "values": torch.tensor([[1.0, 3.0]]),
         "old_values": torch.tensor([[1.0, 3.0]]),
         "returns": torch.tensor([[0.0, 1.0]]),
         "mask": torch.ones(1, 2, dtype=torch.bool),
-        "clip_range": 0.2,
-    }
+    },
+    {"clip_range": 0.2},
+)
 
 
 def test_padding_is_named_where_a_zero_there_makes_it_pass() -> None:
@@ -49,7 +53,7 @@ def test_padding_is_named_where_a_zero_there_makes_it_pass() -> None:
 
 def test_a_format_is_named_where_another_one_makes_it_pass() -> None:
     x = torch.tensor([[1.0, 2.0, 0.0078125]], dtype=torch.bfloat16)
-    inputs = {"x": x, "mask": torch.ones(1, 3, dtype=torch.bool)}
+    inputs = Inputs({"x": x, "mask": torch.ones(1, 3, dtype=torch.bool)})
     assert "right with the same values in float32" in diagnosis("masked_mean", in_bf16, inputs)[0]
 
 
@@ -57,7 +61,7 @@ def test_a_scalar_loss_names_the_token_that_is_wrong_alone() -> None:
     def wrong(values: Tensor, **others: Any) -> Tensor:
         return ppo.value_loss(values=values.clamp(max=2), **others)
 
-    (said,) = diagnosis("value_loss", wrong, two_tokens())
+    (said,) = diagnosis("value_loss", wrong, TWO_TOKENS)
     assert said.startswith("token [0, 1] alone is wrong: got 1.62, want 2 (values 3, old_values 3")
 
 
@@ -68,14 +72,15 @@ def test_a_dependence_on_earlier_calls_is_named() -> None:
         count = counts.setdefault(x.shape, int(mask.sum()) + 1 - len(counts))
         return torch.where(mask, x, 0).sum() / count
 
-    inputs = {"x": torch.ones(1, 2), "mask": torch.ones(1, 2, dtype=torch.bool)}
+    inputs = Inputs({"x": torch.ones(1, 2), "mask": torch.ones(1, 2, dtype=torch.bool)})
     said = diagnosis("masked_mean", remembering, inputs)
     assert "depends on earlier calls, or on the size of the batch" in said[0]
 
 
 def test_a_right_input_and_a_large_one_have_no_diagnosis() -> None:
     assert diagnosis("masked_mean", ppo.masked_mean, RAGGED) == []
-    large = {"x": torch.full((300, 300), torch.nan), "mask": torch.ones(300, 300, dtype=torch.bool)}
+    mask = torch.ones(300, 300, dtype=torch.bool)
+    large = Inputs({"x": torch.full((300, 300), torch.nan), "mask": mask})
     assert diagnosis("masked_mean", by_product_with_mask, large) == []
 
 
@@ -115,5 +120,5 @@ def test_the_size_of_an_error_is_said_against_what_is_asked(
     wide = {"dtype": torch.float64}
     truth = Truth("result", torch.tensor([want], **wide), torch.tensor([limit], **wide), "bounds.b")  # type: ignore[arg-type]
     with pytest.raises(ConformanceFailure) as failure:
-        compare("whiten", got, truth, {})
+        compare("whiten", got, truth, NO_INPUTS)
     assert said in str(failure.value)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.repeated import called_again
 
 MASK = torch.tensor([[True, True, True, False], [True, True, False, False]])
@@ -20,8 +21,8 @@ def rounded_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, **rest: 
     return terms.masked_select(mask).mean()
 
 
-def inputs(dtype: torch.dtype) -> dict[str, Any]:
-    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in X.items()}
+def inputs(dtype: torch.dtype) -> Inputs:
+    return Inputs(X).each(lambda x: x.to(dtype) if x.is_floating_point() else x)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -31,7 +32,9 @@ def test_rounding_in_the_input_format_is_no_memory(seed: int) -> None:
     a, b, c = (torch.rand(1, 1, generator=draw).bfloat16() for _ in range(3))
     mask = torch.ones(1, 1, dtype=torch.bool)
     pair = {"logprobs": -a, "old_logprobs": -b, "advantages": c}
-    assert called_again("policy_loss", rounded_ratio, {**pair, "mask": mask, "clip_range": 10.0})
+    assert called_again(
+        "policy_loss", rounded_ratio, Inputs(pair | {"mask": mask}, {"clip_range": 10.0})
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -11,6 +11,7 @@ from precision_lib import ppo
 from precision_lib.conformance import splits
 from precision_lib.conformance.checks import find_check
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.runner import run
 
@@ -46,20 +47,19 @@ def test_every_real_token_is_in_one_part_once(cut: splits.Cut) -> None:
 def test_a_gradient_is_put_back_where_it_came_from(cut: splits.Cut) -> None:
     whole = torch.arange(1.0, 17, dtype=torch.float64).view(4, 4)
     parts = cut(MASK)
-    given = [splits.part_of({"x": whole, "mask": MASK}, part, torch.nan) for part in parts]
+    given = [splits.part_of(Inputs({"x": whole, "mask": MASK}), part, torch.nan) for part in parts]
     gradients = [torch.where(one["mask"], one["x"], 0) for one in given]
     assert torch.equal(splits.put_back(gradients, parts, MASK), torch.where(MASK, whole, 0))
 
 
 def test_new_slots_are_masked_and_hold_the_filler() -> None:
     part = torch.tensor([[-1, 4, 6]])
-    given = splits.part_of(
-        {"x": TERMS, "mask": MASK, "advantages": torch.arange(4.0), "mode": "m"}, part, 9.0
-    )
+    tensors = {"x": TERMS, "mask": MASK, "advantages": torch.arange(4.0)}
+    given = splits.part_of(Inputs(tensors, {"mode": "m"}), part, 9.0)
     assert given["x"].tolist() == [[9.0, 1.0, 1.0]]
     assert given["mask"].tolist() == [[False, True, True]]
     assert given["advantages"].tolist() == [1.0]
-    assert given["mode"] == "m"
+    assert given.word("mode") == "m"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from precision_lib import ppo
 from precision_lib.conformance.checks import find_check
 from precision_lib.conformance.examiner import Examiner
 from precision_lib.conformance.failure import ConformanceFailure
+from precision_lib.conformance.inputs import Inputs
 from precision_lib.conformance.runner import Outcome
 from precision_lib.conformance.strategies import Case, within
 from precision_lib.conformance.strategies.cases import Embedded
@@ -74,12 +75,12 @@ def test_what_names_nothing_of_the_interface_is_refused(said: object) -> None:
 
 
 def test_a_value_is_replaced_in_the_small_case_of_the_truth_too() -> None:
-    inputs = {"x": torch.ones(2), "mode": "b"}
+    inputs = Inputs({"x": torch.ones(2)}, {"mode": "b"})
     small = Embedded(inputs, torch.zeros(4, dtype=torch.int64), (2, 2))
     case = Case(inputs, "seed=1", small)
     changed = within(case, {"mode": ("a", "c"), "absent": (1,)})
-    assert changed.inputs["mode"] == "a"
+    assert changed.inputs.word("mode") == "a"
     assert changed.embedded is not None
-    assert changed.embedded.inputs["mode"] == "a"
+    assert changed.embedded.inputs.word("mode") == "a"
     assert changed.recipe == "seed=1 mode=a"
     assert within(case, {"mode": ("a", "b")}) is case

@@ -5,10 +5,11 @@ on one full sequence, and on sequences of one length. So lengths differ here, re
 anywhere, and the denominator is seldom the number of tokens in the call.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.objectives.masks import holed, trained
 from precision_lib.conformance.strategies.primitives import Build, Draws, region
 
@@ -18,7 +19,7 @@ Kind = Literal["holed", "empty", "trained"]
 
 
 def _build(kind: Kind, denominators: tuple[float | None, ...], *, nonfinite: bool = False) -> Build:
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         mode, denominator = draws.choice("mode", MODES), draws.choice("denominator", denominators)
         mask = trained(draws) if kind == "trained" else holed(draws, empty_rows=kind == "empty")
         scale = 2.0 ** draws.integer("log2_values", -3, 6)

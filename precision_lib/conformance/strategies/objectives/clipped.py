@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.objectives.masks import Mask
 from precision_lib.conformance.strategies.objectives.ratios import (
     Kind,
@@ -62,7 +63,7 @@ def _build(
 ) -> Build:
     """``sign``: of all advantages, 0 for both. None for ``log_ratios``: at the clip."""
 
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         clip = draws.choice("clips", clips)
         mask = drawn_mask(draws, kind)
         pair = (
@@ -73,7 +74,7 @@ def _build(
         advantages = draws.rounded(draws.planted(scale * draws.units("advantages", count)))
         advantages = sign * np.abs(advantages) if sign else advantages
         over: Mask = np.any(mask, axis=1) if of_sequences else mask
-        made: dict[str, Any] = {}
+        made: Arguments = {}
         for name, x in zip(("logprobs", "old_logprobs"), pair, strict=True):
             made[name] = draws.scattered(draws.rounded(x), mask, nonfinite=nonfinite)
         scattered = advantages[over] if of_sequences else advantages

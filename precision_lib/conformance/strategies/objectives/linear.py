@@ -7,11 +7,12 @@ weight is a sum over rows that chunks may overwrite. Logits in 16 bits are wrong
 H hidden size, V vocabulary, N = B T rows.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.primitives import Build, Draws, region
 
 TEMPERATURES = (1.0, 0.7, 0.5, 1.3, 2.0)
@@ -22,7 +23,7 @@ Kind = Literal["ordinary", "below_zero", "confident", "offset", "trained"]
 
 
 def _build(kind: Kind, vocabularies: tuple[int, ...], largest_rows: tuple[int, int]) -> Build:
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         temperature = draws.choice("temperature", TEMPERATURES)
         size = draws.choice("V", vocabularies)
         if kind == "trained":

@@ -7,10 +7,11 @@ different entries meets 0 * -inf.
 B pairs, V vocabulary.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.primitives import Build, Draws, Vector, region
 
 BETAS = (0.1, 0.5, 0.01, 1.0)
@@ -24,16 +25,14 @@ Logits = Literal["ordinary", "near", "excluded", "apart"]
 def _pairs(kind: Pairs, sizes: tuple[int, ...]) -> Build:
     """Sums over responses of 1 to 1,000 nats; policies near their reference, or far."""
 
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         beta, count = draws.choice("beta", BETAS), draws.choice("B", sizes)
         depth = 2.0 ** draws.integer("log2_depth", 0, 9)
         chosen, rejected = (-depth * (1 + np.abs(draws.units(n, count, 4)) / 4) for n in "cr")
         move = {"near": 2.0, "far": 2.0 ** draws.integer("log2_move", 4, 9), "same": 0.0}[kind]
         moves = move * draws.units("moves", 2 * count, 4).reshape(2, count)
         vectors = (chosen + moves[0], rejected + moves[1], chosen, rejected)
-        made: dict[str, Any] = {
-            name: draws.tensor(x) for name, x in zip(_NAMES, vectors, strict=True)
-        }
+        made: Arguments = {name: draws.tensor(x) for name, x in zip(_NAMES, vectors, strict=True)}
         return made | {"beta": beta}
 
     return inputs
@@ -61,7 +60,7 @@ def _excluded(draws: Draws, x: Vector) -> Vector:
 
 
 def _logits(kind: Logits, vocabularies: tuple[int, ...]) -> Build:
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         beta, size = draws.choice("beta", SHARES), draws.choice("V", vocabularies)
         (sequences, tokens) = draws.shape(3)
         shape = sequences * tokens, size

@@ -8,11 +8,12 @@ d is the log-ratio; n real tokens.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.kl import typical_logprobs
 from precision_lib.conformance.strategies.objectives.masks import Mask, holed, trained
 from precision_lib.conformance.strategies.primitives import Build, Draws, Vector, region
@@ -59,11 +60,11 @@ def drawn_mask(draws: Draws, kind: Kind) -> Mask:
 def _pair(
     log_ratios: LogRatios, kind: Kind, names: tuple[str, str], *, nonfinite: bool = False
 ) -> Build:
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         mask = drawn_mask(draws, kind)
         new, old = between(draws, log_ratios(draws, mask))
         vectors = draws.rounded(np.stack([new, old]))
-        made: dict[str, Any] = {
+        made: Arguments = {
             name: draws.scattered(x, mask, nonfinite=nonfinite)
             for name, x in zip(names, vectors, strict=True)
         }
@@ -86,13 +87,10 @@ def _weights(
     names = "train_logprobs", "rollout_logprobs"
     pair = _pair(log_ratios, kind, names, nonfinite=nonfinite)
 
-    def inputs(draws: Draws) -> dict[str, Any]:
-        options = {
-            "level": draws.choice("level", levels),
-            "mode": draws.choice("mode", MODES),
-            "cap": draws.choice("cap", CAPS),
-        }
-        return pair(draws) | options
+    def inputs(draws: Draws) -> Arguments:
+        level, mode = draws.choice("level", levels), draws.choice("mode", MODES)
+        cap = draws.choice("cap", CAPS)
+        return pair(draws) | {"level": level, "mode": mode, "cap": cap}
 
     return inputs
 

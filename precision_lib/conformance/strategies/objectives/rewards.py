@@ -4,13 +4,12 @@ The hazard. The mean of all and the mean of the others agree as K grows, and dif
 two at K = 2. G groups, K samples.
 """
 
-from typing import Any
-
+from precision_lib.conformance.inputs import Arguments
 from precision_lib.conformance.strategies.primitives import Build, Draws, region
 
 
 def _build(sizes: tuple[int, ...], offset: bool) -> Build:
-    def inputs(draws: Draws) -> dict[str, Any]:
+    def inputs(draws: Draws) -> Arguments:
         groups, size = draws.integer("G", 1, 3), draws.choice("K", sizes)
         rewards = 2.0 ** draws.integer("log2_rewards", -3, 3) * draws.units(
             "rewards", groups * size
