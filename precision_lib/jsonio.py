@@ -11,9 +11,6 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-#: Any object of JSON, in a place that reads no key of it, or checks each that it reads.
-Json = dict[str, Any]
-
 
 def to_plain(value: Any) -> Any:
     """``value`` as builtin types that strict JSON holds; a non-finite float becomes its name.
@@ -42,7 +39,11 @@ def parse_json(text: str) -> Any:
     return json.loads(text, parse_constant=_reject_constant)
 
 
-def load_object(path: Path, what: str, how: str) -> Json:
+#: Any object of JSON, in a place that reads no key of it, or checks each that it reads.
+JsonObject = dict[str, Any]
+
+
+def load_object(path: Path, what: str, how: str) -> JsonObject:
     """A file that holds one JSON object.
 
     Args:
@@ -63,7 +64,7 @@ def load_object(path: Path, what: str, how: str) -> Json:
     return content
 
 
-def unique_names(pairs: list[tuple[str, Any]]) -> Json:
+def unique_names(pairs: list[tuple[str, Any]]) -> JsonObject:
     """An object of JSON whose names differ; Python's own parser keeps the last of two.
 
     Raises:

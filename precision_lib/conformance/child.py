@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.runner import Outcome
-from precision_lib.jsonio import Json
+from precision_lib.jsonio import JsonObject
 
 #: Deaths of one function after which its other checks fail without being run.
 MOST_DEATHS = 3
@@ -41,7 +41,7 @@ class ToldFailure(ConformanceFailure):
         return self._text
 
 
-def told(found: Outcome | ConformanceFailure) -> Json:
+def told(found: Outcome | ConformanceFailure) -> JsonObject:
     """The outcome or failure as JSON."""
     if isinstance(found, Outcome):
         return {"outcome": asdict(found)}
@@ -72,13 +72,13 @@ class Child:
         deaths: function of the core to how often it ended the child.
     """
 
-    answer: Callable[[Json], Json]
+    answer: Callable[[JsonObject], JsonObject]
     deaths: dict[str, int] = field(default_factory=dict)
     _pid: int = 0
     _questions: IO[str] | None = None
     _answers: int = -1
 
-    def ask(self, function: str, question: Json, seconds: float) -> Json:
+    def ask(self, function: str, question: JsonObject, seconds: float) -> JsonObject:
         """The answer of the child, in which ``function`` of the core runs.
 
         Raises:
@@ -103,7 +103,7 @@ class Child:
             self._how_it_died()
             what = f"did not return within {seconds:g} s (--check-timeout allows more)"
         else:
-            answer: Json = json.loads(line)
+            answer: JsonObject = json.loads(line)
             return answer
         self.deaths[function] = self.deaths.get(function, 0) + 1
         raise ConformanceFailure(f"{function} {what}")

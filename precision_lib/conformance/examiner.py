@@ -14,7 +14,7 @@ from precision_lib.conformance.in_rl_terms import Figures, measure
 from precision_lib.conformance.profiles import CI
 from precision_lib.conformance.runner import Outcome, on_device, run
 from precision_lib.conformance.written_case import read_case
-from precision_lib.jsonio import Json
+from precision_lib.jsonio import JsonObject
 from precision_lib.targets import Target
 from precision_lib.targets.objectives import base
 
@@ -97,7 +97,7 @@ class Examiner:
             "-k FUNCTION runs the checks of one function"
         )
 
-    def _answer(self, question: Json) -> Json:
+    def _answer(self, question: JsonObject) -> JsonObject:
         """In the child: run a check, or measure a function."""
         if "measure" in question:
             return self._measure(question["measure"])

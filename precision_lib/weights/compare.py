@@ -224,7 +224,7 @@ def _without_prefix(left: Side, right: Side) -> tuple[Source, Source] | None:
         if not longest or len(prefixes) != 1:
             continue
         segments = prefixes.pop().removesuffix(".").split(".")
-        while segments and segments[-1] in names.rules()["wrappers"]["leading"]:
+        while segments and segments[-1] in names.rules().wrappers["leading"]:
             segments.pop()
         prefix = ".".join([*segments, ""])
         renamed = {

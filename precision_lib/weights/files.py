@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_lib.jsonio import unique_names
+from precision_lib.jsonio import JsonObject, unique_names
 from precision_lib.weights.codes import FROM_SAFETENSORS, Codes, code_type
 from precision_lib.weights.tensors import DataTensor, Tensor
 
@@ -187,7 +187,7 @@ def _reader(file: Path, offset: int, fmt: str) -> Callable[[int, int], Codes]:
     return fetch
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> JsonObject:
     """A JSON object, {} where there is no file."""
     if not path.is_file():
         return {}

@@ -1,8 +1,8 @@
 """What a comparison of two sides says: findings by tensor, and the whole."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+
+from precision_lib.jsonio import JsonObject
 
 #: Kind of a finding -> what it means. The order is the report's.
 KINDS = {
@@ -109,10 +109,10 @@ class Contract:
     lora_scale: float | None = None
 
 
-def as_json(outcome: Outcome) -> dict[str, Any]:
+def as_json(outcome: Outcome) -> JsonObject:
     """The object that ``--json`` writes."""
     keys = ("kind", "tensor", "detail", "exact", "trainer", "engine")
-    record: Mapping[str, Any] = {
+    return {
         "schema": "precision-forensics/weights-comparison/1",
         "verdict": outcome.verdict,
         "findings": [{key: getattr(f, key) for key in keys} for f in outcome.findings],
@@ -128,4 +128,3 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
         "changed_codes_by_step": [vars(moved) for moved in outcome.moved],
         "notes": outcome.notes,
     }
-    return dict(record)

@@ -135,7 +135,7 @@ def _unsplit(source: Source) -> Side:
         if not prod(tensor.shape):
             side.empty[shared] = Piece(shared, names.clean(name), name, tensor)
             side.unread[name] = "empty: it was packed after loading; write the manifest before that"
-            side.unread_keys.update((names.fused_rule(shared) or ({}, [shared]))[1])
+            side.unread_keys.update(_parts_of(shared))
             continue
         piece = Piece(shared, names.clean(name), name, tensor, scales.get(name))
         adapter = names.adapter_of(shared)
@@ -144,6 +144,12 @@ def _unsplit(source: Source) -> Side:
             continue
         _add_all(side, piece, list(_expanded(piece)))
     return side
+
+
+def _parts_of(shared: str) -> list[str]:
+    """The keys of what a tensor holds; its own, where it joins no others."""
+    fused = names.fused_rule(shared)
+    return [shared] if fused is None else fused[1]
 
 
 def _add_all(side: Side, piece: Piece, parts: list[Piece]) -> None:
@@ -163,7 +169,7 @@ def _expanded(piece: Piece) -> Iterable[Piece]:
         return
     fused = names.fused_rule(piece.key)
     rows = piece.tensor.shape[0] if piece.tensor.shape else 0
-    if fused is not None and fused[0]["split"] == "equal" and rows % len(fused[1]) == 0:
+    if fused is not None and fused[0].split == "equal" and rows % len(fused[1]) == 0:
         size = rows // len(fused[1])
         yield from _rows(
             piece, fused[1], [[(i * size, (i + 1) * size)] for i in range(len(fused[1]))]
@@ -226,7 +232,7 @@ def _head_rows(side: Side, config: Mapping[str, Any]) -> dict[str, tuple[int, ..
     for shared, pieces in side.pieces.items():
         fused = names.fused_rule(shared)
         tensor = pieces[0].tensor
-        if fused is None or not tensor.shape or fused[0]["split"] == "equal":
+        if fused is None or not tensor.shape or fused[0].split == "equal":
             continue
         if tensor.shape[0] == (count + 2 * groups) * size:
             for part, heads_of_part in zip(fused[1], (count, groups, groups), strict=True):
@@ -237,7 +243,7 @@ def _head_rows(side: Side, config: Mapping[str, Any]) -> dict[str, tuple[int, ..
 def _split_heads(side: Side, other: Side | None, rows: Mapping[str, tuple[int, ...]]) -> None:
     for shared in list(side.pieces):
         fused = names.fused_rule(shared)
-        if fused is None or fused[0]["split"] == "equal":
+        if fused is None or fused[0].split == "equal":
             continue
         if other is not None and shared in other.pieces and fused[1][0] not in rows:
             continue  # both sides fuse it: it is compared whole
@@ -254,7 +260,7 @@ def _split_heads(side: Side, other: Side | None, rows: Mapping[str, tuple[int, .
 
 def _head_parts(
     piece: Piece,
-    fused: tuple[dict[str, Any], list[str]],
+    fused: tuple[names.Fused, list[str]],
     rows: Mapping[str, tuple[int, ...]],
     side: Side,
     other: Side | None,
@@ -265,7 +271,7 @@ def _head_parts(
     sizes = [rows[part][0] for part in keys]
     if sum(sizes) != piece.tensor.shape[0]:
         return []
-    if rule["split"] == "heads":
+    if rule.split == "heads":
         starts = [sum(sizes[:i]) for i in range(len(sizes))]
         ranges = [[(start, start + size)] for start, size in zip(starts, sizes, strict=True)]
     else:

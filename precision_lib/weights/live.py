@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.jsonio import write_json
+from precision_lib.jsonio import JsonObject, write_json
 from precision_lib.weights.codes import Codes, code_type
 from precision_lib.weights.files import Source
 from precision_lib.weights.manifests import describe
@@ -44,7 +44,7 @@ def manifest(
     label: str = "a live model",
     rank: int | None = None,
     tensor_parallel: int = 1,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The manifest of a model, a state dictionary, or an iterable of names and tensors.
 
     Args:
@@ -116,7 +116,7 @@ class _Gathered:
         return self._flat
 
 
-def _config(config: Any) -> dict[str, Any]:
+def _config(config: Any) -> JsonObject:
     if config is None:
         return {}
     return dict(config) if isinstance(config, Mapping) else dict(config.to_dict())

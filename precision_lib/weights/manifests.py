@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from precision_lib.jsonio import load_object, write_json
+from precision_lib.jsonio import JsonObject, load_object, write_json
 from precision_lib.weights import names
 from precision_lib.weights.files import REFUSED, Source, SourceError, open_checkpoint
 from precision_lib.weights.layout import pieces_alone
@@ -56,7 +56,7 @@ def open_source(path: Path) -> Source:
     return open_checkpoint(path)
 
 
-def describe(source: Source, tensor_parallel: int = 1) -> dict[str, Any]:
+def describe(source: Source, tensor_parallel: int = 1) -> JsonObject:
     """The manifest of ``source``, whose tensors must have data; one tensor is read at a time.
 
     Args:
@@ -142,7 +142,7 @@ def _parts(source: Source) -> dict[str, list[DataTensor]]:
                     parts.setdefault(tensor.name, []).append(tensor)
     for name, tensor in source.tensors.items():
         fused = names.fused_rule(names.key(name))
-        if fused is not None and fused[0]["split"] == "heads" and name not in parts:
+        if fused is not None and fused[0].split == "heads" and name not in parts:
             parts[name] = _possible_heads(tensor)
     return parts
 

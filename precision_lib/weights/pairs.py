@@ -15,15 +15,14 @@ def tie(left: Side, right: Side) -> None:
 
     A configuration that says "not tied" is believed.
     """
-    rule = names.rules()["tied"]
-    head = rule["head"]
+    head = names.rules().tied_head
     for side, other in ((left, right), (right, left)):
         if head in side.pieces or head not in other.pieces:
             continue
         config = side.source.config.get("text_config") or side.source.config
         if config.get("tie_word_embeddings") is False:
             continue
-        for name in rule["embedding"]:
+        for name in names.rules().tied_embedding:
             for piece in side.pieces.get(name, [])[:1]:
                 side.add(replace(piece, key=head, name=other.pieces[head][0].name))
 

@@ -114,10 +114,11 @@ def _siblings(shared: str, context: Context) -> list[str]:
     segments = shared.split(".")
     if len(segments) < 2:
         return []
-    for rule in names.rules()["fused"]:
-        if segments[-2] in rule["parts"]:
-            parts = [".".join([*segments[:-2], part, segments[-1]]) for part in rule["parts"]]
-            return [part for part in parts if part != shared and part in context.trainer]
+    for rule in names.rules().fused:
+        if segments[-2] in rule.parts:
+            return [
+                part for part in rule.within(segments) if part != shared and part in context.trainer
+            ]
     return []
 
 

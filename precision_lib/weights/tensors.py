@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from precision_lib.jsonio import JsonObject
 from precision_lib.weights.codes import (
     SIGNIFICAND,
     TRUNCATED,
@@ -98,7 +99,10 @@ class DataTensor:
         self._stored_shape = shape if stored_shape is None else stored_shape
         self._fetch = fetch
         self._ranges = ((0, prod(shape)),) if ranges is None else ranges
-        self._known: dict[str, Any] = {}
+        self._digests: dict[str, str | None] = {}
+        self._transposed: dict[str, str | None] = {}
+        self._exact: dict[str, bool] = {}
+        self._statistics: Statistics | None = None
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -125,28 +129,27 @@ class DataTensor:
         return (decode(codes, self.fmt) for codes in self.pieces())
 
     def digest(self, fmt: str) -> str | None:
-        if f"sha256:{fmt}" not in self._known:
+        if fmt not in self._digests:
             self._scan([fmt], with_statistics=False)
-        digest: str | None = self._known[f"sha256:{fmt}"]
-        return digest
+        return self._digests[fmt]
 
     def exact_in(self, fmt: str) -> bool | None:
         if not (is_float(fmt) and is_float(self.fmt)):
             return None
-        if f"exact:{fmt}" not in self._known:
+        if fmt not in self._exact:
             first = min(elements(self), FIRST)
             inside = first < elements(self)
             if inside and not self.part(((0, first),), (first,)).exact_in(fmt):
-                self._known[f"exact:{fmt}"] = False  # most tensors are not, and need no pass
+                self._exact[fmt] = False  # most tensors are not, and need no pass
             else:
                 self._scan([fmt], with_statistics=False)
-        return bool(self._known[f"exact:{fmt}"])
+        return self._exact[fmt]
 
     def statistics(self) -> Statistics:
-        if "statistics" not in self._known:
+        if self._statistics is None:
             self._scan([], with_statistics=True)
-        statistics: Statistics = self._known["statistics"]
-        return statistics
+            assert self._statistics is not None
+        return self._statistics
 
     def nonfinite(self) -> int:
         return sum(nonfinite(codes, self.fmt) for codes in self.pieces())
@@ -159,13 +162,11 @@ class DataTensor:
     def transposed_digest(self, fmt: str) -> str | None:
         if len(self.shape) != 2:
             return None
-        key = f"transposed:{fmt}"
-        if key not in self._known:
+        if fmt not in self._transposed:
             codes = self.codes()
             converted = codes if fmt == self.fmt else _converted(codes, self.fmt, fmt)
-            self._known[key] = None if converted is None else sha256(converted.T)
-        digest: str | None = self._known[key]
-        return digest
+            self._transposed[fmt] = None if converted is None else sha256(converted.T)
+        return self._transposed[fmt]
 
     def part(self, ranges: tuple[Range, ...], shape: tuple[int, ...]) -> "DataTensor":
         starts = np.cumsum([0, *(stop - start for start, stop in self._ranges)])
@@ -190,7 +191,7 @@ class DataTensor:
 
         return DataTensor(self.name, self.fmt, (rows, count), fetch)
 
-    def record(self, *, with_transposed: bool = True) -> dict[str, Any]:
+    def record(self, *, with_transposed: bool = True) -> JsonObject:
         """What a manifest holds of this tensor."""
         casts = [f for f in CASTS if is_float(self.fmt) and f != self.fmt]
         faulty = [TRUNCATED] if self.fmt == "fp32" else []
@@ -230,10 +231,10 @@ class DataTensor:
                 counted.add(values)
         for fmt in formats:
             known = fmt == self.fmt or _is_cast(self.fmt, fmt)
-            self._known[f"sha256:{fmt}"] = hashes[fmt].hexdigest() if known else None
-            self._known[f"exact:{fmt}"] = exact[fmt]
+            self._digests[fmt] = hashes[fmt].hexdigest() if known else None
+            self._exact[fmt] = exact[fmt]
         if counted is not None:
-            self._known["statistics"] = counted.result()
+            self._statistics = counted.result()
 
 
 def part_key(ranges: tuple[Range, ...]) -> str:
