@@ -16,6 +16,7 @@ import torch
 
 from precision_lib.jsonio import load_object, write_json
 from precision_lib.mismatch.noise import sigma_of
+from precision_lib.mismatch.report import ScoredInBoth
 from precision_lib.mismatch.rollout import Rollout, read_rollout
 from precision_lib.mismatch.schema import Array, Dump
 from precision_lib.models.loading import Checkpoint, load_checkpoint, set_parameters, working_copy
@@ -38,24 +39,25 @@ def measure(checkpoint: Checkpoint, name: str, path: Path, engine: str) -> dict[
     """
     rollout = read_rollout(path)
     checked = run_rollout_check(checkpoint, rollout)
-    exact = checked.judgement.dump
+    exact, scored = checked.judgement.dump, checked.report.scored or {}
     row: dict[str, Any] = {
         "model": name,
         "engine": engine,
         "tokens": len(exact.row),
-        "verdict": checked.record["verdict"],
-        "cause": checked.record["cause"],
-        "engine_sigma": checked.record["scored"][GOLDEN]["sigma"],
+        "verdict": checked.report.verdict,
+        "cause": checked.report.cause,
+        "engine_sigma": scored[GOLDEN].sigma,
         "trainers": {},
     }
     for fmt in formats_to_score(rollout.claims)[1:]:
         model = working_copy(checkpoint.model)
         set_parameters(model, checkpoint.model, fmt)
-        scored = checked.record["scored"][fmt]
+        both = scored[fmt]
+        assert isinstance(both, ScoredInBoth)
         row["trainers"][f"{fmt}, {OURS}"] = {
-            "trainer_sigma": scored["trainer_sigma"],
-            "pair_sigma": scored["sigma"],
-            "correlation": scored["correlation"],
+            "trainer_sigma": both.trainer_sigma,
+            "pair_sigma": both.sigma,
+            "correlation": both.correlation,
         }
         row["trainers"][f"{fmt}, {NATIVE}"] = _halves(exact, _scored(model, rollout))
         row["weights_sigma"] = _of_weights(checkpoint, model, rollout, exact)

@@ -57,7 +57,7 @@ def add_outputs(mismatch: argparse.ArgumentParser) -> None:
 
 def _mismatch(options: argparse.Namespace) -> int:
     from precision_lib.mismatch.delivered import with_weights
-    from precision_lib.mismatch.report import exit_code, record
+    from precision_lib.mismatch.report import exit_code, report_of
     from precision_lib.mismatch.schema import DumpError
     from precision_lib.mismatch.verdict import judge
     from precision_lib.reporting.mismatch import mismatch_lines
@@ -69,11 +69,11 @@ def _mismatch(options: argparse.Namespace) -> int:
         judgement = judge(_read(options.dumps, claims_of(options.claim)), options.limit)
         if weights is not None:
             judgement = with_weights(judgement, weights)
-        result = record(judgement)
-        write_outputs(options, result, judgement.dump)
+        report = report_of(judgement)
+        write_outputs(options, report, judgement.dump)
     except (DumpError, SourceError, OSError) as error:
         raise UsageError(str(error)) from None
-    print_lines(mismatch_lines(result))
+    print_lines(mismatch_lines(report))
     return exit_code(judgement)
 
 
@@ -95,17 +95,18 @@ def check_options(options: argparse.Namespace) -> None:
             check_file_writable(path)
 
 
-def write_outputs(options: argparse.Namespace, result: dict[str, Any], dump: Any) -> None:
+def write_outputs(options: argparse.Namespace, report: Any, dump: Any) -> None:
     """The record as JSON, Markdown and page, as far as they are asked for."""
     from precision_lib.jsonio import write_json, write_text
+    from precision_lib.mismatch.report import as_record
     from precision_lib.reporting.mismatch import mismatch_markdown, mismatch_page
 
     if options.json is not None:
-        write_json(options.json, result)
+        write_json(options.json, as_record(report))
     if options.markdown is not None:
-        write_text(options.markdown, mismatch_markdown(result))
+        write_text(options.markdown, mismatch_markdown(report))
     if options.page is not None:
-        write_text(options.page, mismatch_page(result, dump))
+        write_text(options.page, mismatch_page(report, dump))
 
 
 def _read(paths: list[Path], claims: dict[str, str]) -> Any:

@@ -63,10 +63,10 @@ def _rollout_check(options: argparse.Namespace) -> int:
         checkpoint = load_checkpoint(options.model, options.device, options.device_map)
         with _Lines() as lines:
             checked = run_rollout_check(checkpoint, rollout, options.limit, lines.show, weights)
-        write_outputs(options, checked.record, checked.judgement.dump)
+        write_outputs(options, checked.report, checked.judgement.dump)
     except (CheckpointError, DumpError, SourceError, OSError, ValueError) as error:
         raise UsageError(str(error)) from None
-    print_lines(mismatch_lines(checked.record))
+    print_lines(mismatch_lines(checked.report))
     return exit_code(checked.judgement)
 
 

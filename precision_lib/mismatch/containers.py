@@ -15,7 +15,7 @@ import numpy as np
 
 from precision_lib.mismatch.schema import Array, DumpError
 
-#: Name to an array, or to a list of rows of different lengths, or to one value.
+#: Name to an array, or to a list of rows of different lengths, or to one value; one row likewise.
 Table = dict[str, Any]
 
 
@@ -104,8 +104,8 @@ def _tensor(path: Path, name: str, view: Mapping[str, Any]) -> Array:
 
 def _json_lines(path: Path) -> Table:
     """One object a line, one line a sequence; a line with ``claimed`` alone holds the claims."""
-    rows: list[dict[str, Any]] = []
-    shared: dict[str, Any] = {}
+    rows: list[Table] = []
+    shared: Table = {}
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -126,7 +126,7 @@ def _json_lines(path: Path) -> Table:
     return {**by_column(path, rows), **shared}
 
 
-def by_column(path: Path, rows: list[dict[str, Any]]) -> Table:
+def by_column(path: Path, rows: list[Table]) -> Table:
     """Columns of a list of rows.
 
     Raises:

@@ -10,10 +10,11 @@ from precision_lib.mismatch.schema import Array, Dump
 
 #: PPO's usual clip range; the usual cap of truncated importance weights; GSPO's paper's band.
 CLIP_RANGE, CAP, GSPO_BAND = 0.2, 2.0, (3e-4, 4e-4)
+Cost = dict[str, float | dict[str, float]]
 LENGTHS = (16, 64, 256, 1024, 4096, 16384)
 
 
-def cost(dump: Dump) -> dict[str, float | dict[str, float]]:
+def cost(dump: Dump) -> Cost:
     """Name to value of an aligned dump; shares are of tokens or of sequences."""
     d = dump.trainer - dump.rollout
     w = np.exp(np.clip(d, -700, 700))
@@ -21,7 +22,7 @@ def cost(dump: Dump) -> dict[str, float | dict[str, float]]:
     sums = np.bincount(dump.row, d)
     mean_ratio = np.exp(np.clip(sums / count, -700, 700))
     low, high = GSPO_BAND
-    result: dict[str, float | dict[str, float]] = {
+    result: Cost = {
         "token_outside_clip_frac": float(np.mean(np.abs(w - 1) > CLIP_RANGE)),
         "token_truncated_weight_mean": float(np.minimum(w, CAP).mean()),
         "token_ess_frac": _ess(d),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from precision_lib.jsonio import JsonObject
 from precision_lib.mismatch.columns import Rows, flat, flat_per_row, rows_of
 from precision_lib.mismatch.containers import Table, read_table
 from precision_lib.mismatch.layouts import SIDES, canonical
@@ -73,7 +74,7 @@ def _check_same(engine: Table, trainer: Table, source: str) -> None:
             )
 
 
-def claimed(table: Table, path: Path) -> dict[str, Any]:
+def claimed(table: Table, path: Path) -> JsonObject:
     """The claims that a file holds; none where it holds none."""
     value = table.get("claimed")
     if value is None:

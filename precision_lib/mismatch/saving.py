@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from precision_lib.mismatch.schema import COLUMNS, Array
 _MASKS = {"rollout_logprobs": "response_mask", "prompt_ids": "prompt_mask"}
 
 
-def save_dump(path: Path | str, claimed: dict[str, Any] | None = None, **columns: Any) -> None:
+def save_dump(
+    path: Path | str, claimed: Mapping[str, object] | None = None, **columns: Any
+) -> None:
     """Write the columns of :data:`schema.COLUMNS` as npz, whole or not at all.
 
     Args:

@@ -107,11 +107,10 @@ class Dump:
         """The tokens of the bool array ``keep`` [M]; sequences are numbered again."""
         per_token = [f.name for f in fields(self)][1:12]
         values = {name: getattr(self, name) for name in per_token}
-        chosen: dict[str, Any] = {n: x if x is None else x[keep] for n, x in values.items()}
+        chosen = {name: x[keep] for name, x in values.items() if x is not None}
         stored, number = np.unique(self.row[keep], return_inverse=True)
-        chosen["row"] = number.astype(np.int64)
-        chosen["step"] = None if self.step is None else self.step[stored]
-        return replace(self, **chosen)
+        step = None if self.step is None else self.step[stored]
+        return replace(self, **chosen | {"row": number.astype(np.int64), "step": step})
 
 
 def parse_claims(values: Mapping[str, Any], source: str) -> tuple[Claims, tuple[str, ...]]:

@@ -6,7 +6,7 @@ formats are scored beside it: they say how large rounding is on this model, and 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from precision_lib.mismatch.cost import cost
 from precision_lib.mismatch.counters import counters
 from precision_lib.mismatch.judgement import EQUAL, Judgement
 from precision_lib.mismatch.noise import NoiseLimit, noise_limit_of_model, sigma_of
-from precision_lib.mismatch.report import record
+from precision_lib.mismatch.report import Report, Scored, ScoredInBoth, report_of
 from precision_lib.mismatch.rollout import Rollout
 from precision_lib.mismatch.schema import Array, Claims, Dump, DumpError
 from precision_lib.mismatch.verdict import judge
@@ -38,11 +38,11 @@ class Checked:
 
     Attributes:
         judgement: of the engine against FP32.
-        record: of :func:`precision_lib.mismatch.report.record`, with ``model`` and ``scored``.
+        report: of the judgement, with ``model`` and ``scored``.
     """
 
     judgement: Judgement
-    record: dict[str, Any]
+    report: Report
 
 
 def run_rollout_check(
@@ -75,13 +75,16 @@ def run_rollout_check(
     judgement = judge(exact, limit, _expected(rollout.claims, exact, others))
     if compared is not None:
         judgement = delivered.with_weights(judgement, compared)
-    result = record(judgement)
-    result["model"] = {"name": checkpoint.name, "sha256": checkpoint.sha256}
-    result["scored"] = {GOLDEN: _scored(exact), **_beside(exact, others)}
-    if judgement.verdict == EQUAL:
-        result["next"] = ["none: the engine reports what this model gives"]
-    result["notes"] += _beyond_tokenizer(checkpoint, rollout)
-    return Checked(judgement, result)
+    report = report_of(judgement)
+    same = ["none: the engine reports what this model gives"]
+    report = replace(
+        report,
+        model={"name": checkpoint.name, "sha256": checkpoint.sha256},
+        scored={GOLDEN: _scored(exact), **_beside(exact, others)},
+        next=same if judgement.verdict == EQUAL else report.next,
+        notes=[*report.notes, *_beyond_tokenizer(checkpoint, rollout)],
+    )
+    return Checked(judgement, report)
 
 
 def check_fits(checkpoint: Checkpoint, rollout: Rollout) -> None:
@@ -181,32 +184,29 @@ def _sigma(d: Array, dump: Dump) -> float:
     return sigma_of(d[usable], dump.rollout[usable])
 
 
-def _scored(dump: Dump) -> dict[str, Any]:
+def _scored(dump: Dump) -> Scored:
     """The engine against one format, at tokens where both are numbers."""
     usable = np.isfinite(dump.rollout) & np.isfinite(dump.trainer)
     aligned = dump.only(usable)
-    return {
-        "sigma": sigma_of(aligned.trainer - aligned.rollout, aligned.rollout),
-        "counters": counters(aligned),
-        "cost": cost(aligned),
-    }
+    sigma = sigma_of(aligned.trainer - aligned.rollout, aligned.rollout)
+    return Scored(sigma, counters(aligned), cost(aligned))
 
 
-def _beside(exact: Dump, others: dict[str, Dump]) -> dict[str, Any]:
+def _beside(exact: Dump, others: dict[str, Dump]) -> dict[str, Scored]:
     """The engine against the other formats, and the two halves of each difference."""
-    result = {}
+    result: dict[str, Scored] = {}
     for fmt, dump in others.items():
         usable = np.isfinite(dump.rollout) & np.isfinite(dump.trainer)
         engine = (dump.rollout - exact.trainer)[usable]
         trainer = (dump.trainer - exact.trainer)[usable]
         spreads = float(engine.std() * trainer.std())
         centred = float(np.mean((engine - engine.mean()) * (trainer - trainer.mean())))
-        result[fmt] = {
-            **_scored(dump),
-            "trainer_sigma": _sigma(dump.trainer - exact.trainer, exact),
-            "engine_sigma": _sigma(dump.rollout - exact.trainer, exact),
-            "correlation": centred / spreads if spreads > 0 else 0.0,
-        }
+        result[fmt] = ScoredInBoth(
+            **vars(_scored(dump)),
+            trainer_sigma=_sigma(dump.trainer - exact.trainer, exact),
+            engine_sigma=_sigma(dump.rollout - exact.trainer, exact),
+            correlation=centred / spreads if spreads > 0 else 0.0,
+        )
     return result
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from precision_lib.mismatch.noise import side_sigma
-from precision_lib.mismatch.report import exit_code, record
+from precision_lib.mismatch.report import exit_code, report_of
 from precision_lib.mismatch.schema import Claims, Dump
 from precision_lib.mismatch.verdict import judge
 from tools.mismatch.calibration import false_alarms
@@ -126,7 +126,7 @@ def test_few_tokens_say_nothing() -> None:
     dump = noise(BF16, rows=1)
     judgement = judge(dump)
     assert (judgement.verdict, exit_code(judgement)) == ("cannot say", 2)
-    assert record(judgement)["next"] == ["dump at least 32 responses of 64 tokens"]
+    assert report_of(judgement).next == ["dump at least 32 responses of 64 tokens"]
 
 
 def test_a_small_fault_is_lost_in_bf16_and_stands_out_in_fp32() -> None:
@@ -138,7 +138,7 @@ def test_a_small_fault_is_lost_in_bf16_and_stands_out_in_fp32() -> None:
         dump = fault.plant(3, ROWS, LENGTH, (sigma, sigma), claims, 0.005)
         verdicts.append(judge(dump))
     assert [j.verdict for j in verdicts] == ["precision", "model"]
-    assert "fp32" in record(verdicts[0])["next"][-1]
+    assert "fp32" in report_of(verdicts[0]).next[-1]
 
 
 def test_a_size_between_the_limits_is_not_judged_and_the_next_step_is_named() -> None:
@@ -146,7 +146,7 @@ def test_a_size_between_the_limits_is_not_judged_and_the_next_step_is_named() ->
     judgement = judge(fault.plant(3, ROWS, LENGTH, (0.05, 0.05), BF16, 0.4))
     assert judgement.verdict == "cannot say"
     assert set(judgement.also_possible) == {"precision", "delivery", "model"}
-    assert any("both sides in fp32" in step for step in record(judgement)["next"])
+    assert any("both sides in fp32" in step for step in report_of(judgement).next)
 
 
 def test_the_users_limit_makes_precision_a_regression() -> None:

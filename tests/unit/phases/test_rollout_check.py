@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.mismatch.judgement import EQUAL, PRECISION, SEMANTICS
+from precision_lib.mismatch.report import ScoredInBoth
 from precision_lib.mismatch.rollout import Rollout, read_rollout
 from precision_lib.mismatch.saving import save_dump
 from precision_lib.mismatch.schema import DumpError
@@ -111,9 +112,9 @@ def test_what_this_model_gives_is_equal(
     rollout = clean.save(tmp_path / "d.npz", {"rollout_dtype": "fp32"})
     checked = run_rollout_check(checkpoint, rollout)
     assert checked.judgement.verdict == EQUAL
-    assert checked.record["counters"]["tokens"] == ROWS * LENGTH
-    assert set(checked.record["scored"]) == {"fp32"}
-    assert {"surprisal", "pit"} <= set(checked.record["fingerprints"])
+    assert checked.report.counters["tokens"] == ROWS * LENGTH
+    assert set(checked.report.scored or {}) == {"fp32"}
+    assert {"surprisal", "pit"} <= set(checked.report.fingerprints)
 
 
 def test_an_engine_in_bf16_is_precision_and_its_halves_are_told(
@@ -125,12 +126,13 @@ def test_an_engine_in_bf16_is_precision_and_its_halves_are_told(
     rollout = clean.save(tmp_path / "d.npz", {"rollout_dtype": "bfloat16"}, rollout_logprobs=engine)
     checked = run_rollout_check(checkpoint, rollout)
     assert checked.judgement.verdict == PRECISION
-    here = checked.record["scored"]["bf16"]
+    here = (checked.report.scored or {})["bf16"]
+    assert isinstance(here, ScoredInBoth)
     # Both are bf16 of one model: sigmas within the spread that the limit allows.
     assert checked.judgement.size.limit is not None
-    assert checked.judgement.size.limit.typical == here["trainer_sigma"]
-    assert checked.judgement.size.sigma == here["engine_sigma"] < checked.judgement.size.usual
-    assert -1 < here["correlation"] < 1
+    assert checked.judgement.size.limit.typical == here.trainer_sigma
+    assert checked.judgement.size.sigma == here.engine_sigma < checked.judgement.size.usual
+    assert -1 < here.correlation < 1
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_prompts_in_front_of_the_tokens_are_the_same_as_a_column(
             file.write(json.dumps(row) + "\n")
     checked = run_rollout_check(checkpoint, read_rollout(path))
     assert checked.judgement.verdict == EQUAL
-    assert checked.record["counters"]["tokens"] == sum(LENGTH - i % 7 for i in range(ROWS))
+    assert checked.report.counters["tokens"] == sum(LENGTH - i % 7 for i in range(ROWS))
 
 
 def test_what_the_model_cannot_score_is_refused(
