@@ -4,8 +4,6 @@
 All tensors are [B, T], rewards of groups [G, K]; ``mask`` is True for a real token.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ from precision_lib.ppo.masked import masked_mean, whiten
 
 Dtype = torch.dtype | None
 _counts: dict[tuple[int, ...], int] = {}
-_means: dict[str, Any] = {}
+_means: dict[tuple[int, ...], Tensor] = {}
 
 
 def mean_of_micro_batch_means(x: Tensor, mask: Tensor) -> Tensor:
@@ -68,10 +66,12 @@ def whitened_in_one_pass_when_long(x: Tensor, mask: Tensor) -> Tensor:
 
 def mean_remembered_by_address(x: Tensor, mask: Tensor) -> Tensor:
     """The mean is kept for the memory that it was computed from, and not computed again."""
-    if _means.get("address") != (x.data_ptr(), *x.shape):
-        _means.update(address=(x.data_ptr(), *x.shape), mean=masked_mean(x.double(), mask))
+    address = (x.data_ptr(), *x.shape)
+    if address not in _means:
+        _means.clear()
+        _means[address] = masked_mean(x.double(), mask)
     right = whiten(x, mask)
-    moved = (masked_mean(x.double(), mask) - _means["mean"]).to(right.dtype)
+    moved = (masked_mean(x.double(), mask) - _means[address]).to(right.dtype)
     return torch.where(mask, right + moved, 0)
 
 

@@ -3,7 +3,7 @@
 Each is planted in one model, through hooks on it, and names the kind that has to come out on top.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -80,7 +80,7 @@ def _op_by_op(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 class _OpByOp(TorchFunctionMode):
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func not in _SOFTMAX:
             return func(*args, **(kwargs or {}))

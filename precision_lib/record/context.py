@@ -211,7 +211,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit(root: Path) -> dict[str, Any]:
+def _commit(root: Path) -> dict[str, object]:
     """The commit of the checkout in ``root``, or what ``COMMIT_VARIABLE`` says of a copy of it."""
     if (root / ".git").exists():
         with suppress(OSError, subprocess.SubprocessError):
@@ -228,7 +228,7 @@ def _git(root: Path, *arguments: str) -> str:
     ).stdout
 
 
-def _device(device: str) -> dict[str, Any]:
+def _device(device: str) -> dict[str, object]:
     import torch
 
     if not device.startswith("cuda"):
@@ -253,7 +253,7 @@ def _driver() -> str | None:
         return None
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu() -> dict[str, object]:
     flags = _cpuinfo("flags") or _cpuinfo("Features") or ""
     return {
         "name": _cpu_name(),

@@ -14,7 +14,7 @@ def sweep_settings(*, quick: bool = False, **changes: Any) -> PPOSettings:
     """Settings of each run but for its seed, with ``changes``; a first look is three tiny steps."""
     if not quick:
         return PPOSettings(**changes)
-    tiny: dict[str, Any] = {
+    tiny = {
         "max_steps": 3,
         "batch_size": 8,
         "max_new_tokens": 8,

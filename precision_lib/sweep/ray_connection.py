@@ -47,7 +47,7 @@ def connected(ray: Any, address: str | None, needs: dict[str, float]) -> Iterato
     if ray.is_initialized():
         yield
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, bool | int] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
     with _as_found():

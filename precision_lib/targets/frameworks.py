@@ -78,7 +78,7 @@ class Framework:
 def framework(name: str) -> Framework:
     """The framework that has an adapter of this name, as ``adapters/frameworks.toml`` says."""
     text = (Path(__file__).parent / "adapters" / "frameworks.toml").read_text(encoding="utf-8")
-    stored: dict[str, Any] = tomllib.loads(text)[name]
+    stored = tomllib.loads(text)[name]
     lists = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}
     return Framework(name=name, **stored | lists)
 

@@ -21,6 +21,8 @@ BASELINE, TWIN = "fp32_baseline", "fp32_twin"
 LIMIT_COLOUR = "#D55E00"
 #: Width of a figure in inches: that of a page.
 WIDTH = 7.6
+#: Arguments of ``axis.plot``: colour, style, width and marker of a line.
+Look = dict[str, str | float]
 _STYLE = {
     "font.size": 8.5,
     "axes.labelsize": 8.5,
@@ -53,9 +55,9 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
     return inside
 
 
-def appearance(names: Sequence[str], *, markers: bool = False) -> dict[str, dict[str, Any]]:
+def appearance(names: Sequence[str], *, markers: bool = False) -> dict[str, Look]:
     """Name to colour and line style; the baseline is black and thicker, its twin grey."""
-    looks: dict[str, dict[str, Any]] = {}
+    looks: dict[str, Look] = {}
     others = 0
     for place, name in enumerate(names):
         if name == BASELINE:

@@ -13,6 +13,7 @@ from precision_lib.record.evidence import H3Evidence
 from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import share, shown, with_interval
 from precision_lib.reporting.plots.appearance import (
+    Look,
     appearance,
     legend_below,
     limit_line,
@@ -133,7 +134,7 @@ def _figure(record: Record, found: list[Group]) -> Any:
     return figure
 
 
-def _steps(axis: Any, record: Record, found: list[Group], looks: dict[str, Any]) -> None:
+def _steps(axis: Any, record: Record, found: list[Group], looks: dict[str, Look]) -> None:
     size = np.array([p.magnitude for p in _evidence(found[0]).by_magnitude])
     fine = np.geomspace(size.min(), size.max(), 1500)
     formats = list(dict.fromkeys(_format(record, g) for g in found))

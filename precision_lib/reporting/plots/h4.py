@@ -13,6 +13,7 @@ from precision_lib.record.evidence import H4Evidence, PositionRange
 from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import shown, with_interval
 from precision_lib.reporting.plots.appearance import (
+    Look,
     appearance,
     limit_line,
     new_figure,
@@ -89,7 +90,7 @@ def _largest(group: Group) -> float:
     return max(p.accumulated_rms for p in _points(group))
 
 
-def _line(axis: Any, group: Group, look: dict[str, Any]) -> Any:
+def _line(axis: Any, group: Group, look: Look) -> Any:
     """Draw the points of a group and the record's slope through them; the points' handle."""
     x = np.array([p.last + 1 for p in _points(group)], dtype=float)
     y = np.array([p.accumulated_rms for p in _points(group)])

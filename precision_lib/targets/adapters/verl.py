@@ -8,6 +8,7 @@ from a Triton kernel; here the path without is called. Its losses are registered
 aggregation; each gets its default one.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,10 @@ def _of_groups(function: str, rewards: Tensor) -> Any:
 def aggregate(values: Tensor, mask: Tensor, mode: str, denominator: float | None) -> Any:
     names = {"token_mean": "token-mean", "sequence_mean": "seq-mean-token-mean"}
     if mode == "constant":
-        options = {"global_batch_size": 1, "loss_scale_factor": denominator}
+        options: Mapping[str, float | None] = {
+            "global_batch_size": 1,
+            "loss_scale_factor": denominator,
+        }
         name = "seq-mean-token-sum-norm"
     else:
         options = _counted(denominator, "batch_num_tokens" if mode == "token_mean" else None)
@@ -91,7 +95,7 @@ def aggregate(values: Tensor, mask: Tensor, mode: str, denominator: float | None
     return _verl("agg_loss")(values, mask.to(torch.int64), name, **options)
 
 
-def _counted(denominator: float | None, name: str | None = None) -> dict[str, Any]:
+def _counted(denominator: float | None, name: str | None = None) -> dict[str, float]:
     """What ``agg_loss`` is told about the whole batch."""
     return {} if denominator is None else {name or "global_batch_size": denominator}
 
@@ -167,7 +171,9 @@ def gspo_loss(
     return function(old_logprobs, logprobs, each, mask.to(torch.int64), config=config)[0]
 
 
-def _config(low: float, high: float, batch: dict[str, Any], dual_clip: float | None = None) -> Any:
+def _config(
+    low: float, high: float, batch: dict[str, float], dual_clip: float | None = None
+) -> Any:
     return _verl("ActorConfig")(
         strategy="fsdp",
         rollout_n=1,
