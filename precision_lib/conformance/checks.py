@@ -126,12 +126,13 @@ def _format_checks() -> Iterator[Check]:
 def _property_checks() -> Iterator[Check]:
     for function, properties in (PROPERTIES | OBJECTIVE_PROPERTIES).items():
         for name, about in properties.items():
+            cases = about.cases or ALL_REGIONS[function][about.region].cases
             for fmt in about.formats:
                 yield Check(
                     "test_property_holds",
                     f"{function}-{name}-{fmt}",
                     function,
-                    about.cases(get_format(fmt)),
+                    cases(get_format(fmt)),
                     partial(_property, about.holds, function),
                     about.meaning,
                     about.cost,

@@ -6,10 +6,7 @@ rows and shards of the vocabulary add up. ``split_properties.py`` has the split 
 ``mask[b, t]`` is True for a real token; B sequences, T tokens.
 """
 
-from collections.abc import Callable
-
 import torch
-from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
 from precision_lib.conformance import splits
@@ -19,10 +16,7 @@ from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.inputs import Arguments, Inputs
 from precision_lib.conformance.properties import Function, Property
 from precision_lib.conformance.split_properties import CUT_BY_SEQUENCE, SPLIT_PROPERTIES
-from precision_lib.conformance.strategies.cases import Case
-from precision_lib.conformance.strategies.objectives import OBJECTIVE_REGIONS
 from precision_lib.conformance.truth import truths
-from precision_lib.formats import Format
 
 #: Those that leave every sequence in a row of its own.
 _IN_PLACE = ("left_padding", "removed_masked_slots", "doubled_masked_slots")
@@ -138,46 +132,31 @@ def _vocabulary_shards(name: str, function: Function, inputs: Inputs) -> int:
     return joined.numel()
 
 
-def _region(name: str, region: str = "ordinary") -> Callable[[Format], SearchStrategy[Case]]:
-    return lambda fmt: OBJECTIVE_REGIONS[name][region].cases(fmt)
-
-
-def _with_mask(name: str) -> dict[str, Property]:
-    return {
-        "masked_slots_do_not_matter": Property(
-            "masked slots taken out, doubled or moved to the left change no value",
-            _region(name, "masked_nonfinite"),
-            _masked_slots,
-        ),
-        "empty_mask_is_no_nan": Property(
-            "no real token at all: no NaN, or a ValueError", _region(name), _empty, cost=0.2
-        ),
-    }
-
-
-def _identical(name: str) -> dict[str, Property]:
-    return {
-        "one_for_identical_policies": Property(
-            "identical log-probs: exactly 1", _region(name), _weight_is_one
-        )
-    }
-
+_WITH_MASK = {
+    "masked_slots_do_not_matter": Property(
+        "masked slots taken out, doubled or moved to the left change no value",
+        _masked_slots,
+        "masked_nonfinite",
+    ),
+    "empty_mask_is_no_nan": Property(
+        "no real token at all: no NaN, or a ValueError", _empty, cost=0.2
+    ),
+}
+_IDENTICAL = {
+    "one_for_identical_policies": Property("identical log-probs: exactly 1", _weight_is_one)
+}
 
 OBJECTIVE_PROPERTIES: dict[str, dict[str, Property]] = SPLIT_PROPERTIES | {
-    "aggregate": SPLIT_PROPERTIES["aggregate"] | _with_mask("aggregate"),
-    "importance_weights": _with_mask("importance_weights") | _identical("importance_weights"),
-    "sequence_ratio": _with_mask("sequence_ratio") | _identical("sequence_ratio"),
-    **{name: _with_mask(name) for name in ("gspo_loss", "cispo_loss", "dapo_loss")},
+    "aggregate": SPLIT_PROPERTIES["aggregate"] | _WITH_MASK,
+    "importance_weights": _WITH_MASK | _IDENTICAL,
+    "sequence_ratio": _WITH_MASK | _IDENTICAL,
+    **dict.fromkeys(("gspo_loss", "cispo_loss", "dapo_loss"), _WITH_MASK),
     "linear_token_logprobs": {
-        "chunks_of_rows_add_up": Property(
-            "the gradient of the weight is a sum over rows",
-            _region("linear_token_logprobs"),
-            _chunks,
-        ),
+        "chunks_of_rows_add_up": Property("the gradient of the weight is a sum over rows", _chunks),
         "vocabulary_shards_add_up": Property(
             "two shards of the vocabulary, joined, are the whole",
-            _region("linear_token_logprobs", "far_below_zero"),
             _vocabulary_shards,
+            "far_below_zero",
         ),
     },
 }

@@ -10,6 +10,7 @@ number of elements that it compared.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
@@ -20,7 +21,6 @@ from torch import Tensor
 from precision_lib.conformance.calls import call
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.inputs import Inputs
-from precision_lib.conformance.strategies import REGIONS
 from precision_lib.conformance.strategies.cases import INPUT_FORMATS, Case, right_padded
 from precision_lib.formats import Format
 
@@ -32,15 +32,17 @@ Holds = Callable[[str, Function, Inputs], int]
 class Property:
     """An exact statement about one function.
 
-    ``holds`` raises ConformanceFailure, or returns how many elements it compared. ``cost`` is a
-    share of the normal number of examples: what is exact needs no search for the largest error.
+    ``holds`` raises ConformanceFailure, or returns how many elements it compared. It is tried on
+    ``cases``, without them on those of the function's ``region``. ``cost`` is a share of the
+    normal number of examples: what is exact needs no search for the largest error.
     """
 
     meaning: str
-    cases: Callable[[Format], SearchStrategy[Case]]
     holds: Holds
+    region: str = "ordinary"
     cost: float = 0.4
     formats: tuple[str, ...] = INPUT_FORMATS
+    cases: Callable[[Format], SearchStrategy[Case]] | None = None
 
 
 def _equal(name: str, what: str, got: Tensor, want: Tensor, inputs: Inputs) -> int:
@@ -52,10 +54,6 @@ def _equal(name: str, what: str, got: Tensor, want: Tensor, inputs: Inputs) -> i
             inputs,
         )
     return g.numel()
-
-
-def _ordinary(name: str, region: str = "ordinary") -> Callable[[Format], SearchStrategy[Case]]:
-    return lambda fmt: REGIONS[name][region].cases(fmt)
 
 
 def _ratio_is_one(name: str, function: Function, inputs: Inputs) -> int:
@@ -211,104 +209,78 @@ def _constant_rows(draw: st.DrawFn, fmt: Format, with_mask: bool) -> Case:
     return Case(Inputs({"x": x, "mask": right_padded(lengths, width)}))
 
 
-def _masked(name: str) -> dict[str, Property]:
-    return {
-        "masked_contents_do_not_matter": Property(
-            "NaN, inf or 0 in masked slots: the same result, and 0 in those slots",
-            _ordinary(name, "ragged"),
-            _masked_contents,
-        ),
-        "empty_mask_is_zero_or_refused": Property(
-            "no real token at all gives 0 or a ValueError, never NaN",
-            _ordinary(name),
-            _empty_mask,
-        ),
-    }
-
-
-def _rowwise(name: str) -> dict[str, Property]:
-    return {
-        "permutation_of_sequences": Property(
-            "a sequence's result does not depend on its place in the batch",
-            _ordinary(name),
-            _permuted,
-        )
-    }
-
-
-def _per_token(name: str) -> dict[str, Property]:
-    return _rowwise(name) | {
-        "padding_changes_nothing": Property(
-            "a padded slot behind a sequence changes no bit in front of it",
-            _ordinary(name),
-            _padded,
-        )
-    }
-
+_MASKED = {
+    "masked_contents_do_not_matter": Property(
+        "NaN, inf or 0 in masked slots: the same result, and 0 in those slots",
+        _masked_contents,
+        "ragged",
+    ),
+    "empty_mask_is_zero_or_refused": Property(
+        "no real token at all gives 0 or a ValueError, never NaN", _empty_mask
+    ),
+}
+_ROWWISE = {
+    "permutation_of_sequences": Property(
+        "a sequence's result does not depend on its place in the batch", _permuted
+    )
+}
+_PER_TOKEN = _ROWWISE | {
+    "padding_changes_nothing": Property(
+        "a padded slot behind a sequence changes no bit in front of it", _padded
+    )
+}
 
 PROPERTIES: dict[str, dict[str, Property]] = {
-    "token_logprobs": _per_token("token_logprobs")
+    "token_logprobs": _PER_TOKEN
     | {
         "never_positive": Property(
             "a probability is at most 1, so its logarithm is at most 0",
-            _ordinary("token_logprobs", "confident"),
             _never_positive,
+            "confident",
         )
     },
-    "entropy": _per_token("entropy")
-    | {
-        "never_negative": Property(
-            "an entropy is at least 0",
-            _ordinary("entropy", "confident"),
-            _never_negative,
-        )
-    },
-    "kl_penalty": _per_token("kl_penalty")
+    "entropy": _PER_TOKEN
+    | {"never_negative": Property("an entropy is at least 0", _never_negative, "confident")},
+    "kl_penalty": _PER_TOKEN
     | {
         "zero_for_identical_policies": Property(
-            "the KL of identical log-probs is exactly 0",
-            _ordinary("kl_penalty"),
-            _zero_for_identical,
+            "the KL of identical log-probs is exactly 0", _zero_for_identical
         ),
         "k2_and_k3_are_not_negative": Property(
             "k2 and k3 are never below 0, as exp(-d) - 1 + d is by rounding",
-            _ordinary("kl_penalty", "near_identical"),
             _not_negative,
+            "near_identical",
         ),
     },
-    "masked_mean": _masked("masked_mean"),
-    "whiten": _masked("whiten")
+    "masked_mean": _MASKED,
+    "whiten": _MASKED
     | {
         "constant_gives_zero": Property(
             "a constant input has no deviation",
-            lambda fmt: _constant_rows(fmt, True),
             _constant_gives_zero,
+            cases=partial(_constant_rows, with_mask=True),
         )
     },
-    "gae": _masked("gae")
-    | _rowwise("gae")
+    "gae": _MASKED
+    | _ROWWISE
     | {
         "undiscounted_is_reward_to_go": Property(
-            "gamma = lam = 1: advantage = reward-to-go - value",
-            _ordinary("gae", "ragged"),
-            _undiscounted,
+            "gamma = lam = 1: advantage = reward-to-go - value", _undiscounted, "ragged"
         )
     },
-    "group_advantages": _rowwise("group_advantages")
+    "group_advantages": _ROWWISE
     | {
         "constant_gives_zero": Property(
             "a group of equal rewards has no advantage",
-            lambda fmt: _constant_rows(fmt, False),
             _constant_gives_zero,
+            cases=partial(_constant_rows, with_mask=False),
         )
     },
-    "policy_loss": _masked("policy_loss")
+    "policy_loss": _MASKED
     | {
         "ratio_is_one_for_identical_policies": Property(
-            "before any update the ratio is exactly 1",
-            _ordinary("policy_loss"),
-            _ratio_is_one,
+            "before any update the ratio is exactly 1", _ratio_is_one
         )
     },
-    "value_loss": _masked("value_loss"),
+    "value_loss": _MASKED,
 }

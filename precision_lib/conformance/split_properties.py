@@ -224,10 +224,10 @@ def _split_properties(name: str) -> dict[str, Property]:
     return {
         f"any_split_{kind}": Property(
             f"{what}: the parts' losses and gradients add up to those of the whole batch",
-            partial(_cases, name, kind),
             partial(_split, cut, what),
             cost=0.2,
             formats=("fp32", "bf16"),
+            cases=partial(_cases, name, kind),
         )
         for kind, (cut, what) in cuts.items()
     }
