@@ -7,6 +7,7 @@ Each KL is a sum of terms of both signs: near agreement the bound is absolute, n
 import torch
 from torch import Tensor
 
+from precision_lib.arguments import Divergence, taking
 from precision_lib.bounds.model import FP32, FUNCTION_ERROR, gamma, sum_depth
 from precision_lib.bounds.softmax import log_softmax_bound
 from precision_lib.formats import Format
@@ -61,9 +62,8 @@ def _entries(z: Tensor, fmt: Format) -> tuple[Tensor, Tensor, Tensor]:
     return logprobs.exp(), size, torch.where(torch.isfinite(logprobs), each, 0)
 
 
-def jsd_bound(
-    student_logits: Tensor, teacher_logits: Tensor, beta: float, fmt: Format = FP32
-) -> Tensor:
+@taking(Divergence)
+def jsd_bound(x: Divergence[Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for beta KL(p || m) + (1 - beta) KL(q || m).
 
     A term p log(p / m) has the errors of the two logarithms, the relative error of p, b + 11u, and
@@ -75,20 +75,15 @@ def jsd_bound(
     Returns:
         [...] float64, nats.
     """
-    terms = _Terms(student_logits, teacher_logits, beta, fmt)
+    terms = _Terms(x.student_logits, x.teacher_logits, x.beta, fmt)
     of_p, of_q = (terms.divergence_error(which, fmt) for which in ("p", "q"))
-    sizes = beta * (terms.p * terms.of_p.abs()).sum(-1)
-    sizes = sizes + (1 - beta) * (terms.q * terms.of_q.abs()).sum(-1)
-    return beta * of_p + (1 - beta) * of_q + 4 * fmt.unit_roundoff * sizes
+    sizes = x.beta * (terms.p * terms.of_p.abs()).sum(-1)
+    sizes = sizes + (1 - x.beta) * (terms.q * terms.of_q.abs()).sum(-1)
+    return x.beta * of_p + (1 - x.beta) * of_q + 4 * fmt.unit_roundoff * sizes
 
 
-def jsd_gradient_bound(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    beta: float,
-    upstream: Tensor,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(Divergence)
+def jsd_gradient_bound(x: Divergence[Tensor], upstream: Tensor, fmt: Format = FP32) -> Tensor:
     """Bound for upstream (1 - beta) q_v (log(q_v / m_v) - KL(q || m)).
 
     It holds for that form and for differentiating step by step, through log-softmax, mixture and
@@ -99,7 +94,7 @@ def jsd_gradient_bound(
         [..., V] float64; 0 at a zero probability of the student.
     """
     u = fmt.unit_roundoff
-    terms = _Terms(student_logits, teacher_logits, beta, fmt)
+    terms = _Terms(x.student_logits, x.teacher_logits, x.beta, fmt)
     each = terms.error_q + terms.one_p + (FUNCTION_ERROR + 10) * u
     sizes = terms.of_q.abs() + 1
     mean_size = (terms.q * sizes).sum(-1, keepdim=True)
@@ -108,9 +103,9 @@ def jsd_gradient_bound(
     of_sum = of_sum + gamma(sum_depth(terms.q.shape[-1]) + 2, fmt) * mean_size
     own = terms.q * (each * (sizes + mean_size) + of_sum)
     own = own + torch.where(terms.q > 0, fmt.smallest_normal * (sizes + mean_size), 0)
-    up = (1 - beta) * upstream.double().abs().unsqueeze(-1)
+    up = (1 - x.beta) * upstream.double().abs().unsqueeze(-1)
     residue = torch.where(
-        student_logits == student_logits.max(-1, keepdim=True).values,
+        x.student_logits == x.student_logits.max(-1, keepdim=True).values,
         own.sum(-1, keepdim=True),
         0,
     )

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from precision_lib.arguments import Linear, taking
 from precision_lib.bounds.model import (
     FP32,
     FUNCTION_ERROR,
@@ -94,21 +95,18 @@ def tempered_logprobs_gradient_bound(
     return _slopes(z, errors, tokens, upstream, temperature, fmt)[1]
 
 
-def _product(
-    hidden: Tensor, weight: Tensor, temperature: float, fmt: Format
-) -> tuple[Tensor, Tensor]:
+def _product(x: Linear[Tensor, Tensor], fmt: Format) -> tuple[Tensor, Tensor]:
     """(z, e) of hidden @ weight.T / temperature: gamma_(H + 3) sum |h w| / temperature.
 
     Sums over H in any order, the quotient, or a hidden state or weight scaled before.
     """
-    h, w = hidden.double(), weight.double()
-    z = h @ w.T / temperature
-    return z, gamma(h.shape[-1] + 3, fmt) * (h.abs() @ w.abs().T) / temperature
+    h, w = x.hidden.double(), x.weight.double()
+    z = h @ w.T / x.temperature
+    return z, gamma(h.shape[-1] + 3, fmt) * (h.abs() @ w.abs().T) / x.temperature
 
 
-def linear_token_logprobs_bound(
-    hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float, fmt: Format = FP32
-) -> Tensor:
+@taking(Linear)
+def linear_token_logprobs_bound(x: Linear[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for log softmax(hidden @ weight.T / temperature)[tokens].
 
     Args:
@@ -117,16 +115,12 @@ def linear_token_logprobs_bound(
     Returns:
         [B, T] float64.
     """
-    return _chosen(*_product(hidden, weight, temperature, fmt), tokens, fmt)
+    return _chosen(*_product(x, fmt), x.tokens, fmt)
 
 
+@taking(Linear)
 def linear_token_logprobs_gradient_bounds(
-    hidden: Tensor,
-    weight: Tensor,
-    tokens: Tensor,
-    temperature: float,
-    upstream: Tensor,
-    fmt: Format = FP32,
+    x: Linear[Tensor, Tensor], upstream: Tensor, fmt: Format = FP32
 ) -> tuple[Tensor, Tensor]:
     """Bounds for dz weight and dz^T hidden, with dz = upstream (onehot - p) / temperature.
 
@@ -136,11 +130,11 @@ def linear_token_logprobs_gradient_bounds(
     Returns:
         [B, T, H] and [V, H], float64.
     """
-    z, errors = _product(hidden, weight, temperature, fmt)
-    dz, bound = _slopes(z, errors, tokens, upstream, temperature, fmt)
-    h, w = hidden.double().abs().flatten(0, 1), weight.double().abs()
+    z, errors = _product(x, fmt)
+    dz, bound = _slopes(z, errors, x.tokens, upstream, x.temperature, fmt)
+    h, w = x.hidden.double().abs().flatten(0, 1), x.weight.double().abs()
     dz, bound = dz.abs().flatten(0, 1), bound.flatten(0, 1)
     of_hidden = bound @ w + gamma(w.shape[0] + 2, fmt) * (dz @ w)
     of_weight = bound.T @ h + gamma(h.shape[0] + 2, fmt) * (dz.T @ h)
     tiny = fmt.smallest_normal
-    return (of_hidden + tiny).view(hidden.shape), of_weight + tiny
+    return (of_hidden + tiny).view(x.hidden.shape), of_weight + tiny

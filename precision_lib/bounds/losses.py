@@ -11,6 +11,7 @@ token; masked slots have bound 0 and never enter. All arrays [B, T].
 import torch
 from torch import Tensor
 
+from precision_lib.arguments import PolicyLoss, ValueLoss, taking
 from precision_lib.bounds.model import (
     FP32,
     FUNCTION_ERROR,
@@ -51,14 +52,9 @@ class _Surrogate:
         by_ratio, by_limit: True where q may be r, where it may be the limit. A = 0: neither.
     """
 
-    def __init__(
-        self,
-        inputs: tuple[Tensor, Tensor, Tensor],
-        mask: Tensor,
-        clip_range: float,
-        fmt: Format,
-    ) -> None:
-        new, old, self.advantage = (x[mask].double() for x in inputs)
+    def __init__(self, x: PolicyLoss[Tensor, Tensor], fmt: Format) -> None:
+        given, clip_range = (x.logprobs, x.old_logprobs, x.advantages), x.clip_range
+        new, old, self.advantage = (tensor[x.mask].double() for tensor in given)
         d, up = new - old, self.advantage >= 0
         self.ratio = torch.exp(d)
         limit = 1 + clip_range * torch.where(up, 1.0, -1.0).double()
@@ -73,14 +69,8 @@ class _Surrogate:
         self.by_limit = (gap <= slack) & (self.advantage != 0)
 
 
-def policy_loss_bound(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_range: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(PolicyLoss)
+def policy_loss_bound(x: PolicyLoss[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for the mean of -min(r A, clip(r, 1-c, 1+c) A).
 
     A token's surrogate is |A| q, where q is r or its limit, and moves with the one that counts,
@@ -90,25 +80,19 @@ def policy_loss_bound(
     Returns:
         Scalar, float64; inf where the exact loss overflows, 0 for an empty mask.
     """
-    token = _Surrogate((logprobs, old_logprobs, advantages), mask, clip_range, fmt)
+    token = _Surrogate(x, fmt)
     nothing, u = torch.zeros_like(token.q), fmt.unit_roundoff
     of_ratio = token.q * token.ratio_error + fmt.smallest_normal
     error = torch.where(token.by_ratio, of_ratio, nothing)
     error = error + torch.where(token.by_limit, token.limit_error, nothing)
     error = error + 2 * u * (token.q + error)
     size = token.advantage.abs()
-    terms, errors = (torch.where(size == 0, nothing, size * x) for x in (token.q, error))
-    return _mean_of_terms(-token.advantage.sign() * terms, errors, mask, fmt)
+    terms, errors = (torch.where(size == 0, nothing, size * y) for y in (token.q, error))
+    return _mean_of_terms(-token.advantage.sign() * terms, errors, x.mask, fmt)
 
 
-def policy_loss_gradient_bound(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_range: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(PolicyLoss)
+def policy_loss_gradient_bound(x: PolicyLoss[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for -A r / n where the unclipped branch counts, and 0 where it does not.
 
     r carries 2 |d| u + 8u, products with A and 1/n at most 5u. Where the branch is uncertain, |r -
@@ -117,18 +101,23 @@ def policy_loss_gradient_bound(
     Returns:
         [B, T] float64; inf where the exact gradient overflows.
     """
-    token = _Surrogate((logprobs, old_logprobs, advantages), mask, clip_range, fmt)
+    token = _Surrogate(x, fmt)
     magnitude = token.advantage.abs()
     size = magnitude * token.ratio / max(magnitude.numel(), 1)
     relative = token.ratio_error + 6 * fmt.unit_roundoff
     rounding = size * relative + (1 + magnitude) * fmt.smallest_normal
     rounding = infinite_beyond(size, rounding, fmt)
     bound = torch.where(token.by_ratio, rounding, torch.zeros_like(size))
-    return _scatter(torch.where(token.by_ratio & token.by_limit, size + rounding, bound), mask)
+    return _scatter(torch.where(token.by_ratio & token.by_limit, size + rounding, bound), x.mask)
+
+
+def _real(x: ValueLoss[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Values, old values and returns of the real tokens, float64 [n]."""
+    return tuple(tensor[x.mask].double() for tensor in (x.values, x.old_values, x.returns))
 
 
 def _value_errors(
-    values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float, fmt: Format
+    x: ValueLoss[Tensor, Tensor], fmt: Format
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(e1^2 / 2, its bound, e2^2 / 2, its bound) of real tokens [n].
 
@@ -136,8 +125,8 @@ def _value_errors(
     or old + clip(v - old, -+c): roundings of c, of v - old and of the sum, at most
     3u min(|v - old|, c) + u |w|. It enters e2 = w - R, which rounds once more.
     """
-    u = fmt.unit_roundoff
-    value, old, target = values.double(), old_values.double(), returns.double()
+    u, clip_range = fmt.unit_roundoff, x.clip_range
+    value, old, target = _real(x)
     step = (value - old).clamp(-clip_range, clip_range)
     clipped = torch.minimum(torch.maximum(value, old - clip_range), old + clip_range)
     first, second = (value - target).abs(), (clipped - target).abs()
@@ -149,14 +138,8 @@ def _value_errors(
     return first.square() / 2, first_error + tiny, second.square() / 2, second_error + tiny
 
 
-def value_loss_bound(
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
-    mask: Tensor,
-    clip_range: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(ValueLoss)
+def value_loss_bound(x: ValueLoss[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for the mean of 0.5 max((v - R)^2, (clip(v, old - c, old + c) - R)^2).
 
     A maximum moves no more than the more moved of its arguments. The mean follows
@@ -165,22 +148,13 @@ def value_loss_bound(
     Returns:
         Scalar, float64; inf where the exact loss overflows, 0 for an empty mask.
     """
-    real = [x[mask] for x in (values, old_values, returns)]
-    first, first_error, second, second_error = _value_errors(
-        real[0], real[1], real[2], clip_range, fmt
-    )
+    first, first_error, second, second_error = _value_errors(x, fmt)
     terms, errors = torch.maximum(first, second), torch.maximum(first_error, second_error)
-    return _mean_of_terms(terms, errors, mask, fmt)
+    return _mean_of_terms(terms, errors, x.mask, fmt)
 
 
-def value_loss_gradient_bound(
-    values: Tensor,
-    old_values: Tensor,
-    returns: Tensor,
-    mask: Tensor,
-    clip_range: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(ValueLoss)
+def value_loss_gradient_bound(x: ValueLoss[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for (v - R) / n where v counts, and 0 where its clipped value does.
 
     A difference, a division and two products: 5u. Outside the clip range, or within the rounding
@@ -192,12 +166,9 @@ def value_loss_gradient_bound(
     Returns:
         [B, T] float64; inf where the exact gradient overflows.
     """
-    u, real = fmt.unit_roundoff, [x[mask] for x in (values, old_values, returns)]
-    value, old, target = (x.double() for x in real)
-    first, first_error, second, second_error = _value_errors(
-        real[0], real[1], real[2], clip_range, fmt
-    )
-    margin = clip_range - (value - old).abs()  # negative outside the clip range
+    u, (value, old, target) = fmt.unit_roundoff, _real(x)
+    first, first_error, second, second_error = _value_errors(x, fmt)
+    margin = x.clip_range - (value - old).abs()  # negative outside the clip range
     border = 4 * u * (old.abs() + (value - old).abs())
     close = (first - second).abs() <= first_error + second_error
     undecided = (margin <= border) & close
@@ -207,4 +178,4 @@ def value_loss_gradient_bound(
     rounding = 5 * u * size + fmt.smallest_normal + torch.where(close, shift, 0)
     rounding = infinite_beyond(size, rounding, fmt)
     bound = torch.where(active, rounding, torch.zeros_like(size))
-    return _scatter(torch.where(undecided, size + rounding, bound), mask)
+    return _scatter(torch.where(undecided, size + rounding, bound), x.mask)

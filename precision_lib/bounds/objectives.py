@@ -10,13 +10,14 @@ and only there. The ratio of GSPO carries the error of a mean.
 import torch
 from torch import Tensor
 
+from precision_lib.arguments import Clipped, Dapo, taking
 from precision_lib.bounds.aggregation import depth_of
 from precision_lib.bounds.model import FP32, gamma, infinite_beyond, sum_depth
 from precision_lib.bounds.ratios import exponential_error, log_ratios, mean_exponent
 from precision_lib.formats import Format
 
 
-class _Clipped:
+class _Surrogate:
     """A A q of tokens or sequences [n], q = r between its limits, and which of them may count.
 
     For A >= 0 the limits are -inf and 1 + high, for A < 0 they are 1 - low and the dual clip or
@@ -33,10 +34,10 @@ class _Clipped:
         exponent: Tensor,
         exponent_error: Tensor,
         advantage: Tensor,
-        limits: tuple[float, float, float | None],
+        x: Clipped[Tensor, Tensor],
         fmt: Format,
     ) -> None:
-        low, high, dual = limits
+        low, high, dual = x.clip_low, x.clip_high, x.dual_clip if isinstance(x, Dapo) else None
         u, up = fmt.unit_roundoff, advantage >= 0
         self.ratio, self.size = exponent.exp(), advantage.abs()
         lower = torch.where(up, -torch.inf, 1.0 - low).double()
@@ -78,16 +79,9 @@ def _mean_of(terms: Tensor, signs: Tensor, errors: Tensor, depth: int, fmt: Form
     return infinite_beyond((signs * terms).sum() / n, errors.sum() / n + of_sum, fmt)
 
 
-def _tokens(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    limits: tuple[float, float, float | None],
-    fmt: Format,
-) -> _Clipped:
-    d = log_ratios(logprobs, old_logprobs, mask)[mask]
-    return _Clipped(d, fmt.unit_roundoff * d.abs(), advantages[mask].double(), limits, fmt)
+def _tokens(x: Clipped[Tensor, Tensor], fmt: Format) -> _Surrogate:
+    d = log_ratios(x.logprobs, x.old_logprobs, x.mask)[x.mask]
+    return _Surrogate(d, fmt.unit_roundoff * d.abs(), x.advantages[x.mask].double(), x, fmt)
 
 
 def _scatter(values: Tensor, mask: Tensor) -> Tensor:
@@ -96,70 +90,38 @@ def _scatter(values: Tensor, mask: Tensor) -> Tensor:
     return result
 
 
-def dapo_loss_bound(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(Dapo)
+def dapo_loss_bound(x: Dapo[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for the mean over real tokens of -q A: as :func:`policy_loss_bound`, three limits.
 
     Returns:
         Scalar, float64; inf where the exact loss overflows, 0 for an empty mask.
     """
-    limits = clip_low, clip_high, dual_clip
-    token = _tokens(logprobs, old_logprobs, advantages, mask, limits, fmt)
+    token = _tokens(x, fmt)
     terms, errors = token.terms(0.0, fmt)
-    return _mean_of(terms, -advantages[mask].double().sign(), errors, depth_of(mask), fmt)
+    return _mean_of(terms, -x.advantages[x.mask].double().sign(), errors, depth_of(x.mask), fmt)
 
 
-def dapo_loss_gradient_bound(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(Dapo)
+def dapo_loss_gradient_bound(x: Dapo[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for -A r / n where q is r, and 0 where it is not: r's error and 6u.
 
     Returns:
         [B, T] float64; inf where the exact gradient overflows.
     """
-    limits = clip_low, clip_high, dual_clip
-    token = _tokens(logprobs, old_logprobs, advantages, mask, limits, fmt)
-    weight = torch.tensor(1 / max(int(mask.sum()), 1), dtype=torch.float64)
-    return _scatter(token.slope(weight, 6, fmt), mask)
+    token = _tokens(x, fmt)
+    weight = torch.tensor(1 / max(int(x.mask.sum()), 1), dtype=torch.float64)
+    return _scatter(token.slope(weight, 6, fmt), x.mask)
 
 
-def _sequences(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    limits: tuple[float, float, None],
-    fmt: Format,
-) -> _Clipped:
-    present = mask.any(-1)
-    mean, error = mean_exponent(logprobs, old_logprobs, mask, fmt)
-    return _Clipped(mean[present], error[present], advantages[present].double(), limits, fmt)
+def _sequences(x: Clipped[Tensor, Tensor], fmt: Format) -> _Surrogate:
+    present = x.mask.any(-1)
+    mean, error = mean_exponent(x.logprobs, x.old_logprobs, x.mask, fmt)
+    return _Surrogate(mean[present], error[present], x.advantages[present].double(), x, fmt)
 
 
-def gspo_loss_bound(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(Clipped)
+def gspo_loss_bound(x: Clipped[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for the mean over sequences of -q A, q from s = exp(mean d).
 
     s carries the error of the mean and 8u. A loss that is written per token takes the mean of n_b
@@ -168,22 +130,14 @@ def gspo_loss_bound(
     Returns:
         Scalar, float64; inf where the exact loss overflows, 0 for an empty mask.
     """
-    limits = clip_low, clip_high, None
-    sequence = _sequences(logprobs, old_logprobs, advantages, mask, limits, fmt)
-    terms, errors = sequence.terms(gamma(sum_depth(mask.shape[-1]) + 4, fmt), fmt)
-    signs = -advantages[mask.any(-1)].double().sign()
-    return _mean_of(terms, signs, errors, sum_depth(len(mask)), fmt)
+    sequence = _sequences(x, fmt)
+    terms, errors = sequence.terms(gamma(sum_depth(x.mask.shape[-1]) + 4, fmt), fmt)
+    signs = -x.advantages[x.mask.any(-1)].double().sign()
+    return _mean_of(terms, signs, errors, sum_depth(len(x.mask)), fmt)
 
 
-def gspo_loss_gradient_bound(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(Clipped)
+def gspo_loss_gradient_bound(x: Clipped[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for -A s / (N n_b) where q is s, and 0 where it is not.
 
     The error of s and 8u of products and quotients. By autograd the sum over the tokens of a
@@ -192,68 +146,46 @@ def gspo_loss_gradient_bound(
     Returns:
         [B, T] float64; inf where the exact gradient overflows.
     """
-    limits = clip_low, clip_high, None
-    sequence = _sequences(logprobs, old_logprobs, advantages, mask, limits, fmt)
-    lengths, present = mask.sum(-1), mask.any(-1)
+    sequence = _sequences(x, fmt)
+    lengths, present = x.mask.sum(-1), x.mask.any(-1)
     weight = 1 / (lengths[present].double() * max(int(present.sum()), 1))
-    bound = torch.zeros(len(mask), dtype=torch.float64)
-    bound[present] = sequence.slope(weight, 10 + sum_depth(mask.shape[-1]), fmt)
-    return torch.where(mask, bound.unsqueeze(-1), 0)
+    bound = torch.zeros(len(x.mask), dtype=torch.float64)
+    bound[present] = sequence.slope(weight, 10 + sum_depth(x.mask.shape[-1]), fmt)
+    return torch.where(x.mask, bound.unsqueeze(-1), 0)
 
 
-def cispo_loss_bound(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(Clipped)
+def cispo_loss_bound(x: Clipped[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for the mean over real tokens of -w A logprobs: the error of w, three products.
 
     Returns:
         Scalar, float64; inf where the exact loss overflows, 0 for an empty mask.
     """
-    weight, error = _cispo_weight(logprobs, old_logprobs, mask, clip_low, clip_high, fmt)
-    factor = advantages[mask].double() * logprobs[mask].double()
+    weight, error = _cispo_weight(x, fmt)
+    factor = x.advantages[x.mask].double() * x.logprobs[x.mask].double()
     terms = weight * factor.abs()
     errors = factor.abs() * error + 3 * fmt.unit_roundoff * terms + fmt.smallest_normal
-    return _mean_of(terms, -factor.sign(), errors, depth_of(mask), fmt)
+    return _mean_of(terms, -factor.sign(), errors, depth_of(x.mask), fmt)
 
 
-def cispo_loss_gradient_bound(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(Clipped)
+def cispo_loss_gradient_bound(x: Clipped[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for -w A / n at every real token: the error of w, products and a quotient, 5u.
 
     Returns:
         [B, T] float64; inf where the exact gradient overflows.
     """
-    weight, error = _cispo_weight(logprobs, old_logprobs, mask, clip_low, clip_high, fmt)
-    size = advantages[mask].double().abs() / max(int(mask.sum()), 1)
+    weight, error = _cispo_weight(x, fmt)
+    size = x.advantages[x.mask].double().abs() / max(int(x.mask.sum()), 1)
     bound = size * (error + 5 * fmt.unit_roundoff * weight) + fmt.smallest_normal
-    return _scatter(infinite_beyond(size * weight, bound, fmt), mask)
+    return _scatter(infinite_beyond(size * weight, bound, fmt), x.mask)
 
 
-def _cispo_weight(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    mask: Tensor,
-    low: float,
-    high: float,
-    fmt: Format,
-) -> tuple[Tensor, Tensor]:
+def _cispo_weight(x: Clipped[Tensor, Tensor], fmt: Format) -> tuple[Tensor, Tensor]:
     """(w, its error): clipping moves no more than the more moved of ratio and limit."""
-    d = log_ratios(logprobs, old_logprobs, mask)[mask]
-    weight = d.exp().clamp(1 - low, 1 + high)
+    d = log_ratios(x.logprobs, x.old_logprobs, x.mask)[x.mask]
+    weight = d.exp().clamp(1 - x.clip_low, 1 + x.clip_high)
     relative = exponential_error(fmt.unit_roundoff * d.abs(), fmt)
-    of_limit = 2 * fmt.unit_roundoff * (1 + high)
+    of_limit = 2 * fmt.unit_roundoff * (1 + x.clip_high)
     inside = torch.where(d.exp().isinf(), 0, relative * weight) + fmt.smallest_normal
     return weight, inside + of_limit

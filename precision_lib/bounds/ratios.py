@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from precision_lib.arguments import SequenceRatio, Weights, taking
 from precision_lib.bounds.model import (
     FP32,
     FUNCTION_ERROR,
@@ -49,43 +50,36 @@ def mean_exponent(new: Tensor, old: Tensor, mask: Tensor, fmt: Format) -> tuple[
     return d.sum(-1) / lengths, relative * d.abs().sum(-1) / lengths
 
 
-def sequence_ratio_bound(
-    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, fmt: Format = FP32
-) -> Tensor:
+@taking(SequenceRatio)
+def sequence_ratio_bound(x: SequenceRatio[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for s = exp(mean d): s times the error of the mean and 8u of exp.
 
     Returns:
         [B] float64; inf where the exact ratio overflows.
     """
-    mean, error = mean_exponent(logprobs, old_logprobs, mask, fmt)
+    mean, error = mean_exponent(x.logprobs, x.old_logprobs, x.mask, fmt)
     ratio = mean.exp()
     return infinite_beyond(ratio, ratio * exponential_error(error, fmt) + fmt.smallest_normal, fmt)
 
 
+@taking(SequenceRatio)
 def sequence_ratio_gradient_bound(
-    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, upstream: Tensor, fmt: Format = FP32
+    x: SequenceRatio[Tensor, Tensor], upstream: Tensor, fmt: Format = FP32
 ) -> Tensor:
     """Bound for upstream_b s_b / n_b at real tokens: the error of s, products and quotients, 4u.
 
     Returns:
         [B, T] float64; 0 at masked slots.
     """
-    mean, error = mean_exponent(logprobs, old_logprobs, mask, fmt)
-    size = upstream.double().abs() * mean.exp() / mask.sum(-1).clamp(min=1)
+    mean, error = mean_exponent(x.logprobs, x.old_logprobs, x.mask, fmt)
+    size = upstream.double().abs() * mean.exp() / x.mask.sum(-1).clamp(min=1)
     relative = exponential_error(error, fmt) + 4 * fmt.unit_roundoff
     bound = infinite_beyond(size, size * relative + fmt.smallest_normal, fmt)
-    return torch.where(mask, bound.unsqueeze(-1), 0)
+    return torch.where(x.mask, bound.unsqueeze(-1), 0)
 
 
-def importance_weights_bound(
-    train_logprobs: Tensor,
-    rollout_logprobs: Tensor,
-    mask: Tensor,
-    level: str,
-    mode: str,
-    cap: float,
-    fmt: Format = FP32,
-) -> Tensor:
+@taking(Weights)
+def importance_weights_bound(x: Weights[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for w = exp(d), exp(sum d) or exp(mean d), capped or zeroed above the cap.
 
     The exponent is wrong by u |d|, by gamma_(depth + 1) sum |d| or as in :func:`mean_exponent`;
@@ -96,23 +90,22 @@ def importance_weights_bound(
     Returns:
         [B, T] float64; 0 in masked slots and where ``mask`` certainly gives 0.
     """
-    d = log_ratios(train_logprobs, rollout_logprobs, mask)
-    if level == "token":
+    d = log_ratios(x.train_logprobs, x.rollout_logprobs, x.mask)
+    if x.level == "token":
         exponent, error = d, fmt.unit_roundoff * d.abs()
-    elif level == "sequence":
-        relative = gamma(sum_depth(mask.shape[-1]) + 1, fmt)
+    elif x.level == "sequence":
+        relative = gamma(sum_depth(x.mask.shape[-1]) + 1, fmt)
         exponent, error = d.sum(-1, keepdim=True), relative * d.abs().sum(-1, keepdim=True)
     else:
-        exponent, error = (
-            x.unsqueeze(-1) for x in mean_exponent(train_logprobs, rollout_logprobs, mask, fmt)
-        )
+        both = mean_exponent(x.train_logprobs, x.rollout_logprobs, x.mask, fmt)
+        exponent, error = (y.unsqueeze(-1) for y in both)
     weight, relative_error = exponent.exp(), exponential_error(error, fmt)
     of_weight = torch.where(weight.isinf(), 0, weight * relative_error) + fmt.smallest_normal
-    of_cap = (FUNCTION_ERROR + 1 + abs(math.log(cap))) * fmt.unit_roundoff * cap
-    above = weight - of_weight > cap + of_cap
-    unclear = ~above & (weight + of_weight > cap - of_cap)
-    if mode == "truncate":
+    of_cap = (FUNCTION_ERROR + 1 + abs(math.log(x.cap))) * fmt.unit_roundoff * x.cap
+    above = weight - of_weight > x.cap + of_cap
+    unclear = ~above & (weight + of_weight > x.cap - of_cap)
+    if x.mode == "truncate":
         bound = torch.where(above, of_cap, of_weight + torch.where(unclear, of_cap, 0))
     else:
         bound = torch.where(above, 0, of_weight + torch.where(unclear, weight, 0))
-    return torch.where(mask, bound, 0)
+    return torch.where(x.mask, bound, 0)

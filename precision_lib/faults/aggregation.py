@@ -8,17 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from precision_lib import arguments
 from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.ppo.aggregation import aggregate
 
 
 @dataclass(frozen=True)
-class Aggregate(Arguments[Tensor]):
+class Aggregate(arguments.Aggregate[Tensor, Tensor], Arguments[Tensor]):
     """The arguments of :func:`aggregate`, and its steps in float64."""
 
-    values: Tensor
-    mask: Tensor
-    mode: str
     denominator: float | None = None
     original = staticmethod(aggregate)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from precision_lib import arguments
 from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.ppo.linear_logprobs import linear_token_logprobs
 from precision_lib.ppo.logprobs import token_logprobs
@@ -19,12 +20,9 @@ _BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Linear(Arguments[Tensor]):
+class Linear(arguments.Linear[Tensor, Tensor], Arguments[Tensor]):
     """The arguments of :func:`linear_token_logprobs`, and its steps in float64."""
 
-    hidden: Tensor
-    weight: Tensor
-    tokens: Tensor
     temperature: float = 1.0
     original = staticmethod(linear_token_logprobs)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from precision_lib import arguments
 from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.ppo.logit_pieces import fp32_or_wider
 from precision_lib.ppo.losses import policy_loss, value_loss
@@ -23,14 +24,9 @@ def _real(mask: Tensor, *tensors: Tensor) -> list[Tensor]:
 
 
 @dataclass(frozen=True)
-class PolicyLoss(Arguments[Tensor]):
+class PolicyLoss(arguments.PolicyLoss[Tensor, Tensor], Arguments[Tensor]):
     """The arguments of :func:`policy_loss`, and the steps of a loss by autograd."""
 
-    logprobs: Tensor
-    old_logprobs: Tensor
-    advantages: Tensor
-    mask: Tensor
-    clip_range: float
     original = staticmethod(policy_loss)
 
     def log_ratio(self) -> Tensor:
@@ -182,14 +178,9 @@ def policy_gradient_ignores_loss_scaling(x: PolicyLoss) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ValueLoss(Arguments[Tensor]):
+class ValueLoss(arguments.ValueLoss[Tensor, Tensor], Arguments[Tensor]):
     """The arguments of :func:`value_loss`, and its errors in float64."""
 
-    values: Tensor
-    old_values: Tensor
-    returns: Tensor
-    mask: Tensor
-    clip_range: float
     original = staticmethod(value_loss)
 
     def errors(self) -> tuple[Tensor, Tensor]:

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from precision_lib import arguments
 from precision_lib.faults.arguments import fault_of
 from precision_lib.faults.ratios import LARGEST, PairOfLogprobs, lengths
 from precision_lib.ppo.objectives import cispo_loss, dapo_loss, gspo_loss
 
 
-@dataclass(frozen=True)
 class Clipped(PairOfLogprobs):
-    """The arguments of a clipped loss, and its steps."""
+    """The steps of a clipped loss; a base of dataclasses, and none itself."""
 
     advantages: Tensor
-    mask: Tensor
     clip_low: float
     clip_high: float
 
@@ -34,7 +33,7 @@ class Clipped(PairOfLogprobs):
 
 
 @dataclass(frozen=True)
-class Gspo(Clipped):
+class Gspo(arguments.Clipped[Tensor, Tensor], Clipped):
     """The arguments of :func:`gspo_loss`."""
 
     denominator: float | None = None
@@ -52,28 +51,28 @@ class Gspo(Clipped):
 @fault_of(Gspo)
 def gspo_exponent_without_a_clamp(x: Gspo) -> Tensor:
     """exp of a mean log-ratio of 100 in FP32: a finite loss, a NaN gradient."""
-    mean = (x.log_ratio(x.mask).sum(1) / lengths(x.mask)).float()
+    mean = (x.log_ratio().sum(1) / lengths(x.mask)).float()
     return x.over(x.surrogate(mean.exp(), x.real_advantages().float()))
 
 
 @fault_of(Gspo)
 def gspo_of_token_ratios(x: Gspo) -> Tensor:
     """Every token is clipped by its own ratio, as in PPO."""
-    terms = x.surrogate(x.log_ratio(x.mask).exp(), x.real_advantages()[:, None])
+    terms = x.surrogate(x.log_ratio().exp(), x.real_advantages()[:, None])
     return x.over(torch.where(x.mask, terms, 0).sum(1) / lengths(x.mask))
 
 
 @fault_of(Gspo)
 def gspo_of_the_summed_log_ratio(x: Gspo) -> Tensor:
     """The ratio of the response is not taken to the power 1 / n."""
-    ratio = x.log_ratio(x.mask).sum(1).clamp(max=LARGEST).exp()
+    ratio = x.log_ratio().sum(1).clamp(max=LARGEST).exp()
     return x.over(x.surrogate(ratio, x.real_advantages()))
 
 
 @fault_of(Gspo)
 def gspo_mean_over_tokens(x: Gspo) -> Tensor:
     """A response weighs by its length."""
-    ratio = (x.log_ratio(x.mask).sum(1) / lengths(x.mask)).exp()
+    ratio = (x.log_ratio().sum(1) / lengths(x.mask)).exp()
     terms = x.surrogate(ratio, x.real_advantages()) * x.mask.sum(1)
     return x.over(terms * x.count() / x.mask.sum().clamp(min=1))
 
@@ -106,7 +105,7 @@ def gspo_denominator_of_rows(x: Gspo) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Dapo(Clipped):
+class Dapo(arguments.Dapo[Tensor, Tensor], Clipped):
     """The arguments of :func:`dapo_loss`."""
 
     dual_clip: float | None = None
@@ -140,7 +139,7 @@ def dapo_without_its_dual_clip(x: Dapo) -> Tensor:
 @fault_of(Dapo)
 def dual_clip_of_all_advantages(x: Dapo) -> Tensor:
     """The dual clip also holds tokens with a positive advantage."""
-    advantages, ratio = x.real_advantages(), x.log_ratio(x.mask).exp()
+    advantages, ratio = x.real_advantages(), x.log_ratio().exp()
     terms = x.surrogate(ratio, advantages)
     limit = (x.dual_clip or torch.inf) * advantages.abs()
     return x.over(torch.where(advantages == 0, 0, torch.min(terms, 0.4 * limit)))
@@ -152,14 +151,14 @@ def dual_clip_of_the_wrong_side(x: Dapo) -> Tensor:
     if x.dual_clip is None:
         return x.right()
     advantages = x.real_advantages()
-    terms = x.surrogate(x.log_ratio(x.mask).exp(), advantages)
+    terms = x.surrogate(x.log_ratio().exp(), advantages)
     return x.over(torch.where(advantages < 0, torch.max(terms, -x.dual_clip * advantages), terms))
 
 
 @fault_of(Dapo)
 def dapo_ratio_in_fp32(x: Dapo) -> Tensor:
     """exp of a log-ratio of 100 in FP32: 0 * inf behind the clip."""
-    ratio, advantages = x.log_ratio(x.mask).float().exp(), x.real_advantages().float()
+    ratio, advantages = x.log_ratio().float().exp(), x.real_advantages().float()
     terms = x.surrogate(ratio, advantages)
     limit = -(x.dual_clip or torch.inf) * advantages
     return x.over(torch.where(advantages < 0, torch.min(terms, limit), terms))
@@ -168,7 +167,7 @@ def dapo_ratio_in_fp32(x: Dapo) -> Tensor:
 @fault_of(Dapo)
 def dapo_mean_of_sequence_means(x: Dapo) -> Tensor:
     """Token-level loss as a mean of the sequences' means."""
-    terms = torch.where(x.mask, x.surrogate(x.log_ratio(x.mask).exp(), x.real_advantages()), 0)
+    terms = torch.where(x.mask, x.surrogate(x.log_ratio().exp(), x.real_advantages()), 0)
     if x.dual_clip or x.denominator:
         return x.right()
     return ((terms.sum(1) / lengths(x.mask)).sum() / x.mask.any(1).sum().clamp(min=1)).float()
@@ -187,7 +186,7 @@ def dapo_divided_by_slots(x: Dapo) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Cispo(Clipped):
+class Cispo(arguments.Clipped[Tensor, Tensor], Clipped):
     """The arguments of :func:`cispo_loss`."""
 
     denominator: float | None = None
@@ -203,7 +202,7 @@ class Cispo(Clipped):
 
     def weight(self) -> Tensor:
         """clip(r), with its gradient."""
-        return self.log_ratio(self.mask).exp().clamp(1 - self.clip_low, 1 + self.clip_high)
+        return self.log_ratio().exp().clamp(1 - self.clip_low, 1 + self.clip_high)
 
 
 @fault_of(Cispo)
@@ -215,7 +214,7 @@ def cispo_weight_not_detached(x: Cispo) -> Tensor:
 @fault_of(Cispo)
 def cispo_drops_clipped_tokens(x: Cispo) -> Tensor:
     """Tokens that PPO would clip do not learn: what CISPO is there to avoid."""
-    ratio, advantages = x.log_ratio(x.mask).exp().detach(), x.real_advantages()
+    ratio, advantages = x.log_ratio().exp().detach(), x.real_advantages()
     cut = ((ratio > 1 + x.clip_high) & (advantages > 0)) | (
         (ratio < 1 - x.clip_low) & (advantages < 0)
     )
@@ -231,7 +230,7 @@ def cispo_without_its_lower_clip(x: Cispo) -> Tensor:
 @fault_of(Cispo)
 def cispo_cap_without_one(x: Cispo) -> Tensor:
     """The weight is held at clip_high instead of 1 + clip_high."""
-    weight = x.log_ratio(x.mask).exp().detach()
+    weight = x.log_ratio().exp().detach()
     return x.loss(weight.clamp(min=1 - x.clip_low).clamp(max=max(x.clip_high, 1 - x.clip_low)))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from precision_lib import arguments
 from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.faults.gae import Gae, Pair
 from precision_lib.ppo.advantages import gae, rloo_advantages
@@ -17,14 +18,9 @@ from precision_lib.ppo.preferences import dpo_loss
 
 
 @dataclass(frozen=True)
-class Dpo(Arguments[Tensor]):
+class Dpo(arguments.Dpo[Tensor], Arguments[Tensor]):
     """The arguments of :func:`dpo_loss`, all [B]."""
 
-    policy_chosen: Tensor
-    policy_rejected: Tensor
-    ref_chosen: Tensor
-    ref_rejected: Tensor
-    beta: float
     original = staticmethod(dpo_loss)
 
     def margins(self, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -74,12 +70,9 @@ def dpo_mean_of_chunk_means(x: Dpo) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Divergence(Arguments[Tensor]):
+class Divergence(arguments.Divergence[Tensor], Arguments[Tensor]):
     """The arguments of :func:`jsd`, and its steps in float64."""
 
-    student_logits: Tensor
-    teacher_logits: Tensor
-    beta: float
     original = staticmethod(jsd)
 
     def logprobs(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from precision_lib import arguments
 from precision_lib.faults.arguments import Arguments, fault_of
 from precision_lib.ppo.ratios import importance_weights, sequence_ratio
 
@@ -15,16 +16,17 @@ from precision_lib.ppo.ratios import importance_weights, sequence_ratio
 LARGEST = 700.0
 
 
-@dataclass(frozen=True)
 class PairOfLogprobs(Arguments[Tensor]):
-    """New and old log-probs, and the steps of a ratio."""
+    """New and old log-probs, and the steps of a ratio; a base of dataclasses, and none itself."""
 
     logprobs: Tensor
     old_logprobs: Tensor
+    mask: Tensor
 
-    def log_ratio(self, mask: Tensor) -> Tensor:
+    def log_ratio(self) -> Tensor:
         """[B, T] float64, 0 in masked slots."""
-        new, old = (torch.where(mask, x, 0).double() for x in (self.logprobs, self.old_logprobs))
+        pair = self.logprobs, self.old_logprobs
+        new, old = (torch.where(self.mask, x, 0).double() for x in pair)
         return (new - old).clamp(max=LARGEST)
 
 
@@ -34,36 +36,35 @@ def lengths(mask: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SequenceRatio(PairOfLogprobs):
+class SequenceRatio(arguments.SequenceRatio[Tensor, Tensor], PairOfLogprobs):
     """The arguments of :func:`sequence_ratio`."""
 
-    mask: Tensor
     original = staticmethod(sequence_ratio)
 
 
 @fault_of(SequenceRatio)
 def ratio_of_the_summed_log_ratio(x: SequenceRatio) -> Tensor:
     """exp of the sum instead of the mean: 0.05 for 0.99 on 300 tokens."""
-    return x.log_ratio(x.mask).sum(1).exp().float()
+    return x.log_ratio().sum(1).exp().float()
 
 
 @fault_of(SequenceRatio)
 def mean_log_ratio_over_all_slots(x: SequenceRatio) -> Tensor:
     """The sum is divided by T, padding included."""
-    return x.log_ratio(x.mask).mean(1).exp().float()
+    return x.log_ratio().mean(1).exp().float()
 
 
 @fault_of(SequenceRatio)
 def mean_of_token_ratios(x: SequenceRatio) -> Tensor:
     """The arithmetic mean of the tokens' ratios instead of the geometric one."""
-    ratios = torch.where(x.mask, x.log_ratio(x.mask).exp(), 0)
+    ratios = torch.where(x.mask, x.log_ratio().exp(), 0)
     return torch.where(x.mask.any(1), ratios.sum(1) / lengths(x.mask), 1).float()
 
 
 @fault_of(SequenceRatio)
 def root_of_the_product_of_ratios(x: SequenceRatio) -> Tensor:
     """The product of the tokens' FP32 ratios, which overflows on the way, to the power 1 / n."""
-    return x.log_ratio(x.mask).float().exp().prod(1).pow(1 / lengths(x.mask))
+    return x.log_ratio().float().exp().prod(1).pow(1 / lengths(x.mask))
 
 
 @fault_of(SequenceRatio)
@@ -80,15 +81,9 @@ def sequence_ratio_without_a_gradient(x: SequenceRatio) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Weights(Arguments[Tensor]):
+class Weights(arguments.Weights[Tensor, Tensor], Arguments[Tensor]):
     """The arguments of :func:`importance_weights`, and weights by autograd."""
 
-    train_logprobs: Tensor
-    rollout_logprobs: Tensor
-    mask: Tensor
-    level: str
-    mode: str
-    cap: float
     original = staticmethod(importance_weights)
 
     def capped(self, weight: Tensor) -> Tensor:

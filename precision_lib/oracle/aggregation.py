@@ -10,37 +10,37 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from precision_lib.arguments import Aggregate, taking
+
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 
-def _weights(mask: Mask, mode: str, denominator: float | None) -> NDArray[np.float64]:
-    """What every token's loss is multiplied by, [B, T]."""
-    lengths = mask.sum(axis=1)
-    count = int(lengths.sum()) if mode == "token_mean" else int((lengths > 0).sum())
-    total = max(count, 1) if denominator is None else denominator
-    each = np.maximum(lengths, 1) if mode == "sequence_mean" else np.ones_like(lengths)
-    return np.where(mask, 1.0 / (each[:, None] * total), 0.0)
+def _total(x: Aggregate[Array, Mask]) -> float:
+    """D: the denominator; without one the number of tokens or sequences that are real."""
+    lengths = x.mask.sum(axis=1)
+    count = int(lengths.sum()) if x.mode == "token_mean" else int((lengths > 0).sum())
+    return max(count, 1) if x.denominator is None else x.denominator
 
 
-def aggregate(values: Array, mask: Mask, mode: str, denominator: float | None) -> float:
+@taking(Aggregate)
+def aggregate(x: Aggregate[Array, Mask]) -> float:
     """Sum over real tokens of values / D; for ``sequence_mean`` also over the sequence's length.
 
     D is the denominator; without one the number of real tokens (``token_mean``), or of sequences
     with a real token. values, mask: [B, T].
     """
-    lengths = mask.sum(axis=1)
-    count = int(lengths.sum()) if mode == "token_mean" else int((lengths > 0).sum())
-    total = max(count, 1) if denominator is None else denominator
+    lengths = x.mask.sum(axis=1)
     terms = [
-        float(values[b, t]) / (int(lengths[b]) if mode == "sequence_mean" else 1)
-        for b, t in zip(*np.nonzero(mask), strict=True)
+        float(x.values[b, t]) / (int(lengths[b]) if x.mode == "sequence_mean" else 1)
+        for b, t in zip(*np.nonzero(x.mask), strict=True)
     ]
-    return math.fsum(terms) / total
+    return math.fsum(terms) / _total(x)
 
 
-def aggregate_gradient(
-    values: Array, mask: Mask, mode: str, denominator: float | None
-) -> NDArray[np.float64]:
+@taking(Aggregate)
+def aggregate_gradient(x: Aggregate[Array, Mask]) -> NDArray[np.float64]:
     """d aggregate / d values, [B, T]: 1 / D, or 1 / (n_b D) for ``sequence_mean``; 0 if masked."""
-    return _weights(mask, mode, denominator)
+    lengths = x.mask.sum(axis=1)
+    each = np.maximum(lengths, 1) if x.mode == "sequence_mean" else np.ones_like(lengths)
+    return np.where(x.mask, 1.0 / (each[:, None] * _total(x)), 0.0)

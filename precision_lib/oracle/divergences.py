@@ -9,6 +9,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from precision_lib.arguments import Divergence, taking
 from precision_lib.oracle.softmax import all_logprobs
 
 Array = NDArray[np.floating]
@@ -48,33 +49,33 @@ def _row(student: NDArray[np.float64], teacher: NDArray[np.float64], beta: float
     return terms
 
 
-def jsd(student_logits: Array, teacher_logits: Array, beta: float) -> NDArray[np.float64]:
+@taking(Divergence)
+def jsd(x: Divergence[Array]) -> NDArray[np.float64]:
     """beta KL(teacher || m) + (1 - beta) KL(student || m), [B, T] nats.
 
     m = beta teacher + (1 - beta) student. Logits [B, T, V], finite or -inf. The sums of p, q and m
     are 1, so that the terms p log(p / m) - p + m of either KL add up to it.
     """
-    rows = zip(_flat(student_logits), _flat(teacher_logits), strict=True)
-    values = [math.fsum(_row(q, p, beta)) for q, p in rows]
-    return np.array(values).reshape(student_logits.shape[:-1])
+    rows = zip(_flat(x.student_logits), _flat(x.teacher_logits), strict=True)
+    values = [math.fsum(_row(q, p, x.beta)) for q, p in rows]
+    return np.array(values).reshape(x.student_logits.shape[:-1])
 
 
-def jsd_gradient(
-    student_logits: Array, teacher_logits: Array, beta: float, upstream: Array
-) -> NDArray[np.float64]:
+@taking(Divergence)
+def jsd_gradient(x: Divergence[Array], upstream: Array) -> NDArray[np.float64]:
     """d (sum upstream * jsd) / d student_logits: upstream (1 - beta) q (log(q/m) - KL(q || m))."""
     gradients = []
-    rows = zip(_flat(student_logits), _flat(teacher_logits), upstream.ravel(), strict=True)
+    rows = zip(_flat(x.student_logits), _flat(x.teacher_logits), upstream.ravel(), strict=True)
     for student, teacher, up in rows:
         log_q, log_p = all_logprobs(student), all_logprobs(teacher)
         q = np.exp(log_q)
         of_q = [
-            _shares(float(a), float(b), beta)[0] if a > -np.inf else 0.0
+            _shares(float(a), float(b), x.beta)[0] if a > -np.inf else 0.0
             for a, b in zip(log_q, log_p, strict=True)
         ]
         mean = math.fsum((q * of_q).tolist())
-        gradients.append(float(up) * (1 - beta) * q * (np.array(of_q) - mean))
-    return np.array(gradients).reshape(student_logits.shape)
+        gradients.append(float(up) * (1 - x.beta) * q * (np.array(of_q) - mean))
+    return np.array(gradients).reshape(x.student_logits.shape)
 
 
 def _flat(logits: Array) -> NDArray[np.float64]:

@@ -5,15 +5,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from precision_lib.arguments import Dpo, taking
+
 Array = NDArray[np.floating]
 
 
-def _margins(pc: Array, pr: Array, rc: Array, rr: Array) -> list[float]:
+def _margins(x: Dpo[Array]) -> list[float]:
     """(pc - rc) - (pr - rr) of every pair, exactly summed."""
-    return [
-        math.fsum((float(a), -float(b), -float(c), float(d)))
-        for a, b, c, d in zip(pc, pr, rc, rr, strict=True)
-    ]
+    pairs = zip(x.policy_chosen, x.policy_rejected, x.ref_chosen, x.ref_rejected, strict=True)
+    return [math.fsum((float(a), -float(b), -float(c), float(d))) for a, b, c, d in pairs]
 
 
 def _softplus(x: float) -> float:
@@ -27,26 +27,16 @@ def _sigmoid(x: float) -> float:
     return (1.0 if x >= 0 else small) / (1 + small)
 
 
-def dpo_loss(
-    policy_chosen: Array,
-    policy_rejected: Array,
-    ref_chosen: Array,
-    ref_rejected: Array,
-    beta: float,
-) -> float:
+@taking(Dpo)
+def dpo_loss(x: Dpo[Array]) -> float:
     """Mean over pairs of log(1 + exp(-beta m)); all [B]."""
-    margins = _margins(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    return math.fsum(_softplus(-beta * m) for m in margins) / len(margins)
+    margins = _margins(x)
+    return math.fsum(_softplus(-x.beta * m) for m in margins) / len(margins)
 
 
-def dpo_loss_gradients(
-    policy_chosen: Array,
-    policy_rejected: Array,
-    ref_chosen: Array,
-    ref_rejected: Array,
-    beta: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+@taking(Dpo)
+def dpo_loss_gradients(x: Dpo[Array]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """d dpo_loss / d policy_chosen and / d policy_rejected: -+ beta sigmoid(-beta m) / B, [B]."""
-    margins = _margins(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    slope = np.array([-beta * _sigmoid(-beta * m) / len(margins) for m in margins])
+    margins = _margins(x)
+    slope = np.array([-x.beta * _sigmoid(-x.beta * m) / len(margins) for m in margins])
     return slope, -slope

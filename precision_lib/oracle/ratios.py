@@ -11,6 +11,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from precision_lib.arguments import Weights, taking
+
 Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
@@ -50,22 +52,16 @@ def sequence_ratio_gradient(
     return np.where(mask, slope[:, None], 0.0)
 
 
-def importance_weights(
-    train_logprobs: Array,
-    rollout_logprobs: Array,
-    mask: Mask,
-    level: str,
-    mode: str,
-    cap: float,
-) -> NDArray[np.float64]:
+@taking(Weights)
+def importance_weights(x: Weights[Array, Mask]) -> NDArray[np.float64]:
     """[B, T] weights, 0 in masked slots: exp of the token's log-ratio, or of its sequence's sum
     (``sequence``) or mean (``geometric``); ``truncate``: at most cap, ``mask``: 0 above cap.
     """
-    weights = np.zeros(mask.shape)
-    sums = summed_log_ratios(train_logprobs, rollout_logprobs, mask)
-    for b, t in zip(*np.nonzero(mask), strict=True):
+    weights = np.zeros(x.mask.shape)
+    sums = summed_log_ratios(x.train_logprobs, x.rollout_logprobs, x.mask)
+    for b, t in zip(*np.nonzero(x.mask), strict=True):
         total, n = sums[b]
-        own = float(train_logprobs[b, t]) - float(rollout_logprobs[b, t])
-        weight = exp({"token": own, "sequence": total, "geometric": total / n}[level])
-        weights[b, t] = weight if weight <= cap else cap if mode == "truncate" else 0.0
+        own = float(x.train_logprobs[b, t]) - float(x.rollout_logprobs[b, t])
+        weight = exp({"token": own, "sequence": total, "geometric": total / n}[x.level])
+        weights[b, t] = weight if weight <= x.cap else x.cap if x.mode == "truncate" else 0.0
     return weights

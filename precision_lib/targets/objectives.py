@@ -6,30 +6,32 @@ under a name of its own: ``gae_with_bootstrap`` is ``gae`` called with ``bootstr
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
-_CLIPPED = ("logprobs", "old_logprobs", "advantages", "mask", "clip_low", "clip_high")
-_PREFERENCES = ("policy_chosen", "policy_rejected", "ref_chosen", "ref_rejected")
+from precision_lib import arguments
+
+
+def _names(declaration: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(declaration))
+
 
 #: The functions and the keyword arguments with which each is called.
 FUNCTIONS: dict[str, tuple[str, ...]] = {
-    "aggregate": ("values", "mask", "mode", "denominator"),
-    "importance_weights": (
-        "train_logprobs",
-        "rollout_logprobs",
-        "mask",
-        "level",
-        "mode",
-        "cap",
-    ),
-    "sequence_ratio": ("logprobs", "old_logprobs", "mask"),
-    "gspo_loss": _CLIPPED,
-    "cispo_loss": _CLIPPED,
-    "dapo_loss": (*_CLIPPED, "dual_clip"),
-    "linear_token_logprobs": ("hidden", "weight", "tokens", "temperature"),
+    "aggregate": _names(arguments.Aggregate),
+    "importance_weights": _names(arguments.Weights),
+    "sequence_ratio": _names(arguments.SequenceRatio),
+    "gspo_loss": _names(arguments.Clipped),
+    "cispo_loss": _names(arguments.Clipped),
+    "dapo_loss": _names(arguments.Dapo),
+    "linear_token_logprobs": _names(arguments.Linear),
     "rloo_advantages": ("rewards",),
-    "dpo_loss": (*_PREFERENCES, "beta"),
-    "jsd": ("student_logits", "teacher_logits", "beta"),
+    "dpo_loss": _names(arguments.Dpo),
+    "jsd": _names(arguments.Divergence),
+}
+_DIVIDED = FUNCTIONS | {
+    "policy_loss": _names(arguments.PolicyLoss),
+    "value_loss": _names(arguments.ValueLoss),
 }
 
 #: Name of the test of an optional argument: the function, the argument, all arguments given.
@@ -44,25 +46,15 @@ OPTIONS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "bootstrap",
         ("rewards", "values", "mask", "gamma", "lam", "bootstrap"),
     ),
-    "policy_loss_with_denominator": (
-        "policy_loss",
-        "denominator",
-        ("logprobs", "old_logprobs", "advantages", "mask", "clip_range", "denominator"),
-    ),
-    "value_loss_with_denominator": (
-        "value_loss",
-        "denominator",
-        ("values", "old_values", "returns", "mask", "clip_range", "denominator"),
-    ),
     **{
-        f"{loss}_with_denominator": (loss, "denominator", (*FUNCTIONS[loss], "denominator"))
-        for loss in ("gspo_loss", "cispo_loss", "dapo_loss")
+        f"{loss}_with_denominator": (loss, "denominator", (*_DIVIDED[loss], "denominator"))
+        for loss in ("policy_loss", "value_loss", "gspo_loss", "cispo_loss", "dapo_loss")
     },
 }
 
 #: Every name that a check of today's objectives may bear, and its keyword arguments.
 OBJECTIVES: dict[str, tuple[str, ...]] = FUNCTIONS | {
-    name: arguments for name, (_, _, arguments) in OPTIONS.items()
+    name: given for name, (_, _, given) in OPTIONS.items()
 }
 
 

@@ -11,7 +11,7 @@ ROOT = Path(precision_lib.__file__).parent
 #: A module may import from its own layer and from those above it in this list.
 LAYERS = (
     {"environment", "jsonio", "exit_codes"},
-    {"formats", "matrix"},
+    {"arguments", "formats", "matrix"},
     {"bounds", "matmul", "oracle", "quantized"},
     {"runtime"},
     {"ppo"},
