@@ -15,7 +15,7 @@ from precision_lib.weights.merged import compare_merged, merged_beside_adapter, 
 from precision_lib.weights.model_config import vocabulary
 from precision_lib.weights.must_stay import must_stay_fp32
 from precision_lib.weights.padding import common_rows, rows_lost, without_padding
-from precision_lib.weights.pairs import Pairs, finding_of, paired, tie
+from precision_lib.weights.pairs import Pairs, paired, tie
 from precision_lib.weights.relation import Relation, relation
 from precision_lib.weights.tensors import DataTensor, Tensor, elements
 
@@ -48,14 +48,8 @@ def compare(
     before = [sides(source, engine)[0] for source in older]
     for side in before:
         tie(side, right)
-    context = Context(
-        {shared: pair[0] for shared, pair in pairs.items()},
-        {shared: pair[1] for shared, pair in pairs.items()},
-        set(),
-        before,
-        contract,
-        vocabulary(trainer.config) or vocabulary(engine.config),
-    )
+    tokens = vocabulary(trainer.config) or vocabulary(engine.config)
+    context = Context(pairs, before, contract, tokens)
     judge(pairs, left, right, context, outcome)
     sort_findings(outcome)
     return outcome
@@ -125,7 +119,7 @@ def _say(
             f"the trainer's manifest has no hash of {wanted.name} as {given.tensor.fmt}"
         )
     elif refused:
-        outcome.findings.append(finding_of("cast", refused, pair))
+        outcome.findings.append(wanted.finding("cast", refused, given))
     elif _only_nan_bits(related, wanted.tensor, given.tensor):
         outcome.unread[given.stored] = (
             f"{given.tensor.nonfinite()} values are not finite on either side, and a cast changes "
@@ -133,7 +127,7 @@ def _say(
         )
     elif related.fmt == "fp16" and _overflows(wanted, given):
         detail = "values beyond 65504 became infinite in fp16"
-        outcome.findings.append(finding_of("non-finite", detail, pair))
+        outcome.findings.append(wanted.finding("non-finite", detail, given))
     elif related.equal:
         ways = {"bitwise": "bitwise", "upcast": f"widened to {related.fmt}"}
         outcome.count(ways.get(related.way, f"rounded once to {related.fmt}"))
@@ -141,7 +135,7 @@ def _say(
         padding = without_padding(shared, wanted, given)
         lost = "" if padding is None else rows_lost(wanted, given, context.vocabulary)
         if lost:
-            outcome.findings.append(finding_of("missing", lost, pair))
+            outcome.findings.append(wanted.finding("missing", lost, given))
         elif padding is None:
             finding = merged_beside_adapter(shared, wanted, given, context) or explained(
                 shared, *common_rows(shared, wanted, given), context
@@ -152,7 +146,7 @@ def _say(
             else:
                 outcome.findings.append(finding)
         elif padding:
-            outcome.findings.append(finding_of("extra", padding, pair))
+            outcome.findings.append(wanted.finding("extra", padding, given))
         else:
             outcome.count("without padded rows")
 

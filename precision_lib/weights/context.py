@@ -11,19 +11,22 @@ from precision_lib.weights.relation import squeezed
 @dataclass
 class Context:
     """Attributes:
-    trainer, engine: the pieces that are compared, one per shared name.
+    pairs: what is compared, by shared name. trainer, engine: the pieces of each side.
     equal: shared names of pieces that are equal.
     older: earlier weights of the trainer, the latest first.
     vocabulary: number of tokens by a configuration, None where none says.
     """
 
-    trainer: Mapping[str, Piece]
-    engine: Mapping[str, Piece]
-    equal: set[str]
+    pairs: Mapping[str, tuple[Piece, Piece]]
     older: Sequence[Side]
     contract: Contract
     vocabulary: int | None = None
+    equal: set[str] = field(default_factory=set)
     _index: dict[tuple[str, tuple[int, ...]], dict[str, list[str]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.trainer = {shared: wanted for shared, (wanted, _) in self.pairs.items()}
+        self.engine = {shared: given for shared, (_, given) in self.pairs.items()}
 
     def names_of(self, digest: str | None, fmt: str, shape: tuple[int, ...]) -> list[str]:
         """Shared names of the trainer's tensors with this hash in ``fmt`` and this shape."""

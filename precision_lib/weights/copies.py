@@ -47,7 +47,7 @@ def compare_copies(
             _both_quantised(shared, wanted, given, context, outcome)
         elif given.scale is None:
             detail = f"{given.tensor.fmt} codes without a scale"
-            outcome.findings.append(_of("missing", detail, wanted, given))
+            outcome.findings.append(wanted.finding("missing", detail, given))
         else:
             copy = _opened(wanted, given, config, outcome)
             if copy is not None:
@@ -106,13 +106,13 @@ def _decoded(shared: str, wanted: Piece, given: Piece, context: Context, outcome
     if power is None:
         distance = _relative_distance(opened.decoded(), given.tensor)
         detail = f"not code times scale; relative distance {distance:.2g}"
-        outcome.findings.append(_of("different", detail, wanted, given))
+        outcome.findings.append(wanted.finding("different", detail, given))
     elif power == 1:
         context.equal.add(shared)
         outcome.count(f"decoded to {given.tensor.fmt}")
     else:
         times = {0: "not applied", 2: "applied twice"}[power]
-        outcome.findings.append(_of("scaled", f"the scale is {times}", wanted, given))
+        outcome.findings.append(wanted.finding("scaled", f"the scale is {times}", given))
 
 
 def _is_decoded(copy: Copy, power: int, codes: Codes, fmt: str) -> bool:
@@ -135,7 +135,7 @@ def _opened(
         turned = given.tensor.shape == wanted.tensor.shape[::-1]
         detail = f"{list(given.tensor.shape)} instead of {list(wanted.tensor.shape)}"
         kind = "transposed" if turned else "different"
-        outcome.findings.append(_of(kind, detail, wanted, given))
+        outcome.findings.append(wanted.finding(kind, detail, given))
         return None
     assert given.scale is not None
     if given.tensor.codes() is None or wanted.tensor.codes() is None:
@@ -143,14 +143,14 @@ def _opened(
         bad = [count.nonfinite for count in counts if count is not None]
         if any(bad):
             detail = f"{bad[0]} codes and {bad[-1]} scales are not finite"
-            outcome.findings.append(_of("non-finite", detail, wanted, given))
+            outcome.findings.append(wanted.finding("non-finite", detail, given))
             return None
         outcome.unread[given.stored] = "a recipe is checked on values; a manifest has hashes alone"
         return None
     copy = open_copy(given.tensor, given.scale, config)
     if isinstance(copy, str):
         kind = "transposed" if copy.endswith("transposed") else "quantised wrongly"
-        outcome.findings.append(_of(kind, copy, wanted, given))
+        outcome.findings.append(wanted.finding(kind, copy, given))
         return None
     return copy
 
@@ -184,7 +184,7 @@ def _wrong(
     if entry.ways:
         other = next(iter(entry.ways))
         detail = f"made of the {other} values; the contract quantises the {wanted_way} values"
-        return _of("quantised wrongly", detail, wanted, given)
+        return wanted.finding("quantised wrongly", detail, given)
     values = _sources(wanted.tensor, copy)[wanted_way]
     finite = np.isfinite(copy.scales).all() and np.isfinite(decode(copy.codes, copy.fmt)).all()
     if finite:
@@ -192,14 +192,14 @@ def _wrong(
             for piece in side.pieces.get(shared, []):
                 if piece.tensor.codes() is not None and _ways(piece.tensor, copy):
                     detail = f"quantised from {side.source.label}"
-                    return _of("stale", detail, wanted, given)
+                    return wanted.finding("stale", detail, given)
         source = _source_elsewhere(shared, copy, context)
         if source is not None:
-            return _of(*context.taken(shared, source), wanted, given)
+            return wanted.finding(*context.taken(shared, source), given)
     kind, detail = wrong_with(values, copy)
     if kind == "quantised wrongly" and finite:
-        return _of(*_far_or_wrong(values, copy, detail), wanted, given)
-    return _of(kind, detail, wanted, given)
+        return wanted.finding(*_far_or_wrong(values, copy, detail), given)
+    return wanted.finding(kind, detail, given)
 
 
 def _far_or_wrong(values: Values, copy: Copy, detail: str) -> tuple[str, str]:
@@ -237,7 +237,7 @@ def _both_quantised(
                 _add(explained(shared, wanted, given, context), outcome)
             return
         detail = f"no scale at the {side}: {wanted.tensor.fmt} against {given.tensor.fmt}"
-        outcome.findings.append(_of("missing", detail, wanted, given))
+        outcome.findings.append(wanted.finding("missing", detail, given))
         return
     codes = relation(wanted.tensor, given.tensor)
     scales = relation(wanted.scale, given.scale)
@@ -249,7 +249,9 @@ def _both_quantised(
         other = Piece(shared, given.name, given.stored, given.scale)
         reason = explained(shared, part, other, context)
         if reason is not None:
-            outcome.findings.append(_of(reason.kind, f"its scale: {reason.detail}", wanted, given))
+            outcome.findings.append(
+                wanted.finding(reason.kind, f"its scale: {reason.detail}", given)
+            )
     else:
         _add(explained(shared, wanted, given, context), outcome)
 
@@ -257,7 +259,3 @@ def _both_quantised(
 def _add(finding: Finding | None, outcome: Outcome) -> None:
     if finding is not None:
         outcome.findings.append(finding)
-
-
-def _of(kind: str, detail: str, wanted: Piece, given: Piece) -> Finding:
-    return Finding(kind, wanted.name, detail, True, wanted.stored, given.stored)

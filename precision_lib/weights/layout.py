@@ -12,6 +12,7 @@ from typing import Any
 
 from precision_lib.weights import names
 from precision_lib.weights.files import Source
+from precision_lib.weights.findings import Finding
 from precision_lib.weights.model_config import heads
 from precision_lib.weights.scale_parts import covers_expert, expert_scale, row_scale, scales_of
 from precision_lib.weights.tensors import Range, Tensor
@@ -34,6 +35,10 @@ class Piece:
     tensor: Tensor
     scale: Tensor | None = None
     shares_scale: bool = False
+
+    def finding(self, kind: str, detail: str, given: "Piece") -> Finding:
+        """An exact finding about this piece of the trainer and the one that the engine has."""
+        return Finding(kind, self.name, detail, True, self.stored, given.stored)
 
 
 @dataclass
@@ -135,7 +140,7 @@ def _unsplit(source: Source) -> Side:
         if not prod(tensor.shape):
             side.empty[shared] = Piece(shared, names.clean(name), name, tensor)
             side.unread[name] = "empty: it was packed after loading; write the manifest before that"
-            side.unread_keys.update(_parts_of(shared))
+            side.unread_keys.update(names.parts_of(shared))
             continue
         piece = Piece(shared, names.clean(name), name, tensor, scales.get(name))
         adapter = names.adapter_of(shared)
@@ -144,12 +149,6 @@ def _unsplit(source: Source) -> Side:
             continue
         _add_all(side, piece, list(_expanded(piece)))
     return side
-
-
-def _parts_of(shared: str) -> list[str]:
-    """The keys of what a tensor holds; its own, where it joins no others."""
-    fused = names.fused_rule(shared)
-    return [shared] if fused is None else fused[1]
 
 
 def _add_all(side: Side, piece: Piece, parts: list[Piece]) -> None:
@@ -284,11 +283,8 @@ def _head_parts(
 
 
 def _head_size(side: Side, other: Side | None) -> int | None:
-    for one in (side, other):
-        known = None if one is None else heads(one.source.config)
-        if known is not None:
-            return known[2]
-    return None
+    known = [heads(one.source.config) for one in (side, other) if one is not None]
+    return next((size for _, _, size in filter(None, known)), None)
 
 
 def _group_rows(groups: int, queries: int, size: int) -> list[list[Range]]:

@@ -186,23 +186,29 @@ def _explain(
         _base_only(shared, merge, context, outcome)
         return
     weight, engine, lora = layers[shared]
-    factor = fitted_scale(weight, engine, lora)
-    for value in (*(float(f"{factor:.{digits}g}") for digits in (2, 3, 4)), factor):
-        if is_merged(weight, engine, lora, value):
-            times = "" if not stated else f", {value / stated:.3g} times the stated {stated:.6g}"
-            detail = f"the adapter is merged with scale {value:.6g}{times}"
-            outcome.findings.append(_of("scaled", detail, wanted, given))
-            return
+    value = _merged_with(weight, engine, lora)
+    if value is not None:
+        times = "" if not stated else f", {value / stated:.3g} times the stated {stated:.6g}"
+        detail = f"the adapter is merged with scale {value:.6g}{times}"
+        outcome.findings.append(wanted.finding("scaled", detail, given))
+        return
     for other, (below, _, another) in layers.items():
         if other == shared or below.shape != weight.shape or stated is None:
             continue
         if is_merged(weight, engine, another, stated):
             detail = f"the adapter of {context.trainer[other].name} is merged here"
-            outcome.findings.append(_of("swapped", detail, wanted, given))
+            outcome.findings.append(wanted.finding("swapped", detail, given))
             return
     finding = explained(shared, wanted, given, context)
     if finding is not None:
         outcome.findings.append(finding)
+
+
+def _merged_with(weight: DataTensor, engine: DataTensor, lora: Adapter) -> float | None:
+    """The scale of the merge, with as few digits as explain it; None where none does."""
+    factor = fitted_scale(weight, engine, lora)
+    rounded = (*(float(f"{factor:.{digits}g}") for digits in (2, 3, 4)), factor)
+    return next((value for value in rounded if is_merged(weight, engine, lora, value)), None)
 
 
 def merged_beside_adapter(
@@ -220,13 +226,8 @@ def merged_beside_adapter(
     lora = None if a is None or b is None else adapter(a, b, first.shape, pair[0].tensor.fmt)
     if lora is None or first.shape != second.shape:
         return None
-    factor = fitted_scale(first, second, lora)
-    for value in (*(float(f"{factor:.{digits}g}") for digits in (2, 3, 4)), factor):
-        if value and is_merged(first, second, lora, value):
-            detail = f"the adapter, which the engine applies, is merged too, with scale {value:.6g}"
-            return _of("scaled", detail, wanted, given)
-    return None
-
-
-def _of(kind: str, detail: str, wanted: Piece, given: Piece) -> Finding:
-    return Finding(kind, wanted.name, detail, True, wanted.stored, given.stored)
+    value = _merged_with(first, second, lora)
+    if not value:
+        return None
+    detail = f"the adapter, which the engine applies, is merged too, with scale {value:.6g}"
+    return wanted.finding("scaled", detail, given)

@@ -132,6 +132,12 @@ def fused_rule(shared: str) -> tuple[Fused, list[str]] | None:
     return None if rule is None else (rule, rule.within(segments))
 
 
+def parts_of(shared: str) -> list[str]:
+    """The keys of what a tensor holds; its own, where it joins no others."""
+    fused = fused_rule(shared)
+    return [shared] if fused is None else fused[1]
+
+
 def stacked_parts(shared: str) -> tuple[str, list[str]] | None:
     """Key of the experts and the projections of each, None for any other name."""
     for pattern, parts in rules().stacked:

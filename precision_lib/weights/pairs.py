@@ -80,9 +80,4 @@ def _repeated(pair: tuple[Piece, Piece], given: list[Piece], outcome: Outcome) -
             same = relation(pair[0].tensor, pair[1].tensor).equal
             if same:
                 detail = f"the engine has it twice, as {pair[1].stored} too"
-                outcome.findings.append(finding_of("duplicated", detail, (pair[0], piece)))
-
-
-def finding_of(kind: str, detail: str, pair: tuple[Piece, Piece]) -> Finding:
-    """An exact finding about a pair, trainer first."""
-    return Finding(kind, pair[0].name, detail, True, pair[0].stored, pair[1].stored)
+                outcome.findings.append(pair[0].finding("duplicated", detail, piece))

@@ -251,13 +251,7 @@ def _judge_rank(
     misplaced: list[dict[str, Finding]],
     outcome: Outcome,
 ) -> None:
-    context = Context(
-        {key: pair[0] for key, pair in pairs.items()},
-        {key: pair[1] for key, pair in pairs.items()},
-        set(),
-        before,
-        contract or Contract(),
-    )
+    context = Context(pairs, before, contract or Contract())
     outcome_of_rank = Outcome(findings=list(misplaced[rank].values()))
     rest = {key: pair for key, pair in pairs.items() if key not in misplaced[rank]}
     outcome_of_rank.elements += sum(elements(pairs[key][1].tensor) for key in misplaced[rank])
