@@ -37,7 +37,6 @@ from precision_lib.conformance.repeated import called_again
 from precision_lib.conformance.sameness import (
     SHARED_BY_SEQUENCES,
     Function,
-    Parts,
     by_sequence,
     equal_bits,
     finite,
@@ -75,19 +74,15 @@ class Variant:
 
 def _called(what: str, *ways: Way) -> Callable[[str, Function, Inputs], int]:
     def holds(name: str, function: Function, inputs: Inputs) -> int:
-        plain = call(name, function, inputs)
-        compared = 0
+        plain, compared = call(name, function, inputs), 0
+        results = {part: x for part, x in plain.items() if not is_gradient(part)}
         for way in ways:
             got = call(name, function, inputs, way)
-            wanted = plain if way.source_requires_grad else _without_gradient(plain)
+            wanted = plain if way.source_requires_grad else results
             compared += same_as_plain(name, what, got, wanted, inputs)
         return compared
 
     return holds
-
-
-def _without_gradient(parts: Parts) -> Parts:
-    return {part: x for part, x in parts.items() if not is_gradient(part)}
 
 
 def _expanded(name: str, function: Function, inputs: Inputs) -> int:
@@ -112,9 +107,10 @@ def _strided_upstream(name: str, function: Function, inputs: Inputs) -> int:
     for part in filter(is_gradient, plain):
         if not equal_bits(got[part], plain[part]):
             what = f"an upstream gradient of stride 0, as sum() gives it, changes the {part}"
-            pair = f"got {first_values(got[part])}, "
-            pair += f"with a dense one {first_values(plain[part])}"
-            raise ConformanceFailure(f"{name}: {what}\n  {pair}", inputs)
+            values, dense = first_values(got[part]), first_values(plain[part])
+            raise ConformanceFailure(
+                f"{name}: {what}\n  got {values}, with a dense one {dense}", inputs
+            )
     return compared
 
 
@@ -201,9 +197,8 @@ def _with_holes(name: str, function: Function, inputs: Inputs) -> int:
     changed = inputs | {"mask": holed}
     for key, value in inputs.tensors.items():
         if key != "mask" and value.shape == mask.shape:
-            wide = torch.full(
-                holed.shape, torch.nan if value.is_floating_point() else 0, dtype=value.dtype
-            )
+            filler = torch.nan if value.is_floating_point() else 0
+            wide = value.new_full(holed.shape, filler)
             wide[:, ::3] = value
             changed |= {key: wide}
     got = unless_refused(name, function, changed)
@@ -213,16 +208,11 @@ def _with_holes(name: str, function: Function, inputs: Inputs) -> int:
     if any(bool((x != 0).any()) for x in in_holes):
         raise ConformanceFailure(f"{name}: the result in a hole of the mask is not 0", changed)
     packed = {part: x[:, ::3] if x.shape == holed.shape else x for part, x in got.items()}
-    return _same_without(name, packed, call(name, function, inputs), (inputs, changed))
-
-
-def _same_without(name: str, got: Parts, plain: Parts, pair: tuple[Inputs, Inputs]) -> int:
-    """Compare with what the tokens give without holes; the failure shows the input with them."""
-    inputs, holed = pair
+    plain = call(name, function, inputs)
     try:
-        return same_as_plain(name, "with holes in the mask", got, plain, inputs)
-    except ConformanceFailure as failure:
-        raise ConformanceFailure(str(failure.args[0]), holed, failure.times) from None
+        return same_as_plain(name, "with holes in the mask", packed, plain, inputs)
+    except ConformanceFailure as failure:  # shows the input with the holes
+        raise ConformanceFailure(str(failure.args[0]), changed, failure.times) from None
 
 
 def autocast() -> AbstractContextManager[Any]:

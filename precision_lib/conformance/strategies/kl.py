@@ -31,6 +31,13 @@ def typical_logprobs(draws: Draws, n: int, name: str = "log2_logprobs") -> Vecto
     return draws.rounded(-(2.0**exponents))
 
 
+def between(draws: Draws, d: Vector) -> tuple[Vector, Vector]:
+    """(new, old) log-probs, both below 0, whose difference is ``d`` rounded."""
+    upper = typical_logprobs(draws, d.size)
+    lower = draws.rounded(upper - np.abs(d))
+    return np.where(d > 0, upper, lower), np.where(d > 0, lower, upper)
+
+
 def _shifted(draws: Draws, policy: Vector, log_ratio: Vector) -> tuple[Vector, Vector]:
     """ref = policy - log_ratio, never above 0, and off by one unit somewhere at least."""
     ref = draws.rounded(np.minimum(policy - log_ratio, 0.0))
@@ -51,10 +58,7 @@ def _ordinary(draws: Draws, n: int) -> tuple[Vector, Vector]:
 
 def _far(draws: Draws, n: int) -> tuple[Vector, Vector]:
     scale = float(draws.integer("scale", 10, 85))
-    log_ratio = draws.planted(scale * draws.bounded("log_ratios", n), FAR_LOG_RATIOS, 1)
-    upper = typical_logprobs(draws, n)
-    lower = draws.rounded(upper - np.abs(log_ratio))
-    return np.where(log_ratio > 0, upper, lower), np.where(log_ratio > 0, lower, upper)
+    return between(draws, draws.planted(scale * draws.bounded("log_ratios", n), FAR_LOG_RATIOS, 1))
 
 
 def _identical(draws: Draws, n: int) -> tuple[Vector, Vector]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from precision_lib.conformance.inputs import Arguments
-from precision_lib.conformance.strategies.kl import typical_logprobs
+from precision_lib.conformance.strategies.kl import between, typical_logprobs
 from precision_lib.conformance.strategies.primitives import (
     Build,
     Draws,
@@ -44,16 +44,9 @@ def _magnitudes(draws: Draws, n: int) -> Vector:
     return np.where(x == 0, 1.0, x)
 
 
-def _between(draws: Draws, d: Vector) -> tuple[Vector, Vector]:
-    """(logprobs, old_logprobs), both below 0, whose difference is ``d`` rounded."""
-    upper = typical_logprobs(draws, d.size)
-    lower = draws.rounded(upper - np.abs(d))
-    return np.where(d > 0, upper, lower), np.where(d > 0, lower, upper)
-
-
 def _ordinary(draws: Draws, n: int, _: float) -> Triple:
     scale = 2.0 ** draws.integer("log2_log_ratio", -7, 0)
-    return *_between(draws, scale * draws.units("log_ratios", n)), _advantages(draws, n)
+    return *between(draws, scale * draws.units("log_ratios", n)), _advantages(draws, n)
 
 
 def _identical(draws: Draws, n: int, _: float) -> Triple:
@@ -67,17 +60,17 @@ def _far_distances(draws: Draws, n: int, least: int) -> Vector:
 
 
 def _far_positive(draws: Draws, n: int, _: float) -> Triple:
-    logprobs, old = _between(draws, _far_distances(draws, n, 100))
+    logprobs, old = between(draws, _far_distances(draws, n, 100))
     zero = draws.indices("zero_advantages", n, 2).astype(np.bool_)
     return logprobs, old, np.where(zero, 0.0, _magnitudes(draws, n))
 
 
 def _far_negative(draws: Draws, n: int, _: float) -> Triple:
-    return *_between(draws, -_far_distances(draws, n, 100)), _advantages(draws, n)
+    return *between(draws, -_far_distances(draws, n, 100)), _advantages(draws, n)
 
 
 def _far_harmful(draws: Draws, n: int, _: float) -> Triple:
-    return *_between(draws, _far_distances(draws, n, 10)), -_magnitudes(draws, n)
+    return *between(draws, _far_distances(draws, n, 10)), -_magnitudes(draws, n)
 
 
 def _tiny_advantages(draws: Draws, n: int, _: float) -> Triple:
@@ -95,7 +88,7 @@ def _tiny_advantages(draws: Draws, n: int, _: float) -> Triple:
 
 def _zero_advantages(draws: Draws, n: int, _: float) -> Triple:
     sign = draws.sign("direction")
-    logprobs, old = _between(draws, sign * _far_distances(draws, n, 100))
+    logprobs, old = between(draws, sign * _far_distances(draws, n, 100))
     nonzero = draws.indices("kept_advantages", n, 2).astype(np.bool_)
     advantages = np.where(nonzero, np.abs(_advantages(draws, n)), 0.0)
     advantages[np.argmax(np.abs(logprobs - old))] = 0.0
@@ -111,7 +104,7 @@ def _at_the_clip(draws: Draws, n: int, clip: float) -> Triple:
 
 
 def _near_overflow_policy(draws: Draws, n: int, _: float) -> Triple:
-    logprobs, old = _between(draws, draws.bounded("log_ratios", n) / 16)
+    logprobs, old = between(draws, draws.bounded("log_ratios", n) / 16)
     exponent = draws.integer("log2_advantages", draws.fmt.emax - 8, draws.fmt.emax - 1)
     return logprobs, old, 2.0**exponent * draws.bounded("advantages", n)
 

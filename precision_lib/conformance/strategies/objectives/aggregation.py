@@ -5,23 +5,20 @@ on one full sequence, and on sequences of one length. So lengths differ here, re
 anywhere, and the denominator is seldom the number of tokens in the call.
 """
 
-from typing import Literal
-
 import torch
 
 from precision_lib.conformance.inputs import Arguments
-from precision_lib.conformance.strategies.objectives.masks import holed, trained
+from precision_lib.conformance.strategies.objectives.masks import Kind, drawn_mask
 from precision_lib.conformance.strategies.primitives import Build, Draws, region
 
 MODES = ("token_mean", "sequence_mean", "sequence_mean_token_sum", "constant")
 DENOMINATORS = (None, 1.0, 3.0, 512.0, 1000.0, 100_003.0)
-Kind = Literal["holed", "empty", "trained"]
 
 
 def _build(kind: Kind, denominators: tuple[float | None, ...], *, nonfinite: bool = False) -> Build:
     def inputs(draws: Draws) -> Arguments:
         mode, denominator = draws.choice("mode", MODES), draws.choice("denominator", denominators)
-        mask = trained(draws) if kind == "trained" else holed(draws, empty_rows=kind == "empty")
+        mask = drawn_mask(draws, kind)
         scale = 2.0 ** draws.integer("log2_values", -3, 6)
         values = draws.rounded(draws.planted(scale * draws.units("values", int(mask.sum()))))
         if mode == "constant" and denominator is None:

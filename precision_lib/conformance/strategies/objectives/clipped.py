@@ -13,13 +13,11 @@ import numpy as np
 import torch
 
 from precision_lib.conformance.inputs import Arguments
-from precision_lib.conformance.strategies.objectives.masks import Mask
+from precision_lib.conformance.strategies.kl import between
+from precision_lib.conformance.strategies.objectives.masks import Kind, Mask, drawn_mask
 from precision_lib.conformance.strategies.objectives.ratios import (
-    Kind,
     LogRatios,
-    between,
     cancelling,
-    drawn_mask,
     far,
     near,
 )

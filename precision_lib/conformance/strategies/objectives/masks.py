@@ -3,12 +3,15 @@
 ``mask[b, t]`` is True for a real token.
 """
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from precision_lib.conformance.strategies.primitives import Draws
 
 Mask = NDArray[np.bool_]
+Kind = Literal["holed", "empty", "trained"]
 #: A batch as a trainer has it: more sequences than three, no power of two, more tokens than bf16
 #: counts.
 TRAINED = (17, 257)
@@ -38,3 +41,8 @@ def trained(draws: Draws) -> Mask:
     mask &= np.arange(width) < ends[:, None]
     mask[:, 0] = True
     return mask
+
+
+def drawn_mask(draws: Draws, kind: Kind) -> Mask:
+    """A mask with holes: small, small with empty rows, or of a trainer's size."""
+    return trained(draws) if kind == "trained" else holed(draws, empty_rows=kind == "empty")

@@ -8,28 +8,19 @@ d is the log-ratio; n real tokens.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
 
 from precision_lib.conformance.inputs import Arguments
-from precision_lib.conformance.strategies.kl import typical_logprobs
-from precision_lib.conformance.strategies.objectives.masks import Mask, holed, trained
+from precision_lib.conformance.strategies.kl import between
+from precision_lib.conformance.strategies.objectives.masks import Kind, Mask, drawn_mask
 from precision_lib.conformance.strategies.primitives import Build, Draws, Vector, region
 
 LEVELS = ("token", "sequence", "geometric")
 MODES = ("truncate", "mask")
 CAPS = (2.0, 5.0, 1.0, 1.3, 10.0)
-Kind = Literal["holed", "empty", "trained"]
 LogRatios = Callable[[Draws, Mask], Vector]  # -> d of the real tokens [n]
-
-
-def between(draws: Draws, d: Vector) -> tuple[Vector, Vector]:
-    """(new, old), both below 0, whose difference is ``d`` rounded."""
-    upper = typical_logprobs(draws, d.size)
-    lower = draws.rounded(upper - np.abs(d))
-    return np.where(d > 0, upper, lower), np.where(d > 0, lower, upper)
 
 
 def near(draws: Draws, mask: Mask) -> Vector:
@@ -50,11 +41,6 @@ def cancelling(draws: Draws, mask: Mask) -> Vector:
     place = np.cumsum(mask, axis=1)[mask] - 1
     half = np.repeat(mask.sum(axis=1) // 2, mask.sum(axis=1))
     return d + np.where(place < half, size, np.where(place < 2 * half, -size, 0.0))
-
-
-def drawn_mask(draws: Draws, kind: Kind) -> Mask:
-    """A mask with holes: small, small with empty rows, or of a trainer's size."""
-    return trained(draws) if kind == "trained" else holed(draws, empty_rows=kind == "empty")
 
 
 def _pair(
