@@ -29,7 +29,7 @@ from precision_lib.record.sweep import (
 from precision_lib.sweep.curves import RunCurves, run_curves
 from precision_lib.sweep.events import Event
 from precision_lib.sweep.evidence import TooFewRunsError, weigh
-from precision_lib.sweep.plan import PlanError, SweepCell, SweepPlan, check_same, ended
+from precision_lib.sweep.plan import Origin, PlanError, SweepCell, SweepPlan, check_same, ended
 from precision_lib.sweep.progress import Progress, steps_done
 from precision_lib.training.directory import alone, read_lines
 from precision_lib.trajectories.batches import check_fits
@@ -53,7 +53,7 @@ CURVES = (
 Executor = Callable[[list[SweepCell]], Iterable[Event]]
 
 
-def check_models(plan: SweepPlan, *, here: bool = True) -> dict[str, Json]:
+def check_models(plan: SweepPlan, *, here: bool = True) -> Origin:
     """Load what every worker will load, once and on the CPU, so that it is refused here if at all.
 
     Args:
@@ -67,9 +67,9 @@ def check_models(plan: SweepPlan, *, here: bool = True) -> dict[str, Json]:
         ValueError: unknown device. PlanError: prompt and response do not fit the policy, or it has
             nothing that a rollout format could scale.
     """
-    models = plan.models
-    device = resolve_device(models.device) if here else torch.device(models.device)
-    pipeline = load_pipeline(models.model, models.reward_model, models.reference_model)
+    given = plan.models
+    device = resolve_device(given.device) if here else torch.device(given.device)
+    pipeline = load_pipeline(given.model, given.reward_model, given.reference_model)
     try:
         check_fits(pipeline.policy, plan.cells[0].settings.sampling)
         for cell in plan.cells:
@@ -77,16 +77,13 @@ def check_models(plan: SweepPlan, *, here: bool = True) -> dict[str, Json]:
     except (ValueError, TypeError) as error:
         raise PlanError(str(error)) from None
     head = pipeline.value_head
-    return {
-        "models": {
-            "policy": pipeline.policy.sha256,
-            "reference": pipeline.reference.sha256,
-            "reward": pipeline.reward.sha256,
-            "value_head": head.sha256 if head else None,
-        },
-        "torch": torch.__version__,
-        "device": device.type,
+    models = {
+        "policy": pipeline.policy.sha256,
+        "reference": pipeline.reference.sha256,
+        "reward": pipeline.reward.sha256,
+        "value_head": head.sha256 if head else None,
     }
+    return Origin(models, torch.__version__, device.type)
 
 
 def missing_cells(plan: SweepPlan) -> list[SweepCell]:
@@ -173,7 +170,7 @@ def run_sweep(
     plan: SweepPlan,
     execute: Executor,
     *,
-    origin: Callable[[], dict[str, Json]] | None = None,
+    origin: Callable[[], Origin] | None = None,
     fresh: bool = False,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Sweep:

@@ -8,7 +8,6 @@ compared over all steps; "how fast" is a level that the baseline of the same see
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,14 +64,14 @@ class RunCurves:
         return float(self.summary.evaluation.get("final", {}).get(name, "nan"))
 
 
-def run_curves(summary: RunSummary, lines: Sequence[dict[str, Any]]) -> RunCurves:
+def run_curves(summary: RunSummary, lines: Sequence[Mapping[str, object]]) -> RunCurves:
     """Curves of a run from its summary and its step lines; "nan" and "inf" count as NaN."""
     rewards, kls = (_column(lines, n) for n in ("reward_mean", "kl_sequence_mean"))
     damage = {h.in_training: _column(lines, h.in_training) for h in IN_SWEEPS.values()}
     return RunCurves(summary, rewards, kls, damage)
 
 
-def _column(lines: Sequence[dict[str, Any]], name: str) -> Array:
+def _column(lines: Sequence[Mapping[str, object]], name: str) -> Array:
     values = [x if isinstance(x := figure(line, name), int | float) else np.nan for line in lines]
     return np.array(values, dtype=np.float64)
 

@@ -6,10 +6,9 @@ started one rounding error away: what twin and baseline differ by is chaos, not 
 ended is read from each run's own summary.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from precision_lib.matrix import TWIN, PrecisionConfig, get_configuration
 from precision_lib.training.failures import COMPLETED, FINAL
@@ -19,8 +18,6 @@ from precision_lib.training.summary import RunSummary, read_summary
 REFERENCE_RUN = get_configuration("fp32_baseline")
 #: Unit roundoff of FP32: a relative change that moves about every second weight by one ulp.
 ONE_ROUNDING = 2.0**-24
-#: Of a run's identity, what all runs of a sweep share besides their settings.
-ORIGIN = ("models", "torch", "device")
 
 
 @dataclass(frozen=True)
@@ -106,16 +103,37 @@ def plan_sweep(
     return SweepPlan(directory, tuple(cells), models, matrix_file)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Of a run's identity, what all runs of a sweep share besides their settings.
+
+    ``models``: part to the SHA-256 of its weights, None for a part that is new in each run.
+    """
+
+    models: Mapping[str, str | None]
+    torch: str
+    device: str
+
+    def named(self) -> dict[str, str | None]:
+        """Each fact under the name that a message gives it."""
+        models = {f"checkpoint of the {name}": sha for name, sha in self.models.items()}
+        return models | {"torch": self.torch, "device": self.device}
+
+
+def _origin_of(summary: RunSummary) -> Origin:
+    return Origin(**{field.name: summary.identity[field.name] for field in fields(Origin)})
+
+
 class PlanError(ValueError):
     """A directory or a model does not fit a plan; the message says how, and what to do."""
 
 
-def check_same(plan: SweepPlan, origin: dict[str, Any] | None = None) -> None:
+def check_same(plan: SweepPlan, origin: Origin | None = None) -> None:
     """Refuse a directory in which a run of something else has ended.
 
     Args:
-        origin: models, torch and device of the runs to come, as in a run's identity; by default
-            those of the first run that has ended, so that all that ended is alike.
+        origin: of the runs to come; by default that of the first run that has ended, so that all
+            that ended is alike.
 
     Raises:
         PlanError: a run there was not made with its cell's settings and formats, from ``origin``,
@@ -126,7 +144,7 @@ def check_same(plan: SweepPlan, origin: dict[str, Any] | None = None) -> None:
         summary = read_summary(plan.run_directory(cell))
         if summary is None or not summary.identity:
             continue
-        origin = origin or {name: summary.identity[name] for name in ORIGIN}
+        origin = origin or _origin_of(summary)
         differing = _differences(summary, cell, origin)
         if differing:
             raise PlanError(
@@ -135,11 +153,11 @@ def check_same(plan: SweepPlan, origin: dict[str, Any] | None = None) -> None:
             )
 
 
-def _differences(summary: RunSummary, cell: SweepCell, origin: dict[str, Any]) -> list[str]:
+def _differences(summary: RunSummary, cell: SweepCell, origin: Origin) -> list[str]:
     """What a run is not that it should be, in words."""
     given = cell.settings
-    begun = summary.identity["settings"] | _flat(summary.identity)
-    wanted = given.identity | _flat(origin)
+    begun = summary.identity["settings"] | _origin_of(summary).named()
+    wanted = given.identity | origin.named()
     if summary.evaluation:
         begun["evaluation_sequences"] = summary.evaluation["initial"]["sequences"]
         wanted["evaluation_sequences"] = given.evaluation_sequences
@@ -153,11 +171,6 @@ def _differences(summary: RunSummary, cell: SweepCell, origin: dict[str, Any]) -
     if summary.last_step > given.max_steps:
         differing.append(f"it has {summary.last_step} steps and is to have {given.max_steps}")
     return differing
-
-
-def _flat(origin: dict[str, Any]) -> dict[str, Any]:
-    models = {f"checkpoint of the {name}": sha for name, sha in origin["models"].items()}
-    return models | {name: origin[name] for name in ORIGIN[1:]}
 
 
 def holds_runs(plan: SweepPlan) -> bool:

@@ -7,8 +7,10 @@ the next. An actor that is killed leaves its scratch directory behind.
 
 import os
 import socket
+from collections.abc import Generator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -81,7 +83,7 @@ class RemoteCell:
         self.directory = Path(self.scratch.name)
         write_files(self.directory, files)
         self.reason: str | None = None
-        self.events = run_events(
+        self.events: Generator[dict[str, Any], None, None] = run_events(
             *(pipeline, configuration, settings, self.directory),
             resume=True,
             stop=lambda: self.reason,

@@ -12,14 +12,21 @@ from precision_lib.jsonio import write_text
 from precision_lib.matrix import MATRIX, TWIN, PrecisionConfig
 from precision_lib.sweep.curves import RunCurves, run_curves
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
-from precision_lib.sweep.plan import REFERENCE_RUN, ModelNames, SweepCell, SweepPlan, plan_sweep
+from precision_lib.sweep.plan import (
+    REFERENCE_RUN,
+    ModelNames,
+    Origin,
+    SweepCell,
+    SweepPlan,
+    plan_sweep,
+)
 from precision_lib.training.directory import STEPS
 from precision_lib.training.failures import COMPLETED, KL_EXPLOSION
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.summary import RunSummary, write_summary
 
 KL_COEFFICIENT = PPOSettings().kl_coefficient
-ORIGIN = {"models": {"policy": "a", "reward": "b"}, "torch": "2.0", "device": "cpu"}
+ORIGIN = Origin({"policy": "a", "reward": "b"}, "2.0", "cpu")
 STEPS_DONE = 20
 NAMES = (REFERENCE_RUN.name, TWIN.name, *(c.name for c in MATRIX if c.name != REFERENCE_RUN.name))
 
@@ -51,7 +58,7 @@ def summary_of(cell: SweepCell, gain: float = 1.0, kl: float = 2.0, **changes: A
         evaluation=evaluation(reward, kl, settings.evaluation_sequences),
         skipped_updates=0,
         weights_sha256="",
-        identity={"settings": settings.identity, **ORIGIN},
+        identity={"settings": settings.identity, **vars(ORIGIN)},
         context={"commit": {"sha": "c"}},
         seconds=1.0,
     )

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from precision_lib.phases.sweep import RECORD, run_sweep
 from precision_lib.record.files import SCHEMAS, load_sweep
 from precision_lib.sweep import progress
 from precision_lib.sweep.events import Event
-from precision_lib.sweep.plan import PlanError, SweepCell, SweepPlan
+from precision_lib.sweep.plan import Origin, PlanError, SweepCell, SweepPlan
 from precision_lib.training.directory import STEPS, alone
 from precision_lib.training.failures import INTERRUPTED, KL_EXPLOSION
 from precision_lib.training.state import STATE, StateError
@@ -185,7 +186,7 @@ def test_a_directory_of_another_sweep_is_refused_before_anything_is_run(
 
 def test_other_models_are_refused_where_runs_are_missing(plan: SweepPlan) -> None:
     """A sweep that is whole can still be weighed, also with another torch or without a model."""
-    other = ORIGIN | {"torch": "9.9"}
+    other = replace(ORIGIN, torch="9.9")
     run_sweep(plan, Executor(plan, until=4), origin=lambda: ORIGIN)
     execute = Executor(plan)
     with pytest.raises(PlanError, match=r"torch was '2.0' and is '9.9'"):
@@ -197,7 +198,7 @@ def test_other_models_are_refused_where_runs_are_missing(plan: SweepPlan) -> Non
 
 
 def test_models_that_cannot_be_loaded_delete_nothing(plan: SweepPlan) -> None:
-    def missing() -> dict[str, Any]:
+    def missing() -> Origin:
         raise CheckpointError("no such model")
 
     run_sweep(plan, Executor(plan))
@@ -213,7 +214,7 @@ def test_runs_of_two_origins_are_not_compared_whoever_made_them(plan: SweepPlan)
     class Changing(Executor):
         def __call__(self, cells: list[SweepCell]) -> Iterator[Event]:
             yield from super().__call__(cells)
-            changed = {"settings": cells[-1].settings.identity, **ORIGIN, "device": "cuda"}
+            changed = {"settings": cells[-1].settings.identity, **vars(ORIGIN), "device": "cuda"}
             leave(self.plan, cells[-1], identity=changed)
 
     record = run_sweep(plan, Changing(plan))

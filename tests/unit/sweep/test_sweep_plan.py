@@ -113,7 +113,7 @@ def test_a_damaged_summary_is_no_end_and_no_reason_to_go_on(tmp_path: Path) -> N
 
 
 def identity(**changes: Any) -> dict[str, Any]:
-    return {"settings": PPOSettings(max_steps=4).identity, **ORIGIN, **changes}
+    return {"settings": PPOSettings(max_steps=4).identity, **vars(ORIGIN), **changes}
 
 
 @pytest.mark.parametrize(
