@@ -76,6 +76,8 @@ def test_unknown_hardware_is_refused() -> None:
 def test_every_rate_says_where_it_is_from() -> None:
     for device in table("hardware").values():
         assert "data sheet" in device["source"]
+        assert all(page.startswith("https://") for page in device["read_in"])
+        assert device["read_in"]
         assert device["rates"]["bf16"] > device["rates"]["fp32"] > 0
 
 
