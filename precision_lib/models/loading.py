@@ -162,6 +162,21 @@ def settled(model: Any, target: torch.device | None) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def check_directory(source: str) -> None:
+    """Refuse a directory without a configuration; a hub name passes.
+
+    Raises:
+        CheckpointError: the message says what to do, also with a GGUF file.
+    """
+    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
+        packed = sorted(path.name for path in Path(source).glob("*.gguf"))
+        how = f"; load {packed[0]} with gguf_file= and save it there" if packed else ""
+        raise CheckpointError(
+            f"directory {source} holds no config.json; give a directory that save_pretrained "
+            f"wrote{how}"
+        )
+
+
 def load_pretrained(
     auto_class: Any, source: str, kind: str, device_map: DeviceMap = None
 ) -> tuple[Any, Any, dict[str, Any]]:
@@ -182,13 +197,7 @@ def load_pretrained(
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        packed = sorted(path.name for path in Path(source).glob("*.gguf"))
-        how = f"; load {packed[0]} with gguf_file= and save it there" if packed else ""
-        raise CheckpointError(
-            f"directory {source} holds no config.json; give a directory that save_pretrained "
-            f"wrote{how}"
-        )
+    check_directory(source)
     _check_format(source)
     try:
         with deterministic():  # some releases draw random weights before they load the real ones

@@ -1,6 +1,7 @@
 """Costs against figures worked out by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +93,10 @@ def test_the_shape_of_the_embedded_model_is_that_of_its_weights() -> None:
     assert shape.kv_numbers_per_token == 2048  # 2 x 8 layers x 128 numbers
 
 
-def test_a_model_without_a_configuration_is_refused(tmp_path: object) -> None:
+def test_a_directory_of_another_kind_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").touch()
+    with pytest.raises(UnknownShapeError, match=r"load model-q4\.gguf with gguf_file="):
+        shape_of(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UnknownShapeError, match="give a causal LM with --model"):
         shape_of(str(tmp_path))
