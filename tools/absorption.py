@@ -25,7 +25,7 @@ from torch import Tensor
 from precision_lib.environment import set_environment
 from precision_lib.exit_codes import OK, USAGE
 from precision_lib.forensics.budget import budget
-from precision_lib.forensics.frozen import Frozen, freeze_and_read
+from precision_lib.forensics.frozen import freeze_and_read
 from precision_lib.forensics.h6.declaration import H6
 from precision_lib.forensics.h6.study import H6Study
 from precision_lib.forensics.h6.updates import H6Settings, batch_of
@@ -76,20 +76,19 @@ def law(sizes: Tensor, counts: Tensor, rate: float) -> dict[str, float]:
     }
 
 
-def at_rate(pipeline: Pipeline, frozen: Frozen, settings: H6Settings) -> dict[str, Any]:
+def at_rate(walker: Walker, rate: float) -> dict[str, Any]:
     """H6's metrics at one learning rate, by the format of the stored weights."""
-    batch, size = batch_of(frozen, settings.prompts)
-    study = H6Study(Walker(pipeline.policy.model, batch, size, settings))
+    study = H6Study(walker.at(rate))
     walked = study.walker.whole(PURE.policy)
-    weights = sum(p.numel() for p in pipeline.policy.model.parameters())
+    weights = sum(p.numel() for p in walker.original.parameters())
     figures = {}
     for fmt in STORED:
         metrics = study.paired.estimates(study.measure(_stored_in(fmt)))
         figures[fmt] = {
-            "moved_frac": walked.tally.first_step[fmt][settings.learning_rate] / weights,
+            "moved_frac": walked.tally.first_step[fmt][rate] / weights,
             **{name: metric.as_json() for name, metric in metrics.items()},
         }
-    return {"learning_rate": settings.learning_rate, "stored": figures}
+    return {"learning_rate": rate, "stored": figures}
 
 
 def _stored_in(fmt: str) -> PrecisionConfig:
@@ -102,11 +101,11 @@ def study(pipeline: Pipeline, *, quick: bool, seed: int) -> dict[str, Any]:
     settings: H6Settings = asked.settings["H6"]
     with tempfile.TemporaryDirectory() as directory:
         frozen = freeze_and_read(pipeline, asked.freeze, Path(directory))
-    rates = []
+    model, rates = pipeline.policy.model, []
+    walker = Walker(model, *batch_of(frozen, settings.prompts), settings)
     for rate in RATES:
-        rates.append(at_rate(pipeline, frozen, replace(settings, learning_rate=rate)))
+        rates.append(at_rate(walker, rate))
         print(f"learning rate {rate:.0e}: measured", file=sys.stderr, flush=True)  # noqa: T201
-    model = pipeline.policy.model
     laws = {fmt: steps_of_format(model.parameters(), fmt) for fmt in STORED}
     for row in rates:
         for fmt in STORED:

@@ -9,7 +9,7 @@ N sequences that are compared, L tokens of the longest, P parameters.
 
 import zlib
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -131,6 +131,11 @@ class Walker:
     def __post_init__(self) -> None:
         groups = len(self.batch.tokens) // self.size
         self.compared = self.batch.rows(torch.arange(groups) * self.size)
+
+    def at(self, learning_rate: float) -> "Walker":
+        """Another walker from the same checkpoint; what was computed of the checkpoint is kept."""
+        settings = replace(self.settings, learning_rate=learning_rate)
+        return Walker(self.original, self.batch, self.size, settings, _starts=self._starts)
 
     def whole(self, policy: str) -> Walked:
         """All steps with gradients in ``policy``, evaluated in two batch shapes."""

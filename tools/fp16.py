@@ -1,4 +1,7 @@
-"""``python -m tools.fp16_range``: how near a model comes to both ends of fp16's range.
+"""``python -m tools.fp16``: what fp16 does to a model: its range, and the noise of a log-ratio.
+
+``noise`` is H1 at one KL alone, with few sequences, for bf16 and the two recipes in fp16. ``range``
+says how near the model comes to both ends of fp16's range.
 
 The forward and one PPO gradient are computed in FP32, on the sequences that H6 learns from. The
 largest output of a module is set against fp16's largest number. Gradients are counted as fp16
@@ -12,29 +15,34 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, finfo, float16
+from torch import Tensor
 
 from precision_lib.environment import set_environment
 from precision_lib.exit_codes import OK, USAGE
-from precision_lib.forensics.budget import budget
+from precision_lib.forensics.budget import Budget, budget
 from precision_lib.forensics.frozen import freeze_and_read
 from precision_lib.forensics.h6.updates import Batch, batch_of, minibatch, policy_gradient
+from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.forensics.hypothesis import Given
 from precision_lib.formats import FORMATS
 from precision_lib.jsonio import write_json
+from precision_lib.matrix import get_configuration
 from precision_lib.models.loading import CheckpointError, working_copy
 from precision_lib.models.pipeline import Pipeline, load_pipeline
 from precision_lib.record.context import run_context
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.prompt_file import PromptsError, asking
 
-SCHEMA = "precision-forensics range of fp16 1"
+SCHEMA = "precision-forensics fp16 1"
 #: Without a scale, and with that at which torch's GradScaler begins.
 SCALES = (1.0, 65536.0)
 FP16 = FORMATS["fp16"]
+#: True KL to the reference, nats per token; recipes whose noise there is measured.
+KL, RECIPES = 1e-4, ("bf16_pure", "fp16_pure", "fp16_fp32_kl")
 #: Gradients: of weights, of a module's output, of the logits alone.
 KINDS = ("parameters", "activations", "logits")
 
@@ -111,7 +119,7 @@ def measured(model: Any, batch: Batch) -> dict[str, Any]:
         raise ValueError("no gradient differs from 0: in every group all rewards are equal")
     return {
         "largest_output": vars(outputs),
-        "largest_finite": finfo(float16).max,
+        "largest_finite": FP16.largest,
         "tokens": int(batch.mask.sum()),
         "gradients": {kind: of_kind.as_json() for kind, of_kind in held.items()},
     }
@@ -130,36 +138,58 @@ def _seeing(outputs: Largest, held: Held, name: str) -> Callable[..., None]:
     return hook
 
 
-def study(pipeline: Pipeline, *, quick: bool, seed: int) -> dict[str, Any]:
-    """The range of one pipeline's policy in the first step of H6; the record, JSON-ready."""
-    asked = budget(quick=quick, seed=seed)
+def noise_of(pipeline: Pipeline, asked: Budget) -> dict[str, Any]:
+    """H1's metrics of :data:`RECIPES` at :data:`KL`, on the shorter responses; JSON-ready."""
+    usual = asked.settings["H1"]
+    settings = replace(usual, target_kls=(KL,), seq_lengths=usual.seq_lengths[:1])
+    configurations = tuple(map(get_configuration, RECIPES))
+    study = HYPOTHESES["H1"].open(Given(pipeline, settings, configurations, None))
+    return {
+        "kl": KL,
+        "response_tokens": settings.seq_lengths[0],
+        "noise": {
+            c.name: {name: metric.as_json() for name, metric in study.cell(c).metrics.items()}
+            for c in configurations
+        },
+    }
+
+
+def range_of(pipeline: Pipeline, asked: Budget) -> dict[str, Any]:
+    """The range of the policy in the first step of H6; JSON-ready."""
     settings = asked.settings["H6"]
     with tempfile.TemporaryDirectory() as directory:
         frozen = freeze_and_read(pipeline, asked.freeze, Path(directory))
     batch, size = batch_of(frozen, settings.prompts)
     rows = minibatch(0, len(batch.tokens) // size, size, settings.sequences)
     model = pipeline.policy.model
-    return {
-        "schema": SCHEMA,
-        "context": run_context("cpu", seed) | {"model": pipeline.policy.name},
-        **measured(model, batch.rows(rows).to(model.device)),
-    }
+    return measured(model, batch.rows(rows).to(model.device))
+
+
+WHAT = {"noise": noise_of, "range": range_of}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write the record."""
     set_environment()
-    parser = argparse.ArgumentParser(prog="python -m tools.fp16_range")
+    parser = argparse.ArgumentParser(prog="python -m tools.fp16")
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("--model", default="embedded", help="hub name or directory of a causal LM")
     parser.add_argument("--prompts", type=Path, metavar="FILE")
-    parser.add_argument("--quick", action="store_true", help="the quick budget of H6")
+    parser.add_argument("--quick", action="store_true", help="the quick budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     options = parser.parse_args(arguments)
     try:
         pipeline = load_pipeline(options.model, "embedded", None, "cpu", None)
         pipeline = asking(pipeline, options.prompts, None)
-        write_json(options.json, study(pipeline, quick=options.quick, seed=options.seed))
+        asked = budget(quick=options.quick, seed=options.seed)
+        record = {
+            "schema": SCHEMA,
+            "what": options.what,
+            "context": run_context("cpu", options.seed) | {"model": pipeline.policy.name},
+            **WHAT[options.what](pipeline, asked),
+        }
+        write_json(options.json, record)
     except (CheckpointError, PromptsError, OSError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return USAGE
