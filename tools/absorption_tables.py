@@ -1,5 +1,9 @@
 """Tables of findings about H6: what is left of the steps, by the format of the stored weights."""
 
+from typing import Any
+
+from precision_lib.forensics.h6.declaration import H6
+from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE
 from precision_lib.record.evidence import H6Evidence, MasterFormat
 from precision_lib.record.record import Record
 from precision_lib.reporting.markdown import table
@@ -53,3 +57,36 @@ def _figures(masters: MasterFormat) -> list[str]:
         *(percent(metrics[name].value) for name in ("weights_moved_frac", "masters_moved_frac")),
         f"{laws.exceptions + laws.off_nearest} of {laws.n:,}",
     ]
+
+
+def rates_table(records: list[dict[str, Any]]) -> str:
+    """A row per model, format and learning rate: what moves and what is lost, beside the law."""
+    rows = [
+        (
+            record["context"]["model"],
+            f"`{fmt}`",
+            f"{row['learning_rate']:.0e}",
+            percent(stored["law"]["moved_frac"]),
+            percent(stored["moved_frac"]),
+            percent(stored["law"]["kept"]),
+            percent(stored["logprob_change_slope"]["value"]),
+            _damage(stored["logprob_change_rel_error"]),
+        )
+        for record in records
+        for fmt in record["ulps"]
+        for row in record["rates"]
+        for stored in [row["stored"][fmt]]
+    ]
+    return table(
+        [
+            *("model", "weights stored in", "learning rate", "move in the first step: law"),
+            *("measured", "change kept: law", "measured", "error of the change [95 %]"),
+        ],
+        rows,
+    )
+
+
+def _damage(figure: dict[str, Any]) -> str:
+    verdict = HEALTHY if figure["high"] <= H6.decision.limit else INCONCLUSIVE
+    verdict = IMPAIRED if figure["low"] > H6.decision.limit else verdict
+    return f"{two(figure['value'])} [{two(figure['low'])}, {two(figure['high'])}] {verdict}"

@@ -1,6 +1,6 @@
 """``python -m tools.tables``: tables of one kind of record in a document.
 
-``attribution`` takes a directory of records, the other kinds a file.
+``absorption``, ``attribution`` and ``fp16`` take a directory of records, the other kinds a file.
 """
 
 import argparse
@@ -11,8 +11,11 @@ from typing import Any
 
 from precision_lib.exit_codes import OK, USAGE
 from precision_lib.record.files import load_calibration, load_self_test, load_sweep
+from tools.absorption import load_rates
+from tools.absorption_tables import rates_table
 from tools.attribution_tables import attribution_table, load_attributions
 from tools.documents import MarkerError, write_between
+from tools.fp16_tables import fp16_table, load_fp16
 from tools.gate_tables import calibration_table, self_test_tables
 from tools.real_model_tables import load_real_model, real_model_tables
 from tools.scaling_tables import load_scaling, scaling_table
@@ -22,7 +25,9 @@ from tools.training_tables import training_tables
 KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], str]]] = {
     "training": (load_sweep, training_tables),
     "calibration": (load_calibration, calibration_table),
+    "absorption": (load_rates, rates_table),
     "attribution": (load_attributions, attribution_table),
+    "fp16": (load_fp16, fp16_table),
     "real-model": (load_real_model, real_model_tables),
     "scaling": (load_scaling, scaling_table),
     "self-test": (load_self_test, self_test_tables),
