@@ -82,12 +82,11 @@ def add_calibrate(commands: Any) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from precision_lib.compare.baseline import load_baseline
     from precision_lib.jsonio import check_writable
     from precision_lib.matrix import all_configurations
     from precision_lib.phases import calibrate as phase
+    from precision_lib.reporting.bar import progress_bar
     from precision_lib.reporting.calibration import calibration_lines
 
     try:
@@ -97,7 +96,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         pipeline = load_models(options)
         device = pipeline.policy.model.device.type
         total = phase.variation_cells(len(all_configurations(None)), device)
-        with tqdm(total=total, disable=None, unit="cell", desc="calibrating") as bar:
+        with progress_bar("calibrating", "cell", total) as bar:
             result = phase.calibrate(
                 pipeline, quick=options.quick, seed=options.seed, progress=bar.update
             )

@@ -6,7 +6,6 @@ Exit codes: 0 equal or precision within the limits, 1 a bug or precision beyond 
 
 import argparse
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from precision_lib.commands.mismatch import (
     compared_weights,
     write_outputs,
 )
-
-#: Seconds between two lines of progress, also while one forward takes longer.
-_SECONDS = 20.0
 
 
 def add_rollout_check(commands: Any) -> None:
@@ -52,6 +48,7 @@ def _rollout_check(options: argparse.Namespace) -> int:
     from precision_lib.mismatch.schema import DumpError
     from precision_lib.models.loading import CheckpointError, load_checkpoint
     from precision_lib.phases.rollout_check import run_rollout_check
+    from precision_lib.reporting.bar import every
     from precision_lib.reporting.mismatch import mismatch_lines
     from precision_lib.weights.files import SourceError
 
@@ -61,7 +58,8 @@ def _rollout_check(options: argparse.Namespace) -> int:
         weights = compared_weights(options)
         check_devices(options)
         checkpoint = load_checkpoint(options.model, options.device, options.device_map)
-        with _Lines() as lines:
+        lines = _Lines()
+        with every(lines.write):
             checked = run_rollout_check(checkpoint, rollout, options.limit, lines.show, weights)
         write_outputs(options, checked.report, checked.judgement.dump)
     except (CheckpointError, DumpError, SourceError, OSError, ValueError) as error:
@@ -71,34 +69,19 @@ def _rollout_check(options: argparse.Namespace) -> int:
 
 
 class _Lines:
-    """A line of progress when a format begins, and every 20 seconds from a thread of its own."""
+    """A line of progress when a format begins, and whenever it is asked for."""
 
-    def __init__(self, seconds: float = _SECONDS) -> None:
-        self._seconds, self._state = seconds, ("loading", 0, 0)
-        self._began = time.monotonic()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-
-    def __enter__(self) -> "_Lines":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+    def __init__(self) -> None:
+        self._state, self._began = ("loading", 0, 0), time.monotonic()
 
     def show(self, fmt: str, done: int, total: int) -> None:
         """So many of all tokens went through the model in a format."""
         self._state = (fmt, done, total)
         if done == 0:
             self._began = time.monotonic()
-            self._write()
+            self.write()
 
-    def _tick(self) -> None:
-        while not self._ended.wait(self._seconds):
-            self._write()
-
-    def _write(self) -> None:
+    def write(self) -> None:
         fmt, done, total = self._state
         left = (time.monotonic() - self._began) * (total - done) / done if done else 0.0
         more = f", about {left:.0f} s left" if done else ""

@@ -33,11 +33,10 @@ def add_self_test(commands: Any) -> None:
 
 
 def _self_test(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from precision_lib.faults import FAULTS
     from precision_lib.phases import clean_runs
     from precision_lib.phases import self_test as phase
+    from precision_lib.reporting.bar import progress_bar
     from precision_lib.reporting.self_test import self_test_lines
 
     everything = phase.QUICK if options.quick else FAULTS
@@ -45,14 +44,14 @@ def _self_test(options: argparse.Namespace) -> int:
     if options.clean_runs < 0 or options.jobs < 1:
         raise UsageError("--clean_runs and --jobs are counts: give 0 or more, and 1 or more")
     try:
-        with tqdm(total=len(names), disable=None, unit="fault", desc="planting") as bar:
+        with progress_bar("planting", "fault", len(names)) as bar:
             faults = phase.plant_faults(names, options.output_dir, lambda _: bar.update(1))
     except (phase.SelfTestError, OSError) as error:
         raise UsageError(str(error)) from None
     clean = None
     if options.clean_runs:
         seeds, directory = range(options.clean_runs + 1), options.output_dir / "clean_runs"
-        with tqdm(total=len(seeds), disable=None, unit="run", desc="clean runs") as bar:
+        with progress_bar("clean runs", "run", len(seeds)) as bar:
             clean_runs.measure(seeds, directory, options.jobs, lambda _: bar.update(1))
         clean = clean_runs.false_alarms(seeds, directory)
     path = phase.write_self_test(options.output_dir, faults, clean)

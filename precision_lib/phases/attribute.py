@@ -1,11 +1,8 @@
 """Attribution from end to end: tokens of the FP32 policy, both models, the record and its files."""
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from precision_lib.attribution.places import knows_kinds
 from precision_lib.attribution.study import attribute, number_of_forwards
@@ -25,6 +22,7 @@ from precision_lib.record.attribution import (
 from precision_lib.record.codec import decode
 from precision_lib.record.context import Context, run_context
 from precision_lib.reporting.attribution import attribution_markdown
+from precision_lib.reporting.bar import progress_bar
 from precision_lib.reporting.plots.appearance import rendered
 from precision_lib.reporting.plots.attribution import attribution_picture
 from precision_lib.runtime import deterministic
@@ -36,9 +34,6 @@ from precision_lib.trajectories.prompts import (
     prompts_context,
 )
 from precision_lib.trajectories.sampling import Responses, sample_responses
-
-#: Seconds between two lines of progress where no terminal shows a bar.
-_LOG_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ def run_attribute(
     kl_format = configuration.kl if planted is None else "fp32"
     tested = _tested(model, configuration.policy, planted)
     responses = _responses(checkpoint, settings)
-    with _bar(number_of_forwards(model, responses)) as bar:
+    with progress_bar("attribute", "forward", number_of_forwards(model, responses)) as bar:
         result = attribute(
             model,
             tested,
@@ -165,9 +160,3 @@ def _responses(checkpoint: Checkpoint, settings: AttributionSettings) -> Respons
             seed=settings.seed,
             pad=checkpoint.tokenizer.pad_token_id or 0,
         ).to(checkpoint.model.device)
-
-
-def _bar(total: int) -> "tqdm[Any]":
-    """A bar on a terminal; elsewhere a line now and then, so that nothing looks like a hang."""
-    seconds = 0.1 if sys.stderr.isatty() else _LOG_SECONDS
-    return tqdm(total=total, unit="forward", desc="attribute", mininterval=seconds)

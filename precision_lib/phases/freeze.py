@@ -1,12 +1,11 @@
-"""Freeze trajectories from end to end, with a progress bar on a terminal."""
+"""Freeze trajectories from end to end, with a progress bar."""
 
 from pathlib import Path
-
-from tqdm import tqdm
 
 from precision_lib.matrix import get_configuration
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.weights import write_manifests
+from precision_lib.reporting.bar import progress_bar
 from precision_lib.trajectories.batches import FreezeSettings
 from precision_lib.trajectories.freeze import freeze
 from precision_lib.trajectories.shards import Manifest
@@ -19,7 +18,7 @@ def run_freeze(
 
     Raises what that raises.
     """
-    with tqdm(total=settings.num_batches, disable=None, unit="batch", desc="freeze") as bar:
+    with progress_bar("freeze", "batch", settings.num_batches) as bar:
         manifest = freeze(pipeline, settings, output_dir, resume=resume, progress=bar.update)
     write_manifests(pipeline, get_configuration("fp32_baseline"), output_dir)
     return manifest

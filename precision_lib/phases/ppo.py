@@ -1,4 +1,4 @@
-"""Train one configuration from end to end, with a progress bar on a terminal."""
+"""Train one configuration from end to end, with a progress bar."""
 
 import math
 import sys
@@ -6,10 +6,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
+from precision_lib.reporting.bar import progress_bar
 from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.signals import stop_requests
@@ -49,7 +48,7 @@ def run_ppo(
     name = f"ppo {configuration.name} seed {settings.seed}"
     with (
         stop_requests() as stop,
-        tqdm(total=settings.max_steps, disable=None, unit="step", desc=name) as bar,
+        progress_bar(name, "step", settings.max_steps) as bar,
         closing(
             run_events(pipeline, configuration, settings, output_dir, resume=resume, stop=stop)
         ) as events,

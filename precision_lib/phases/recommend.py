@@ -1,7 +1,6 @@
 """A recommendation from end to end: measure the recipes or take a record, choose, write files."""
 
 import sys
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,15 +12,13 @@ from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.estimate import estimate_main_job
 from precision_lib.phases.main_job import run_main_job
-from precision_lib.phases.progress import Meter, Progress, watched
+from precision_lib.phases.progress import Meter, watched
 from precision_lib.recipes.answer import Answer, as_json
 from precision_lib.record.record import Record
+from precision_lib.reporting.bar import every
 from precision_lib.reporting.plots.appearance import rendered
 from precision_lib.reporting.plots.recommendation import recommendation_picture
 from precision_lib.reporting.recommendation import recommendation_markdown
-
-#: Seconds between two lines of progress.
-_LOG_SECONDS = 20.0
 
 
 def measure_recipes(
@@ -42,8 +39,9 @@ def measure_recipes(
     budget.check_fits(pipeline.policy)
     estimate = estimate_main_job(pipeline, budget, configurations, tuple(HYPOTHESES))
     _say(f"measuring {len(configurations)} recipes: {estimate.sentence()}")
-    meter = Meter(estimate, _Lines())
-    with watched(pipeline, meter):
+    meter = Meter(estimate, lambda _: None)
+    meter.begin("opening")
+    with watched(pipeline, meter), every(lambda: _say(meter.progress().line())):
         recorder = run_main_job(
             pipeline,
             budget,
@@ -72,18 +70,6 @@ def write_recommendation(
     for path, content in files.items():
         write_bytes(path, content)
     return [json, markdown, *files]
-
-
-class _Lines:
-    """Prints where a main job is, a line every :data:`_LOG_SECONDS`."""
-
-    def __init__(self) -> None:
-        self.printed = time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        if time.monotonic() - self.printed >= _LOG_SECONDS:
-            self.printed = time.monotonic()
-            _say(progress.line())
 
 
 def _say(text: str) -> None:

@@ -6,12 +6,11 @@ The hazard. A replay of an empty directory compares nothing and would end as if 
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.weights import write_manifests
+from precision_lib.reporting.bar import progress_bar
 from precision_lib.trajectories.replay import NothingToReplayError, replay
 from precision_lib.trajectories.shards import read_manifest
 
@@ -32,7 +31,7 @@ def run_replay(
     shards = len(read_manifest(trajectories_dir).shards)
     name = f"replay {configuration.name}"
     try:
-        with tqdm(total=shards, disable=None, unit="shard", desc=name) as bar:
+        with progress_bar(name, "shard", shards) as bar:
             record = replay(
                 pipeline,
                 configuration,

@@ -7,8 +7,6 @@ marked as incomplete where cells are missing.
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from precision_lib.forensics.h1.study import open_study
 from precision_lib.forensics.probe import ProbeSettings
 from precision_lib.matrix import PrecisionConfig
@@ -16,6 +14,7 @@ from precision_lib.models.loading import Checkpoint
 from precision_lib.models.placement import spread
 from precision_lib.record.context import run_context
 from precision_lib.record.recorder import Recorder
+from precision_lib.reporting.bar import progress_bar
 
 
 def run_probe(
@@ -32,8 +31,7 @@ def run_probe(
     recorder = Recorder(output_dir / "record.json", configurations)
     recorder.expected = [("H1", c.name) for c in configurations]
     recorder.begin()
-    # tqdm shows a bar on a terminal only (disable=None).
-    with tqdm(disable=None, unit="forward", desc="sampling") as bar:
+    with progress_bar("sampling", "forward") as bar:
         study = open_study(checkpoint, settings, configurations, progress=bar.update)
         bar.set_description("static KL probe")
         bar.reset(study.forwards.number_of_forwards(configurations))

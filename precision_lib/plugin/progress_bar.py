@@ -1,7 +1,7 @@
 """How far the main job is, on the terminal of a pytest run or in its log.
 
 On a terminal a bar stands below the dots and goes before the next result is written. In a log a
-line comes every half minute. Neither has a colour.
+line comes every 20 seconds. Neither has a colour.
 """
 
 import time
@@ -13,7 +13,7 @@ import pytest
 from precision_lib.phases.progress import Progress
 
 #: Seconds between two lines of a log, and between two states of a bar.
-LOG_SECONDS, BAR_SECONDS = 30.0, 1.0
+LOG_SECONDS, BAR_SECONDS = 20.0, 1.0
 _WIDTH = 24
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
+from precision_lib.reporting.bar import progress_bar
 from precision_lib.sweep.events import FAILED, FINISHED, RETRIED, STARTED, STEPPED, Event
 from precision_lib.sweep.plan import SweepPlan, ended
 from precision_lib.training.directory import read_lines
@@ -43,13 +42,8 @@ class Progress:
 
     def watch(self, events: Iterable[Event]) -> None:
         """Take all events, behind a bar; whatever happens, the cells do not run on afterwards."""
-        with tqdm(
-            total=self.plan.steps,
-            initial=sum(self.done.values()),
-            disable=None,
-            unit="step",
-            desc="sweep",
-        ) as bar:
+        done = sum(self.done.values())
+        with progress_bar("sweep", "step", self.plan.steps, initial=done) as bar:
             try:
                 for event in events:
                     self._see(event, bar)

@@ -14,6 +14,7 @@ from precision_lib import cli
 from precision_lib.commands.rollout_check import _Lines
 from precision_lib.mismatch.saving import save_dump
 from precision_lib.models.loading import Checkpoint
+from precision_lib.reporting.bar import every
 from precision_lib.scoring.sampled import figures_of_tokens
 from precision_lib.weights import manifest
 
@@ -102,8 +103,9 @@ def test_what_does_not_fit_is_exit_code_4_in_one_line(
 
 
 def test_a_line_comes_while_one_forward_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
-    with _Lines(seconds=0.01) as lines:
-        lines.show("fp32", 5, 10)
+    lines = _Lines()
+    lines.show("fp32", 5, 10)
+    with every(lines.write, seconds=0.01):
         for _ in range(500):
             if "5 of 10 tokens" in capsys.readouterr().err:
                 break

@@ -282,10 +282,10 @@ def test_a_sweep_that_never_began_has_a_record_too(plan: SweepPlan) -> None:
 
 
 class Bar:
-    """Stands for tqdm's: counts what it is told."""
+    """Stands for the one on stderr: counts what it is told."""
 
-    def __init__(self, **options: Any) -> None:
-        self.total, self.at, self.words = options["total"], options["initial"], ""
+    def __init__(self, _desc: str, _unit: str, total: int, *, initial: int) -> None:
+        self.total, self.at, self.words = total, initial, ""
         Bar.last = self
 
     last: "Bar"
@@ -307,7 +307,7 @@ def test_the_bar_counts_the_steps_of_all_cells_and_ends_full(
     plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One cell was there, one had two steps; one crashes after two of its four, one ends early."""
-    monkeypatch.setattr(progress, "tqdm", Bar)
+    monkeypatch.setattr(progress, "progress_bar", Bar)
     leave(plan, plan.cells[0], status=KL_EXPLOSION, last_step=1)
     leave(plan, plan.cells[1], status=INTERRUPTED, last_step=2)
     run_sweep(plan, Executor(plan, until=0))
