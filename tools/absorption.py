@@ -29,7 +29,7 @@ from precision_lib.forensics.frozen import freeze_and_read
 from precision_lib.forensics.h6.declaration import H6
 from precision_lib.forensics.h6.study import H6Study
 from precision_lib.forensics.h6.updates import H6Settings, batch_of
-from precision_lib.forensics.h6.walk import Walker
+from precision_lib.forensics.h6.walk import LEARNING_RATES, Walker
 from precision_lib.formats import get_format, ulp
 from precision_lib.jsonio import load_object, write_bytes, write_json
 from precision_lib.matrix import PrecisionConfig, get_configuration
@@ -47,7 +47,7 @@ from precision_lib.reporting.plots.appearance import (
 from precision_lib.trajectories.prompt_file import PromptsError, asking
 
 SCHEMA = "precision-forensics absorption by learning rate 1"
-#: Learning rates that are measured, of those that H6 tries the first step at.
+#: Learning rates that are measured by default, of those that H6 tries the first step at.
 RATES = (1e-7, 1e-6, 1e-5, 1e-4)
 #: What is stored, beside a bf16 policy.
 STORED = ("bf16", "fp16")
@@ -95,15 +95,15 @@ def _stored_in(fmt: str) -> PrecisionConfig:
     return replace(PURE, name=f"{PURE.policy}_{fmt}_master", master=fmt)
 
 
-def study(pipeline: Pipeline, *, quick: bool, seed: int) -> dict[str, Any]:
-    """All rates on one pipeline, and the law of its weights; the record, JSON-ready."""
+def study(pipeline: Pipeline, chosen: Sequence[float], *, quick: bool, seed: int) -> dict[str, Any]:
+    """Learning rates on one pipeline, and the law of its weights; the record, JSON-ready."""
     asked = budget(quick=quick, seed=seed)
     settings: H6Settings = asked.settings["H6"]
     with tempfile.TemporaryDirectory() as directory:
         frozen = freeze_and_read(pipeline, asked.freeze, Path(directory))
     model, rates = pipeline.policy.model, []
     walker = Walker(model, *batch_of(frozen, settings.prompts), settings)
-    for rate in RATES:
+    for rate in chosen:
         rates.append(at_rate(walker, rate))
         print(f"learning rate {rate:.0e}: measured", file=sys.stderr, flush=True)  # noqa: T201
     laws = {fmt: steps_of_format(model.parameters(), fmt) for fmt in STORED}
@@ -177,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--model", default="embedded", help="hub name or directory of a causal LM")
     add("--prompts", type=Path, metavar="FILE")
+    add("--rates", type=float, nargs="+", choices=LEARNING_RATES, default=RATES)
     add("--quick", action="store_true", help="the quick budget of H6")
     add("--seed", type=int, default=0)
     add("--json", type=Path, metavar="FILE", help="the record")
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CheckpointError, PromptsError, OSError, ValueError) as error:
         print(error, file=sys.stderr)  # noqa: T201
         return USAGE
-    write_json(options.json, study(pipeline, quick=options.quick, seed=options.seed))
+    write_json(options.json, study(pipeline, options.rates, quick=options.quick, seed=options.seed))
     return OK
 
 
