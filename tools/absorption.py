@@ -24,7 +24,7 @@ from torch import Tensor
 
 from precision_lib.environment import set_environment
 from precision_lib.exit_codes import OK, USAGE
-from precision_lib.forensics.budget import budget
+from precision_lib.forensics.budget import Budget, budget
 from precision_lib.forensics.frozen import freeze_and_read
 from precision_lib.forensics.h6.declaration import H6
 from precision_lib.forensics.h6.study import H6Study
@@ -76,6 +76,12 @@ def law(sizes: Tensor, counts: Tensor, rate: float) -> dict[str, float]:
     }
 
 
+def law_of(record: dict[str, Any], fmt: str, rate: float) -> dict[str, float]:
+    """:func:`law` of the weights that a record was made from."""
+    sizes, counts = torch.tensor(record["ulps"][fmt], dtype=torch.float64).T
+    return law(sizes, counts, rate)
+
+
 def at_rate(walker: Walker, rate: float) -> dict[str, Any]:
     """H6's metrics at one learning rate, by the format of the stored weights."""
     study = H6Study(walker.at(rate))
@@ -96,30 +102,33 @@ def _stored_in(fmt: str) -> PrecisionConfig:
 
 
 def study(pipeline: Pipeline, chosen: Sequence[float], *, quick: bool, seed: int) -> dict[str, Any]:
-    """Learning rates on one pipeline, and the law of its weights; the record, JSON-ready."""
+    """Learning rates on one pipeline, and its weights; the record, JSON-ready."""
     asked = budget(quick=quick, seed=seed)
-    settings: H6Settings = asked.settings["H6"]
-    with tempfile.TemporaryDirectory() as directory:
-        frozen = freeze_and_read(pipeline, asked.freeze, Path(directory))
-    model, rates = pipeline.policy.model, []
-    walker = Walker(model, *batch_of(frozen, settings.prompts), settings)
-    for rate in chosen:
-        rates.append(at_rate(walker, rate))
-        print(f"learning rate {rate:.0e}: measured", file=sys.stderr, flush=True)  # noqa: T201
+    model = pipeline.policy.model
     laws = {fmt: steps_of_format(model.parameters(), fmt) for fmt in STORED}
-    for row in rates:
-        for fmt in STORED:
-            row["stored"][fmt]["law"] = law(*laws[fmt], row["learning_rate"])
     return {
         "schema": SCHEMA,
         "context": run_context("cpu", seed) | {"model": pipeline.policy.name},
-        "settings": {k: v for k, v in asdict(settings).items() if k != "learning_rate"},
+        "settings": {k: v for k, v in asdict(asked.settings["H6"]).items() if k != "learning_rate"},
         "gradients": PURE.policy,
-        "rates": rates,
         "ulps": {
             fmt: [[float(u), int(n)] for u, n in zip(*of, strict=True)] for fmt, of in laws.items()
         },
+        "rates": measured(pipeline, asked, chosen) if chosen else [],
     }
+
+
+def measured(pipeline: Pipeline, asked: Budget, chosen: Sequence[float]) -> list[dict[str, Any]]:
+    """H6's metrics at every learning rate, from one set of frozen trajectories."""
+    settings: H6Settings = asked.settings["H6"]
+    with tempfile.TemporaryDirectory() as directory:
+        frozen = freeze_and_read(pipeline, asked.freeze, Path(directory))
+    rates = []
+    walker = Walker(pipeline.policy.model, *batch_of(frozen, settings.prompts), settings)
+    for rate in chosen:
+        rates.append(at_rate(walker, rate))
+        print(f"learning rate {rate:.0e}: measured", file=sys.stderr, flush=True)  # noqa: T201
+    return rates
 
 
 def load_rates(directory: Path) -> list[dict[str, Any]]:
@@ -157,9 +166,8 @@ def _curves(moved: Any, lost: Any, record: dict[str, Any], fmt: str, look: dict[
     """Points as measured, lines as the law has them."""
     points = [(row["learning_rate"], row["stored"][fmt]) for row in record["rates"]]
     rates = [rate for rate, _ in points]
-    sizes, counts = torch.tensor(record["ulps"][fmt], dtype=torch.float64).T
     fine = torch.logspace(-7, -4, 61, dtype=torch.float64).tolist()
-    laws = [law(sizes, counts, rate) for rate in fine]
+    laws = [law_of(record, fmt, rate) for rate in fine]
     mark = {"color": look["color"], "marker": look["marker"]}
     moved.plot(rates, [m["moved_frac"] for _, m in points], linestyle="", label=fmt, **mark)
     line = {"color": look["color"], "linewidth": 1, "label": f"{fmt}, law"}
@@ -177,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--model", default="embedded", help="hub name or directory of a causal LM")
     add("--prompts", type=Path, metavar="FILE")
-    add("--rates", type=float, nargs="+", choices=LEARNING_RATES, default=RATES)
+    add("--rates", type=float, nargs="*", choices=LEARNING_RATES, default=RATES, help="none: law")
     add("--quick", action="store_true", help="the quick budget of H6")
     add("--seed", type=int, default=0)
     add("--json", type=Path, metavar="FILE", help="the record")

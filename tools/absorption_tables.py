@@ -7,7 +7,8 @@ from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE
 from precision_lib.record.evidence import H6Evidence, MasterFormat
 from precision_lib.record.record import Record
 from precision_lib.reporting.markdown import table
-from precision_lib.reporting.numbers import interval, percent, two
+from precision_lib.reporting.numbers import DASH, interval, percent, two
+from tools.absorption import RATES, law_of
 
 
 def h6(record: Record) -> list[str]:
@@ -61,22 +62,24 @@ def _figures(masters: MasterFormat) -> list[str]:
 
 def rates_table(records: list[dict[str, Any]]) -> str:
     """A row per model, format and learning rate: what moves and what is lost, beside the law."""
-    rows = [
-        (
-            record["context"]["model"],
-            f"`{fmt}`",
-            f"{row['learning_rate']:.0e}",
-            percent(stored["law"]["moved_frac"]),
-            percent(stored["moved_frac"]),
-            percent(stored["law"]["kept"]),
-            percent(stored["logprob_change_slope"]["value"]),
-            _damage(stored["logprob_change_rel_error"]),
-        )
-        for record in records
-        for fmt in record["ulps"]
-        for row in record["rates"]
-        for stored in [row["stored"][fmt]]
-    ]
+    rows = []
+    for record in records:
+        stored = {row["learning_rate"]: row["stored"] for row in record["rates"]}
+        for fmt in record["ulps"]:
+            for rate in RATES:
+                law, seen = law_of(record, fmt, rate), stored.get(rate, {}).get(fmt)
+                rows.append(
+                    (
+                        record["context"]["model"],
+                        f"`{fmt}`",
+                        f"{rate:.0e}",
+                        percent(law["moved_frac"]),
+                        percent(seen["moved_frac"]) if seen else DASH,
+                        percent(law["kept"]),
+                        percent(seen["logprob_change_slope"]["value"]) if seen else DASH,
+                        _damage(seen["logprob_change_rel_error"]) if seen else DASH,
+                    )
+                )
     return table(
         [
             *("model", "weights stored in", "learning rate", "move in the first step: law"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from precision_lib.jsonio import load_object
 from precision_lib.reporting.markdown import table
-from precision_lib.reporting.numbers import percent, two
+from precision_lib.reporting.numbers import DASH, percent, two
 from tools.fp16 import RECIPES, SCALES, SCHEMA
 
 Records = dict[str, dict[str, dict[str, Any]]]
@@ -33,7 +33,7 @@ def fp16_table(records: Records) -> str:
     """A column per model: noise by recipe, the largest output, gradients by loss scale."""
     models = list(records.values())
     noise = [
-        (f"noise/signal of `{name}` [95 %]", *(_noise(of["noise"]["noise"][name]) for of in models))
+        (f"noise/signal of `{name}` [95 %]", *(_noise(of, name) for of in models))
         for name in RECIPES
     ]
     limit = f"{models[0]['range']['largest_finite']:,.0f}"
@@ -64,8 +64,10 @@ def fp16_table(records: Records) -> str:
     return table(["", *records], rows)
 
 
-def _noise(metrics: dict[str, Any]) -> str:
-    figure = metrics["log_ratio_nsr"]
+def _noise(of: dict[str, dict[str, Any]], name: str) -> str:
+    if "noise" not in of:
+        return DASH
+    figure = of["noise"]["noise"][name]["log_ratio_nsr"]
     return f"{two(figure['value'])} [{two(figure['low'])}, {two(figure['high'])}]"
 
 
