@@ -3,7 +3,11 @@
 import copy
 import re
 
+import pytest
+
+from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.jsonio import load_object
+from precision_lib.recipes.damage import NOT_MEASURED
 from precision_lib.reporting.numbers import two
 from tests.unit.repository.test_readme_figures import RECORDS, between, document
 from tools.predictions import HOW, Row, is_confirmed, is_contradicted, prediction_table
@@ -58,6 +62,16 @@ def test_the_figures_of_what_was_found_are_the_records() -> None:
     assert {"fp16_pure", "fp16_fp32_kl"} == set(ANSWER["cheaper_undecided"])
     assert (ANSWER["point"]["length"], SHORTER["point"]["length"]) == (2048, 1024)
     assert f"Up to 1,024 tokens `{SHORTER['recommended']}` is recommended" in text
+
+
+@pytest.mark.parametrize("name", ["embedded_quick", "embedded_whole_1024", "smollm2_quick_255"])
+def test_every_hypothesis_counts_in_a_committed_answer(name: str) -> None:
+    path = RECORDS / "recommendation" / f"{name}.json"
+    recipes = load_object(path, "recommendation", "recommend writes one")["recipes"]
+    assert recipes
+    for recipe in recipes:
+        assert set(recipe["damage"]) == set(HYPOTHESES)
+        assert NOT_MEASURED not in {damage["verdict"] for damage in recipe["damage"].values()}
 
 
 def test_a_prediction_that_fails_is_seen() -> None:

@@ -1,0 +1,57 @@
+"""The findings about H6 at other learning rates and the recipes about fp16 are the records."""
+
+import re
+
+import pytest
+
+from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.reporting.numbers import two
+from tests.unit.repository.test_readme_figures import RECORDS, between, document
+from tools.absorption import law_of, load_rates
+from tools.absorption_tables import rates_table
+from tools.fp16_tables import fp16_table, load_fp16
+
+RATES = load_rates(RECORDS / "absorption")
+FP16 = load_fp16(RECORDS / "fp16")
+
+
+def test_the_tables_are_those_of_clean_checkouts() -> None:
+    assert between(document("docs/findings.md"), "absorption") == rates_table(RATES)
+    assert between(document("docs/recipes.md"), "fp16") == fp16_table(FP16)
+    records = [*RATES, *(record for of in FP16.values() for record in of.values())]
+    assert not any(record["context"]["commit"]["dirty"] for record in records)
+
+
+def test_the_law_is_as_near_as_the_sentences_say() -> None:
+    text = re.sub(r"\s+", " ", document("docs/findings.md"))
+    seen = [
+        (law_of(record, fmt, row["learning_rate"]), stored)
+        for record in RATES
+        for row in record["rates"]
+        for fmt, stored in row["stored"].items()
+    ]
+    assert len(seen) >= 8
+    moved = [stored["moved_frac"] / law["moved_frac"] for law, stored in seen]
+    kept = [stored["logprob_change_slope"]["value"] / law["kept"] for law, stored in seen]
+    assert all(abs(ratio - 1) < 0.01 for ratio in moved)
+    assert f"{min(kept):.2f} to {max(kept):.1f} times the law" in text
+
+
+def test_the_figures_of_fp16_are_the_records() -> None:
+    text = re.sub(r"\s+", " ", document("docs/recipes.md"))
+    real = FP16["smollm2-135m-in-bf16"]["range"]
+    largest, end = real["largest_output"]["value"], real["largest_finite"]
+    assert f"largest output is {largest:,.0f}, {largest / end:.0%}".replace("%", " %") in text
+    for recipe in ("fp16_pure", "fp16_fp32_kl"):
+        metric = FP16["smollm2-135m-in-bf16"]["noise"]["noise"][recipe]["log_ratio_nsr"]
+        assert metric["low"] > DECISIONS["H1"].limit
+        assert f"{two(metric['value'])} [" in text
+        assert 1e-4 * (metric["value"] / DECISIONS["H1"].limit) ** 2 == pytest.approx(
+            7e-4, rel=0.05
+        )
+    weights, logits = (real["gradients"][kind]["scales"] for kind in ("parameters", "logits"))
+    lost = f"{100 * weights[0]['zero_frac']:.1f} % of SmolLM2's gradients of weights"
+    assert f"{lost} and {100 * logits[0]['zero_frac']:.0f} % of those of logits" in text
+    assert weights[1]["overflow"] == 0
+    assert weights[1]["zero_frac"] < 1e-4
+    assert f"the largest is {real['gradients']['parameters']['largest']['value']:.2f}," in text
