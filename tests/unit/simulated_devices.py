@@ -15,16 +15,15 @@ and nothing is said of the kernels, streams and copies of real GPUs.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter
 
-if TYPE_CHECKING:
-    from precision_lib.models.loading import Checkpoint
-    from precision_lib.models.reward_model import RewardModel
+from precision_lib.models.loading import Checkpoint
+from precision_lib.models.reward_model import RewardModel
 
 HOST = torch.device("cpu")
 FIRST, SECOND = torch.device("cpu:1"), torch.device("cpu:2")
@@ -186,7 +185,7 @@ def split_map(
 
 
 def dispatched(
-    loaded: "Checkpoint | RewardModel", first: torch.device = FIRST, second: torch.device = SECOND
+    loaded: Checkpoint | RewardModel, first: torch.device = FIRST, second: torch.device = SECOND
 ) -> Any:
     """``loaded``, its model spread by accelerate as loading with ``device_map`` does."""
     from accelerate import dispatch_model

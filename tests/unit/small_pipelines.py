@@ -6,23 +6,19 @@ paths, bits and files are looked at.
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from precision_lib.models.loading import Checkpoint, parameter_digest, working_copy
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.reward_model import RewardModel
 from precision_lib.runtime import deterministic
 from tests.unit.conftest import POSITIONS, byte_tokenizer, random_model
 
-if TYPE_CHECKING:
-    from precision_lib.models.loading import Checkpoint
-    from precision_lib.models.pipeline import Pipeline
-    from precision_lib.models.reward_model import RewardModel
 
-
-def random_checkpoint(architecture: str = "Llama", **changes: Any) -> "Checkpoint":
+def random_checkpoint(architecture: str = "Llama", **changes: Any) -> Checkpoint:
     """A causal LM in memory; the same bits whenever it is made."""
-    from precision_lib.models.loading import Checkpoint, parameter_digest
-
     tokenizer = byte_tokenizer()
     model = random_model(
         architecture, len(tokenizer), attn_implementation="eager", **changes
@@ -30,12 +26,9 @@ def random_checkpoint(architecture: str = "Llama", **changes: Any) -> "Checkpoin
     return Checkpoint(model, tokenizer, architecture, parameter_digest(model))
 
 
-def random_reward() -> "RewardModel":
+def random_reward() -> RewardModel:
     """A scalar Qwen3 reward model that reads the policy's own ids."""
     import transformers
-
-    from precision_lib.models.loading import parameter_digest
-    from precision_lib.models.reward_model import RewardModel
 
     tokenizer = byte_tokenizer()
     config = transformers.Qwen3Config(
@@ -55,20 +48,16 @@ def random_reward() -> "RewardModel":
     return RewardModel(model, tokenizer, "random", parameter_digest(model))
 
 
-def random_pipeline(architecture: str = "Llama", *, moved: float = 0.0) -> "Pipeline":
+def random_pipeline(architecture: str = "Llama", *, moved: float = 0.0) -> Pipeline:
     """Policy, reference, reward and no value head.
 
     Args:
         moved: 0 for a reference that is the policy's own object; otherwise the reference's
             parameters are the policy's times ``1 + moved``.
     """
-    from precision_lib.models.pipeline import Pipeline
-
     policy = random_checkpoint(architecture)
     reference = policy
     if moved:
-        from precision_lib.models.loading import parameter_digest, working_copy
-
         model = working_copy(policy.model)
         with torch.no_grad():
             for parameter in model.parameters():

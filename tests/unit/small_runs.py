@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from precision_lib.cli import main
 from precision_lib.matrix import PrecisionConfig, get_configuration
+from precision_lib.models.loading import parameter_digest, working_copy
+from precision_lib.models.pipeline import Pipeline
 from precision_lib.runtime import deterministic
 from precision_lib.training.rollout import Experience, rollout
 from precision_lib.training.run import run_events
@@ -27,9 +29,6 @@ from precision_lib.training.state import identity, read_state
 from precision_lib.training.summary import RunSummary
 from precision_lib.training.trainer import Run, open_run, ppo_step
 from tests.unit.small_pipelines import random_checkpoint, random_reward
-
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
 
 #: Two of the matrix with 16-bit formats, its FP32 one, and one of a user's own.
 NAMES = ("bf16_pure", "mixed_recommended", "fp32_baseline", "all_fp16")
@@ -92,19 +91,15 @@ def settings(**changes: Any) -> PPOSettings:
 
 
 @cache
-def pipeline() -> "Pipeline":
+def pipeline() -> Pipeline:
     """Random models; every fifth token ends a response, so that these have several lengths."""
-    from precision_lib.models.pipeline import Pipeline
-
     policy = random_checkpoint(num_hidden_layers=1)
     policy.model.generation_config.eos_token_id = list(range(0, 257, 5))
     return Pipeline(policy, policy, random_reward(), None)
 
 
-def variant(role: str, change: Callable[[Any], None]) -> "Pipeline":
+def variant(role: str, change: Callable[[Any], None]) -> Pipeline:
     """:func:`pipeline` with a copy of one of its models, changed; the reference stays itself."""
-    from precision_lib.models.loading import parameter_digest, working_copy
-
     original = getattr(pipeline(), role)
     model = working_copy(original.model)
     with torch.no_grad():
@@ -114,7 +109,7 @@ def variant(role: str, change: Callable[[Any], None]) -> "Pipeline":
 
 
 @contextmanager
-def opened(name: str, models: "Pipeline | None" = None, **changes: Any) -> Iterator[Run]:
+def opened(name: str, models: Pipeline | None = None, **changes: Any) -> Iterator[Run]:
     """A run before its first step, inside the numerical state of one."""
     formats = configuration(name)
     wanted = settings(**changes)
@@ -148,7 +143,7 @@ def scored(experience: Experience, penalty: Tensor | None = None, **changes: Any
 def train(
     directory: Path,
     name: str = "fp32_baseline",
-    models: "Pipeline | None" = None,
+    models: Pipeline | None = None,
     *,
     resume: bool = False,
     stop_before: int | None = None,

@@ -20,6 +20,7 @@ from precision_lib.matrix import (
     get_configuration,
     load_matrix,
 )
+from precision_lib.training.settings import check_columns
 
 GOOD = """
 [mine]
@@ -81,8 +82,6 @@ def test_recipes_are_known_by_name_and_join_a_run_when_asked_for() -> None:
 
 
 def test_training_refuses_a_column_that_it_does_not_apply() -> None:
-    from precision_lib.training.settings import check_columns
-
     for name in ("fp16_pure", "bf16_fp8_rollout"):
         check_columns(get_configuration(name))
     with pytest.raises(ValueError, match=r"'bf16_fp32_head': lm_head = 'fp32' is not applied in"):

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from precision_lib.cli import main
+from precision_lib.commands import load_models
 from precision_lib.models.value_head import ValueHead
 from precision_lib.training.signals import stop_requests
 from precision_lib.training.trainer import ppo_step
@@ -186,8 +187,6 @@ def test_disk_without_room_for_the_summary_is_exit_code_3(
 
 
 def test_embedded_models_train_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from precision_lib.commands import load_models
-
     monkeypatch.setattr(MODELS, load_models)
     assert ppo_command(tmp_path, "--max_steps=1", "--batch_size=2", name="bf16_pure") == 0
     [line] = step_lines(tmp_path)

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from precision_lib.cli import main
+from precision_lib.commands import load_models
+from precision_lib.commands.training import SETTINGS
+from precision_lib.phases.ppo import kl_warning
 from precision_lib.training.settings import PPOSettings
+from precision_lib.trajectories.prompts import MAX_PROMPT_TOKENS
 from tests.unit.small_pipelines import files_of, random_checkpoint, random_reward
 from tests.unit.small_runs import (
     one_line,
@@ -112,8 +116,6 @@ def test_lengths_beyond_a_models_positions_are_exit_code_4(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also of the reward model, which reads the same tokens here."""
-    from precision_lib.trajectories.prompts import MAX_PROMPT_TOKENS
-
     made: Any = random_reward() if role == "reward" else random_checkpoint(num_hidden_layers=1)
     made.model.config.max_position_embeddings = MAX_PROMPT_TOKENS + 6
     short = dataclasses.replace(pipeline(), **{role: made})
@@ -127,8 +129,6 @@ def test_lengths_beyond_a_models_positions_are_exit_code_4(
 def test_cuda_without_a_device_is_exit_code_4(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from precision_lib.commands import load_models
-
     monkeypatch.setattr(MODELS, load_models)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert ppo_command(tmp_path, "--device=cuda") == 4
@@ -136,8 +136,6 @@ def test_cuda_without_a_device_is_exit_code_4(
 
 
 def test_help_lists_every_setting_and_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
-    from precision_lib.commands.training import SETTINGS
-
     with pytest.raises(SystemExit) as ended:
         main(["ppo", "--help"])
     assert ended.value.code == 0
@@ -151,8 +149,6 @@ def test_help_lists_every_setting_and_what_it_means(capsys: pytest.CaptureFixtur
 
 
 def test_a_jump_of_the_kl_is_warned_of() -> None:
-    from precision_lib.phases.ppo import kl_warning
-
     settings = PPOSettings(max_new_tokens=10)
     line = {"step": 2, "kl_sequence_mean": 5.0}
     limit = 10 * math.log1p(settings.clip_range)

@@ -4,22 +4,29 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from precision_lib.faults import plant
+from precision_lib.forensics.h2 import families as families
+from precision_lib.forensics.h2 import families as reward_families
+from precision_lib.forensics.h2 import forwards as h2_forwards
 from precision_lib.forensics.h2 import operating_point as operating_point
 from precision_lib.forensics.h2.declaration import H2
+from precision_lib.forensics.h2.forwards import WIDE_HEAD
+from precision_lib.forensics.h2.study import H2Study, open_h2_study
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.metrics import rewards as h2
-
-if TYPE_CHECKING:
-    from precision_lib.forensics.h2.study import H2Study
-    from precision_lib.models.reward_model import RewardModel
-    from precision_lib.trajectories.store import Trajectories
+from precision_lib.models.reward_model import RewardModel, score_tokens
+from precision_lib.runtime import deterministic
+from precision_lib.scoring.forced import forced_rewards
+from precision_lib.scoring.micro import Micro
+from precision_lib.trajectories.store import Trajectories
 
 PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 PROMOTED, DEMOTED = get_configuration("bf16_fp32_reward"), get_configuration("fp32_bf16_reward")
@@ -30,12 +37,9 @@ SCORE_TOKENS = "precision_lib.scoring.forced.score_tokens"
 
 
 @pytest.fixture(scope="module")
-def reward() -> "RewardModel":
+def reward() -> RewardModel:
     """A random Llama of two layers with a score head."""
     import transformers
-
-    from precision_lib.models.reward_model import RewardModel
-    from precision_lib.runtime import deterministic
 
     config = transformers.LlamaConfig(
         vocab_size=64,
@@ -55,13 +59,8 @@ def reward() -> "RewardModel":
     return RewardModel(model.eval().requires_grad_(False), None, "tiny", "0" * 64)
 
 
-def freeze(reward: "RewardModel", index: int) -> "Trajectories":
+def freeze(reward: RewardModel, index: int) -> Trajectories:
     """Random tokens of random lengths, scored as a freeze does."""
-    from precision_lib.runtime import deterministic
-    from precision_lib.scoring.forced import forced_rewards
-    from precision_lib.scoring.micro import Micro
-    from precision_lib.trajectories.store import Trajectories
-
     count, generator = PROMPTS * SAMPLES, torch.Generator().manual_seed(index)
     tokens = torch.randint(1, 64, (count, LENGTH), generator=generator)
     lengths = torch.randint(5, LENGTH + 1, (count,), generator=generator)
@@ -84,17 +83,17 @@ def freeze(reward: "RewardModel", index: int) -> "Trajectories":
 
 
 @pytest.fixture(scope="module")
-def shards(reward: "RewardModel") -> list["Trajectories"]:
+def shards(reward: RewardModel) -> list[Trajectories]:
     return [freeze(reward, index) for index in range(SHARDS)]
 
 
 @pytest.fixture
-def study(reward: "RewardModel", shards: list["Trajectories"]) -> "H2Study":
+def study(reward: RewardModel, shards: list[Trajectories]) -> H2Study:
     return opened(reward, shards)
 
 
 @pytest.fixture(scope="module")
-def clean(reward: "RewardModel", shards: list["Trajectories"]) -> "H2Study":
+def clean(reward: RewardModel, shards: list[Trajectories]) -> H2Study:
     """A study that no test changes."""
     return opened(reward, shards)
 
@@ -102,18 +101,14 @@ def clean(reward: "RewardModel", shards: list["Trajectories"]) -> "H2Study":
 @pytest.fixture(autouse=True)
 def few_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """The families have tests of their own; here a few groups of each will do."""
-    from precision_lib.forensics.h2 import families as reward_families
-
     monkeypatch.setattr(reward_families, "GROUPS", 16)
 
 
-def opened(reward: "RewardModel", shards: list["Trajectories"]) -> "H2Study":
-    from precision_lib.forensics.h2.study import open_h2_study
-
+def opened(reward: RewardModel, shards: list[Trajectories]) -> H2Study:
     return open_h2_study(reward, shards, 0)
 
 
-def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None:
+def change_forward(study: H2Study, change: Callable[[Any, str], None]) -> None:
     """Have ``change`` applied to the model of every forward."""
     build = study.forwards.scorer.model
 
@@ -128,7 +123,7 @@ def change_forward(study: "H2Study", change: Callable[[Any, str], None]) -> None
 # Cells
 
 
-def test_a_cell_holds_every_metric_over_every_sequence(clean: "H2Study") -> None:
+def test_a_cell_holds_every_metric_over_every_sequence(clean: H2Study) -> None:
     cell = clean.cell(PURE)
     assert cell.hypothesis == "H2"
     assert set(cell.metrics) == {*H2.metrics, "batch_variance"}
@@ -140,7 +135,7 @@ def test_a_cell_holds_every_metric_over_every_sequence(clean: "H2Study") -> None
     assert clean.cell(PURE).metrics is cell.metrics, "computed once"
 
 
-def test_evidence_is_strict_json(clean: "H2Study") -> None:
+def test_evidence_is_strict_json(clean: H2Study) -> None:
     import json
 
     for configuration in (PURE, REFERENCE_RUN):
@@ -148,13 +143,13 @@ def test_evidence_is_strict_json(clean: "H2Study") -> None:
     json.dumps(clean.verdict().as_json() | clean.context(), allow_nan=False)
 
 
-def test_cells_of_one_reward_format_are_the_same_measurement(clean: "H2Study") -> None:
+def test_cells_of_one_reward_format_are_the_same_measurement(clean: H2Study) -> None:
     """Policy, reference, value and KL have no part in H2."""
     assert clean.cell(PURE).metrics == clean.cell(DEMOTED).metrics
     assert clean.cell(PROMOTED).metrics == clean.cell(REFERENCE_RUN).metrics
 
 
-def test_the_golden_path_is_measured_against_the_exact_model(clean: "H2Study") -> None:
+def test_the_golden_path_is_measured_against_the_exact_model(clean: H2Study) -> None:
     """Above 0, or FP32 would have been compared with itself; and far below bf16."""
     cell = clean.cell(REFERENCE_RUN)
     assert cell.evidence["measured_against"] == "fp64"
@@ -166,7 +161,7 @@ def test_the_golden_path_is_measured_against_the_exact_model(clean: "H2Study") -
 
 
 @pytest.mark.parametrize("fmt", ["bf16", "fp16", "fp32", "fp64"])
-def test_observed_formats(clean: "H2Study", fmt: str) -> None:
+def test_observed_formats(clean: H2Study, fmt: str) -> None:
     configuration = replace(PURE, name=fmt, reward=fmt)
     observed = clean.cell(configuration).evidence["observed_formats"]
     assert observed == {
@@ -178,7 +173,7 @@ def test_observed_formats(clean: "H2Study", fmt: str) -> None:
     }
 
 
-def test_each_forward_runs_once(reward: "RewardModel", shards: list["Trajectories"]) -> None:
+def test_each_forward_runs_once(reward: RewardModel, shards: list[Trajectories]) -> None:
     """bf16: first, again, rebatched, wide head; FP32: the same four; the exact model."""
     calls: list[None] = []
     study = opened(reward, shards)
@@ -190,9 +185,7 @@ def test_each_forward_runs_once(reward: "RewardModel", shards: list["Trajectorie
     assert len(calls) == 4 + 4 + 1
 
 
-def test_groups_may_have_different_sizes(
-    reward: "RewardModel", shards: list["Trajectories"]
-) -> None:
+def test_groups_may_have_different_sizes(reward: RewardModel, shards: list[Trajectories]) -> None:
     """A prompt that was drawn in two shards is one group of 8."""
     merged = [*shards, replace(shards[0], rewards=shards[0].rewards.clone())]
     sizes = torch.bincount(opened(reward, merged).groups).tolist()
@@ -203,7 +196,7 @@ def test_groups_may_have_different_sizes(
 # Causes
 
 
-def test_causes_are_kept_apart(clean: "H2Study") -> None:
+def test_causes_are_kept_apart(clean: H2Study) -> None:
     """Storing alone is the cast of the golden scores; a wide head leaves no grid on the scores."""
     causes = clean.causes("bf16")
     stored = h2.group_sums(clean.golden.bfloat16(), clean.golden, clean.groups)
@@ -213,29 +206,22 @@ def test_causes_are_kept_apart(clean: "H2Study") -> None:
     assert causes["both"]["advantage_rms_error"] == (
         clean.cell(PURE).metrics["advantage_rms_error"].as_json()
     )
-    from precision_lib.forensics.h2.forwards import WIDE_HEAD
-    from precision_lib.forensics.observed_format import observed_format
-
     wide = clean.forwards.scored("bf16", WIDE_HEAD)
     assert wide.parameters == "bf16+fp32"
     assert observed_format(wide.scores) == "fp32"
     assert causes["forward_only"]["advantage_rms_error"]["value"] > 0
 
 
-def test_a_wide_head_is_taken_off_again(study: "H2Study") -> None:
-    from precision_lib.forensics.h2.forwards import WIDE_HEAD
-
+def test_a_wide_head_is_taken_off_again(study: H2Study) -> None:
     study.forwards.scored("bf16", WIDE_HEAD)
     assert study.forwards.scored("bf16").scores.dtype == torch.bfloat16
     assert study.forwards.scored("bf16").parameters == "bf16"
 
 
 def test_an_exact_forward_leaves_storing_alone(
-    study: "H2Study", monkeypatch: pytest.MonkeyPatch
+    study: H2Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where bf16 hidden states are as good as golden, both = stored only."""
-    from precision_lib.forensics.h2 import forwards as h2_forwards
-
     scored = study.forwards.scored
 
     def cast_at_the_end(fmt: str, run: str = "first") -> Any:
@@ -261,14 +247,13 @@ def test_native_point_of_known_rewards() -> None:
 
 
 def test_an_offset_reward_model_is_impaired_and_promotion_heals_it(
-    reward: "RewardModel", monkeypatch: pytest.MonkeyPatch
+    reward: RewardModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clean counterpart of a refutation: a score with an offset of 1,000 spreads.
 
     bf16 steps of 4 on a spread of about 1. The same study must then say ``supported``, with the
     damage in the stored score.
     """
-    from precision_lib.models.reward_model import score_tokens
 
     def offset(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
         return score_tokens(model, tokens, lengths) + 1000
@@ -291,7 +276,7 @@ def test_an_offset_reward_model_is_impaired_and_promotion_heals_it(
     }
 
 
-def test_storing_the_real_scores_follows_the_law(clean: "H2Study") -> None:
+def test_storing_the_real_scores_follows_the_law(clean: H2Study) -> None:
     """Within 4.5 standard errors; groups with steps of up to half their spread."""
     found = clean.storing("bf16")
     assert found["groups"] > SHARDS * PROMPTS // 2
@@ -303,7 +288,7 @@ def test_storing_the_real_scores_follows_the_law(clean: "H2Study") -> None:
 # Controls
 
 
-def test_controls_are_null_on_a_healthy_study(clean: "H2Study") -> None:
+def test_controls_are_null_on_a_healthy_study(clean: H2Study) -> None:
     control = clean.verdict().control
     assert control["is_null"], control
     assert control["fp32_replay"]["n"] == SHARDS * PROMPTS * SAMPLES
@@ -312,7 +297,7 @@ def test_controls_are_null_on_a_healthy_study(clean: "H2Study") -> None:
     assert control["irrelevant_promotion_damage_removed"] == 0
 
 
-def test_a_dropout_left_on_breaks_the_replay(study: "H2Study") -> None:
+def test_a_dropout_left_on_breaks_the_replay(study: H2Study) -> None:
     def drop(model: Any, fmt: str) -> None:
         model.score.register_forward_pre_hook(
             lambda _, inputs: (torch.nn.functional.dropout(inputs[0], 0.1),)
@@ -324,7 +309,7 @@ def test_a_dropout_left_on_breaks_the_replay(study: "H2Study") -> None:
     assert not found["is_null"]
 
 
-def test_forwards_that_do_not_repeat_break_the_irrelevant_control(study: "H2Study") -> None:
+def test_forwards_that_do_not_repeat_break_the_irrelevant_control(study: H2Study) -> None:
     calls = itertools.count()
 
     def restless(model: Any, fmt: str) -> None:
@@ -338,7 +323,7 @@ def test_forwards_that_do_not_repeat_break_the_irrelevant_control(study: "H2Stud
 
 
 def test_rewards_of_another_model_break_the_replay(
-    reward: "RewardModel", shards: list["Trajectories"]
+    reward: RewardModel, shards: list[Trajectories]
 ) -> None:
     """Stored scores that belong to other answers: shifted by one."""
     shifted = [replace(s, rewards=s.rewards.roll(1)) for s in shards]
@@ -349,7 +334,7 @@ def test_rewards_of_another_model_break_the_replay(
 
 
 def test_stored_rewards_within_the_noise_of_fp32_are_accepted(
-    reward: "RewardModel", shards: list["Trajectories"]
+    reward: RewardModel, shards: list[Trajectories]
 ) -> None:
     """As from another device: one FP32 ulp away from this one's."""
     up = torch.tensor(torch.inf)
@@ -361,10 +346,8 @@ def test_stored_rewards_within_the_noise_of_fp32_are_accepted(
 
 
 def test_a_family_that_is_not_immune_breaks_the_control(
-    study: "H2Study", monkeypatch: pytest.MonkeyPatch
+    study: H2Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from precision_lib.forensics.h2 import families as families
-
     wrong = replace(families.FAMILIES[0], immune=True)
     monkeypatch.setattr(families, "FAMILIES", (wrong, *families.FAMILIES[1:]))
     assert not operating_point.immunity(0)["is_null"]
@@ -372,11 +355,10 @@ def test_a_family_that_is_not_immune_breaks_the_control(
 
 
 def test_batch_variance_sees_a_score_that_depends_on_its_batch(
-    reward: "RewardModel", shards: list["Trajectories"], monkeypatch: pytest.MonkeyPatch
+    reward: RewardModel, shards: list[Trajectories], monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     quiet = opened(reward, shards).rebatched(REFERENCE_RUN).variance.value
-    from precision_lib.models.reward_model import score_tokens
 
     def batch_dependent(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
         scores = score_tokens(model, tokens, lengths)
@@ -389,7 +371,7 @@ def test_batch_variance_sees_a_score_that_depends_on_its_batch(
 
 
 def test_scores_that_all_tie_in_one_batch_shape_have_a_batch_variance(
-    reward: "RewardModel", shards: list["Trajectories"], monkeypatch: pytest.MonkeyPatch
+    reward: RewardModel, shards: list[Trajectories], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their own advantages are 0: over those, the variance grew with the number of sequences."""
     study = opened(reward, shards)
@@ -407,10 +389,9 @@ def test_scores_that_all_tie_in_one_batch_shape_have_a_batch_variance(
 
 
 def test_scores_rounded_before_they_are_returned_show_as_laundered(
-    reward: "RewardModel", shards: list["Trajectories"], monkeypatch: pytest.MonkeyPatch
+    reward: RewardModel, shards: list[Trajectories], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bf16 detour: the tensor says fp32, its values do not; and the replay control breaks."""
-    from precision_lib.models.reward_model import score_tokens
 
     def rounded(model: Any, tokens: Tensor, lengths: Tensor) -> Tensor:
         scores = score_tokens(model, tokens, lengths)
@@ -435,10 +416,8 @@ def test_scores_rounded_before_they_are_returned_show_as_laundered(
         "whitened_left_in_input_dtype",
     ],
 )
-def test_statistics_in_the_rewards_format_miss_the_oracle(clean: "H2Study", fault: str) -> None:
+def test_statistics_in_the_rewards_format_miss_the_oracle(clean: H2Study, fault: str) -> None:
     """What ``test_statistics_match_the_oracle`` of the forensics asks, with the fault planted."""
-    from precision_lib.faults import plant
-
     scores = clean.scores("bf16")
     assert 0 < operating_point.statistics_over_bound(scores, clean.groups) <= 1
     with plant(fault):
@@ -447,8 +426,6 @@ def test_statistics_in_the_rewards_format_miss_the_oracle(clean: "H2Study", faul
 
 def test_group_statistics_in_bf16_break_the_immunity_of_binary_rewards() -> None:
     """A mean of 3/8 is exact in bf16, one of 3/7 is not: 0 and 1 are no longer without error."""
-    from precision_lib.faults import plant
-
     assert operating_point.immunity(0)["is_null"]
     with plant("group_statistics_in_rewards_dtype"):
         assert not operating_point.immunity(0)["is_null"]
@@ -464,7 +441,7 @@ def test_advantages_of_no_finite_score_are_not_compared() -> None:
 # Overflow
 
 
-def test_overflow_of_some_scores_impairs_the_cell(study: "H2Study") -> None:
+def test_overflow_of_some_scores_impairs_the_cell(study: H2Study) -> None:
     """fp16 scores beyond 65,504 are infinite; the cell says so instead of crashing."""
 
     def loud(model: Any, fmt: str) -> None:
@@ -479,7 +456,7 @@ def test_overflow_of_some_scores_impairs_the_cell(study: "H2Study") -> None:
     assert all(math.isfinite(m.value) for m in cell.metrics.values())
 
 
-def test_overflow_of_all_scores_impairs_the_cell(study: "H2Study") -> None:
+def test_overflow_of_all_scores_impairs_the_cell(study: H2Study) -> None:
     def silent(model: Any, fmt: str) -> None:
         if fmt == "fp16":
             model.score.weight.data = torch.full_like(model.score.weight, torch.inf)
@@ -495,7 +472,7 @@ def test_overflow_of_all_scores_impairs_the_cell(study: "H2Study") -> None:
 
 
 def test_inputs_that_cannot_be_judged_are_refused(
-    reward: "RewardModel", shards: list["Trajectories"]
+    reward: RewardModel, shards: list[Trajectories]
 ) -> None:
     with pytest.raises(ValueError, match="no trajectories"):
         opened(reward, [])
@@ -506,7 +483,7 @@ def test_inputs_that_cannot_be_judged_are_refused(
         opened(reward, alone)
 
 
-def test_a_configuration_of_a_users_own_is_measured(clean: "H2Study") -> None:
+def test_a_configuration_of_a_users_own_is_measured(clean: H2Study) -> None:
     own = PrecisionConfig("own", "fp32", "fp32", "fp16", "fp32", "fp32")
     cell = clean.cell(own)
     assert cell.configuration == "own"

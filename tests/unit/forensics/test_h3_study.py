@@ -2,33 +2,31 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
 
+from precision_lib.forensics.h3 import updates as value_updates
+from precision_lib.forensics.h3.study import QUICK, H3Study, open_h3_study
 from precision_lib.matrix import get_configuration
-
-if TYPE_CHECKING:
-    from precision_lib.forensics.h3.study import H3Study
-    from precision_lib.models.loading import Checkpoint
+from precision_lib.models import value_head
+from precision_lib.models.loading import Checkpoint
+from precision_lib.models.value_head import fit_value_head, predict_values
+from precision_lib.ppo import logprobs
+from precision_lib.runtime import deterministic
+from precision_lib.scoring import forced, forward
+from precision_lib.scoring.forward import trunk_and_logits
+from precision_lib.trajectories.sampling import sample_responses
+from precision_lib.trajectories.store import Trajectories
 
 PURE, REFERENCE_RUN, DEMOTED = map(
     get_configuration, ("bf16_pure", "fp32_baseline", "fp32_bf16_value")
 )
 
 
-def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H3Study":
+def small_study(checkpoint: Checkpoint, seed: int = 0) -> H3Study:
     """8 prompts of 4 responses to a tiny random model; the score is the mean log-prob."""
-    from precision_lib.forensics.h3.study import QUICK, open_h3_study
-    from precision_lib.models.value_head import fit_value_head, predict_values
-    from precision_lib.ppo import logprobs
-    from precision_lib.runtime import deterministic
-    from precision_lib.scoring.forward import trunk_and_logits
-    from precision_lib.trajectories.sampling import sample_responses
-    from precision_lib.trajectories.store import Trajectories
-
     prompts = [[0, 1 + number] for number in range(8) for _ in range(4)]
     with deterministic(seed), torch.no_grad():
         drawn = sample_responses(checkpoint.model, prompts, 16, seed=seed)
@@ -55,7 +53,7 @@ def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H3Study":
 
 
 def test_the_context_says_that_the_head_is_on_the_cpu_where_the_trunk_is_not(
-    tiny_llama: "Checkpoint",
+    tiny_llama: Checkpoint,
 ) -> None:
     study = small_study(tiny_llama)
     assert "head_device" not in study.context()["h3"], "the committed records are as they were"
@@ -64,7 +62,7 @@ def test_the_context_says_that_the_head_is_on_the_cpu_where_the_trunk_is_not(
     assert study.context()["h3"]["head_device"] == "cpu"
 
 
-def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: "Checkpoint") -> None:
+def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: Checkpoint) -> None:
     study = small_study(tiny_llama)
     verdict = study.verdict()
     assert verdict.control["is_null"], verdict.control
@@ -75,7 +73,7 @@ def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: "Checkpoint") -
     assert study.cell(PURE).evidence["observed_formats"]["value"] == "bf16"
 
 
-def test_cells_that_agree_in_what_h3_runs_differ_in_name_only(tiny_llama: "Checkpoint") -> None:
+def test_cells_that_agree_in_what_h3_runs_differ_in_name_only(tiny_llama: Checkpoint) -> None:
     study = small_study(tiny_llama)
     other = study.cell(get_configuration("bf16_fp32_ref"))
     assert other.configuration == "bf16_fp32_ref"
@@ -83,12 +81,9 @@ def test_cells_that_agree_in_what_h3_runs_differ_in_name_only(tiny_llama: "Check
 
 
 def test_a_value_head_that_is_silently_bf16_is_observed(
-    tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dtype says FP32, the digits say bf16; the frozen values differ as well."""
-    from precision_lib.forensics.h3 import updates as value_updates
-    from precision_lib.models import value_head
-
     study = small_study(tiny_llama)
 
     def silently(hidden: Tensor, weight: Tensor, bias: Tensor, fmt: str) -> Tensor:
@@ -102,11 +97,9 @@ def test_a_value_head_that_is_silently_bf16_is_observed(
 
 
 def test_states_one_position_late_are_caught_by_the_control(
-    tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A critic that sees the action it judges: the golden values are no longer the frozen ones."""
-    from precision_lib.scoring import forced, forward
-
     study = small_study(tiny_llama)
     monkeypatch.setattr(
         forced, "trunk", lambda model, tokens: forward.trunk(model, tokens).roll(-1, 1)
@@ -115,7 +108,7 @@ def test_states_one_position_late_are_caught_by_the_control(
     assert study.verdict().verdict == "inconclusive"
 
 
-def test_values_beyond_fp16_make_a_cell_impaired(tiny_llama: "Checkpoint") -> None:
+def test_values_beyond_fp16_make_a_cell_impaired(tiny_llama: Checkpoint) -> None:
     """A critic of magnitude 1e6 in fp16: every prediction is infinite, and that is a finding."""
     study = small_study(tiny_llama)
     large = study.critics.scaled(1e6)

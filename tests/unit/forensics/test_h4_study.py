@@ -1,31 +1,31 @@
 """The H4 study on a tiny model: it sees what is planted, and nothing where nothing is."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from precision_lib.faults import plant
+from precision_lib.forensics.forwards import POLICY, ScoredTokens
+from precision_lib.forensics.h4.expected_drift import drift_z, random_walk_z, source_z
+from precision_lib.forensics.h4.long_sequences import H4Settings
+from precision_lib.forensics.h4.study import H4Study, open_h4_study
+from precision_lib.forensics.observed_format import observed_format
 from precision_lib.matrix import get_configuration
-
-if TYPE_CHECKING:
-    from precision_lib.forensics.h4.study import H4Study
-    from precision_lib.models.loading import Checkpoint
+from precision_lib.models import loading
+from precision_lib.models.loading import Checkpoint
 
 PURE, REFERENCE_RUN, PROMOTED = map(
     get_configuration, ("bf16_pure", "fp32_baseline", "bf16_fp32_ref")
 )
 
 
-def small_study(checkpoint: "Checkpoint", seed: int = 0) -> "H4Study":
-    from precision_lib.forensics.h4.long_sequences import H4Settings
-    from precision_lib.forensics.h4.study import open_h4_study
-
+def small_study(checkpoint: Checkpoint, seed: int = 0) -> H4Study:
     settings = H4Settings(length=64, seed=seed)
     return open_h4_study(checkpoint, settings, (PURE, REFERENCE_RUN, PROMOTED))
 
 
-def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: "Checkpoint") -> None:
+def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: Checkpoint) -> None:
     study = small_study(tiny_llama)
     verdict = study.verdict()
     assert verdict.control["is_null"], verdict.control
@@ -39,7 +39,7 @@ def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: "Checkpoint") -
     assert set(counts.values()) == {8 * 63}
 
 
-def test_both_kinds_of_tokens_and_both_components_are_reported(tiny_llama: "Checkpoint") -> None:
+def test_both_kinds_of_tokens_and_both_components_are_reported(tiny_llama: Checkpoint) -> None:
     evidence = small_study(tiny_llama).cell(PROMOTED).evidence
     assert set(evidence["sampled"]["components"]) == {"policy", "reference"}
     reference = evidence["sampled"]["components"]["reference"]
@@ -49,10 +49,8 @@ def test_both_kinds_of_tokens_and_both_components_are_reported(tiny_llama: "Chec
     assert text["accum_err_final"]["n"] == 8 * 63
 
 
-def test_sampled_tokens_pass_the_source_check_and_text_does_not(tiny_llama: "Checkpoint") -> None:
+def test_sampled_tokens_pass_the_source_check_and_text_does_not(tiny_llama: Checkpoint) -> None:
     """The detector of a shift or of foreign tokens, with its clean case and its planted one."""
-    from precision_lib.forensics.h4.expected_drift import drift_z, random_walk_z, source_z
-
     study = small_study(tiny_llama)
     assert abs(source_z(study.drift("sampled", "bf16"))) < 4.5
     assert abs(drift_z(study.drift("sampled", "bf16"))) < 4.5
@@ -60,7 +58,7 @@ def test_sampled_tokens_pass_the_source_check_and_text_does_not(tiny_llama: "Che
     assert abs(source_z(study.drift("text", "bf16"))) > 4.5
 
 
-def test_a_reference_in_the_wrong_format_is_observed(tiny_llama: "Checkpoint") -> None:
+def test_a_reference_in_the_wrong_format_is_observed(tiny_llama: Checkpoint) -> None:
     with plant("reference_in_bf16"):
         study = small_study(tiny_llama)
         assert study.cell(REFERENCE_RUN).evidence["observed_formats"]["reference"] != "fp32"
@@ -69,7 +67,7 @@ def test_a_reference_in_the_wrong_format_is_observed(tiny_llama: "Checkpoint") -
 
 @pytest.mark.parametrize("fault", ["stale_reference", "dropout_left_on"])
 def test_a_reference_that_is_another_model_breaks_the_null_control(
-    fault: str, tiny_llama: "Checkpoint"
+    fault: str, tiny_llama: Checkpoint
 ) -> None:
     with plant(fault):
         study = small_study(tiny_llama)
@@ -77,19 +75,15 @@ def test_a_reference_that_is_another_model_breaks_the_null_control(
         assert study.verdict().verdict == "inconclusive"
 
 
-def test_a_rope_table_that_was_cast_is_observed(tiny_llama: "Checkpoint") -> None:
+def test_a_rope_table_that_was_cast_is_observed(tiny_llama: Checkpoint) -> None:
     """One of 8 frequencies is 1 and says nothing, so this one is of a model with 16."""
     import torch
-
-    from precision_lib.forensics.observed_format import observed_format
 
     table = 10000.0 ** (-torch.arange(16) / 16)
     assert observed_format(table) == "fp32"
     with plant("rope_table_in_format"):
-        from precision_lib.models.loading import set_parameters, working_copy
-
-        working = working_copy(tiny_llama.model)
-        set_parameters(working, tiny_llama.model, "bf16")
+        working = loading.working_copy(tiny_llama.model)
+        loading.set_parameters(working, tiny_llama.model, "bf16")
     name, cast = next((n, b) for n, b in working.named_buffers() if b.is_floating_point())
     original = dict(tiny_llama.model.named_buffers())[name]
     assert not torch.equal(cast, original)
@@ -97,17 +91,13 @@ def test_a_rope_table_that_was_cast_is_observed(tiny_llama: "Checkpoint") -> Non
     assert observed_format(table.bfloat16().float()) == "bf16 in fp32"
 
 
-def test_a_shift_by_one_is_caught_by_the_source_check(tiny_llama: "Checkpoint") -> None:
-    from precision_lib.forensics.h4.expected_drift import source_z
-
+def test_a_shift_by_one_is_caught_by_the_source_check(tiny_llama: Checkpoint) -> None:
     study = small_study(tiny_llama)
     with plant("shift_off_by_one"):
         assert abs(source_z(study.drift("sampled", "bf16"))) > 4.5
 
 
 def test_settings_that_cannot_give_an_interval_are_refused() -> None:
-    from precision_lib.forensics.h4.long_sequences import H4Settings
-
     with pytest.raises(ValueError, match="sequences = 4, text_windows = 8: an interval"):
         H4Settings(sequences=4)
     with pytest.raises(ValueError, match="length = 16"):
@@ -117,11 +107,9 @@ def test_settings_that_cannot_give_an_interval_are_refused() -> None:
 
 
 def test_log_ratios_that_are_infinite_in_both_batch_shapes_impair_the_cell(
-    tiny_llama: "Checkpoint",
+    tiny_llama: Checkpoint,
 ) -> None:
     """inf - inf is NaN, a warning of numpy, which pytest.ini makes an error."""
-    from precision_lib.forensics.forwards import POLICY, ScoredTokens
-
     study = small_study(tiny_llama)
 
     def overflowing(scored: Any) -> Any:

@@ -11,7 +11,7 @@ from precision_lib.forensics.h5 import study as h5_study
 from precision_lib.forensics.h5.engines import QUICK, H5Settings, decode
 from precision_lib.forensics.h5.study import H5Study, open_h5_study
 from precision_lib.matrix import RECIPES, all_configurations, get_configuration
-from precision_lib.models.loading import Checkpoint
+from precision_lib.models.loading import Checkpoint, working_copy
 from precision_lib.models.prompts import Prompts
 from precision_lib.models.rollout_engine import rollout_engine
 from precision_lib.runtime import deterministic
@@ -169,8 +169,6 @@ def test_bad_settings_are_refused(policy: Checkpoint) -> None:
 
 def _without_layers(policy: Checkpoint) -> object:
     """The policy with an empty trunk, as a model whose layers are of another kind looks."""
-    from precision_lib.models.loading import working_copy
-
     model = working_copy(policy.model)
     model.base_model.layers = torch.nn.ModuleList()
     return model

@@ -1,7 +1,7 @@
 """H6 on a random model: its controls are null, and each planted fault is seen."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +22,9 @@ from precision_lib.forensics.h6.updates import (
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import all_configurations, get_configuration
+from precision_lib.models.pipeline import Pipeline
 from precision_lib.trajectories.batches import FreezeSettings
 from tests.unit.small_pipelines import random_pipeline
-
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
 
 SETTINGS = replace(QUICK, prompts=4, steps=2, sequences=4)
 PURE, REFERENCE = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
@@ -35,23 +33,23 @@ DAMAGE = "logprob_change_rel_error"
 
 
 @pytest.fixture(scope="module")
-def models() -> "Pipeline":
+def models() -> Pipeline:
     return random_pipeline()
 
 
 @pytest.fixture(scope="module")
-def frozen(models: "Pipeline", tmp_path_factory: pytest.TempPathFactory) -> Frozen:
+def frozen(models: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Frozen:
     settings = FreezeSettings(num_batches=2, batch_size=8, samples_per_prompt=4, max_new_tokens=8)
     return freeze_and_read(models, settings, tmp_path_factory.mktemp("frozen") / "t")
 
 
-def opened(models: "Pipeline", frozen: Frozen, **changes: Any) -> H6Study:
+def opened(models: Pipeline, frozen: Frozen, **changes: Any) -> H6Study:
     given = Given(models, replace(SETTINGS, **changes), all_configurations(), frozen)
     return open_given(given)
 
 
 @pytest.fixture(scope="module")
-def study(models: "Pipeline", frozen: Frozen) -> H6Study:
+def study(models: Pipeline, frozen: Frozen) -> H6Study:
     return opened(models, frozen)
 
 
@@ -71,14 +69,14 @@ def test_fp32_masters_lose_nothing_and_stored_weights_nearly_all(study: H6Study)
     assert study.verdict().verdict == "supported"
 
 
-def test_a_large_learning_rate_survives_in_16_bits(models: "Pipeline", frozen: Frozen) -> None:
+def test_a_large_learning_rate_survives_in_16_bits(models: Pipeline, frozen: Frozen) -> None:
     """The other end of the law: a step of many ulps is stored."""
     cell = opened(models, frozen, learning_rate=0.01).cell(STORED)
     assert cell.verdict == "healthy"
     assert cell.metrics["weights_moved_frac"].value > 0.7
 
 
-def test_the_steps_are_those_of_torchs_adamw(models: "Pipeline", frozen: Frozen) -> None:
+def test_the_steps_are_those_of_torchs_adamw(models: Pipeline, frozen: Frozen) -> None:
     """Masters that the steps are added to, against the optimizer on the masters themselves."""
     model, (batch, size) = models.policy.model, batch_of(frozen, 4)
     stored = open_stored(model, ("fp32",))
@@ -105,13 +103,13 @@ def test_the_steps_are_those_of_torchs_adamw(models: "Pipeline", frozen: Frozen)
     assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), wanted, strict=True))
 
 
-def test_a_truncating_optimizer_breaks_the_laws(models: "Pipeline", frozen: Frozen) -> None:
+def test_a_truncating_optimizer_breaks_the_laws(models: Pipeline, frozen: Frozen) -> None:
     with plant("step_truncated"):
         laws = opened(models, frozen).cell(PURE).evidence["masters"]["bf16"]["laws"]
     assert laws["off_nearest"] > 0
 
 
-def test_a_step_on_the_16_bit_copy_is_no_fp32_master(models: "Pipeline", frozen: Frozen) -> None:
+def test_a_step_on_the_16_bit_copy_is_no_fp32_master(models: Pipeline, frozen: Frozen) -> None:
     with plant("step_on_the_copy"):
         study = opened(models, frozen)
         cell = study.cell(PURE)
@@ -129,7 +127,7 @@ def test_minibatches_take_prompt_after_prompt() -> None:
 
 
 def test_a_gradient_that_is_not_finite_is_skipped(
-    models: "Pipeline", frozen: Frozen, monkeypatch: pytest.MonkeyPatch
+    models: Pipeline, frozen: Frozen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first of two: the second is taken, and counted alone."""
     usual, calls = updates.policy_gradient, []
@@ -145,13 +143,13 @@ def test_a_gradient_that_is_not_finite_is_skipped(
     assert cell.metrics["masters_moved_frac"].n == cell.evidence["weights"]
 
 
-def test_steps_that_change_nothing_are_an_error(models: "Pipeline", frozen: Frozen) -> None:
+def test_steps_that_change_nothing_are_an_error(models: Pipeline, frozen: Frozen) -> None:
     equal = tuple(replace(s, rewards=torch.ones_like(s.rewards)) for s in frozen.shards)
     with pytest.raises(NothingComparedError, match="all rewards are equal"):
         opened(models, replace(frozen, shards=equal)).cell(PURE)
 
 
-def test_groups_of_one_sequence_are_refused(models: "Pipeline", frozen: Frozen) -> None:
+def test_groups_of_one_sequence_are_refused(models: Pipeline, frozen: Frozen) -> None:
     manifest = frozen.manifest
     alone = replace(manifest, settings=manifest.settings | {"samples_per_prompt": 1})
     with pytest.raises(ValueError, match="freeze 2 or more"):

@@ -1,23 +1,18 @@
 """The policy lies where it was asked to lie, in a direction that lowers the loss."""
 
-from typing import TYPE_CHECKING
-
 import pytest
 import torch
 
 from precision_lib.forensics import policy_shift
 from precision_lib.forensics.hypotheses import DECISIONS
-from precision_lib.models.loading import parameter_digest, set_parameters, working_copy
+from precision_lib.models.loading import Checkpoint, parameter_digest, set_parameters, working_copy
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.sampling import sample_responses
-
-if TYPE_CHECKING:
-    from precision_lib.models.loading import Checkpoint
 
 TEXTS = [[0, *range(k, k + 40)] for k in range(1, 30)]
 
 
-def test_scales_reach_their_targets_over_six_decades(tiny_llama: "Checkpoint") -> None:
+def test_scales_reach_their_targets_over_six_decades(tiny_llama: Checkpoint) -> None:
     """KL ~ scale^2, so two corrections leave only higher orders.
 
     The limit is half of the error power that H1's threshold calls impaired: a policy that is
@@ -40,7 +35,7 @@ def test_scales_reach_their_targets_over_six_decades(tiny_llama: "Checkpoint") -
 
 
 def test_the_direction_lowers_the_loss_and_leaves_the_model_alone(
-    tiny_llama: "Checkpoint",
+    tiny_llama: Checkpoint,
 ) -> None:
     model = tiny_llama.model
     before = parameter_digest(model)
@@ -55,7 +50,7 @@ def test_the_direction_lowers_the_loss_and_leaves_the_model_alone(
     assert all(d.dtype == torch.float32 for d in direction.values())
 
 
-def test_seeds_choose_other_texts(tiny_llama: "Checkpoint") -> None:
+def test_seeds_choose_other_texts(tiny_llama: Checkpoint) -> None:
     with deterministic():
         first, second = (
             policy_shift.training_direction(tiny_llama.model, TEXTS, seed=s) for s in (0, 1)
@@ -63,7 +58,7 @@ def test_seeds_choose_other_texts(tiny_llama: "Checkpoint") -> None:
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_policy_that_does_not_move_is_refused(tiny_llama: "Checkpoint") -> None:
+def test_a_policy_that_does_not_move_is_refused(tiny_llama: Checkpoint) -> None:
     still = {n: torch.zeros_like(p) for n, p in tiny_llama.model.named_parameters()}
     with deterministic():
         responses = sample_responses(tiny_llama.model, [[0]], 5, seed=0)
@@ -71,6 +66,6 @@ def test_a_policy_that_does_not_move_is_refused(tiny_llama: "Checkpoint") -> Non
             policy_shift.solve_scales(tiny_llama.model, still, responses, (1e-4,))
 
 
-def test_no_text_is_refused(tiny_llama: "Checkpoint") -> None:
+def test_no_text_is_refused(tiny_llama: Checkpoint) -> None:
     with pytest.raises(ValueError, match="no text to train on: 1 given"):
         policy_shift.training_direction(tiny_llama.model, [[1]], seed=0)

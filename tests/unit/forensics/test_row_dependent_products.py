@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -17,18 +17,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from precision_lib.compare.baseline import baseline_of
 from precision_lib.compare.gate import judge
+from precision_lib.forensics.budget import budget
+from precision_lib.forensics.h1.study import H1Study, open_study
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.policy_shift import OPERATING_KL
+from precision_lib.forensics.probe import QUICK
+from precision_lib.forensics.study import Study
 from precision_lib.matrix import all_configurations, get_configuration
+from precision_lib.models.pipeline import Pipeline, load_pipeline
+from precision_lib.phases.main_job import MainJob
+from precision_lib.record.context import run_context
 from precision_lib.record.record import Record
+from precision_lib.record.recorder import Recorder
+from precision_lib.reporting.table import batch_variance_lines
+from precision_lib.scoring.micro import batch_shapes_exchanged
+from precision_lib.training.trainer import ppo_step
+from precision_lib.trajectories.batches import FreezeSettings
+from precision_lib.trajectories.freeze import freeze
+from precision_lib.trajectories.replay import replay
 from tests.unit.forensics.split_products import SplitProducts, parts_of
 from tests.unit.small_pipelines import random_pipeline
 from tests.unit.small_runs import opened
-
-if TYPE_CHECKING:
-    from precision_lib.forensics.h1.study import H1Study
-    from precision_lib.forensics.study import Study
-    from precision_lib.models.pipeline import Pipeline
 
 #: Enough for the four promotions, demotions and irrelevant promotions, on the embedded models.
 CONFIGURATIONS = all_configurations(None)
@@ -53,18 +62,12 @@ class Measured:
 
 
 @pytest.fixture(scope="module")
-def embedded() -> "Pipeline":
-    from precision_lib.models.pipeline import load_pipeline
-
+def embedded() -> Pipeline:
     return load_pipeline()
 
 
-def studies(pipeline: "Pipeline") -> "Sequence[Study]":
+def studies(pipeline: Pipeline) -> Sequence[Study]:
     """H1 to H6 on a budget of a few seconds."""
-    from precision_lib.forensics.budget import budget
-    from precision_lib.phases.main_job import MainJob
-    from precision_lib.record.recorder import Recorder
-
     quick = budget(quick=True)
     small = (
         replace(quick, freeze=replace(quick.freeze, max_new_tokens=16))
@@ -75,20 +78,14 @@ def studies(pipeline: "Pipeline") -> "Sequence[Study]":
     return tuple(map(job.study, HYPOTHESES))
 
 
-def h1_study(pipeline: "Pipeline") -> "H1Study":
+def h1_study(pipeline: Pipeline) -> H1Study:
     """H1 alone, on the same budget."""
-    from precision_lib.forensics.h1.study import open_study
-    from precision_lib.forensics.probe import QUICK
-
     settings = replace(QUICK, seq_lengths=(32,), target_kls=(OPERATING_KL,))
     return open_study(pipeline.policy, settings, CONFIGURATIONS)
 
 
-def measure(studies: "Sequence[Study]", directory: Path) -> Measured:
+def measure(studies: Sequence[Study], directory: Path) -> Measured:
     """Cells and verdicts of the studies."""
-    from precision_lib.record.context import run_context
-    from precision_lib.record.recorder import Recorder
-
     recorder = Recorder(directory / "report.json", CONFIGURATIONS)
     recorder.context = run_context("cpu", 0)
     for study in studies:
@@ -101,12 +98,12 @@ def measure(studies: "Sequence[Study]", directory: Path) -> Measured:
 
 
 @pytest.fixture(scope="module")
-def usual(embedded: "Pipeline", tmp_path_factory: pytest.TempPathFactory) -> Measured:
+def usual(embedded: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     return measure(studies(embedded), tmp_path_factory.mktemp("usual"))
 
 
 @pytest.fixture(scope="module")
-def split(embedded: "Pipeline", tmp_path_factory: pytest.TempPathFactory) -> Measured:
+def split(embedded: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     with SplitProducts() as products:
         measured = measure(studies(embedded), tmp_path_factory.mktemp("split"))
     assert products.split > 0
@@ -165,8 +162,6 @@ def test_on_a_cpu_the_batch_variance_is_zero(usual: Measured) -> None:
 
 
 def test_the_summary_says_how_far_two_batch_shapes_differ(usual: Measured, split: Measured) -> None:
-    from precision_lib.reporting.table import batch_variance_lines
-
     heading, of_h1, *others = [line for line, _ in batch_variance_lines(split.record)]
     variance = split.metric("H1", "bf16_pure", "batch_variance")
     assert heading == "two batch shapes of one bf16 model differ by"
@@ -186,11 +181,9 @@ def test_a_baseline_can_be_made_and_the_same_run_is_green(split: Measured) -> No
 
 
 def test_another_batch_shape_is_no_regression(
-    split: Measured, embedded: "Pipeline", tmp_path: Path
+    split: Measured, embedded: Pipeline, tmp_path: Path
 ) -> None:
     """The allowance holds what another realisation of the same rounding errors does."""
-    from precision_lib.scoring.micro import batch_shapes_exchanged
-
     with SplitProducts(), batch_shapes_exchanged():
         other = measure([h1_study(embedded)], tmp_path)
     values = [m.metric("H1", "bf16_pure", "log_ratio_nsr") for m in (split, other)]
@@ -232,7 +225,7 @@ def one_bf16_pass(more_rows_than: int) -> Iterator[None]:
 
 
 def test_fp32_that_does_not_repeat_itself_makes_every_cell_inconclusive(
-    embedded: "Pipeline",
+    embedded: Pipeline,
 ) -> None:
     """Planted: bf16 in large FP32 products only, so that the batch shape decides the format."""
     study = h1_study(embedded)
@@ -252,10 +245,6 @@ def test_fp32_that_does_not_repeat_itself_makes_every_cell_inconclusive(
 
 
 def test_a_replay_in_the_frozen_shapes_is_bitwise_and_others_are_seen(tmp_path: Path) -> None:
-    from precision_lib.trajectories.batches import FreezeSettings
-    from precision_lib.trajectories.freeze import freeze
-    from precision_lib.trajectories.replay import replay
-
     pipeline = random_pipeline("Qwen3", moved=2.0**-7)
     small = FreezeSettings(num_batches=2, batch_size=4, max_new_tokens=10, samples_per_prompt=2)
     with SplitProducts():
@@ -277,8 +266,6 @@ def test_a_replay_in_the_frozen_shapes_is_bitwise_and_others_are_seen(tmp_path: 
 @pytest.mark.parametrize("name", ["bf16_pure", "fp32_baseline"])
 def test_the_first_ratio_of_a_training_run_is_one_bit_for_bit(name: str) -> None:
     """Rollout and update score in the same shapes."""
-    from precision_lib.training.trainer import ppo_step
-
     with ExitStack() as stack:
         products = stack.enter_context(SplitProducts())
         run = stack.enter_context(opened(name, epochs=2))

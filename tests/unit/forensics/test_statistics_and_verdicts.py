@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from precision_lib.forensics.causal import PURE, Paired, Rebatched, why_inconclusive
 from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES
 from precision_lib.forensics.statistics import (
     CONFIDENCE,
@@ -14,6 +15,7 @@ from precision_lib.forensics.statistics import (
     resample,
     small_sample_factor,
 )
+from precision_lib.forensics.study import cell_of
 from precision_lib.forensics.verdicts import (
     HEALTHY,
     IMPAIRED,
@@ -161,8 +163,6 @@ def test_every_decision_says_what_it_means() -> None:
 
 def test_a_damage_of_zero_has_no_share_to_remove() -> None:
     """Exact rewards, or a resample that drew none of the damaged clusters: 0, and no division."""
-    from precision_lib.forensics.causal import Paired
-
     metrics = {"error": Measure(lambda t: t["error"] / t["tokens"], "x")}
     paired = Paired(metrics, resample(np.arange(8), 0))
     none = {"error": np.zeros(8), "tokens": np.ones(8)}
@@ -205,9 +205,6 @@ def test_a_verdict_is_never_finer_than_the_noise_of_the_truth(
 def test_an_inconclusive_cell_says_which_rule_left_it_open(
     low: float, high: float, golden: float, own: float, reason: str
 ) -> None:
-    from precision_lib.forensics.causal import PURE, Rebatched, why_inconclusive
-    from precision_lib.forensics.study import cell_of
-
     def point(x: float) -> Rebatched:
         return Rebatched(Metric(x, x, x, 10, "x"), 0.0)
 

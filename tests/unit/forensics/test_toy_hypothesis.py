@@ -4,21 +4,25 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from precision_lib.compare.directions import DIRECTIONS, direction
+from precision_lib.forensics.budget import budget
 from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES
 from precision_lib.forensics.hypothesis import Imported
 from precision_lib.matrix import all_configurations
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.phases.estimate import needed_stages
+from precision_lib.phases.main_job import MainJob, run_main_job
+from precision_lib.phases.work import planned_work
 from precision_lib.record.recorder import Recorder
 from precision_lib.reporting.sections import EVIDENCE
 from precision_lib.reporting.table import summary
+from tests.unit.forensics import toy_h0
+from tests.unit.forensics.toy_h0 import H0
 from tests.unit.small_pipelines import random_pipeline
-
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
 
 CONFIGURATIONS = all_configurations(None)
 
@@ -26,8 +30,6 @@ CONFIGURATIONS = all_configurations(None)
 @pytest.fixture
 def row() -> Iterator[None]:
     """The one row, and the two tables that are made of it at import; H1 to H4 are left out."""
-    from tests.unit.forensics.toy_h0 import H0
-
     tables: tuple[tuple[dict[str, Any], Any], ...] = (
         (HYPOTHESES, H0),
         (DECISIONS, H0.decision),
@@ -44,31 +46,24 @@ def row() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def models() -> "Pipeline":
+def models() -> Pipeline:
     return random_pipeline()
 
 
 def test_it_takes_forty_lines() -> None:
     """Without imports, blank lines and the docstring."""
-    from tests.unit.forensics import toy_h0
-
     lines = inspect.getsource(toy_h0).splitlines()
     start = lines.index("H0 = Hypothesis(")
     assert len([line for line in lines[start:] if line.strip()]) <= 40
 
 
 @pytest.mark.usefixtures("row")
-def test_the_main_job_judges_it(models: "Pipeline", tmp_path: Path) -> None:
+def test_the_main_job_judges_it(models: Pipeline, tmp_path: Path) -> None:
     """bf16 has a step of 2**-7 between 1 and 2, so errors of 2**-7 / sqrt(12) RMS there.
 
     That is 0.15 % of numbers of RMS sqrt(7/3). The limit is 0.1 %, so the promotion of the KL heals
     it and the demotion harms.
     """
-    from precision_lib.forensics.budget import budget
-    from precision_lib.phases.estimate import needed_stages
-    from precision_lib.phases.main_job import run_main_job
-    from precision_lib.phases.work import planned_work
-
     asked = budget(quick=True)
     path = tmp_path / "report.json"
     run = run_main_job(models, asked, CONFIGURATIONS, path, budget_name="quick")
@@ -86,12 +81,9 @@ def test_the_main_job_judges_it(models: "Pipeline", tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("row")
 def test_what_does_not_come_out_null_leaves_it_open(
-    models: "Pipeline",
+    models: Pipeline,
 ) -> None:
     """The planted fault of the toy: its FP32 numbers are no FP32 numbers."""
-    from precision_lib.forensics.budget import budget
-    from precision_lib.phases.main_job import MainJob
-
     job = MainJob(models, budget(quick=True), Recorder(Path("unwritten.json"), CONFIGURATIONS))
     study: Any = job.study("H0")
     study.numbers = study.numbers.double() * (1 + 2.0**-30)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from precision_lib.forensics.forwards import measured_against
 from precision_lib.forensics.h1.declaration import H1
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.metrics import log_ratio as h1
@@ -52,8 +53,6 @@ def test_every_metric_on_four_tokens() -> None:
 
 
 def test_the_baseline_is_measured_against_float64_and_others_against_fp32() -> None:
-    from precision_lib.forensics.forwards import measured_against
-
     baseline = PrecisionConfig("baseline", "fp32", "fp32", "bf16", "bf16", "fp32")
     assert measured_against(baseline) == "fp64"
     for component in ("policy", "reference", "kl"):

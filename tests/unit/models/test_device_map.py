@@ -8,12 +8,14 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
 from precision_lib import cli, commands
+from precision_lib.forensics.forwards import POLICY, Forwards
+from precision_lib.forensics.probe import ProbeSettings, prepare
 from precision_lib.matrix import get_configuration
 from precision_lib.models.loading import (
     Checkpoint,
@@ -24,6 +26,7 @@ from precision_lib.models.loading import (
     target_device,
     working_copy,
 )
+from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import devices_of, spread
 from precision_lib.models.value_head import ValueHead
 from precision_lib.runtime import deterministic
@@ -42,9 +45,6 @@ from tests.unit.simulated_devices import (
     two_devices,
 )
 from tests.unit.small_pipelines import files_of, random_checkpoint, random_pipeline
-
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
 
 TOKENS = torch.arange(1, 41).view(4, 10)
 MICRO = Micro(3, torch.arange(4))
@@ -103,7 +103,7 @@ def test_the_simulation_sees_two_devices_meet() -> None:
         assert hidden.cpu().device == HOST
 
 
-def spread_pipeline(pipeline: "Pipeline") -> "Pipeline":
+def spread_pipeline(pipeline: Pipeline) -> Pipeline:
     """All models cut in two, the reference the other way round."""
     dispatched(pipeline.policy)
     if pipeline.reference is not pipeline.policy:
@@ -136,9 +136,6 @@ def test_freeze_and_replay_of_spread_models_repeat_the_plain_ones(tmp_path: Path
 @needs_accelerate
 def test_the_probe_of_a_spread_model_repeats_the_plain_one() -> None:
     """Its few AdamW steps included: gradients come back over both devices."""
-    from precision_lib.forensics.forwards import POLICY, Forwards
-    from precision_lib.forensics.probe import ProbeSettings, prepare
-
     settings = ProbeSettings(num_prompts=8, seq_lengths=(8,))
 
     def measured(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
+from precision_lib.models.embedded import REWARD_DIR
 from precision_lib.models.loading import (
+    Checkpoint,
     CheckpointError,
     load_checkpoint,
     parameter_digest,
@@ -17,9 +19,6 @@ from precision_lib.models.loading import (
     working_copy,
 )
 from precision_lib.runtime import deterministic
-
-if TYPE_CHECKING:
-    from precision_lib.models.loading import Checkpoint
 
 ARCHITECTURES = ("GPT2", "Llama", "Qwen2", "Qwen3")
 TOKENS = torch.arange(1, 41).view(2, 20)
@@ -62,7 +61,7 @@ def test_a_cast_equals_loading_in_that_dtype_bit_for_bit(
     assert torch.equal(logits(working), logits(loaded.eval()))
 
 
-def test_a_cast_leaves_the_rope_table_alone_and_to_does_not(tiny_llama: "Checkpoint") -> None:
+def test_a_cast_leaves_the_rope_table_alone_and_to_does_not(tiny_llama: Checkpoint) -> None:
     """The planted alternative, ``model.to(bfloat16)``, rounds inv_freq."""
     reference = tiny_llama.model
     cast, rounded = working_copy(reference), working_copy(reference).to(torch.bfloat16)
@@ -72,7 +71,7 @@ def test_a_cast_leaves_the_rope_table_alone_and_to_does_not(tiny_llama: "Checkpo
     assert not torch.equal(tables[0], tables[2].float())
 
 
-def test_parameters_move_along_a_direction_and_come_back(tiny_llama: "Checkpoint") -> None:
+def test_parameters_move_along_a_direction_and_come_back(tiny_llama: Checkpoint) -> None:
     reference = tiny_llama.model
     before = parameter_digest(reference)
     working = working_copy(reference)
@@ -88,7 +87,7 @@ def test_parameters_move_along_a_direction_and_come_back(tiny_llama: "Checkpoint
     assert parameter_digest(working) == parameter_digest(reference) == before
 
 
-def test_the_digest_sees_one_bit(tiny_llama: "Checkpoint") -> None:
+def test_the_digest_sees_one_bit(tiny_llama: Checkpoint) -> None:
     other = working_copy(tiny_llama.model)
     parameter = next(iter(other.parameters()))
     parameter.data.view(-1)[0] = torch.nextafter(parameter.data.view(-1)[0], torch.tensor(9.0))
@@ -163,7 +162,5 @@ def test_a_loaded_model_does_not_change_with_its_file(
 
 def test_a_checkpoint_without_its_lm_head_is_no_language_model() -> None:
     """A reward model loads as one, with random numbers where its LM head should be."""
-    from precision_lib.models.embedded import REWARD_DIR
-
     with pytest.raises(CheckpointError, match=r"lacks lm_head\.weight, which would be random"):
         load_checkpoint(str(REWARD_DIR))

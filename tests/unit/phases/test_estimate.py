@@ -5,35 +5,43 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.forensics import forwards
+from precision_lib.forensics.budget import Budget, budget
+from precision_lib.forensics.h2 import families
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.policy_shift import OPERATING_KL
+from precision_lib.forensics.work import BACKWARD, DRAWN, Pass, Tokens
 from precision_lib.matrix import all_configurations
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.phases.estimate import (
+    Estimate,
+    Speed,
+    duration,
+    estimate_main_job,
+    measured_speed,
+    needed_stages,
+    peak_memory,
+)
+from precision_lib.phases.main_job import MainJob
+from precision_lib.phases.progress import Meter, Progress, watched
+from precision_lib.phases.work import planned_work
 from precision_lib.record.recorder import Recorder
+from precision_lib.scoring.forward import rows_per_forward
 from tests.unit.small_pipelines import random_pipeline
-
-if TYPE_CHECKING:
-    from precision_lib.forensics.budget import Budget
-    from precision_lib.forensics.work import Pass, Tokens
-    from precision_lib.models.pipeline import Pipeline
-    from precision_lib.phases.estimate import Estimate, Speed
-    from precision_lib.phases.progress import Progress
 
 CONFIGURATIONS = all_configurations(None)
 
 
 @pytest.fixture(scope="module")
-def models() -> "Pipeline":
+def models() -> Pipeline:
     return random_pipeline()
 
 
 @pytest.fixture(scope="module")
-def small() -> "Budget":
-    from precision_lib.forensics.budget import budget
-
+def small() -> Budget:
     quick = budget(quick=True)
     freeze = replace(quick.freeze, max_new_tokens=8, num_batches=2, ignore_eos=True)
     return (
@@ -45,41 +53,30 @@ def small() -> "Budget":
     )
 
 
-def speed() -> "Speed":
-    from precision_lib.phases.estimate import Speed
-
+def speed() -> Speed:
     factor = {"bf16": 2.0, "fp32": 1.0, "fp64": 4.0}
     return Speed(base=1.0, growth=0.5, factor=factor, step=16.0, drawn=3.0, rewarded=0.25)
 
 
-def estimate(**stages: float) -> "Estimate":
-    from precision_lib.phases.estimate import Estimate
-
+def estimate(**stages: float) -> Estimate:
     return Estimate(stages, 1200.0, 6 * 2.0**30, speed())
 
 
 @pytest.mark.parametrize("kept_bytes", [2**28, 0])
 def test_the_models_see_the_tokens_that_were_planned(
-    kept_bytes: int, models: "Pipeline", small: "Budget", monkeypatch: pytest.MonkeyPatch
+    kept_bytes: int, models: Pipeline, small: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By stage, kind, format and length, exactly: with ``ignore_eos`` no length is left to chance.
 
     The step of the damage takes each sequence at its own length, so its plan is the most. A drawn
     token does not show how long its sequence will be.
     """
-    from precision_lib.forensics import forwards
-    from precision_lib.forensics.h2 import families
-    from precision_lib.forensics.work import BACKWARD, DRAWN, Tokens
-    from precision_lib.phases.main_job import MainJob
-    from precision_lib.phases.progress import Meter, watched
-    from precision_lib.phases.work import planned_work
-
     monkeypatch.setattr(families, "GROUPS", 64)
     monkeypatch.setattr(forwards, "KEPT_LOGITS_BYTES", kept_bytes)
     seen: dict[str, Tokens] = {}
 
     class Counting(Meter):
-        def add(self, done: "Pass", tokens: int) -> None:
+        def add(self, done: Pass, tokens: int) -> None:
             seen.setdefault(self._stage, Tokens())[done] += tokens
 
     meter = Counting(estimate(), lambda _: None)
@@ -113,8 +110,6 @@ def _by_format(work: "Tokens") -> Counter[tuple[str, str]]:
 
 
 def test_seconds_of_a_token_follow_its_kind() -> None:
-    from precision_lib.forensics.work import Pass
-
     given = speed()
     assert given.seconds(Pass("scored", "fp32", 10), 2) == 2 * (1 + 0.5 * 10)
     assert given.seconds(Pass("scored", "fp64", 10), 2) == 4 * 2 * (1 + 0.5 * 10)
@@ -131,12 +126,9 @@ def clock() -> Iterator[int]:
 
 
 def test_a_forward_is_timed_in_each_format(
-    models: "Pipeline", small: "Budget", clock: Iterator[int]
+    models: Pipeline, small: Budget, clock: Iterator[int]
 ) -> None:
     """Each timed piece takes one second of this clock, whatever its number of tokens."""
-    from precision_lib.phases.estimate import measured_speed, peak_memory
-    from precision_lib.scoring.forward import rows_per_forward
-
     found = measured_speed(models, small, CONFIGURATIONS, lambda: float(next(clock)))
     short, model = 24, models.policy.model  # half of H4's 48
     rows = rows_per_forward(short, model) // 4
@@ -149,8 +141,6 @@ def test_a_forward_is_timed_in_each_format(
 
 
 def test_only_what_is_needed_is_counted() -> None:
-    from precision_lib.phases.estimate import needed_stages
-
     assert needed_stages(["H4", "H1"]) == ("H1", "H4")
     assert needed_stages(["H3"]) == ("freeze", "H3")
     assert needed_stages(list(DECISIONS)) == (
@@ -167,11 +157,8 @@ def test_the_sentence_says_time_memory_and_the_first_look() -> None:
 
 
 def test_only_the_whole_budget_is_set_against_the_first_look(
-    models: "Pipeline", small: "Budget", clock: Iterator[int]
+    models: Pipeline, small: Budget, clock: Iterator[int]
 ) -> None:
-    from precision_lib.forensics.budget import budget
-    from precision_lib.phases.estimate import estimate_main_job
-
     first_look = replace(budget(quick=True), settings=small.settings)
     for asked, said in ((first_look, True), (budget(quick=True), False)):
         given = estimate_main_job(models, asked, CONFIGURATIONS, ["H1"], lambda: float(next(clock)))
@@ -183,16 +170,11 @@ def test_only_the_whole_budget_is_set_against_the_first_look(
     [(0.2, "1 s"), (45, "45 s"), (95, "2 min"), (5300, "88 min"), (5500, "1 h 30 min")],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
-    from precision_lib.phases.estimate import duration
-
     assert duration(seconds) == words
 
 
 def test_progress_at_the_pace_so_far() -> None:
     """100 estimated seconds, 25 of them done in 50: 75 are left, at 2 seconds each."""
-    from precision_lib.forensics.work import Pass
-    from precision_lib.phases.progress import Meter
-
     shown: list[Progress] = []
     now = [1000.0]
     meter = Meter(estimate(H1=50.0, H4=50.0), shown.append, lambda: now[0])

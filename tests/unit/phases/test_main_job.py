@@ -13,14 +13,18 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from precision_lib.forensics.budget import Budget, budget
+from precision_lib.forensics.h2 import families
 from precision_lib.forensics.policy_shift import OPERATING_KL
 from precision_lib.forensics.verdicts import Cell
 from precision_lib.jsonio import append_line, to_plain
 from precision_lib.matrix import all_configurations, get_configuration
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.phases.main_job import MainJob, open_main_job, run_main_job
 from precision_lib.record import record
 from precision_lib.record.codec import decode
 from precision_lib.record.files import block_of
@@ -28,10 +32,6 @@ from precision_lib.record.record import Record
 from precision_lib.record.recorder import Recorder, load_cells, unfinished_run
 from precision_lib.record.resume import ResumeError, continue_run, differences, earlier_run
 from tests.unit.small_pipelines import random_pipeline
-
-if TYPE_CHECKING:
-    from precision_lib.forensics.budget import Budget
-    from precision_lib.models.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,27 +49,23 @@ class EndedError(Exception):
 @pytest.fixture(scope="module", autouse=True)
 def _few_synthetic_rewards() -> Iterator[None]:
     """H2 spends most of its time here on evidence that no verdict looks at."""
-    from precision_lib.forensics.h2 import families
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(families, "GROUPS", 64)
         yield
 
 
 @pytest.fixture(scope="module")
-def models() -> "Pipeline":
+def models() -> Pipeline:
     return random_pipeline()
 
 
 @pytest.fixture(scope="module")
-def small() -> "Budget":
+def small() -> Budget:
     return small_budget()
 
 
-def small_budget() -> "Budget":
+def small_budget() -> Budget:
     """H1 to H6 on random models in a second or two."""
-    from precision_lib.forensics.budget import budget
-
     quick = budget(quick=True)
     return (
         replace(quick, freeze=replace(quick.freeze, max_new_tokens=8))
@@ -81,9 +77,8 @@ def small_budget() -> "Budget":
 
 
 @pytest.fixture(scope="module")
-def run(models: "Pipeline", small: "Budget") -> Callable[..., Recorder]:
+def run(models: Pipeline, small: Budget) -> Callable[..., Recorder]:
     """The main job below a directory; ``ends_after`` so many cells."""
-    from precision_lib.phases.main_job import run_main_job
 
     def run(directory: Path, ends_after: int = -1, **options: Any) -> Recorder:
         measured = 0
@@ -145,11 +140,9 @@ def test_a_run_that_was_ended_twice_keeps_the_cells_of_both(
 
 
 def test_a_finished_cell_is_not_measured_again(
-    run: Callable[..., Recorder], models: "Pipeline", small: "Budget", tmp_path: Path
+    run: Callable[..., Recorder], models: Pipeline, small: Budget, tmp_path: Path
 ) -> None:
     """Planted: a finished cell with another number. It comes out as it was written."""
-    from precision_lib.phases.main_job import open_main_job
-
     with pytest.raises(EndedError):
         run(tmp_path, ends_after=1)
     cells = tmp_path / "cells.jsonl"
@@ -177,7 +170,7 @@ OTHERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("message", OTHERS)
 def test_a_run_of_something_else_is_refused_by_name(
-    message: str, run: Callable[..., Recorder], small: "Budget", tmp_path: Path
+    message: str, run: Callable[..., Recorder], small: Budget, tmp_path: Path
 ) -> None:
     with pytest.raises(EndedError):
         run(tmp_path, ends_after=1)
@@ -285,11 +278,7 @@ def test_differences_name_what_differs() -> None:
     assert not list(differences(before, before))
 
 
-def test_a_study_takes_a_cell_for_its_own_formats_alone(
-    models: "Pipeline", small: "Budget"
-) -> None:
-    from precision_lib.phases.main_job import MainJob
-
+def test_a_study_takes_a_cell_for_its_own_formats_alone(models: Pipeline, small: Budget) -> None:
     job = MainJob(models, small, Recorder(Path("unwritten.json"), CONFIGURATIONS))
     pure, alike, promoted = map(
         get_configuration, ("bf16_pure", "bf16_fp32_kl", "bf16_fp32_reward")

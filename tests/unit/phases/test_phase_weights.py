@@ -6,6 +6,9 @@ import pytest
 
 from precision_lib import cli
 from precision_lib.matrix import get_configuration
+from precision_lib.phases.freeze import run_freeze
+from precision_lib.phases.replay import run_replay
+from precision_lib.trajectories.batches import FreezeSettings
 from tests.unit.small_pipelines import random_pipeline
 
 
@@ -13,10 +16,6 @@ from tests.unit.small_pipelines import random_pipeline
 def test_the_weights_of_freeze_arrive_at_replay_and_the_reference_is_another(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from precision_lib.phases.freeze import run_freeze
-    from precision_lib.phases.replay import run_replay
-    from precision_lib.trajectories.batches import FreezeSettings
-
     configuration, pipeline = get_configuration(name), random_pipeline("Qwen3", moved=2.0**-7)
     small = FreezeSettings(num_batches=1, batch_size=2, max_new_tokens=4, samples_per_prompt=2)
     frozen, replayed = tmp_path / "frozen", tmp_path / "replayed"

@@ -3,15 +3,12 @@
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.models.loading import Checkpoint
 from precision_lib.phases import second_process
 from precision_lib.phases.second_process import SecondProcess, Send, may_help
-
-if TYPE_CHECKING:
-    from precision_lib.models.loading import Checkpoint
 
 #: More than a pipe holds.
 LONG = "x" * 2**20
@@ -93,7 +90,7 @@ def test_it_is_started_for_a_small_model_on_two_cores_only(
     cores: int,
     limit: int,
     wanted: bool,
-    tiny_llama: "Checkpoint",
+    tiny_llama: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(second_process, "usable_cores", lambda: cores)

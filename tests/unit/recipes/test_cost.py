@@ -7,6 +7,7 @@ import pytest
 
 from precision_lib.forensics.causal import PURE
 from precision_lib.matrix import MATRIX, RECIPES, ROLLOUT_CONTRASTS, get_configuration
+from precision_lib.models.loading import load_checkpoint
 from precision_lib.recipes.cost import COUNTED, Cost, cost_of
 from precision_lib.recipes.shape import Shape, UnknownShapeError, shape_of
 from precision_lib.recipes.tables import operating_point, table
@@ -83,8 +84,6 @@ def test_every_rate_says_where_it_is_from() -> None:
 
 
 def test_the_shape_of_the_embedded_model_is_that_of_its_weights() -> None:
-    from precision_lib.models.loading import load_checkpoint
-
     model = load_checkpoint().model
     shape = shape_of("embedded")
     assert shape.parameters == sum(p.numel() for p in model.parameters())

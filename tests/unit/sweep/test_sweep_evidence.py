@@ -14,6 +14,7 @@ import pytest
 from precision_lib.forensics.hypotheses import IN_SWEEPS
 from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE
 from precision_lib.matrix import TWIN
+from precision_lib.record.codec import encode
 from precision_lib.sweep.blocks import Blocks
 from precision_lib.sweep.cells import DAMAGE, KL_PATH, LIMIT, OBJECTIVE, STEPS_TO_LEVEL, UNITS
 from precision_lib.sweep.curves import RunCurves, run_curves
@@ -240,8 +241,6 @@ def test_chaos_is_the_rms_of_twin_less_baseline() -> None:
 
 def test_evidence_is_plain_enough_for_strict_json() -> None:
     import json
-
-    from precision_lib.record.codec import encode
 
     evidence = weigh(sweep({"bf16_pure": 0.5}, seeds=1))
     read = json.loads(json.dumps(encode(evidence), allow_nan=False))

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from precision_lib import cli
+from precision_lib.commands.sweep import _plan
 from precision_lib.models.loading import load_checkpoint
 from precision_lib.training.defaults import parameters_of, sized
 from precision_lib.training.settings import PPOSettings
@@ -52,9 +54,6 @@ def test_what_was_asked_for_stays() -> None:
 def test_a_sweep_of_a_model_of_ones_own_has_the_defaults_of_its_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from precision_lib import cli
-    from precision_lib.commands.sweep import _plan
-
     loaded = random_checkpoint()
     monkeypatch.setattr("precision_lib.models.loading.load_checkpoint", lambda _name: loaded)
     monkeypatch.setattr("precision_lib.training.defaults.parameters_of", lambda _model: 10**9)

@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -22,14 +21,10 @@ from precision_lib.training.evaluation import evaluate
 from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import STATE, write_state
-from precision_lib.training.trainer import open_run, ppo_step
+from precision_lib.training.trainer import Run, open_run, ppo_step
 from tests.benchmarks.test_training_benchmark import bare_calls
-from tests.unit.simulated_devices import FIRST, HOST, two_devices
+from tests.unit.simulated_devices import FIRST, HOST, TwoDevices, two_devices
 from tests.unit.small_pipelines import random_pipeline
-
-if TYPE_CHECKING:
-    from precision_lib.training.trainer import Run
-    from tests.unit.simulated_devices import TwoDevices
 
 SETTINGS = PPOSettings(
     max_steps=2, batch_size=4, max_new_tokens=4, evaluation_sequences=4, target_kl=1.0
@@ -37,7 +32,7 @@ SETTINGS = PPOSettings(
 
 
 @contextmanager
-def opened(name: str) -> Iterator[tuple["Run", "TwoDevices"]]:
+def opened(name: str) -> Iterator[tuple[Run, TwoDevices]]:
     """A run whose four models are on a simulated device."""
     pipeline = random_pipeline()
     with two_devices() as devices, deterministic():

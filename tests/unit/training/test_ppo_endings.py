@@ -6,11 +6,12 @@ What comes again after a resume is in ``test_ppo_resume.py``.
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
+from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.value_head import ValueHead
 from precision_lib.ppo.losses import policy_loss
 from precision_lib.training.failures import KL_COLLAPSE, LIMITS, RunEnded
@@ -31,41 +32,38 @@ from tests.unit.small_runs import (
     variant,
 )
 
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
-
 
 def scaled_head(factor: float) -> Callable[[Any], None]:
     return lambda model: model.lm_head.weight.mul_(factor)
 
 
-def certain_policy() -> "Pipeline":
+def certain_policy() -> Pipeline:
     """Logits a thousand times as large: one token has all the probability."""
     made = variant("policy", scaled_head(1000.0))
     return dataclasses.replace(made, reference=made.policy)
 
 
-def foreign_reference() -> "Pipeline":
+def foreign_reference() -> Pipeline:
     """A reference that finds likely what the policy finds unlikely."""
     return variant("reference", scaled_head(-5.0))
 
 
-def lost_critic() -> "Pipeline":
+def lost_critic() -> Pipeline:
     head = ValueHead(torch.zeros(32), torch.tensor(1e4))
     return dataclasses.replace(pipeline(), value_head=head)
 
 
-def loud_rewards() -> "Pipeline":
+def loud_rewards() -> Pipeline:
     """Scores beyond the range of fp16."""
     return variant("reward", lambda model: model.score.weight.mul_(1e7))
 
 
-def loud_policy() -> "Pipeline":
+def loud_policy() -> Pipeline:
     """Logits beyond the range of fp16."""
     return variant("policy", scaled_head(1e7))
 
 
-CAUSES: list[tuple[str, str, Callable[[], "Pipeline"], dict[str, Any], int, str]] = [
+CAUSES: list[tuple[str, str, Callable[[], Pipeline], dict[str, Any], int, str]] = [
     ("kl_explosion", "fp32_baseline", foreign_reference, {}, 3, "KL .* nats per token for 3 steps"),
     ("entropy_collapse", "bf16_pure", certain_policy, {}, 3, "entropy .* for 3 steps"),
     ("value_divergence", "fp32_baseline", lost_critic, {}, 3, r"value error 1e\+04 RMS"),
@@ -84,7 +82,7 @@ CAUSES: list[tuple[str, str, Callable[[], "Pipeline"], dict[str, Any], int, str]
 def test_failed_run_says_how_and_is_not_run_again(
     status: str,
     name: str,
-    models: Callable[[], "Pipeline"],
+    models: Callable[[], Pipeline],
     changes: dict[str, Any],
     steps: int,
     reason: str,

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from precision_lib.bounds import gamma
 from precision_lib.formats import FORMATS
 from precision_lib.runtime import deterministic
-from precision_lib.training.evaluation import SEED, evaluate
+from precision_lib.training.evaluation import SEED, Evaluation, evaluate
 from precision_lib.training.forward import Sequences
 from precision_lib.training.rollout import ScoredRollout, score
 from precision_lib.training.summary import WINDOW, best_window, window_mean
@@ -21,13 +21,10 @@ from precision_lib.training.trainer import ppo_step
 from precision_lib.trajectories.batches import FreezeSettings, Sampled, sample_batch
 from tests.unit.small_runs import opened, pipeline, train, variant
 
-if TYPE_CHECKING:
-    from precision_lib.training.evaluation import Evaluation
-
 FP64 = FORMATS["fp64"]
 
 
-def evaluated(policy: Any) -> "Evaluation":
+def evaluated(policy: Any) -> Evaluation:
     with deterministic():
         return evaluate(policy, pipeline(), 6, 8)
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from precision_lib.training.weights import Weights
 from tests.unit.small_runs import (
     at_call,
     check_ended,
@@ -37,8 +38,6 @@ def kill_now(*_arguments: Any, **_options: Any) -> Any:
 
 def in_a_step() -> None:
     """Between the two updates of step 2."""
-    from precision_lib.training.weights import Weights
-
     Weights.step = at_call(5, Weights.step, kill_now)  # type: ignore[method-assign]  # a fault
 
 

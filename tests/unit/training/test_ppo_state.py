@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.value_head import ValueHead
 from precision_lib.training import state
 from precision_lib.training.directory import alone, read_lines
@@ -29,9 +30,6 @@ from tests.unit.small_runs import (
     train,
     variant,
 )
-
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[3]
 
@@ -97,7 +95,7 @@ def test_importance_weights_are_refused_in_a_run_without(stopped: Path) -> None:
     check_refused(stopped, message, **TOGETHER)
 
 
-def another_head() -> "Pipeline":
+def another_head() -> Pipeline:
     head = ValueHead(torch.zeros(32), torch.tensor(0.0))
     return dataclasses.replace(pipeline(), value_head=head)
 
@@ -113,7 +111,7 @@ def another_head() -> "Pipeline":
     ],
 )
 def test_another_model_is_refused(
-    role: str, models: Callable[[], "Pipeline"], steps: int, stopped: Path, completed: Path
+    role: str, models: Callable[[], Pipeline], steps: int, stopped: Path, completed: Path
 ) -> None:
     for directory in (stopped, completed):
         check_refused(directory, rf"models\.{role} was .* and is", models=models(), max_steps=steps)

@@ -1,6 +1,6 @@
 """FP32 masters and moments, the cast that computes, one AdamW step against float64."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -10,18 +10,15 @@ from precision_lib.bounds import gamma
 from precision_lib.formats import FORMATS, get_format, ulp
 from precision_lib.models.value_head import ValueHead
 from precision_lib.training.trainer import ppo_step
-from precision_lib.training.weights import BETAS, EPSILON, open_weights, perturbed
+from precision_lib.training.weights import BETAS, EPSILON, Weights, open_weights, perturbed
 from tests.unit.small_pipelines import random_checkpoint
 from tests.unit.small_runs import NAMES, configuration, opened, pipeline
-
-if TYPE_CHECKING:
-    from precision_lib.training.weights import Weights
 
 FP32 = FORMATS["fp32"]
 RATE = 1e-3
 
 
-def weights_in(fmt: str, policy: Any = None, **changes: Any) -> "Weights":
+def weights_in(fmt: str, policy: Any = None, **changes: Any) -> Weights:
     head = ValueHead(torch.linspace(-1, 1, 32), torch.tensor(0.5))
     return open_weights(policy or pipeline().policy.model, head, fmt, RATE, **changes)
 
@@ -66,7 +63,7 @@ def test_originals_are_left_alone(fmt: str) -> None:
 
 
 def adam_step(
-    weights: "Weights", gradient: Tensor, betas: tuple[float, float] = BETAS, decay: float = 0.0
+    weights: Weights, gradient: Tensor, betas: tuple[float, float] = BETAS, decay: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """The masters after the next step in float64 from the FP32 state before it, and a bound.
 

@@ -5,12 +5,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
+from precision_lib.bounds import gamma
+from precision_lib.bounds.softmax import log_softmax_bound
+from precision_lib.formats import FORMATS
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.reward_model import score_tokens
+from precision_lib.models.value_head import load_value_head, save_value_head
 from precision_lib.runtime import deterministic
+from precision_lib.scoring.forward import trunk_and_logits
+from precision_lib.trajectories.batches import (
+    FreezeSettings,
+    sample_batch,
+    score_batch,
+    usual_samples_per_prompt,
+)
+from precision_lib.trajectories.freeze import freeze
+from precision_lib.trajectories.shards import MANIFEST, TrajectoryError, read_shards
+from precision_lib.trajectories.store import to_tensors
 from tests.unit.small_pipelines import (
     files_of,
     random_checkpoint,
@@ -18,30 +34,22 @@ from tests.unit.small_pipelines import (
     random_reward,
 )
 
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
-    from precision_lib.trajectories.batches import FreezeSettings
-
 ROOT = Path(__file__).parents[3]
 
 
-def settings(**changes: Any) -> "FreezeSettings":
-    from precision_lib.trajectories.batches import FreezeSettings
-
+def settings(**changes: Any) -> FreezeSettings:
     small = FreezeSettings(num_batches=3, batch_size=4, max_new_tokens=6, samples_per_prompt=2)
     return dataclasses.replace(small, **changes)
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> "Pipeline":
+def pipeline() -> Pipeline:
     return random_pipeline(moved=2.0**-7)
 
 
 @pytest.fixture(scope="module")
-def frozen(pipeline: "Pipeline", tmp_path_factory: pytest.TempPathFactory) -> Path:
+def frozen(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three batches, frozen without interruption."""
-    from precision_lib.trajectories.freeze import freeze
-
     directory = tmp_path_factory.mktemp("frozen")
     freeze(pipeline, settings(), directory)
     return directory
@@ -55,17 +63,8 @@ def test_the_directory_holds_shards_manifest_and_value_head(frozen: Path) -> Non
     ]
 
 
-def test_golden_figures_are_those_of_a_plain_fp32_forward(
-    pipeline: "Pipeline", frozen: Path
-) -> None:
+def test_golden_figures_are_those_of_a_plain_fp32_forward(pipeline: Pipeline, frozen: Path) -> None:
     """Against float64 from the same FP32 logits and states, within FP32's derived bounds."""
-    from precision_lib.bounds import gamma
-    from precision_lib.bounds.softmax import log_softmax_bound
-    from precision_lib.formats import FORMATS
-    from precision_lib.models.value_head import load_value_head
-    from precision_lib.scoring.forward import trunk_and_logits
-    from precision_lib.trajectories.shards import read_shards
-
     head, fp32 = load_value_head(frozen / "value_head.safetensors"), FORMATS["fp32"]
     weight, bias = head.weight.double(), head.bias.double()
     for t in read_shards(frozen):
@@ -86,11 +85,8 @@ def test_golden_figures_are_those_of_a_plain_fp32_forward(
                 assert ((t.values - (state @ weight + bias)).abs() <= limit)[t.mask].all()
 
 
-def test_scores_are_the_reward_models_at_the_last_token(pipeline: "Pipeline", frozen: Path) -> None:
+def test_scores_are_the_reward_models_at_the_last_token(pipeline: Pipeline, frozen: Path) -> None:
     """The random models share a vocabulary, so the reward model reads the policy's own ids."""
-    from precision_lib.models.reward_model import score_tokens
-    from precision_lib.trajectories.shards import read_shards
-
     for t in read_shards(frozen):
         lengths = t.prompt_lengths + t.response_lengths
         assert torch.equal(t.reward_lengths, lengths)
@@ -103,8 +99,6 @@ def test_scores_are_the_reward_models_at_the_last_token(pipeline: "Pipeline", fr
 
 
 def test_a_group_shares_its_prompt_and_no_prompt_comes_twice(frozen: Path) -> None:
-    from precision_lib.trajectories.shards import read_shards
-
     ids = [t.prompt_ids.view(2, 2) for t in read_shards(frozen)]
     for groups in ids:
         assert (groups[:, 0] == groups[:, 1]).all()
@@ -117,10 +111,8 @@ def test_a_group_shares_its_prompt_and_no_prompt_comes_twice(frozen: Path) -> No
 
 
 def test_more_batches_later_give_the_same_bytes(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
-    from precision_lib.trajectories.freeze import freeze
-
     done: list[int] = []
     freeze(pipeline, settings(num_batches=1), tmp_path)
     freeze(pipeline, settings(), tmp_path, resume=True, progress=done.append)
@@ -129,12 +121,9 @@ def test_more_batches_later_give_the_same_bytes(
 
 
 def test_a_value_head_whose_file_is_written_anew_meanwhile_stays_what_it_was(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     """A loaded safetensors tensor is a map of its file: writing into that changes the tensor."""
-    from precision_lib.models.value_head import load_value_head, save_value_head
-    from precision_lib.trajectories.freeze import freeze
-
     kept, other = tmp_path / "head.safetensors", tmp_path / "other.safetensors"
     shutil.copyfile(frozen / "value_head.safetensors", kept)
     head = load_value_head(kept)
@@ -179,12 +168,9 @@ for point in range(12):
 
 
 def test_killed_at_any_rename_it_leaves_a_valid_beginning_and_resumes_to_the_same_bytes(
-    pipeline: "Pipeline", tmp_path: Path
+    pipeline: Pipeline, tmp_path: Path
 ) -> None:
     """Six renames: value head, manifest, then shard and manifest twice; twelve kills."""
-    from precision_lib.trajectories.freeze import freeze
-    from precision_lib.trajectories.shards import MANIFEST, read_shards
-
     arguments = [sys.executable, "-c", KILLED, str(tmp_path), str(torch.get_num_threads())]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -200,11 +186,8 @@ def test_killed_at_any_rename_it_leaves_a_valid_beginning_and_resumes_to_the_sam
 
 
 def test_a_directory_with_trajectories_is_left_alone_without_resume(
-    pipeline: "Pipeline", frozen: Path
+    pipeline: Pipeline, frozen: Path
 ) -> None:
-    from precision_lib.trajectories.freeze import freeze
-    from precision_lib.trajectories.shards import TrajectoryError
-
     before = files_of(frozen)
     with pytest.raises(TrajectoryError, match="holds frozen trajectories already; continue them"):
         freeze(pipeline, settings(), frozen)
@@ -223,11 +206,8 @@ def test_a_directory_with_trajectories_is_left_alone_without_resume(
     ],
 )
 def test_resuming_with_other_settings_is_refused(
-    changes: dict[str, int], message: str, pipeline: "Pipeline", frozen: Path
+    changes: dict[str, int], message: str, pipeline: Pipeline, frozen: Path
 ) -> None:
-    from precision_lib.trajectories.freeze import freeze
-    from precision_lib.trajectories.shards import TrajectoryError
-
     before = files_of(frozen)
     with pytest.raises(TrajectoryError, match=message):
         freeze(pipeline, settings(**{"num_batches": 4} | changes), frozen, resume=True)
@@ -236,11 +216,8 @@ def test_resuming_with_other_settings_is_refused(
 
 @pytest.mark.parametrize("role", ["policy", "reference", "reward"])
 def test_resuming_with_another_model_is_refused(
-    role: str, pipeline: "Pipeline", frozen: Path
+    role: str, pipeline: Pipeline, frozen: Path
 ) -> None:
-    from precision_lib.trajectories.freeze import freeze
-    from precision_lib.trajectories.shards import TrajectoryError
-
     made: Any = random_reward() if role == "reward" else random_checkpoint()
     changes = {role: dataclasses.replace(made, name="other", sha256="f" * 64)}
     other = dataclasses.replace(pipeline, **changes)
@@ -249,22 +226,16 @@ def test_resuming_with_another_model_is_refused(
 
 
 def test_resuming_elsewhere_is_refused(
-    pipeline: "Pipeline", frozen: Path, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, frozen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from precision_lib.trajectories.freeze import freeze
-    from precision_lib.trajectories.shards import TrajectoryError
-
     monkeypatch.setattr(torch, "__version__", "9.9")
     with pytest.raises(TrajectoryError, match=r"made with torch = .*, this is 9\.9"):
         freeze(pipeline, settings(num_batches=4), frozen, resume=True)
 
 
 def test_a_broken_shard_is_noticed_before_anything_is_added(
-    pipeline: "Pipeline", tmp_path: Path
+    pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    from precision_lib.trajectories.freeze import freeze
-    from precision_lib.trajectories.shards import TrajectoryError
-
     freeze(pipeline, settings(num_batches=1), tmp_path)
     path = tmp_path / "shard-00000.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -276,8 +247,6 @@ def test_a_broken_shard_is_noticed_before_anything_is_added(
 
 def test_a_response_ends_with_the_first_end_of_text_unless_told_otherwise() -> None:
     """The cut changes lengths alone: the tokens before it are those of the uncut run."""
-    from precision_lib.trajectories.batches import sample_batch
-
     pipeline = random_pipeline()
     model = pipeline.policy.model
     usual = settings(batch_size=64, max_new_tokens=20)
@@ -303,9 +272,6 @@ def test_ids_beyond_the_tokenizer_are_scored_by_the_policy_and_not_read_by_the_r
     tmp_path: Path,
 ) -> None:
     """An embedding padded from 257 to 600 rows, as many published models have."""
-    from precision_lib.trajectories.freeze import freeze
-    from precision_lib.trajectories.shards import read_shards
-
     padded = random_checkpoint("Qwen3", vocab_size=600)
     pipeline = dataclasses.replace(random_pipeline(), policy=padded, reference=padded)
     freeze(pipeline, settings(num_batches=1), tmp_path)
@@ -318,12 +284,7 @@ def test_ids_beyond_the_tokenizer_are_scored_by_the_policy_and_not_read_by_the_r
         assert torch.equal(read, real[real < 257])
 
 
-def test_a_batch_in_memory_is_the_frozen_one(pipeline: "Pipeline", frozen: Path) -> None:
-    from precision_lib.models.value_head import load_value_head
-    from precision_lib.trajectories.batches import sample_batch, score_batch
-    from precision_lib.trajectories.shards import read_shards
-    from precision_lib.trajectories.store import to_tensors
-
+def test_a_batch_in_memory_is_the_frozen_one(pipeline: Pipeline, frozen: Path) -> None:
     head = load_value_head(frozen / "value_head.safetensors")
     with deterministic():
         made = to_tensors(score_batch(pipeline, head, sample_batch(pipeline, settings(), 2)))
@@ -341,10 +302,8 @@ def test_a_batch_in_memory_is_the_frozen_one(pipeline: "Pipeline", frozen: Path)
     ],
 )
 def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
-    changes: dict[str, int], message: str, pipeline: "Pipeline", tmp_path: Path
+    changes: dict[str, int], message: str, pipeline: Pipeline, tmp_path: Path
 ) -> None:
-    from precision_lib.trajectories.freeze import freeze
-
     with pytest.raises(ValueError, match=message):
         freeze(pipeline, settings(**changes), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -352,8 +311,6 @@ def test_settings_that_do_not_fit_are_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("batch_size", range(1, 9))
 def test_the_usual_group_divides_the_batch(batch_size: int) -> None:
-    from precision_lib.trajectories.batches import usual_samples_per_prompt
-
     samples = usual_samples_per_prompt(batch_size)
     assert batch_size % samples == 0
     assert samples == {1: 1, 2: 2, 3: 3, 4: 4, 5: 1, 6: 3, 7: 1, 8: 4}[batch_size]

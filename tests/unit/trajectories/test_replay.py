@@ -6,19 +6,35 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import MATRIX, PrecisionConfig, get_configuration
+from precision_lib.models.loading import set_parameters, working_copy
+from precision_lib.models.pipeline import Pipeline
+from precision_lib.models.value_head import load_value_head, save_value_head
+from precision_lib.phases.replay import golden_failure, run_replay
+from precision_lib.ppo.logprobs import shift, token_logprobs
+from precision_lib.reporting.replay import replay_lines
 from precision_lib.runtime import deterministic
-from tests.unit.small_pipelines import files_of, random_pipeline
-
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
-    from precision_lib.trajectories.store import Trajectories
+from precision_lib.scoring.forward import trunk_and_logits
+from precision_lib.trajectories.batches import FreezeSettings
+from precision_lib.trajectories.freeze import freeze
+from precision_lib.trajectories.replay import replay
+from precision_lib.trajectories.shards import (
+    TrajectoryError,
+    add_shard,
+    read_manifest,
+    read_shards,
+    write_manifest,
+)
+from precision_lib.trajectories.store import Trajectories
+from precision_lib.trajectories.working_copy import WorkingCopy, hollow_copy
+from tests.unit.small_pipelines import files_of, random_checkpoint, random_pipeline
 
 PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 QUANTITIES = ["policy_logprob", "reference_logprob", "log_ratio", "value", "reward"]
@@ -29,46 +45,39 @@ FLOORS = ["repeated", "reversed", "rebatched", "fp32_against_frozen"]
 EPSILON = 2.0**-52
 
 
-def freeze_into(pipeline: "Pipeline", directory: Path, **changes: Any) -> Path:
-    from precision_lib.trajectories.batches import FreezeSettings
-    from precision_lib.trajectories.freeze import freeze
-
+def freeze_into(pipeline: Pipeline, directory: Path, **changes: Any) -> Path:
     small = FreezeSettings(num_batches=2, batch_size=4, max_new_tokens=10, samples_per_prompt=2)
     freeze(pipeline, replace(small, **changes), directory)
     return directory
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> "Pipeline":
+def pipeline() -> Pipeline:
     """A reference that is not the policy."""
     return random_pipeline("Qwen3", moved=2.0**-7)
 
 
 @pytest.fixture(scope="module")
-def frozen(pipeline: "Pipeline", tmp_path_factory: pytest.TempPathFactory) -> Path:
+def frozen(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return freeze_into(pipeline, tmp_path_factory.mktemp("frozen"))
 
 
 def run(
-    pipeline: "Pipeline",
+    pipeline: Pipeline,
     configuration: PrecisionConfig,
     frozen: Path,
     output_dir: Path,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    from precision_lib.trajectories.replay import replay
-
     return replay(pipeline, configuration, frozen, output_dir, batch_size)
 
 
-def shards(frozen: Path) -> "list[Trajectories]":
-    from precision_lib.trajectories.shards import read_shards
-
+def shards(frozen: Path) -> list[Trajectories]:
     return list(read_shards(frozen))
 
 
 def test_an_fp32_replay_is_bitwise_equal_to_the_frozen_figures(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     record = run(pipeline, REFERENCE_RUN, frozen, tmp_path)
     assert record["golden_repeats"] == {
@@ -86,7 +95,7 @@ def test_an_fp32_replay_is_bitwise_equal_to_the_frozen_figures(
 
 @pytest.mark.parametrize("configuration", MATRIX, ids=lambda c: c.name)
 def test_observed_formats_are_those_of_the_configuration(
-    configuration: PrecisionConfig, pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    configuration: PrecisionConfig, pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     record = run(pipeline, configuration, frozen, tmp_path)
     assert record["observed_formats"] == configuration.components
@@ -100,7 +109,7 @@ def test_observed_formats_are_those_of_the_configuration(
 
 
 def test_the_record_is_strict_json_that_begins_with_the_noise_floor(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     """Expected on a CPU: log-probs exactly 0, as every product computes its rows one by one."""
     record = run(pipeline, PURE, frozen, tmp_path)
@@ -119,12 +128,9 @@ def test_the_record_is_strict_json_that_begins_with_the_noise_floor(
 
 
 def test_differences_are_replayed_minus_frozen_on_real_tokens(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     """Against a replay written out here: cast, one forward, log-softmax in the format."""
-    from precision_lib.models.loading import set_parameters, working_copy
-    from precision_lib.ppo.logprobs import shift, token_logprobs
-
     record = run(pipeline, PURE, frozen, tmp_path)
     model = working_copy(pipeline.policy.model)
     set_parameters(model, pipeline.policy.model, "bf16")
@@ -146,7 +152,7 @@ def test_differences_are_replayed_minus_frozen_on_real_tokens(
 
 
 def test_positions_are_binned_geometrically_and_errors_accumulate(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     record = run(pipeline, PURE, frozen, tmp_path)
     parts = []
@@ -179,7 +185,7 @@ def test_equal_models_in_one_format_have_a_log_ratio_of_exactly_zero(tmp_path: P
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_batch_size_changes_the_forwards_and_not_the_log_probs(
-    batch_size: int, pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    batch_size: int, pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     record = run(pipeline, REFERENCE_RUN, frozen, tmp_path, batch_size)
     assert record["trajectories"]["rows_per_forward"] == [min(batch_size, 4)]
@@ -188,10 +194,9 @@ def test_the_batch_size_changes_the_forwards_and_not_the_log_probs(
 
 
 def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, frozen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: logits that depend on the number of rows, as a kernel with split sums does."""
-    from precision_lib.scoring.forward import trunk_and_logits
 
     def batch_dependent(model: Any, tokens: torch.Tensor) -> Any:
         hidden, logits = trunk_and_logits(model, tokens)
@@ -223,12 +228,9 @@ def test_a_dropout_left_on_shows_in_the_noise_floor(tmp_path: Path) -> None:
 
 
 def test_golden_figures_that_do_not_repeat_make_the_replay_inconclusive(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     """Planted: one frozen value in its last bit, as another processor may compute it."""
-    from precision_lib.phases.replay import golden_failure
-    from precision_lib.trajectories.shards import add_shard, read_manifest
-
     manifest = read_manifest(frozen)
     first, *_ = shards(frozen)
     place = tuple(first.mask.nonzero()[0].tolist())
@@ -266,7 +268,7 @@ def test_overflow_is_counted_and_enters_no_mean(tmp_path: Path) -> None:
 
 
 def test_an_exact_replay_of_fp32_is_off_by_fp32_roundings(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     """u is 2^-24 against 2^-8: expected a factor of 2^-16, of which 2^-8 is asked."""
     exact = PrecisionConfig("exact", "fp64", "fp64", "fp64", "fp64", "fp64")
@@ -278,22 +280,15 @@ def test_an_exact_replay_of_fp32_is_off_by_fp32_roundings(
 
 
 def test_another_model_is_refused_by_role_and_option(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
-    from precision_lib.trajectories.shards import TrajectoryError
-
     other = replace(pipeline, reference=pipeline.policy)
     with pytest.raises(TrajectoryError, match=r"the reference was 'moved'.*\(--reference-model\)"):
         run(other, PURE, frozen, tmp_path / "replay")
     assert not (tmp_path / "replay").exists()
 
 
-def test_an_altered_value_head_is_refused(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
-) -> None:
-    from precision_lib.models.value_head import load_value_head, save_value_head
-    from precision_lib.trajectories.shards import TrajectoryError
-
+def test_an_altered_value_head_is_refused(pipeline: Pipeline, frozen: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(frozen, tmp_path / "copy")
     path = copy / "value_head.safetensors"
     head = load_value_head(path)
@@ -305,23 +300,15 @@ def test_an_altered_value_head_is_refused(
         run(pipeline, PURE, copy, tmp_path / "replay")
 
 
-def test_no_sequence_is_nothing_compared(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
-) -> None:
-    from precision_lib.forensics.statistics import NothingComparedError
-    from precision_lib.phases.replay import run_replay
-    from precision_lib.trajectories.shards import read_manifest, write_manifest
-
+def test_no_sequence_is_nothing_compared(pipeline: Pipeline, frozen: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path, dataclasses.replace(read_manifest(frozen), shards=()))
     with pytest.raises(NothingComparedError, match="holds no sequence yet, nothing would be"):
         run_replay(pipeline, PURE, tmp_path, tmp_path / "replay")
 
 
 def test_a_refused_replay_leaves_the_earlier_one_and_a_new_one_replaces_all_of_it(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
-    from precision_lib.trajectories.shards import TrajectoryError, read_manifest, write_manifest
-
     run(pipeline, PURE, frozen, tmp_path)
     before = files_of(tmp_path)
     assert list(before) == [*(f"differences-0000{i}.safetensors" for i in (0, 1)), "replay.json"]
@@ -336,9 +323,7 @@ def test_a_refused_replay_leaves_the_earlier_one_and_a_new_one_replaces_all_of_i
     assert "differences-00001.safetensors" not in files_of(tmp_path)
 
 
-def test_fp32_components_run_the_original_and_others_one_copy(pipeline: "Pipeline") -> None:
-    from precision_lib.trajectories.working_copy import WorkingCopy, hollow_copy
-
+def test_fp32_components_run_the_original_and_others_one_copy(pipeline: Pipeline) -> None:
     policy, reference = pipeline.policy.model, pipeline.reference.model
     working = WorkingCopy()
     assert working.of(policy, "fp32") is policy
@@ -355,10 +340,6 @@ def test_fp32_components_run_the_original_and_others_one_copy(pipeline: "Pipelin
 
 
 def test_tied_weights_stay_tied_in_the_working_copy() -> None:
-    from precision_lib.models.loading import set_parameters
-    from precision_lib.trajectories.working_copy import hollow_copy
-    from tests.unit.small_pipelines import random_checkpoint
-
     model = random_checkpoint("Qwen3", tie_word_embeddings=True).model
     assert model.lm_head.weight is model.get_input_embeddings().weight
     copy = hollow_copy(model)
@@ -368,10 +349,8 @@ def test_tied_weights_stay_tied_in_the_working_copy() -> None:
 
 
 def test_the_table_shows_the_floor_before_the_errors(
-    pipeline: "Pipeline", frozen: Path, tmp_path: Path
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
-    from precision_lib.reporting.replay import replay_lines
-
     text = "\n".join(replay_lines(run(pipeline, REFERENCE_RUN, frozen, tmp_path)))
     places = [
         text.index(part)

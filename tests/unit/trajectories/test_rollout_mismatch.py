@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 from precision_lib.forensics.h5.declaration import H5
 from precision_lib.matrix import get_configuration
 from precision_lib.metrics import rollout
+from precision_lib.models.pipeline import Pipeline
 from precision_lib.reporting.replay import replay_lines
 from precision_lib.trajectories import shards
 from precision_lib.trajectories.batches import FreezeSettings
@@ -22,18 +22,15 @@ from precision_lib.trajectories.shards import TrajectoryError, read_manifest, re
 from tests.unit.small_pipelines import files_of, random_pipeline
 from tests.unit.trajectories.test_trajectory_store import some_trajectories
 
-if TYPE_CHECKING:
-    from precision_lib.models.pipeline import Pipeline
-
 SMALL = FreezeSettings(num_batches=2, batch_size=4, max_new_tokens=10, samples_per_prompt=2)
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> "Pipeline":
+def pipeline() -> Pipeline:
     return random_pipeline("Qwen3", moved=2.0**-7)
 
 
-def frozen_in(pipeline: "Pipeline", directory: Path, fmt: str) -> Path:
+def frozen_in(pipeline: Pipeline, directory: Path, fmt: str) -> Path:
     freeze(pipeline, dataclasses.replace(SMALL, rollout=fmt), directory)
     return directory
 
@@ -82,7 +79,7 @@ def test_a_policy_beside_its_own_log_probs_differs_by_exactly_nothing() -> None:
 
 
 def test_the_sampler_has_its_format_and_the_golden_figures_stay_fp32(
-    pipeline: "Pipeline", tmp_path: Path
+    pipeline: Pipeline, tmp_path: Path
 ) -> None:
     """Expected: an FP32 policy beside an FP32 sampler differs by 2**-16 of what bf16 makes of it.
 
@@ -107,7 +104,7 @@ def test_the_sampler_has_its_format_and_the_golden_figures_stay_fp32(
 
 
 def test_a_bf16_policy_is_nearer_to_a_bf16_sampler_than_to_an_fp32_one(
-    pipeline: "Pipeline", tmp_path: Path
+    pipeline: Pipeline, tmp_path: Path
 ) -> None:
     """They share the rounding of the weights; the replay's figure is what H5 calls the damage."""
     damage = {
@@ -126,7 +123,7 @@ def test_a_bf16_policy_is_nearer_to_a_bf16_sampler_than_to_an_fp32_one(
 
 
 def test_what_an_older_release_froze_is_replayed_without_and_not_continued(
-    pipeline: "Pipeline", tmp_path: Path
+    pipeline: Pipeline, tmp_path: Path
 ) -> None:
     directory = frozen_in(pipeline, tmp_path / "new", "fp32")
     with pytest.raises(TrajectoryError, match="made with rollout = fp32, asked for bf16"):

@@ -1,23 +1,21 @@
 """Responses are drawn once, the same whatever the batching, from the model's own distribution."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
 
 from precision_lib.models.kv_cache import forward_with_cache
+from precision_lib.models.loading import Checkpoint
 from precision_lib.ppo import logprobs
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories import sampling
 from precision_lib.trajectories.sampling import sample_responses
 
-if TYPE_CHECKING:
-    from precision_lib.models.loading import Checkpoint
-
 PROMPTS = [[0, 5, 7], [0, 9], [0, 1, 2, 3, 4], [0]]
 
 
-def test_rows_per_forward_do_not_change_the_tokens(tiny_llama: "Checkpoint") -> None:
+def test_rows_per_forward_do_not_change_the_tokens(tiny_llama: Checkpoint) -> None:
     batches = [
         sample_responses(tiny_llama.model, PROMPTS, 30, seed=3, rows=rows) for rows in (1, 3, 4)
     ]
@@ -26,7 +24,7 @@ def test_rows_per_forward_do_not_change_the_tokens(tiny_llama: "Checkpoint") -> 
 
 
 def test_what_is_reported_is_the_log_prob_of_the_token_that_was_drawn(
-    tiny_llama: "Checkpoint", monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the logits of each decoding step, in float64, rounded once; in batches of 3 and 1."""
     seen: list[torch.Tensor] = []
@@ -47,12 +45,12 @@ def test_what_is_reported_is_the_log_prob_of_the_token_that_was_drawn(
     assert not torch.isclose(got, want.roll(1, 1)).any(), "another token's is told apart"
 
 
-def test_another_seed_draws_other_tokens(tiny_llama: "Checkpoint") -> None:
+def test_another_seed_draws_other_tokens(tiny_llama: Checkpoint) -> None:
     first, second = (sample_responses(tiny_llama.model, PROMPTS, 30, seed=s) for s in (0, 1))
     assert not torch.equal(first.tokens, second.tokens)
 
 
-def test_the_mask_covers_the_response_and_nothing_else(tiny_llama: "Checkpoint") -> None:
+def test_the_mask_covers_the_response_and_nothing_else(tiny_llama: Checkpoint) -> None:
     responses = sample_responses(tiny_llama.model, PROMPTS, 7, seed=0)
     assert responses.tokens.shape == (4, 12)
     assert responses.mask.sum(1).tolist() == [7] * 4
@@ -61,7 +59,7 @@ def test_the_mask_covers_the_response_and_nothing_else(tiny_llama: "Checkpoint")
         assert responses.mask[row].int().argmax() == len(prompt)
 
 
-def test_tokens_follow_the_full_forwards_distribution(tiny_llama: "Checkpoint") -> None:
+def test_tokens_follow_the_full_forwards_distribution(tiny_llama: Checkpoint) -> None:
     """log p + entropy of sampled tokens sums to a standard normal; see the forensics test.
 
     It also shows that left padding and the KV cache sample what a right-padded forward scores.
@@ -84,7 +82,7 @@ def test_tokens_follow_the_full_forwards_distribution(tiny_llama: "Checkpoint") 
     assert abs(float((wrong + entropy)[mask].sum() / variance[mask].sum().sqrt())) > 45
 
 
-def test_micro_batches_cover_every_row_once(tiny_llama: "Checkpoint") -> None:
+def test_micro_batches_cover_every_row_once(tiny_llama: Checkpoint) -> None:
     responses = sample_responses(tiny_llama.model, PROMPTS, 3, seed=0)
     order = torch.tensor([3, 1, 0, 2])
     rows = [r for numbers, _ in responses.micro_batches(3, order) for r in numbers.tolist()]
@@ -103,7 +101,7 @@ def test_micro_batches_cover_every_row_once(tiny_llama: "Checkpoint") -> None:
     ],
 )
 def test_bad_requests_are_refused(
-    tiny_llama: "Checkpoint", prompts: list[list[int]], length: int, message: str
+    tiny_llama: Checkpoint, prompts: list[list[int]], length: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         sample_responses(tiny_llama.model, prompts, length, seed=0)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from precision_lib.jsonio import to_plain
 from precision_lib.weights.compare import compare
-from precision_lib.weights.findings import Contract, Outcome
+from precision_lib.weights.findings import Contract, Outcome, as_json
 from precision_lib.weights.manifests import load_manifest, open_source, write_manifest
 from tests.unit.weights.checkpoints import (
     MODELS,
@@ -326,9 +327,6 @@ def test_a_copy_by_the_recipe_has_no_finding(trained: State, pairs: Pairs) -> No
 
 
 def test_findings_are_json(trained: State, pairs: Pairs) -> None:
-    from precision_lib.jsonio import to_plain
-    from precision_lib.weights.findings import as_json
-
     outcome = pairs.compare(trained, noisy(trained))
     record = json.loads(json.dumps(to_plain(as_json(outcome)), allow_nan=False))
     assert record["verdict"] == "different"
