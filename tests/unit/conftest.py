@@ -1,5 +1,6 @@
 """Small checkpoints of several architectures, saved locally as a user's would be."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = ("GPT2", "Llama", "Qwen2", "Qwen3")
 POSITIONS = 256
+#: Whether transformers was imported when the tests of a run were collected.
+MODEL_LIBRARY_AT_COLLECTION = pytest.StashKey[bool]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.config.stash[MODEL_LIBRARY_AT_COLLECTION] = "transformers" in sys.modules
 
 
 def byte_tokenizer() -> Any:

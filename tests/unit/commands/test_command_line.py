@@ -10,6 +10,7 @@ import pytest
 
 from precision_lib import cli
 from precision_lib.record.recorder import load_cells
+from tests.unit.conftest import MODEL_LIBRARY_AT_COLLECTION
 from tests.unit.small_blocks import read
 from tests.unit.suite_runs import ROOT, Done, run_checkout, run_suite
 
@@ -49,9 +50,13 @@ def test_a_bad_matrix_is_a_usage_error_that_names_the_field(tmp_path: Path) -> N
 
 
 def test_collection_loads_no_model_writes_no_record_and_leaves_tiers_on_request_out(
-    tmp_path: Path,
+    tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
-    """transformers is what loads models; collecting must not even import it."""
+    """transformers is what loads models; collecting must not even import it.
+
+    Of the unit tests a few stand for all here; this run's own collection answers for the others.
+    """
+    assert not pytestconfig.stash[MODEL_LIBRARY_AT_COLLECTION]
     watcher = tmp_path / "watch_imports.py"
     watcher.write_text(
         "import sys\n"
@@ -60,6 +65,7 @@ def test_collection_loads_no_model_writes_no_record_and_leaves_tiers_on_request_
     )
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     arguments = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "watch_imports"]
+    arguments.append(f"--ignore-glob={ROOT}/tests/unit/*/*")
     record = f"--json-report-file={tmp_path / 'report.json'}"
     done = subprocess.run(
         [*arguments, record], cwd=ROOT, env=env, capture_output=True, text=True, check=True
