@@ -1,7 +1,6 @@
 """The sweep command: what it refuses, prints and returns, and two real runs, interrupted."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -25,7 +24,6 @@ from precision_lib.training.summary import SUMMARY
 from tests.unit.sweep_runs import NAMES, ORIGIN, Executor, small_plan
 
 PURE = get_configuration("bf16_pure")
-ENVIRONMENT = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture
@@ -155,14 +153,17 @@ def test_what_no_cell_could_load_is_refused_before_the_first(
 
 
 def test_two_real_runs_are_interrupted_and_resumed_and_only_what_is_missing_is_run(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Embedded models, two cells one after the other; SIGTERM comes in the second."""
     directory = tmp_path / "sweep"
-    command = [sys.executable, "-m", "precision_lib.cli", "sweep", "--quick", "--seeds", "0"]
-    settings = ["--configurations", "fp32_baseline", "--max_steps", "1", "--batch_size", "2"]
-    settings += ["--evaluation_sequences", "2", "--output_dir", str(directory), "--jobs", "1"]
-    with subprocess.Popen([*command, *settings], env=ENVIRONMENT, text=True, **PIPES) as sweep:
+    settings = ["sweep", "--quick", "--seeds", "0", "--configurations", "fp32_baseline"]
+    settings += ["--max_steps", "1", "--batch_size", "2", "--evaluation_sequences", "2"]
+    settings += ["--output_dir", str(directory), "--jobs", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    command = [sys.executable, "-m", "precision_lib.cli", *settings]
+    with subprocess.Popen(command, text=True, **PIPES) as sweep:
         second = directory / "runs" / "fp32_twin-seed-0" / "log.txt"
         children: list[int] = []
         while sweep.poll() is None and not children:
@@ -178,13 +179,11 @@ def test_two_real_runs_are_interrupted_and_resumed_and_only_what_is_missing_is_r
     before = [(first / name).stat().st_mtime_ns for name in (SUMMARY, STEPS)]
     assert json.loads((directory / RECORD).read_text())["complete"] is False
 
-    done = subprocess.run(
-        [*command, *settings, "--resume"], env=ENVIRONMENT, capture_output=True, text=True
-    )
-    assert done.returncode == OK, done.stderr
+    assert cli.main([*settings, "--resume"]) == OK
+    printed = capsys.readouterr().out
     assert [(first / name).stat().st_mtime_ns for name in (SUMMARY, STEPS)] == before
-    assert "fp32_twin-seed-0: completed after 1 steps" in done.stdout
-    assert "fp32_baseline-seed-0" not in done.stdout, "it was run again"
+    assert "fp32_twin-seed-0: completed after 1 steps" in printed
+    assert "fp32_baseline-seed-0" not in printed, "it was run again"
     record = json.loads((directory / RECORD).read_text())
     assert record["complete"]
     start, twin_start = (run["evaluation"]["initial"] for run in record["runs"])

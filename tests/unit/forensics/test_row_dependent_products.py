@@ -73,6 +73,8 @@ def studies(pipeline: Pipeline) -> Sequence[Study]:
         replace(quick, freeze=replace(quick.freeze, max_new_tokens=16))
         .changed("H1", seq_lengths=(32,), target_kls=(OPERATING_KL,))
         .changed("H4", length=128)
+        .changed("H5", length=32, opening=17)
+        .changed("H6", steps=1)
     )
     job = MainJob(pipeline, small, Recorder(Path("unwritten.json"), CONFIGURATIONS))
     return tuple(map(job.study, HYPOTHESES))

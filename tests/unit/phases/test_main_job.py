@@ -7,6 +7,7 @@ record that holds one is wrong without a trace.
 import copy
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def small_budget() -> Budget:
         .changed("H3", magnitudes=(1.0,), offsets=(0.0, 30.0))
         .changed("H4", length=48, expected=2)
         .changed("H5", length=32, opening=5)
+        .changed("H6", steps=2)
     )
 
 
@@ -106,12 +108,27 @@ def whole(run: Callable[..., Recorder], tmp_path_factory: pytest.TempPathFactory
     return run(tmp_path_factory.mktemp("whole")).record()
 
 
+@pytest.fixture(scope="module")
+def ended_once(run: Callable[..., Recorder], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a run that was ended after one cell."""
+    directory = tmp_path_factory.mktemp("ended")
+    with pytest.raises(EndedError):
+        run(directory, ends_after=1)
+    return directory
+
+
+@pytest.fixture
+def ended(ended_once: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(ended_once, tmp_path / "ended")
+
+
 def without_run(record: Record) -> str:
     """The block as the file has it, but for the run's identifier."""
     return json.dumps(block_of(replace(record, run="")))
 
 
-@pytest.mark.parametrize("cells", [1, len(CONFIGURATIONS) + 3, CELLS])
+@pytest.mark.parametrize("cells", [len(CONFIGURATIONS) + 3, CELLS])
 def test_a_run_that_was_ended_and_continued_is_one_run(
     cells: int, run: Callable[..., Recorder], whole: Record, tmp_path: Path
 ) -> None:
@@ -140,17 +157,15 @@ def test_a_run_that_was_ended_twice_keeps_the_cells_of_both(
 
 
 def test_a_finished_cell_is_not_measured_again(
-    run: Callable[..., Recorder], models: Pipeline, small: Budget, tmp_path: Path
+    models: Pipeline, small: Budget, ended: Path
 ) -> None:
     """Planted: a finished cell with another number. It comes out as it was written."""
-    with pytest.raises(EndedError):
-        run(tmp_path, ends_after=1)
-    cells = tmp_path / "cells.jsonl"
+    cells = ended / "cells.jsonl"
     lines = [json.loads(line) for line in cells.read_text().splitlines()]
     [measured] = [line for line in lines if "metrics" in line]
     measured["evidence"]["true_kl"] = 123.0
     cells.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    recorder = Recorder(tmp_path / "report.json", CONFIGURATIONS)
+    recorder = Recorder(ended / "report.json", CONFIGURATIONS)
     job = open_main_job(models, small, recorder, budget_name="small", resume=True)
     assert job.cell("H1", CONFIGURATIONS[0]).evidence["true_kl"] == 123.0
     assert job.cell("H1", CONFIGURATIONS[1]).evidence["true_kl"] != 123.0
@@ -170,12 +185,10 @@ OTHERS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("message", OTHERS)
 def test_a_run_of_something_else_is_refused_by_name(
-    message: str, run: Callable[..., Recorder], small: Budget, tmp_path: Path
+    message: str, run: Callable[..., Recorder], small: Budget, ended: Path
 ) -> None:
-    with pytest.raises(EndedError):
-        run(tmp_path, ends_after=1)
     with pytest.raises(ResumeError, match=message):
-        run(tmp_path, resume=True, **OTHERS[message](small))
+        run(ended, resume=True, **OTHERS[message](small))
 
 
 @pytest.mark.parametrize(
@@ -186,13 +199,9 @@ def test_a_run_of_something_else_is_refused_by_name(
         "overrides.NVIDIA_TF32_OVERRIDE",
     ],
 )
-def test_what_a_cell_depends_on_has_to_agree(
-    name: str, run: Callable[..., Recorder], tmp_path: Path
-) -> None:
+def test_what_a_cell_depends_on_has_to_agree(name: str, ended: Path) -> None:
     """Each altered in the origin that the ended run wrote down."""
-    with pytest.raises(EndedError):
-        run(tmp_path, ends_after=1)
-    earlier = earlier_run(tmp_path / "report.json")
+    earlier = earlier_run(ended / "report.json")
     assert earlier is not None
     altered: Any = copy.deepcopy(earlier.origin)
     place = altered
@@ -201,7 +210,7 @@ def test_what_a_cell_depends_on_has_to_agree(
         place = place[key]
     assert last in place
     place[last] = "another"
-    recorder = Recorder(tmp_path / "report.json", CONFIGURATIONS)
+    recorder = Recorder(ended / "report.json", CONFIGURATIONS)
     with pytest.raises(ResumeError, match=f"made with {name} = "):
         continue_run(recorder, altered)
     assert not recorder.earlier

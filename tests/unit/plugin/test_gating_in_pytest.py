@@ -187,7 +187,7 @@ def test_a_selection_is_inconclusive_and_says_what_it_did_not_measure(
 
 
 def test_a_run_that_measures_nothing_is_inconclusive(tmp_path: Path, baseline: Path) -> None:
-    test = "tests/unit/repository/test_layers.py"
+    test = "tests/unit/test_formats.py"
     done = run_checkout(test, *outputs_in(tmp_path), f"--baseline={baseline}")
     assert done.returncode == 2
     assert "inconclusive: the run measured nothing: it names no device" in done.stdout
