@@ -13,14 +13,10 @@ from torch import Tensor
 from precision_lib import bounds
 from precision_lib.formats import FORMATS, format_of
 from precision_lib.ppo import policy_loss, value_loss
-from precision_lib.ppo.losses import ratio_report
 from tests.unit.ppo.layouts import (
     DEFAULT_FORMATS,
     FLOATS,
-    LAYOUTS,
-    Results,
     all_same_bits,
-    layout_does_not_matter,
     ragged,
     random,
     same_bits,
@@ -335,90 +331,9 @@ def test_padding_and_the_order_of_sequences_change_no_bit(loss: Loss) -> None:
 
 
 @both
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout_in_memory_changes_no_bit(loss: Loss, layout: str) -> None:
-    def call(*inputs: Tensor) -> Results:
-        return with_gradient(loss, *inputs)
-
-    layout_does_not_matter(layout, call, *step(3, 8), ragged(8, 3, 5))
-
-
-@both
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)], ids=str)
 def test_no_tokens_give_0(loss: Loss, shape: tuple[int, int]) -> None:
     x = torch.zeros(shape)
     value, gradient = with_gradient(loss, x, x, x, x.bool())
     assert value == 0
     assert gradient.shape == shape
-
-
-# The ratio report
-
-
-@FLOATS
-def test_identical_policies_report_nothing(dtype: torch.dtype) -> None:
-    mask = ragged(9, 4, 0)
-    lp = random(3, 9).to(dtype).masked_fill(~mask, math.nan)
-    report = ratio_report(lp, lp.clone(), mask, CLIP)
-    assert (report.clip_frac, report.approx_kl, report.overflow_count) == (0.0, 0.0, 0)
-    assert (report.smallest_log_ratio, report.largest_log_ratio) == (0.0, 0.0)
-    assert report.tokens == 13
-
-
-def test_the_report_counts_what_is_clipped_and_what_overflows() -> None:
-    """Four real tokens: within the range, below it, above it, and beyond FP32."""
-    new = torch.tensor([[0.1, -1.0, 0.5, 100.0, math.inf]])
-    report = ratio_report(new, torch.zeros(1, 5), ragged(4, width=5), CLIP)
-    assert report.tokens == 4
-    assert report.clip_frac == 0.75
-    assert report.overflow_count == 1
-    assert (report.smallest_log_ratio, report.largest_log_ratio) == (-1.0, 100.0)
-
-
-def test_the_approximate_kl_is_the_mean_of_k3_under_the_old_policy() -> None:
-    new, old, _ = (x.double() for x in step(3, 9))
-    mask = ragged(9, 4, 0)
-    d = (new - old)[mask]
-    want = torch.tensor(float((d.exp() - 1 - d).mean()), dtype=torch.float64)
-    # The textbook form here errs by a few u of exp(d), the one under test by less.
-    limit = 16 * FP64.unit_roundoff * float(d.exp().max())
-    got = ratio_report(new, old, mask, CLIP).approx_kl
-    within(got=torch.tensor(got, dtype=torch.float64), want=want, limit=limit)
-
-
-def test_the_report_of_an_empty_mask_is_all_zeros() -> None:
-    x = torch.full((2, 3), math.nan)
-    report = ratio_report(x, x, torch.zeros(2, 3, dtype=torch.bool), CLIP)
-    assert vars(report) == dict.fromkeys(vars(report), 0)
-
-
-# Bad input
-
-
-ROW = torch.zeros(1, 3)
-FULL = ragged(3)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: policy_loss(ROW, ROW, ROW, ROW, CLIP), "must be bool, .* got torch.float32"),
-        (lambda: policy_loss(ROW, ROW[:, :2], ROW, FULL, CLIP),
-         r"old_logprobs has shape \(1, 2\), the mask \(1, 3\)"),
-        (lambda: policy_loss(ROW, ROW, ROW[0], FULL, CLIP), r"advantages has shape \(3,\)"),
-        (lambda: policy_loss(ROW, ROW, ROW, FULL, 0.0), "between 0 and 1, got 0.0"),
-        (lambda: policy_loss(ROW, ROW, ROW, FULL, 1.0), "between 0 and 1, got 1.0"),
-        (lambda: policy_loss(ROW, ROW, ROW, FULL, math.nan), "between 0 and 1, got nan"),
-        (lambda: value_loss(ROW, ROW, ROW, FULL.int(), CLIP), "must be bool, .* got torch.int32"),
-        (lambda: value_loss(ROW[:, :2], ROW, ROW, FULL, CLIP), r"values has shape \(1, 2\)"),
-        (lambda: value_loss(ROW, ROW, ROW[:, :2], FULL, CLIP), r"returns has shape \(1, 2\)"),
-        (lambda: value_loss(ROW, ROW, ROW, FULL, 0.0), "must be positive, got 0.0"),
-        (lambda: value_loss(ROW, ROW, ROW, FULL, math.nan), "must be positive, got nan"),
-        (lambda: ratio_report(ROW, ROW[:, :2], FULL, CLIP), r"old_logprobs has shape \(1, 2\)"),
-        (lambda: ratio_report(ROW, ROW, ROW, CLIP), "must be bool, .* got torch.float32"),
-        (lambda: ratio_report(ROW, ROW, FULL, 1.5), "between 0 and 1, got 1.5"),
-    ],
-)  # fmt: skip
-def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
