@@ -23,6 +23,20 @@ TIERS = {
 }
 #: Folders of tests that may run at the same time.
 ON_WORKERS = ("unit", "selftest")
+#: Files of ten seconds and more: with ``-n`` they come first, so that no worker ends alone on one.
+SLOW = (
+    "sweep/test_ray_executor.py",
+    "forensics/test_row_dependent_products.py",
+    "targets/test_targets.py",
+    "phases/test_main_job.py",
+    "commands/test_sweep_command.py",
+    "commands/test_command_line.py",
+    "plugin/test_gating_in_pytest.py",
+    "plugin/test_plugin.py",
+    "conformance/test_strategies.py",
+    "reporting/test_plots_readable.py",
+    "reporting/test_report_in_a_browser.py",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,6 +55,7 @@ def _prepare_for_workers(config: pytest.Config) -> None:
         )
     if config.option.dist == "load":
         config.option.dist = "loadfile"  # a file's tests share fixtures that take seconds
+        config.option.loadscopereorder = False  # in the order of the workers, see SLOW
     config.option.benchmark_disable = True  # it would warn that workers cannot measure times
 
 
@@ -74,6 +89,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = selected
+    if hasattr(config, "workerinput"):
+        items.sort(key=_slow_first)
+
+
+def _slow_first(item: pytest.Item) -> int:
+    """Place of the item's file in :data:`SLOW`, or behind all of them."""
+    name = "/".join(item.path.parts[-2:])
+    return SLOW.index(name) if name in SLOW else len(SLOW)
 
 
 def _asked_for(config: pytest.Config, item: pytest.Item, tier: str) -> bool:

@@ -6,6 +6,7 @@ one that looks at the mean alone passes a run that diverged.
 
 import copy
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,13 @@ def block(training: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@cache
+def committed() -> dict[str, Any]:
+    return known(block(SWEEP))
+
+
 def judged(training: dict[str, Any]) -> Comparison:
-    return judge(block(training), known(block(SWEEP)))
+    return judge(block(training), committed())
 
 
 def changed(configuration: str, lost: float = 0.0, status: str = "") -> dict[str, Any]:

@@ -331,9 +331,6 @@ def test_overflow_impairs_the_cell(every: bool) -> None:
     assert all(math.isfinite(m.value) for m in cell.metrics.values())
 
 
-# Inputs
-
-
 def test_inputs_that_cannot_be_judged_are_refused() -> None:
     alone = replace(shards()[0], prompt_ids=torch.arange(16))
     for frozen, message in (

@@ -22,8 +22,7 @@ from tests.unit.ppo.layouts import (
     within,
 )
 
-FP64 = FORMATS["fp64"]
-LARGE = 151_936  # the vocabulary of Qwen2
+FP64, LARGE = FORMATS["fp64"], 151_936  # the vocabulary of Qwen2
 
 
 def tokens_of(logits: Tensor, seed: int = 0) -> Tensor:

@@ -36,6 +36,7 @@ def committed(name: str) -> dict[str, Any]:
     return found
 
 
+@cache
 def record() -> Record:
     """The same as it is read."""
     return load_record(REPORT)

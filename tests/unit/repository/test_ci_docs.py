@@ -4,6 +4,7 @@ The hazard. A command in a document is copied by somebody who cannot run it here
 option or a wrong indent is found by their first pull request.
 """
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -106,3 +107,11 @@ def test_there_is_something_to_look_at() -> None:
     assert len(WORKFLOWS) == 2
     assert len(commands()) >= 9
     assert (ROOT / "baselines" / "cpu.json").is_file()
+
+
+def test_the_files_that_workers_begin_with_exist() -> None:
+    text = (ROOT / "conftest.py").read_text(encoding="utf-8")
+    slow = re.search(r"^SLOW = (\(.*?^\))", text, flags=re.DOTALL | re.MULTILINE)
+    assert slow
+    names: tuple[str, ...] = ast.literal_eval(slow[1])
+    assert [name for name in names if not (ROOT / "tests/unit" / name).is_file()] == []

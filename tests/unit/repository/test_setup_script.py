@@ -120,7 +120,6 @@ def last_line(text: str) -> str:
 
 
 def test_help_explains_both_modes(sandbox: Sandbox) -> None:
-    """--help succeeds, on standard output, and installs nothing."""
     result = sandbox.run("--help")
     assert result.returncode == 0
     for words in ("--local", "(without)", "current environment", "Examples:", "PYTHON"):
@@ -130,7 +129,6 @@ def test_help_explains_both_modes(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("arguments", [["--locl"], ["--local", "pytest"]])
 def test_unknown_argument_is_a_usage_error(sandbox: Sandbox, arguments: list[str]) -> None:
-    """A misspelt option, or a command without --, exits with 2 and the usage."""
     result = sandbox.run(*arguments)
     assert result.returncode == 2
     assert f"unknown argument '{arguments[-1]}'" in result.stderr
@@ -139,7 +137,6 @@ def test_unknown_argument_is_a_usage_error(sandbox: Sandbox, arguments: list[str
 
 
 def test_first_call_installs_under_the_constraints(sandbox: Sandbox) -> None:
-    """The first --local call makes .venv and installs the checkout with pinned versions."""
     result = sandbox.run("--local")
     assert result.returncode == 0, result.stderr
     (call,) = sandbox.pip_calls
@@ -149,7 +146,6 @@ def test_first_call_installs_under_the_constraints(sandbox: Sandbox) -> None:
 
 
 def test_command_gets_its_arguments_and_passes_its_exit_code_on(sandbox: Sandbox) -> None:
-    """Arguments survive unchanged; the command runs in the root with the venv active."""
     script = (
         'printf "[%s]" "$@"; echo; echo "$PWD"; echo "$VIRTUAL_ENV"; echo "${PATH%%:*}"; exit 7'
     )
@@ -165,7 +161,6 @@ def test_command_gets_its_arguments_and_passes_its_exit_code_on(sandbox: Sandbox
 
 
 def test_second_call_does_not_call_pip(sandbox: Sandbox) -> None:
-    """A finished installation is recognised, and nothing is said about it."""
     sandbox.run("--local")
     result = sandbox.run("--local", "--", "bash", "-c", "echo fine")
     assert (result.returncode, result.stdout, result.stderr) == (0, "fine\n", "")
@@ -188,7 +183,6 @@ def test_changed_requirements_update_the_environment(sandbox: Sandbox, name: str
 
 
 def test_failing_pip_is_reported_and_tried_again(sandbox: Sandbox) -> None:
-    """When pip fails, the last line says what to do, COMMAND is not run, the next call retries."""
     result = sandbox.run("--local", "--", "bash", "-c", "echo ran", PIP_EXIT="23")
     assert result.returncode == 1
     assert result.stdout == ""
@@ -210,7 +204,6 @@ def test_moved_checkout_is_installed_anew(sandbox: Sandbox) -> None:
 
 
 def test_another_python_is_installed_anew(sandbox: Sandbox) -> None:
-    """PYTHON chooses the interpreter; without it, the .venv stays as it is."""
     sandbox.add_python("python3.12", "3, 12, 4")
     sandbox.run("--local")
     result = sandbox.run("--local", PYTHON="python3.12")
@@ -222,7 +215,6 @@ def test_another_python_is_installed_anew(sandbox: Sandbox) -> None:
 
 
 def test_foreign_venv_is_left_alone(sandbox: Sandbox) -> None:
-    """A .venv that setup.sh did not make is neither used nor deleted."""
     sandbox.venv.mkdir()
     (sandbox.venv / "mine").touch()
     result = sandbox.run("--local")
@@ -233,7 +225,6 @@ def test_foreign_venv_is_left_alone(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("mode", [["--local"], []])
 def test_old_python_is_named_with_its_version(sandbox: Sandbox, mode: list[str]) -> None:
-    """The message has what was tried, and what to do."""
     sandbox.add_python("python3", "3, 8, 10")
     sandbox.add_python("python3.11", "3, 10, 2")
     result = sandbox.run(*mode)
@@ -247,7 +238,6 @@ def test_old_python_is_named_with_its_version(sandbox: Sandbox, mode: list[str])
 
 
 def test_minimum_python_is_that_of_the_package() -> None:
-    """setup.sh repeats requires-python, so the two must agree."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     minimum = project["requires-python"].removeprefix(">=")
     script = (ROOT / "setup.sh").read_text()
@@ -256,7 +246,6 @@ def test_minimum_python_is_that_of_the_package() -> None:
 
 
 def test_newer_python_is_found_beside_an_old_one(sandbox: Sandbox) -> None:
-    """Where python3 is too old, python3.12 and others are tried, and broken ones skipped."""
     sandbox.add_python("python3", "3, 8, 10")
     sandbox.add_program("python3.12", "#!/usr/bin/env bash\nexit 127\n")
     sandbox.add_python("python3.13", "3, 13, 1")
@@ -266,7 +255,6 @@ def test_newer_python_is_found_beside_an_old_one(sandbox: Sandbox) -> None:
 
 
 def test_python_that_does_not_run_is_named(sandbox: Sandbox) -> None:
-    """PYTHON that is no Python is named, and no other is taken in its place."""
     result = sandbox.run("--local", PYTHON="/no/such/python")
     assert result.returncode == 1
     assert "Tried: /no/such/python (does not run)." in last_line(result.stderr)
@@ -283,7 +271,6 @@ def test_missing_venv_module(sandbox: Sandbox) -> None:
 
 
 def test_current_environment_is_recognised_as_done(sandbox: Sandbox) -> None:
-    """Without --local, pip runs once; the command finds the scripts of the environment."""
     for _ in range(2):
         result = sandbox.run("--", "bash", "-c", "echo ${PATH%%:*}; exit 5")
         assert (result.returncode, result.stdout) == (5, f"{sandbox.base}/scripts\n")
@@ -310,7 +297,6 @@ def test_current_environment_keeps_what_fits(sandbox: Sandbox) -> None:
 
 
 def test_current_environment_replaces_a_torch_that_is_too_old(sandbox: Sandbox) -> None:
-    """A torch that the suite cannot use is replaced by the pinned one, and that is said."""
     pytest.importorskip("pip", reason="setup.sh reads the constraints with pip's own parser")
     sandbox.add_package("torch", "2.4.0")
     result = sandbox.run()

@@ -50,7 +50,8 @@ def test_the_series_shows_the_share_of_changed_codes_of_each_step(
         if name == "fp32_baseline":  # counted in bf16, which sees less than FP32
             assert 0 < moved < line["weights_moved_frac"]
         else:
-            assert moved == pytest.approx(line["weights_moved_frac"], rel=1e-12)
+            roundings = (2 * len(sizes) + 2) * 2.0**-53  # products, sums and a quotient
+            assert moved == pytest.approx(line["weights_moved_frac"], rel=roundings)
 
 
 def test_nothing_moves_at_learning_rate_0_and_a_moved_tensor_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,10 @@ from precision_lib.trajectories.shards import (
     write_manifest,
 )
 from precision_lib.trajectories.store import Trajectories
-from precision_lib.trajectories.working_copy import WorkingCopy, hollow_copy
-from tests.unit.small_pipelines import files_of, random_checkpoint, random_pipeline
+from tests.unit.small_pipelines import files_of, random_pipeline
 
 PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
+Rerun = Callable[..., dict[str, Any]]
 QUANTITIES = ["policy_logprob", "reference_logprob", "log_ratio", "value", "reward"]
 FLOORS = ["repeated", "reversed", "rebatched", "fp32_against_frozen"]
 
@@ -62,24 +63,20 @@ def frozen(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path
     return freeze_into(pipeline, tmp_path_factory.mktemp("frozen"))
 
 
-def run(
-    pipeline: Pipeline,
-    configuration: PrecisionConfig,
-    frozen: Path,
-    output_dir: Path,
-    batch_size: int | None = None,
-) -> dict[str, Any]:
-    return replay(pipeline, configuration, frozen, output_dir, batch_size)
+@pytest.fixture
+def rerun(pipeline: Pipeline, frozen: Path, tmp_path: Path) -> Rerun:
+    """Replay the frozen trajectories in a configuration, into ``tmp_path``."""
+    return lambda configuration, **options: replay(
+        pipeline, configuration, frozen, tmp_path, **options
+    )
 
 
 def shards(frozen: Path) -> list[Trajectories]:
     return list(read_shards(frozen))
 
 
-def test_an_fp32_replay_is_bitwise_equal_to_the_frozen_figures(
-    pipeline: Pipeline, frozen: Path, tmp_path: Path
-) -> None:
-    record = run(pipeline, REFERENCE_RUN, frozen, tmp_path)
+def test_an_fp32_replay_is_bitwise_equal_to_the_frozen_figures(rerun: Rerun) -> None:
+    record = rerun(REFERENCE_RUN)
     assert record["golden_repeats"] == {
         "applies": True,
         "required": True,
@@ -95,9 +92,9 @@ def test_an_fp32_replay_is_bitwise_equal_to_the_frozen_figures(
 
 @pytest.mark.parametrize("configuration", MATRIX, ids=lambda c: c.name)
 def test_observed_formats_are_those_of_the_configuration(
-    configuration: PrecisionConfig, pipeline: Pipeline, frozen: Path, tmp_path: Path
+    rerun: Rerun, configuration: PrecisionConfig
 ) -> None:
-    record = run(pipeline, configuration, frozen, tmp_path)
+    record = rerun(configuration)
     assert record["observed_formats"] == configuration.components
     assert record["configuration"] == {"name": configuration.name} | configuration.components
     low = {c for c, fmt in configuration.components.items() if fmt == "bf16"}
@@ -109,10 +106,10 @@ def test_observed_formats_are_those_of_the_configuration(
 
 
 def test_the_record_is_strict_json_that_begins_with_the_noise_floor(
-    pipeline: Pipeline, frozen: Path, tmp_path: Path
+    rerun: Rerun, tmp_path: Path
 ) -> None:
     """Expected on a CPU: log-probs exactly 0, as every product computes its rows one by one."""
-    record = run(pipeline, PURE, frozen, tmp_path)
+    record = rerun(PURE)
     text = (tmp_path / "replay.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == record
     assert next(iter(json.loads(text))) == "noise_floor"
@@ -128,10 +125,10 @@ def test_the_record_is_strict_json_that_begins_with_the_noise_floor(
 
 
 def test_differences_are_replayed_minus_frozen_on_real_tokens(
-    pipeline: Pipeline, frozen: Path, tmp_path: Path
+    rerun: Rerun, pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
     """Against a replay written out here: cast, one forward, log-softmax in the format."""
-    record = run(pipeline, PURE, frozen, tmp_path)
+    record = rerun(PURE)
     model = working_copy(pipeline.policy.model)
     set_parameters(model, pipeline.policy.model, "bf16")
     squares, count = 0.0, 0
@@ -152,9 +149,9 @@ def test_differences_are_replayed_minus_frozen_on_real_tokens(
 
 
 def test_positions_are_binned_geometrically_and_errors_accumulate(
-    pipeline: Pipeline, frozen: Path, tmp_path: Path
+    rerun: Rerun, frozen: Path, tmp_path: Path
 ) -> None:
-    record = run(pipeline, PURE, frozen, tmp_path)
+    record = rerun(PURE)
     parts = []
     for index, t in enumerate(shards(frozen)):
         stored = load_file(tmp_path / f"differences-{index:05d}.safetensors")
@@ -176,25 +173,25 @@ def test_positions_are_binned_geometrically_and_errors_accumulate(
 def test_equal_models_in_one_format_have_a_log_ratio_of_exactly_zero(tmp_path: Path) -> None:
     pipeline = random_pipeline()
     frozen = freeze_into(pipeline, tmp_path / "frozen")
-    record = run(pipeline, PURE, frozen, tmp_path / "same")
+    record = replay(pipeline, PURE, frozen, tmp_path / "same")
     assert record["summary"]["log_ratio"]["max_abs"] == 0
     assert record["summary"]["policy_logprob"]["max_abs"] > 0
-    mixed = run(pipeline, get_configuration("bf16_fp32_ref"), frozen, tmp_path / "mixed")
+    mixed = replay(pipeline, get_configuration("bf16_fp32_ref"), frozen, tmp_path / "mixed")
     assert mixed["summary"]["log_ratio"]["max_abs"] > 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_batch_size_changes_the_forwards_and_not_the_log_probs(
-    batch_size: int, pipeline: Pipeline, frozen: Path, tmp_path: Path
+    rerun: Rerun, batch_size: int
 ) -> None:
-    record = run(pipeline, REFERENCE_RUN, frozen, tmp_path, batch_size)
+    record = rerun(REFERENCE_RUN, batch_size=batch_size)
     assert record["trajectories"]["rows_per_forward"] == [min(batch_size, 4)]
     assert record["golden_repeats"]["required"] == (batch_size >= 4)
     assert record["summary"]["policy_logprob"]["max_abs"] == 0
 
 
 def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
-    pipeline: Pipeline, frozen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rerun: Rerun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Planted: logits that depend on the number of rows, as a kernel with split sums does."""
 
@@ -204,7 +201,7 @@ def test_the_noise_floor_sees_a_forward_that_depends_on_its_batch(
 
     place = "precision_lib.scoring.forward.trunk_and_logits"
     monkeypatch.setattr(place, batch_dependent)
-    record = run(pipeline, REFERENCE_RUN, frozen, tmp_path)
+    record = rerun(REFERENCE_RUN)
     floor = record["noise_floor"]
     assert floor["repeated"]["policy_logprob"]["max_abs"] == 0
     assert floor["rebatched"]["policy_logprob"]["max_abs"] > 0
@@ -223,7 +220,7 @@ def test_a_dropout_left_on_shows_in_the_noise_floor(tmp_path: Path) -> None:
     pipeline = random_pipeline("GPT2")
     frozen = freeze_into(pipeline, tmp_path / "frozen")
     pipeline.policy.model.train()
-    floor = run(pipeline, PURE, frozen, tmp_path / "replay")["noise_floor"]
+    floor = replay(pipeline, PURE, frozen, tmp_path / "replay")["noise_floor"]
     assert floor["repeated"]["policy_logprob"]["max_abs"] > 0
 
 
@@ -239,15 +236,15 @@ def test_golden_figures_that_do_not_repeat_make_the_replay_inconclusive(
     shutil.copy(frozen / "value_head.safetensors", tmp_path)
     moved = replace(manifest, shards=(), num_batches=1)
     add_shard(tmp_path, moved, replace(first, values=values), manifest.shards[0].rows)
-    record = run(pipeline, REFERENCE_RUN, tmp_path, tmp_path / "replay")
+    record = replay(pipeline, REFERENCE_RUN, tmp_path, tmp_path / "replay")
     assert [k for k, same in record["golden_repeats"]["bitwise_equal"].items() if not same] == [
         "value"
     ]
     failure = golden_failure(record)
     assert failure is not None
     assert failure.startswith("the FP32 replay differs from the frozen figures in value, on the ")
-    assert golden_failure(run(pipeline, REFERENCE_RUN, frozen, tmp_path / "clean")) is None
-    assert golden_failure(run(pipeline, PURE, tmp_path, tmp_path / "pure")) is None
+    assert golden_failure(replay(pipeline, REFERENCE_RUN, frozen, tmp_path / "clean")) is None
+    assert golden_failure(replay(pipeline, PURE, tmp_path, tmp_path / "pure")) is None
 
 
 HALF = PrecisionConfig("half", "fp16", "fp16", "fp16", "fp16", "fp16")
@@ -259,7 +256,7 @@ def test_overflow_is_counted_and_enters_no_mean(tmp_path: Path) -> None:
     with torch.no_grad():
         pipeline.policy.model.lm_head.weight.mul_(2.0**18)
     frozen = freeze_into(pipeline, tmp_path / "frozen")
-    record = run(pipeline, HALF, frozen, tmp_path / "replay")
+    record = replay(pipeline, HALF, frozen, tmp_path / "replay")
     summary = record["summary"]["policy_logprob"]
     assert summary["nonfinite"] > 0
     assert summary["n"] + summary["nonfinite"] == record["trajectories"]["response_tokens"]
@@ -272,8 +269,8 @@ def test_an_exact_replay_of_fp32_is_off_by_fp32_roundings(
 ) -> None:
     """u is 2^-24 against 2^-8: expected a factor of 2^-16, of which 2^-8 is asked."""
     exact = PrecisionConfig("exact", "fp64", "fp64", "fp64", "fp64", "fp64")
-    record = run(pipeline, exact, frozen, tmp_path / "exact")
-    pure = run(pipeline, PURE, frozen, tmp_path / "pure")
+    record = replay(pipeline, exact, frozen, tmp_path / "exact")
+    pure = replay(pipeline, PURE, frozen, tmp_path / "pure")
     assert record["observed_formats"] == exact.components
     for name in QUANTITIES:
         assert 0 < record["summary"][name]["rms"] < 2.0**-8 * pure["summary"][name]["rms"]
@@ -284,7 +281,7 @@ def test_another_model_is_refused_by_role_and_option(
 ) -> None:
     other = replace(pipeline, reference=pipeline.policy)
     with pytest.raises(TrajectoryError, match=r"the reference was 'moved'.*\(--reference-model\)"):
-        run(other, PURE, frozen, tmp_path / "replay")
+        replay(other, PURE, frozen, tmp_path / "replay")
     assert not (tmp_path / "replay").exists()
 
 
@@ -294,10 +291,10 @@ def test_an_altered_value_head_is_refused(pipeline: Pipeline, frozen: Path, tmp_
     head = load_value_head(path)
     save_value_head(replace(head, bias=head.bias + 1), path)
     with pytest.raises(TrajectoryError, match=r"value_head.safetensors has SHA-256"):
-        run(pipeline, PURE, copy, tmp_path / "replay")
+        replay(pipeline, PURE, copy, tmp_path / "replay")
     path.unlink()
     with pytest.raises(TrajectoryError, match=r"value_head.safetensors cannot be read"):
-        run(pipeline, PURE, copy, tmp_path / "replay")
+        replay(pipeline, PURE, copy, tmp_path / "replay")
 
 
 def test_no_sequence_is_nothing_compared(pipeline: Pipeline, frozen: Path, tmp_path: Path) -> None:
@@ -307,51 +304,24 @@ def test_no_sequence_is_nothing_compared(pipeline: Pipeline, frozen: Path, tmp_p
 
 
 def test_a_refused_replay_leaves_the_earlier_one_and_a_new_one_replaces_all_of_it(
-    pipeline: Pipeline, frozen: Path, tmp_path: Path
+    rerun: Rerun, pipeline: Pipeline, frozen: Path, tmp_path: Path
 ) -> None:
-    run(pipeline, PURE, frozen, tmp_path)
+    rerun(PURE)
     before = files_of(tmp_path)
     assert list(before) == [*(f"differences-0000{i}.safetensors" for i in (0, 1)), "replay.json"]
     with pytest.raises(TrajectoryError):
-        run(replace(pipeline, reference=pipeline.policy), PURE, frozen, tmp_path)
+        replay(replace(pipeline, reference=pipeline.policy), PURE, frozen, tmp_path)
     assert files_of(tmp_path) == before
     copy = shutil.copytree(frozen, tmp_path / "copy")
     manifest = read_manifest(copy)
     write_manifest(copy, replace(manifest, shards=manifest.shards[:1]))
-    record = run(pipeline, PURE, copy, tmp_path)
+    record = replay(pipeline, PURE, copy, tmp_path)
     assert not record["trajectories"]["complete"]
     assert "differences-00001.safetensors" not in files_of(tmp_path)
 
 
-def test_fp32_components_run_the_original_and_others_one_copy(pipeline: Pipeline) -> None:
-    policy, reference = pipeline.policy.model, pipeline.reference.model
-    working = WorkingCopy()
-    assert working.of(policy, "fp32") is policy
-    first = working.of(policy, "bf16")
-    assert working.of(policy, "bf16") is first
-    assert next(first.parameters()).dtype == torch.bfloat16
-    assert next(policy.parameters()).dtype == torch.float32
-    assert working.of(reference, "bf16") is first, "one architecture, one copy"
-    want = reference.lm_head.weight.bfloat16()
-    assert torch.equal(first.lm_head.weight, want)
-    assert working.of(pipeline.reward.model, "bf16") is not first
-    hollow = hollow_copy(policy)
-    assert {p.untyped_storage().nbytes() for p in hollow.parameters()} == {4}
-
-
-def test_tied_weights_stay_tied_in_the_working_copy() -> None:
-    model = random_checkpoint("Qwen3", tie_word_embeddings=True).model
-    assert model.lm_head.weight is model.get_input_embeddings().weight
-    copy = hollow_copy(model)
-    set_parameters(copy, model, "bf16")
-    assert copy.lm_head.weight is copy.get_input_embeddings().weight
-    assert copy.lm_head.weight.dtype == torch.bfloat16
-
-
-def test_the_table_shows_the_floor_before_the_errors(
-    pipeline: Pipeline, frozen: Path, tmp_path: Path
-) -> None:
-    text = "\n".join(replay_lines(run(pipeline, REFERENCE_RUN, frozen, tmp_path)))
+def test_the_table_shows_the_floor_before_the_errors(rerun: Rerun) -> None:
+    text = "\n".join(replay_lines(rerun(REFERENCE_RUN)))
     places = [
         text.index(part)
         for part in (
