@@ -23,7 +23,7 @@ def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailur
 
     Args:
         old: where reasons come from; may be empty.
-        conformance: the record's ``precision.conformance``.
+        conformance: the record's ``precision.conformance``, without fields at their default.
 
     Returns:
         Causes in their old order, then what is unexplained; checks in the order of the record. A
@@ -46,7 +46,7 @@ def refreshed(old: KnownFailures, conformance: Mapping[str, Any]) -> KnownFailur
         if entry.test not in ran and entry.test.partition("[")[2].partition("-")[0] not in gone
     ]
     for name, failure in conformance.get("failures", {}).items():
-        if failure.get("severity") == "range" and not conformance.get("strict", True):
+        if failure.get("severity") == "range" and not conformance.get("strict"):
             continue
         case = failure["input"] if len(failure["input"]) <= LONGEST_INPUT else ""
         entry = entries.get(name, UNEXPLAINED)

@@ -1,6 +1,7 @@
 """Lists of known failures: strict, exact, read safely, made again from a record."""
 
 import importlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from precision_lib.conformance.checks import checks, find_check
 from precision_lib.conformance.failure import ConformanceFailure
 from precision_lib.conformance.runner import run as run_check
 from precision_lib.conformance.written_case import read_case
+from precision_lib.record.codec import encode
+from precision_lib.record.conformance import CheckFailure, Conformance, FunctionCounts
 from precision_lib.targets import INTERFACE, adapters
 from precision_lib.targets.frameworks import release
 from precision_lib.targets.known_failures import (
@@ -149,16 +152,17 @@ def test_what_is_not_a_printed_case_is_refused_and_not_run(text: str) -> None:
         read_case(text)
 
 
-def record(failed: dict[str, str], ran: tuple[str, ...]) -> dict[str, Any]:
-    failures = {k: {"input": v, "what": [], "times": 1.0} for k, v in failed.items()}
-    functions = {"f": {"ran": list(ran)}}
-    return {
-        "target": "t",
-        "version": "2",
-        "functions": functions,
-        "failures": failures,
-        "not_offered": ["gae"],
-    }
+def conformance(
+    failures: Mapping[str, CheckFailure], ran: Iterable[str], strict: bool = False
+) -> Any:
+    """As a record holds it."""
+    functions = {"f": FunctionCounts(0, (), 0, 0, 0.0, ran=tuple(ran))}
+    counted = Conformance("t", "ci", functions, ("gae",), 0, "2", (), failures, strict=strict)
+    return encode(counted)
+
+
+def record(failed: dict[str, str], ran: tuple[str, ...]) -> Any:
+    return conformance({k: CheckFailure((), v, 1.0) for k, v in failed.items()}, ran)
 
 
 def test_refreshing_keeps_reasons_drops_what_passes_and_admits_what_is_new() -> None:
@@ -174,7 +178,7 @@ def test_refreshing_keeps_reasons_drops_what_passes_and_admits_what_is_new() -> 
 
 def test_refreshing_drops_the_checks_of_a_function_that_is_gone() -> None:
     old = KnownFailures("t", "1", (known("test_x[gae-ordinary-fp32]"), known("test_x[whiten-y]")))
-    assert list(refreshed(old, record({}, ())).by_test()) == ["test_x[whiten-y]"]
+    assert list(refreshed(old, record({}, ("ran",))).by_test()) == ["test_x[whiten-y]"]
 
 
 def test_the_list_of_one_core_does_not_excuse_another() -> None:
@@ -278,7 +282,7 @@ def test_a_new_failure_gets_the_first_cause_that_covers_it() -> None:
     """By its name or by what it says; a reason that somebody has given stays."""
     first = Known("old", "format", "16 bits", "", "", "", ("-bf16\\]", "result is torch.bfloat16"))
     second = Known("given", "padding", "times 0", "", "", "", ("got nan",))
-    old = KnownFailures("x", "1", (first, second))
+    old = KnownFailures("t", "1", (first, second))
     failures = {
         "old": ["got nan"],
         "given": ["the result is torch.bfloat16"],
@@ -286,12 +290,9 @@ def test_a_new_failure_gets_the_first_cause_that_covers_it() -> None:
         "new[gae-ragged-fp32]": ["worst", "got nan"],
         "stranger": ["got 1"],
     }
-    conformance = {
-        "target": "x",
-        "functions": {"gae": {"ran": list(failures)}},
-        "failures": {name: {"what": what, "input": ""} for name, what in failures.items()},
-    }
-    kinds = {name: entry.kind for name, entry in refreshed(old, conformance).by_test().items()}
+    said = {name: CheckFailure(tuple(what), "", 1.0) for name, what in failures.items()}
+    entries = refreshed(old, conformance(said, failures)).by_test()
+    kinds = {name: entry.kind for name, entry in entries.items()}
     assert kinds == {
         "old": "format",
         "given": "padding",
@@ -303,15 +304,9 @@ def test_a_new_failure_gets_the_first_cause_that_covers_it() -> None:
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_what_fails_no_run_is_on_no_list(strict: bool) -> None:
-    old = KnownFailures("x", "1", (known("a"),))
-    failures = {"a": {"what": [], "input": "", "severity": "range"}}
-    conformance = {
-        "target": "x",
-        "strict": strict,
-        "functions": {"gae": {"ran": ["a"]}},
-        "failures": failures,
-    }
-    assert len(refreshed(old, conformance).known) == strict
+    old = KnownFailures("t", "1", (known("a"),))
+    counted = conformance({"a": CheckFailure((), "", 1.0, "range")}, ("a",), strict)
+    assert len(refreshed(old, counted).known) == strict
 
 
 @pytest.mark.parametrize(
