@@ -73,6 +73,10 @@ class Framework:
                 f"{self.name} is not installed; {self.install} (see docs/frameworks.md)"
             ) from None
 
+    def function(self, name: str) -> Any:
+        """What the framework's modules hold under this name; see :func:`load`."""
+        return load(self)[name]
+
 
 @cache
 def framework(name: str) -> Framework:

@@ -14,18 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.targets.frameworks import framework, load
+from precision_lib.targets.frameworks import framework
 
 FRAMEWORK = framework("liger")
+_liger = FRAMEWORK.function
 ONLY = {
     "kl_penalty": {"estimator": ("k3",)},
     "cispo_loss": {"clip_low": (1.0,)},
     "dapo_loss": {"dual_clip": (None, 10.0)},
 }
-
-
-def _liger(name: str) -> Any:
-    return load(FRAMEWORK)[name]
 
 
 def linear_token_logprobs(
@@ -39,57 +36,27 @@ def kl_penalty(policy_logprobs: Tensor, ref_logprobs: Tensor, estimator: str) ->
     return _liger("k3_loss_fn")(ref_logprobs, policy_logprobs)
 
 
-def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
-) -> Any:
-    return _by_token("bnpo", logprobs, old_logprobs, advantages, mask, clip_range, clip_range)
+def policy_loss(clip_range: float, **batch: Tensor) -> Any:
+    return _by_token("bnpo", clip_low=clip_range, clip_high=clip_range, **batch)
 
 
-def dapo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    denominator: float | None = None,
-) -> Any:
-    options = {"delta": dual_clip, "num_items_in_batch": denominator}
-    return _by_token(
-        "dapo", logprobs, old_logprobs, advantages, mask, clip_low, clip_high, **options
-    )
+def dapo_loss(dual_clip: float | None, denominator: float | None = None, **given: Any) -> Any:
+    return _by_token("dapo", delta=dual_clip, num_items_in_batch=denominator, **given)
 
 
-def cispo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-) -> Any:
-    return _by_token("cispo", logprobs, old_logprobs, advantages, mask, clip_low, 1 + clip_high)
+def cispo_loss(clip_high: float, **given: Any) -> Any:
+    return _by_token("cispo", clip_high=1 + clip_high, **given)
 
 
-def gspo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-) -> Any:
-    options = {"importance_sampling_level": "sequence"}
-    return _loss("grpo", logprobs, old_logprobs, advantages, mask, clip_low, clip_high, **options)
+def gspo_loss(**given: Any) -> Any:
+    return _loss("grpo", importance_sampling_level="sequence", **given)
 
 
-def _by_token(loss_type: str, *tensors_and_clips: Any, **options: Any) -> Any:
+def _by_token(loss_type: str, advantages: Tensor, **given: Any) -> Any:
     """The loss of [B, T] advantages, each token as a sequence of its own."""
-    *tensors, low, high = tensors_and_clips
-    logprobs, old, advantages, mask = (x.reshape(-1) for x in tensors)
-    rows = logprobs[:, None], old[:, None], advantages, mask[:, None]
-    return _loss(loss_type, *rows, low, high, **options)
+    tensors = ("logprobs", "old_logprobs", "mask")
+    columns = {name: given.pop(name).reshape(-1, 1) for name in tensors}
+    return _loss(loss_type, advantages=advantages.reshape(-1), **columns, **given)
 
 
 def _loss(
@@ -98,8 +65,8 @@ def _loss(
     old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
-    low: float,
-    high: float,
+    clip_low: float,
+    clip_high: float,
     **options: Any,
 ) -> Any:
     ints = mask.to(torch.int64)
@@ -109,8 +76,8 @@ def _loss(
         advantages,
         old_per_token_logps_chunk=old_logprobs,
         full_attention_mask=ints,
-        epsilon_low=low,
-        epsilon_high=high,
+        epsilon_low=clip_low,
+        epsilon_high=clip_high,
         beta=0.0,
         loss_type=loss_type,
         ppo_loss_fn=_liger("LigerFusedLinearGRPOFunction").ppo_loss_fn,

@@ -15,17 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.targets.adapters import real_only
-from precision_lib.targets.frameworks import framework, load
+from precision_lib.targets.adapters import logps, real_only
+from precision_lib.targets.frameworks import framework
 
 FRAMEWORK = framework("openrlhf")
+_openrlhf = FRAMEWORK.function
 #: The default of --reward.clip_range.
 REWARD_CLIP = (-10.0, 10.0)
 ONLY = {"aggregate": {"mode": ("token_mean", "sequence_mean")}}
-
-
-def _openrlhf(name: str) -> Any:
-    return load(FRAMEWORK)[name]
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Any:
@@ -93,45 +90,34 @@ def aggregate(values: Tensor, mask: Tensor, mode: str, denominator: float | None
     return _openrlhf("aggregate_loss")(values, mask.to(torch.int64), by_token, **count)
 
 
-def policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_range: float,
-    denominator: float | None = None,
-) -> Any:
-    loss = _openrlhf("PolicyLoss")(clip_range, clip_range)
-    ints = mask.to(torch.int64)
-    return loss(logprobs, old_logprobs, advantages, ints, batch_num_tokens=denominator)[0]
+def policy_loss(clip_range: float, denominator: float | None = None, **batch: Tensor) -> Any:
+    return dapo_loss(denominator, clip_low=clip_range, clip_high=clip_range, **batch)
 
 
-def dapo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    denominator: float | None = None,
-) -> Any:
-    loss, ints = _openrlhf("PolicyLoss")(clip_low, clip_high, dual_clip), mask.to(torch.int64)
-    return loss(logprobs, old_logprobs, advantages, ints, batch_num_tokens=denominator)[0]
+def dapo_loss(denominator: float | None = None, **given: Any) -> Any:
+    return _loss("ppo", {"batch_num_tokens": denominator}, **given)
 
 
 def gspo_loss(
+    advantages: Tensor, mask: Tensor, denominator: float | None = None, **given: Any
+) -> Any:
+    each = advantages[:, None].expand(mask.shape)
+    return _loss("gspo", {"global_batch_size": denominator}, advantages=each, mask=mask, **given)
+
+
+def _loss(
+    kind: str,
+    counted: dict[str, Any],
     logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
     clip_low: float,
     clip_high: float,
-    denominator: float | None = None,
+    dual_clip: float | None = None,
 ) -> Any:
-    loss = _openrlhf("PolicyLoss")(clip_low, clip_high, policy_loss_type="gspo")
-    each, ints = advantages[:, None].expand(mask.shape), mask.to(torch.int64)
-    return loss(logprobs, old_logprobs, each, ints, global_batch_size=denominator)[0]
+    loss = _openrlhf("PolicyLoss")(clip_low, clip_high, dual_clip, policy_loss_type=kind)
+    return loss(logprobs, old_logprobs, advantages, mask.to(torch.int64), **counted)[0]
 
 
 def value_loss(
@@ -146,12 +132,5 @@ def value_loss(
     return loss(values, old_values, returns, ints, batch_num_tokens=denominator)
 
 
-def dpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    beta: float,
-) -> Any:
-    loss = _openrlhf("DPOLoss")(beta)
-    return loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected)[0]
+def dpo_loss(beta: float, **pairs: Tensor) -> Any:
+    return _openrlhf("DPOLoss")(beta)(**logps(pairs))[0]

@@ -12,14 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
-from precision_lib.targets.adapters import real_only
-from precision_lib.targets.frameworks import framework, load
+from precision_lib.targets.adapters import logps, real_only
+from precision_lib.targets.frameworks import framework
 
 FRAMEWORK = framework("torchtune")
-
-
-def _torchtune(name: str) -> Any:
-    return load(FRAMEWORK)[name]
+_torchtune = FRAMEWORK.function
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Any:
@@ -59,12 +56,5 @@ def value_loss(
     return loss(none, none, none, old_values, values, returns, None, mask)[0]
 
 
-def dpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    beta: float,
-) -> Any:
-    loss = _torchtune("DPOLoss")(beta)
-    return loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected)[0].mean()
+def dpo_loss(beta: float, **pairs: Tensor) -> Any:
+    return _torchtune("DPOLoss")(beta)(**logps(pairs))[0].mean()

@@ -17,17 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from precision_lib.targets.frameworks import framework, load
+from precision_lib.targets.frameworks import framework
 
 FRAMEWORK = framework("trl")
+_trl = FRAMEWORK.function
 ONLY = {
     "cispo_loss": {"clip_low": (1.0,)},
     "dapo_loss": {"dual_clip": (None, 10.0)},
 }
-
-
-def _trl(name: str) -> Any:
-    return load(FRAMEWORK)[name]
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> Any:
@@ -47,53 +44,30 @@ def linear_token_logprobs(
     return logprobs.view(tokens.shape)
 
 
-def policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, clip_range: float
-) -> Any:
-    trainer = stand_in(logprobs, "bnpo", clip_range, clip_range)
-    return _loss(trainer, old_logprobs, advantages, mask, None)
+def policy_loss(clip_range: float, **batch: Any) -> Any:
+    return _loss("bnpo", clip_low=clip_range, clip_high=clip_range, **batch)
 
 
-def dapo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    denominator: float | None = None,
-) -> Any:
-    trainer = stand_in(logprobs, "dapo", clip_low, clip_high, delta=dual_clip)
-    return _loss(trainer, old_logprobs, advantages, mask, denominator)
+def dapo_loss(denominator: float | None = None, **given: Any) -> Any:
+    return _loss("dapo", denominator=denominator, **given)
 
 
-def cispo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-) -> Any:
-    trainer = stand_in(logprobs, "cispo", clip_low, 1 + clip_high)
-    return _loss(trainer, old_logprobs, advantages, mask, None)
+def cispo_loss(clip_high: float, **given: Any) -> Any:
+    return _loss("cispo", clip_high=1 + clip_high, **given)
 
 
-def gspo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-) -> Any:
-    trainer = stand_in(logprobs, "grpo", clip_low, clip_high, level="sequence")
-    return _loss(trainer, old_logprobs, advantages, mask, None)
+def gspo_loss(**given: Any) -> Any:
+    return _loss("grpo", level="sequence", **given)
 
 
 def _loss(
-    trainer: Any, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, denominator: float | None
+    loss_type: str,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    denominator: float | None = None,
+    **options: Any,
 ) -> Any:
     ids = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
     count = mask.sum() if denominator is None else torch.tensor(denominator, device=mask.device)
@@ -106,25 +80,22 @@ def _loss(
         "old_per_token_logps": old_logprobs,
         "num_items_in_batch": count,
     }
+    trainer = _stand_in(logprobs, loss_type, **options)
     return _trl("GRPOTrainer")._compute_loss(trainer, None, inputs)
 
 
-def stand_in(
+def _stand_in(
     logprobs: Tensor,
     loss_type: str,
     clip_low: float,
     clip_high: float,
-    *,
+    dual_clip: float | None = None,
     level: str = "token",
-    delta: float | None = None,
 ) -> Any:
     """What ``GRPOTrainer._compute_loss`` reads of its trainer, all other options switched off."""
+    zeros = torch.zeros_like(logprobs)
     return SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *_, **__: (
-            logprobs,
-            torch.zeros_like(logprobs),
-            None,
-        ),
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, zeros, None),
         top_entropy_quantile=1.0,
         aux_loss_enabled=False,
         off_policy_mask_threshold=None,
@@ -133,7 +104,7 @@ def stand_in(
         loss_type=loss_type,
         epsilon_low=clip_low,
         epsilon_high=clip_high,
-        args=SimpleNamespace(delta=delta, use_bias_correction_kl=False),
+        args=SimpleNamespace(delta=dual_clip, use_bias_correction_kl=False),
         use_vllm=False,
         model=SimpleNamespace(training=False),
         _entropy_bonus_enabled=False,

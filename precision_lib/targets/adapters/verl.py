@@ -16,17 +16,14 @@ import torch
 from torch import Tensor
 
 from precision_lib.targets.adapters import real_only
-from precision_lib.targets.frameworks import framework, load
+from precision_lib.targets.frameworks import framework
 
 FRAMEWORK = framework("verl")
+_verl = FRAMEWORK.function
 #: A bound of dual clipping that no ratio reaches: exp(20) is its largest.
 NO_DUAL_CLIP = 1e30
 #: It has no geometric mean for weights, only for rejection.
 ONLY = {"importance_weights": {"level": ("token", "sequence")}}
-
-
-def _verl(name: str) -> Any:
-    return load(FRAMEWORK)[name]
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor) -> Any:
@@ -115,74 +112,47 @@ def importance_weights(
     return weights.batch["rollout_is_weights"]
 
 
-def policy_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_range: float,
-    denominator: float | None = None,
-) -> Any:
-    return dapo_loss(
-        logprobs, old_logprobs, advantages, mask, clip_range, clip_range, None, denominator
-    )
+def policy_loss(clip_range: float, denominator: float | None = None, **batch: Tensor) -> Any:
+    return dapo_loss(denominator, clip_low=clip_range, clip_high=clip_range, **batch)
 
 
-def dapo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    dual_clip: float | None,
-    denominator: float | None = None,
-) -> Any:
-    config = _config(clip_low, clip_high, _counted(denominator, "batch_num_tokens"), dual_clip)
-    function = _verl("compute_policy_loss_vanilla")
-    return function(old_logprobs, logprobs, advantages, mask.to(torch.int64), config=config)[0]
+def dapo_loss(denominator: float | None = None, **given: Any) -> Any:
+    return _loss("vanilla", _counted(denominator, "batch_num_tokens"), **given)
 
 
-def cispo_loss(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    clip_low: float,
-    clip_high: float,
-    denominator: float | None = None,
-) -> Any:
-    config = _config(clip_low, clip_high, _counted(denominator, "batch_num_tokens"))
-    function = _verl("compute_policy_loss_cispo")
-    return function(old_logprobs, logprobs, advantages, mask.to(torch.int64), config=config)[0]
+def cispo_loss(denominator: float | None = None, **given: Any) -> Any:
+    return _loss("cispo", _counted(denominator, "batch_num_tokens"), **given)
 
 
 def gspo_loss(
+    advantages: Tensor, mask: Tensor, denominator: float | None = None, **given: Any
+) -> Any:
+    each = advantages[:, None].expand(mask.shape)
+    return _loss("gspo", _counted(denominator), advantages=each, mask=mask, **given)
+
+
+def _loss(
+    name: str,
+    counted: dict[str, Any],
     logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
     clip_low: float,
     clip_high: float,
-    denominator: float | None = None,
+    dual_clip: float | None = None,
 ) -> Any:
-    config = _config(clip_low, clip_high, _counted(denominator))
-    function, each = _verl("compute_policy_loss_gspo"), advantages[:, None].expand(mask.shape)
-    return function(old_logprobs, logprobs, each, mask.to(torch.int64), config=config)[0]
-
-
-def _config(
-    low: float, high: float, batch: dict[str, float], dual_clip: float | None = None
-) -> Any:
-    return _verl("ActorConfig")(
+    config = _verl("ActorConfig")(
         strategy="fsdp",
         rollout_n=1,
         ppo_micro_batch_size_per_gpu=1,
-        clip_ratio_low=low,
-        clip_ratio_high=high,
+        clip_ratio_low=clip_low,
+        clip_ratio_high=clip_high,
         clip_ratio_c=NO_DUAL_CLIP if dual_clip is None else dual_clip,
-        global_batch_info=batch,
+        global_batch_info=counted,
     )
+    function, ints = _verl(f"compute_policy_loss_{name}"), mask.to(torch.int64)
+    return function(old_logprobs, logprobs, advantages, ints, config=config)[0]
 
 
 def value_loss(
@@ -193,12 +163,5 @@ def value_loss(
     clip_range: float,
     denominator: float | None = None,
 ) -> Any:
-    loss, _ = _verl("compute_value_loss")(
-        values,
-        returns,
-        old_values,
-        mask.to(torch.int64),
-        clip_range,
-        **_counted(denominator, "batch_num_tokens"),
-    )
-    return loss
+    loss, counted = _verl("compute_value_loss"), _counted(denominator, "batch_num_tokens")
+    return loss(values, returns, old_values, mask.to(torch.int64), clip_range, **counted)[0]
