@@ -23,7 +23,7 @@ T = TypeVar("T")
 CELLS_NAME = "cells.jsonl"
 #: Kind of a file to the name and the version of its layout.
 SCHEMAS = {
-    "record": "precision-forensics/record/4",
+    "record": "precision-forensics/record/5",
     "baseline": "precision-forensics/baseline/3",
     "sweep": "precision-forensics/sweep/1",
     "self-test": "precision-forensics/self-test/1",
@@ -99,7 +99,7 @@ def write_record(path: Path, record: Record, report: Mapping[str, Json] | None =
 
 
 def _trimmed(report: Mapping[str, Json]) -> dict[str, Json]:
-    """The report without what the record or JUnit hold; of passed tests the seconds of the call."""
+    """The report without what the record or JUnit hold; of a passed test its seconds, if any."""
     trimmed = {k: v for k, v in report.items() if k not in ("root", "environment", "collectors")}
     return trimmed | ({"tests": [_test(t) for t in report["tests"]]} if "tests" in report else {})
 
@@ -108,7 +108,8 @@ def _test(test: Mapping[str, Json]) -> dict[str, Json]:
     if test["outcome"] != "passed":
         return {k: v for k, v in test.items() if k not in ("keywords", "user_properties")}
     seconds = round(test.get("call", {}).get("duration", 0.0), 3)
-    return {"nodeid": test["nodeid"], "outcome": "passed", "call": {"duration": seconds}}
+    called = {"call": {"duration": seconds}} if seconds else {}  # of most less than half a ms
+    return {"nodeid": test["nodeid"], "outcome": "passed"} | called
 
 
 def load_record(path: Path | str) -> Record:

@@ -6,7 +6,8 @@ is written is read back at once, and a cell that does not come out as it was is 
 Evidence depends on a few formats, so that many cells hold the same: it stands in the first of them.
 ``as_in`` of a later cell names that configuration and the parts that are the same there. In
 evidence a metric has the name of a metric of its cell; what of it the cell's own says already (the
-unit, mostly the count, at the operating point all of it) is left out.
+unit, mostly the count, at the operating point all of it) is left out. What remains is a list of its
+first values, ``[value, low, high, n, clusters]`` or less of it, wherever it is no other choice.
 """
 
 import json
@@ -18,6 +19,8 @@ from precision_lib.record.codec import Json
 _WORTH_SHARING = 40
 #: Keys that every metric has; ``clusters`` may be one more.
 _METRIC = {"value", "low", "high", "n", "unit"}
+#: Keys of a metric in the order of its list; the unit never differs alone.
+_LISTED = ("value", "low", "high", "n", "clusters")
 #: Key of a cell whose evidence is written in full.
 _FULL = "evidence_in_full"
 
@@ -56,11 +59,19 @@ def _left_out(value: Json, own: Mapping[str, Json], name: str = "") -> Json:
     if not isinstance(value, dict):
         return value
     if name in own and value.keys() == own[name].keys() >= _METRIC:
-        return {key: item for key, item in value.items() if not _is_same(item, own[name][key])}
+        return _listed({k: item for k, item in value.items() if not _is_same(item, own[name][k])})
     return {key: _left_out(item, own, key) for key, item in value.items()}
 
 
+def _listed(differing: Json) -> Json:
+    """The values of a metric's first keys as a list; any other choice of keys as it is."""
+    keys = _LISTED[: len(differing)]
+    return [differing[key] for key in keys] if keys and {*keys} == {*differing} else differing
+
+
 def _put_back(value: Json, own: Mapping[str, Json], name: str = "") -> Json:
+    if isinstance(value, list) and value and name in own:
+        return own[name] | dict(zip(_LISTED, value, strict=False))
     if isinstance(value, list):
         return [_put_back(item, own) for item in value]
     if not isinstance(value, dict):

@@ -6,7 +6,8 @@ two figures beside it: ``golden_floor``, the same of ``fp32_baseline``, and ``ba
 the damage metric itself differs between the two batch shapes. Schema 1 did not measure the shift;
 the batch variance is an upper bound of it. Schema 3 keeps the golden floor in its
 cell alone, and holds evidence that several cells share once. Schema 4 leaves out of the evidence
-what the metrics of the cell say (``sharing.py``).
+what the metrics of the cell say, and schema 5 writes what remains of a metric as a list
+(``sharing.py``).
 """
 
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE

@@ -88,19 +88,25 @@ def test_what_the_cells_own_metric_says_is_left_out_of_its_evidence(tmp_path: Pa
     path = r.write()
     [written] = json.loads(path.read_text())["precision"]["cells"]
     here, there = (point["log_ratio_nsr"] for point in written["evidence"]["curve"])
-    assert (here, there) == ({}, {"value": 0.125, "low": "-inf"})
+    assert (here, there) == ({}, [0.125, "-inf"])
+    assert load_record(path) == r.record()
+    in_schema_4 = path.read_text().replace('[0.125, "-inf"]', '{"value": 0.125, "low": "-inf"}')
+    path.write_text(in_schema_4.replace(SCHEMAS["record"], "precision-forensics/record/4"))
     assert load_record(path) == r.record()
 
 
-def test_evidence_that_would_not_come_back_is_written_in_full(tmp_path: Path) -> None:
-    """An empty object under a metric's name is no metric with everything left out."""
+@pytest.mark.parametrize("no_metric", [{}, [0.125, 0.25], {"high": 0.25}])
+def test_evidence_that_would_not_come_back_is_written_in_full(
+    no_metric: object, tmp_path: Path
+) -> None:
+    """What looks like a metric of which something is left out, and is none."""
     r = recorder(tmp_path)
-    r.add_cell(replace(cell(), evidence=EVIDENCE | {"mine": {"log_ratio_nsr": {}}}))
+    r.add_cell(replace(cell(), evidence=EVIDENCE | {"mine": {"log_ratio_nsr": no_metric}}))
     path = r.write()
     [written] = json.loads(path.read_text())["precision"]["cells"]
     assert written["evidence_in_full"]
     assert load_record(path) == r.record()
-    assert r.record().cells[0].evidence.more["mine"] == {"log_ratio_nsr": {}}
+    assert r.record().cells[0].evidence.more["mine"] == {"log_ratio_nsr": no_metric}
 
 
 #: Configuration to the KL of its curve.
@@ -229,7 +235,7 @@ OLD = (
         ('{"precision": {"schema": NaN}}', r"NaN is not strict JSON"),
         ('{"tests": []}', r"is not a record of this suite: it has no 'precision' block"),
         ("[1, 2]", r"is not a record of this suite"),
-        ('{"precision": {"schema": 5}}', r"this version reads .*record/1 to 4; upgrade"),
+        ('{"precision": {"schema": 6}}', r"this version reads .*record/1 to 5; upgrade"),
         ('{"precision": {"schema": 1}}', r"is damaged: KeyError\('cells'\)"),
         (OLD % '{"configuration": "bf16_pure"}', r"is damaged: KeyError\('hypothesis'\)"),
     ],
