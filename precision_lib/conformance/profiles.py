@@ -17,5 +17,17 @@ _COMMON = settings(
 )
 #: The same examples in every run.
 CI = settings(_COMMON, max_examples=25, derandomize=True)
+#: The first of these, for --quick: two where a check draws few, the simplest and another one.
+QUICK = settings(CI, max_examples=8)
 #: New examples in every run, many of them.
 EXPLORE = settings(_COMMON, max_examples=1000, derandomize=False)
+
+
+def examples_of(cost: float, profile: settings) -> int:
+    """How many examples a check draws.
+
+    Args:
+        cost: share of the profile's number.
+    """
+    fewest = 2 if profile.max_examples == QUICK.max_examples else 3
+    return max(fewest, round(cost * profile.max_examples))

@@ -30,7 +30,7 @@ from precision_lib.conformance.checks import Check, Compared
 from precision_lib.conformance.diagnosis import diagnosis, place_of
 from precision_lib.conformance.failure import ConformanceFailure, DeviceLostError, is_fatal
 from precision_lib.conformance.inputs import Argument, Inputs, Option
-from precision_lib.conformance.profiles import CI
+from precision_lib.conformance.profiles import CI, examples_of
 from precision_lib.conformance.strategies import Case, within
 from precision_lib.conformance.surroundings import surroundings_put_back
 from precision_lib.runtime import state_put_back
@@ -145,7 +145,7 @@ def _test(
 ) -> Callable[[], None]:
     """What Hypothesis runs: the cases of the check, ``first`` in front of them."""
     check = search.check
-    examples = max(3, round(check.cost * profile.max_examples))
+    examples = examples_of(check.cost, profile)
 
     @hypothesis.seed(zlib.crc32(check.name.encode()) ^ seed)
     @settings(profile, max_examples=examples)

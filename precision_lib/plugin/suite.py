@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     _check_device(config)
-    _load_hypothesis_profile()
+    _load_hypothesis_profile(config)
     _open_record(config)
     _check_target_options(config)
     gating.configure(config)
@@ -71,15 +71,20 @@ def _check_device(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--gpu: {error}") from None
 
 
-def _load_hypothesis_profile() -> None:
-    """``ci`` draws the same examples in every run, ``explore`` new and many."""
+def _load_hypothesis_profile(config: pytest.Config) -> None:
+    """``ci`` draws the same examples in every run, ``quick`` few of them, ``explore`` new ones.
+
+    A target is shown them all: its list of known failures is strict.
+    """
     from hypothesis import settings
 
     from precision_lib.conformance import profiles
 
     settings.register_profile("ci", profiles.CI)
+    settings.register_profile("quick", profiles.QUICK)
     settings.register_profile("explore", profiles.EXPLORE)
-    settings.load_profile("ci")
+    few = config.getoption("quick") and not config.getoption("target")
+    settings.load_profile("quick" if few else "ci")
 
 
 def _open_record(config: pytest.Config) -> None:

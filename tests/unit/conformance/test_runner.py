@@ -198,6 +198,17 @@ def test_the_search_is_told_every_error_and_climbs_to_the_largest(
     assert all(Phase.target in profile.phases for profile in (profiles.CI, profiles.EXPLORE))
 
 
+def test_a_first_look_runs_every_check_on_fewer_examples() -> None:
+    """Beside the simplest input, whose values are 0, at least one more."""
+    few, usual = (
+        [profiles.examples_of(check.cost, profile) for check in checks()]
+        for profile in (profiles.QUICK, profiles.CI)
+    )
+    assert min(few) == 2
+    assert all(a <= b for a, b in zip(few, usual, strict=True))
+    assert sum(few) < sum(usual) / 2
+
+
 def test_the_input_of_a_large_failure_is_printed_with_its_recipe_and_what_is_hard() -> None:
     check = bound_check("token_logprobs-large_vocabulary-fp32")
     with pytest.raises(ConformanceFailure) as failure:

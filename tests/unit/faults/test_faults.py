@@ -137,10 +137,15 @@ def test_a_planted_fault_turns_its_file_red(tmp_path: Path) -> None:
     assert block["planted_fault"] == fault.name
 
 
-def test_a_fault_of_the_core_turns_its_own_conformance_check_red(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("profile", "options"), [("ci", []), ("quick", ["--quick"])])
+def test_a_fault_of_the_core_turns_its_own_conformance_check_red(
+    profile: str, options: list[str], tmp_path: Path
+) -> None:
+    """Also on the fewer examples of a first look; ``test_wrong_cores.py`` has the other faults."""
     fault = FAULTS["k3_as_textbook"]
     check = f"tests/forensics/test_conformance.py::{fault.caught_by}"
-    record = f"--json-report-file={tmp_path / 'report.json'}"
-    done = run_suite(check, "--plant-fault", fault.name, record)
+    path = tmp_path / "report.json"
+    done = run_suite(check, "--plant-fault", fault.name, f"--json-report-file={path}", *options)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"FAILED {check}" in done.stdout
+    assert read(path)["precision"]["conformance"]["profile"] == profile
