@@ -5,6 +5,7 @@ how near to its limit the worst error came.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -148,16 +149,5 @@ class ConformanceCounts:
 
     def counted(self) -> Conformance:
         """What was counted so far."""
-        return Conformance(
-            target=self.target,
-            profile=self.profile,
-            functions=dict(self.functions),
-            not_offered=tuple(self.not_offered),
-            seed=self.seed,
-            version=self.version,
-            known=tuple(self.known),
-            failures=dict(self.failures),
-            consequences=self.consequences,
-            strict=self.strict,
-            notes=dict(self.notes),
-        )
+        so_far = deepcopy(vars(self)) | {"not_offered": (*self.not_offered,)}
+        return Conformance(**so_far | {"known": (*self.known,)})

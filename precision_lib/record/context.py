@@ -184,12 +184,11 @@ def run_context(device: str, seed: int) -> dict[str, Any]:
     with deterministic(seed):
         settings = numerical_state()
     settings.pop("generators")
-    build = str(torch.__version__)  # names the CUDA build (+cu130), which the metadata may lack
     return {
         "commit": _commit(Path(__file__).parents[2]),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "versions": {name: _version(name) for name in _PACKAGES} | {"torch": build},
+        "versions": {name: _version(name) for name in _PACKAGES},
         "device": _device(device),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),

@@ -5,12 +5,11 @@ keys from the names of the fields.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.forensics.hypotheses import DECISIONS
-from precision_lib.forensics.hypothesis import Decision
 from precision_lib.forensics.shapley import ErrorBudget
 from precision_lib.forensics.statistics import Metric
 from precision_lib.record.changes import Change, Gate
@@ -126,23 +125,8 @@ class Threshold:
 
 def thresholds() -> dict[str, Threshold]:
     """The decision table of this release."""
-    return {name: _threshold(decision) for name, decision in DECISIONS.items()}
-
-
-def _threshold(row: Decision) -> Threshold:
-    return Threshold(
-        hypothesis=row.hypothesis,
-        title=row.title,
-        metric=row.metric,
-        symptom=row.symptom,
-        limit=row.limit,
-        meaning=row.meaning,
-        components=row.components,
-        promoted=row.promoted,
-        demoted=row.demoted,
-        irrelevant=row.irrelevant,
-        pure=row.pure,
-    )
+    names = [column.name for column in fields(Threshold)]
+    return {h: Threshold(**{n: getattr(row, n) for n in names}) for h, row in DECISIONS.items()}
 
 
 @dataclass(frozen=True)
