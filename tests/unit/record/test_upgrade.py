@@ -4,11 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from precision_lib import cli
 from precision_lib.compare import gate
 from precision_lib.compare.baseline import load_baseline
 from precision_lib.record.files import load_record
 from tests.unit import small_blocks as small
 from tests.unit.small_blocks import metric
+
+ROOT = Path(__file__).parents[3]
+RELEASE_0_1 = Path(__file__).with_name("release_0_1.json")
+TODAY = ROOT / "docs" / "records" / "cpu.json"
 
 
 def first_schema(block: dict[str, Any]) -> dict[str, Any]:
@@ -50,3 +57,14 @@ def test_a_record_of_before_is_green_against_its_own_baseline_of_before(tmp_path
     judgement = gate.judge(load_record(record), load_baseline(baseline))
     assert (judgement.exit_code, judgement.inconclusive) == (0, ())
     assert load_baseline(baseline).cells["H1"]["bf16_pure"].batch_shift is not None
+
+
+def test_a_record_of_release_0_1_is_compared_with_todays_and_judged(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It holds three configurations of release 0.1, the same in both."""
+    assert cli.main(["gate", "--compare", str(RELEASE_0_1), str(TODAY)]) == 0
+    assert "verdicts\nthe same in both" in capsys.readouterr().out
+    baseline = str(ROOT / "baselines" / "cpu.json")
+    assert cli.main(["gate", str(RELEASE_0_1), f"--baseline={baseline}"]) == 2
+    assert "incomplete: 36 cells were not measured" in capsys.readouterr().out
