@@ -7,9 +7,18 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from io import RawIOBase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+#: A value of strict JSON.
+Json = Any
+#: Metadata of a dataclass field: its key in the JSON; what chooses its type (``record/codec.py``).
+KEY, KIND = "key", "kind"
+#: Metadata of a mapping field whose entries stand beside the other keys of the object.
+FLAT: Mapping[str, bool] = MappingProxyType({"flat": True})
 
 
 def to_plain(value: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from precision_lib.forensics.evidence import H6Evidence, MasterFormat
 from precision_lib.forensics.h6.declaration import H6
 from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE
-from precision_lib.record.evidence import H6Evidence, MasterFormat
 from precision_lib.record.record import Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import DASH, interval, percent, two

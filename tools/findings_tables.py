@@ -7,14 +7,14 @@ figure against the quantity that it depends on, beside what was derived for it.
 from collections.abc import Mapping
 from itertools import pairwise
 
-from precision_lib.forensics.statistics import Metric
-from precision_lib.record.evidence import (
+from precision_lib.forensics.evidence import (
     AccumulatedError,
     H1Evidence,
     H2Evidence,
     H3Evidence,
     H4Evidence,
 )
+from precision_lib.forensics.statistics import Metric
 from precision_lib.record.record import Cell, Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, percent, two

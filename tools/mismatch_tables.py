@@ -1,6 +1,6 @@
 """Tables of findings about H5: trainer against rollout, by format, by probability, and the laws."""
 
-from precision_lib.record.evidence import H5Evidence
+from precision_lib.forensics.evidence import H5Evidence
 from precision_lib.record.record import Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, two

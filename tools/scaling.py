@@ -48,6 +48,7 @@ from precision_lib.models.loading import (
     set_parameters,
     working_copy,
 )
+from precision_lib.record.codec import encode
 from precision_lib.record.context import run_context
 from precision_lib.runtime import deterministic
 from precision_lib.scoring.forward import rows_per_forward, trunk_and_logits
@@ -186,7 +187,7 @@ def measured(model: Any, responses: Responses, seed: int) -> dict[str, Any]:
 
     sigma = estimate(sums, root_mean_square("error", "tokens"), resampling, n=tokens, unit="nats")
     return {
-        "sigma": sigma.as_json(),
+        "sigma": encode(sigma),
         "hidden_error": rms("hidden"),
         "lever": rms("lever"),
         "rounding": rms("rounding"),

@@ -163,7 +163,7 @@ def why_inconclusive(cell: Cell, decision: Decision) -> str:
     """Why a cell has no verdict, as a sentence with its figures; "" where it has one."""
     if cell.verdict != INCONCLUSIVE:
         return ""
-    damage, floor = cell.metrics[decision.metric], cell.evidence["golden_floor"]["value"]
+    damage, floor = cell.metrics[decision.metric], cell.golden_floor
     where, limit = f"{cell.configuration} is inconclusive", f"the limit of {decision.limit:.2g}"
     if floor >= decision.limit:
         return (

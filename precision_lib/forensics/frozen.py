@@ -6,8 +6,8 @@ names their hashes.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from precision_lib.jsonio import Json
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.value_head import ValueHead
 from precision_lib.trajectories.batches import FreezeSettings
@@ -30,7 +30,7 @@ class Frozen:
     shards: tuple[Trajectories, ...]
     head: ValueHead
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, Json]:
         """What the record says about them."""
         return {
             "trajectories": {

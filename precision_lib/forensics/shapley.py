@@ -36,14 +36,6 @@ class ErrorBudget:
     remaining: Metric
     shares: Mapping[str, Metric]
 
-    def as_json(self) -> dict[str, Any]:
-        shares = {name: metric.as_json() for name, metric in self.shares.items()}
-        return {
-            "whole": self.whole.as_json(),
-            "remaining": self.remaining.as_json(),
-            "shares": shares,
-        }
-
 
 def coalitions(players: tuple[str, ...]) -> Iterator[Coalition]:
     """All 2^k sets of players, the empty one first, the whole last."""

@@ -11,9 +11,8 @@ N sequences, R resamples.
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +47,10 @@ class Metric:
     unit: str
     clusters: int | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    @property
+    def words(self) -> str:
+        """``0.5 [0.4, 0.6]``, two digits each."""
+        return f"{self.value:.2g} [{self.low:.2g}, {self.high:.2g}]"
 
 
 @dataclass(frozen=True)

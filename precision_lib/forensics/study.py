@@ -9,7 +9,7 @@ adds.
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from precision_lib.forensics.causal import (
     REFERENCE_RUN,
@@ -18,16 +18,19 @@ from precision_lib.forensics.causal import (
     Sums,
     why_inconclusive,
 )
+from precision_lib.forensics.evidence import Evidence, Metrics
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Hypothesis
 from precision_lib.forensics.shapley import ErrorBudget, coalitions
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import (
     IMPAIRED,
     Cell,
+    Control,
     HypothesisVerdict,
     cell_verdict,
     hypothesis_verdict,
 )
+from precision_lib.jsonio import Json
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.scoring.micro import AGAIN, FIRST
 
@@ -54,21 +57,19 @@ class Study(ABC):
         """The damage of a configuration in another order and in other micro-batches."""
 
     @abstractmethod
-    def evidence(
-        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
-    ) -> dict[str, Any]:
-        """JSON-ready detail of a cell: curves, controls, formats as observed."""
+    def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> Evidence:
+        """What a cell shows beside its metrics: curves, controls, formats as observed."""
 
     @abstractmethod
-    def control(self) -> dict[str, Any]:
-        """What has to come out null, and ``is_null``: whether it did."""
+    def control(self) -> Control:
+        """What has to come out null, and whether it did."""
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         """One or two sentences for a reader."""
         healed = contrasts["promotion_damage_healed"]
         return f"The promotion removes {healed.value:.1%} of the damage."
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, Json]:
         """What the measurement was made on, for the record's context."""
         return {}
 
@@ -157,7 +158,7 @@ class Study(ABC):
         """The hypothesis verdict from promotion, demotion and controls."""
         control, contrasts = self.control(), self.contrasts()
         unrelated = contrasts["irrelevant_promotion_damage_removed"]
-        is_null = bool(control["is_null"]) and unrelated.low == unrelated.high == 0
+        is_null = control.is_null and unrelated.low == unrelated.high == 0
         judged = [self.cell(c) for c in self.looked_at]
         decision, healed = self.hypothesis.decision, contrasts["promotion_damage_healed"]
         verdict = hypothesis_verdict(
@@ -170,13 +171,16 @@ class Study(ABC):
         return HypothesisVerdict(
             hypothesis=decision.hypothesis,
             verdict=verdict,
-            effect=healed,
-            control=control
-            | {
-                "irrelevant_promotion": decision.irrelevant,
-                "irrelevant_promotion_damage_removed": unrelated.value,
-                "is_null": is_null,
-            },
+            effect=healed.value,
+            effect_unit=healed.unit,
+            low=healed.low,
+            high=healed.high,
+            control=replace(
+                control,
+                is_null=is_null,
+                irrelevant_promotion=decision.irrelevant,
+                irrelevant_promotion_damage_removed=unrelated.value,
+            ),
             explanation=" ".join(filter(None, (*reasons, self.explanation(contrasts)))),
             contrasts=contrasts,
             error_budget=self.error_budget(),
@@ -205,7 +209,7 @@ def cell_of(
     metrics: dict[str, Metric],
     own: Rebatched,
     golden: Rebatched,
-    evidence: dict[str, Any],
+    evidence: Evidence,
 ) -> Cell:
     """A cell with the verdict that its damage metric, the limit and both floors give.
 
@@ -227,5 +231,5 @@ def cell_of(
         configuration.name,
         verdict,
         metrics | {BATCH_VARIANCE: own.variance},
-        evidence | {"golden_floor": golden.variance.as_json(), "batch_shift": own.shift},
+        replace(evidence, golden_floor=golden.variance, batch_shift=own.shift),
     )

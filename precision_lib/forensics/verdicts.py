@@ -8,38 +8,99 @@ against. That a bf16 model does not repeat itself in another batch shape is a fi
 of its own.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+from precision_lib.forensics.evidence import BY_HYPOTHESIS, Evidence, IdenticalWeights, RewardReplay
 from precision_lib.forensics.shapley import ErrorBudget
 from precision_lib.forensics.statistics import Metric
+from precision_lib.jsonio import FLAT, KIND, Json
 
 HEALTHY, IMPAIRED, INCONCLUSIVE = "healthy", "impaired", "inconclusive"
 SUPPORTED, PARTLY, REFUTED = "supported", "partly supported", "refuted"
+E = TypeVar("E", bound=Evidence)
+
+
+def _evidence_of(cell: Mapping[str, Json]) -> type[Evidence]:
+    """The type of the evidence of a cell as JSON holds it."""
+    return BY_HYPOTHESIS.get(str(cell.get("hypothesis")), Evidence)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Hypothesis x configuration.
-
-    ``metrics`` stand at the hypothesis's operating point; ``evidence`` is JSON-ready detail
-    (curves, controls, dtypes as observed).
-    """
+    """Hypothesis x configuration: verdict, metrics at the operating point, evidence."""
 
     hypothesis: str
     configuration: str
     verdict: str
-    metrics: dict[str, Metric]
-    evidence: dict[str, Any]
+    metrics: Mapping[str, Metric]
+    evidence: Evidence = field(metadata={KIND: _evidence_of})
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "hypothesis": self.hypothesis,
-            "configuration": self.configuration,
-            "verdict": self.verdict,
-            "metrics": {name: metric.as_json() for name, metric in self.metrics.items()},
-            "evidence": self.evidence,
-        }
+    @property
+    def key(self) -> tuple[str, str]:
+        """(hypothesis, configuration)."""
+        return self.hypothesis, self.configuration
+
+    @property
+    def name(self) -> str:
+        """``H1 bf16_pure``."""
+        return " ".join(self.key)
+
+    @property
+    def golden_floor(self) -> float:
+        """The damage metric of the FP32 truth against itself in another batch shape."""
+        assert self.evidence.golden_floor is not None
+        return self.evidence.golden_floor.value
+
+    def shows(self, kind: type[E]) -> E:
+        """The evidence, as that of its hypothesis.
+
+        Raises:
+            TypeError: it is of another hypothesis.
+        """
+        if not isinstance(self.evidence, kind):
+            raise TypeError(f"the evidence of {self.name} is no {kind.__name__}")
+        return self.evidence
+
+
+@dataclass(frozen=True)
+class ExactRewards:
+    """Rewards of few exact values: squared error by distribution and format, which must be 0."""
+
+    squared_error: Mapping[str, float]
+    is_null: bool
+
+
+@dataclass(frozen=True)
+class Control:
+    """What had to come out null, and whether all of it did; counts of what did not, and of all."""
+
+    is_null: bool
+    irrelevant_promotion: str = ""
+    irrelevant_promotion_damage_removed: float | None = None
+    identical_weights_nonzero: int | None = None
+    identical_weights_n: int | None = None
+    fp32_replay: RewardReplay | None = None
+    exact_rewards: ExactRewards | None = None
+    golden_values_beyond_rounding: int | None = None
+    golden_values_n: int | None = None
+    golden_head_against_itself_stagnant: int | None = None
+    trainer_beside_itself_nonzero: int | None = None
+    trainer_beside_itself_n: int | None = None
+    fp32_masters_nonzero: int | None = None
+    fp32_masters_n: int | None = None
+    more: Mapping[str, Json] = field(default_factory=dict, metadata=FLAT)
+
+
+def identical_control(weights: Sequence[IdenticalWeights]) -> Control:
+    """Policies with the reference's weights, in one format: no log-ratio may differ from 0."""
+    nonzero = sum(w.nonzero for w in weights)
+    return Control(
+        is_null=nonzero == 0,
+        identical_weights_nonzero=nonzero,
+        identical_weights_n=sum(w.n for w in weights),
+    )
 
 
 @dataclass(frozen=True)
@@ -47,33 +108,24 @@ class HypothesisVerdict:
     """What the contrasts say about a hypothesis.
 
     Attributes:
-        effect: promotion contrast, named by its unit.
+        effect, effect_unit, low, high: the promotion contrast with its interval.
         control: what had to come out null, and whether it did.
         explanation: one or two sentences for a reader.
-        error_budget: the damage of the configuration that is promoted, split among components.
+        contrasts: name to paired contrast.
+        error_budget: the damage of the configuration that is promoted, split among components; None
+            in a record of before.
     """
 
     hypothesis: str
     verdict: str
-    effect: Metric
-    control: dict[str, Any]
+    effect: float
+    effect_unit: str
+    low: float
+    high: float
+    control: Control
     explanation: str
-    contrasts: dict[str, Metric]
+    contrasts: Mapping[str, Metric]
     error_budget: ErrorBudget | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "hypothesis": self.hypothesis,
-            "verdict": self.verdict,
-            "effect": self.effect.value,
-            "effect_unit": self.effect.unit,
-            "low": self.effect.low,
-            "high": self.effect.high,
-            "control": self.control,
-            "explanation": self.explanation,
-            "contrasts": {name: m.as_json() for name, m in self.contrasts.items()},
-            "error_budget": self.error_budget and self.error_budget.as_json(),
-        }
 
 
 def cell_verdict(

@@ -28,6 +28,7 @@ N sequences, T tokens each, R resamples; sums are name to [N] per sequence.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -169,20 +170,39 @@ def laws_within(low: float, high: float) -> list[str]:
     return [name for name, exponent in GROWTH_LAWS.items() if low <= exponent <= high]
 
 
-def by_position(error: Array) -> list[dict[str, float]]:
+@dataclass(frozen=True)
+class PositionRange:
+    """Errors of tokens ``first`` to ``last``, nats: RMS, mean, and RMS of the sum up to there."""
+
+    first: int
+    last: int
+    token_rms: float
+    token_mean: float
+    accumulated_rms: float
+
+
+@dataclass(frozen=True)
+class StoredSum:
+    """Error of a sequence log-prob, nats RMS: summed exactly, and stored in the format."""
+
+    summed: float
+    stored: float
+
+
+def by_position(error: Array) -> tuple[PositionRange, ...]:
     """Per bin: RMS and mean of e, nats, and RMS of the accumulated S at its end."""
     finite_error = np.where(np.isfinite(error), error, 0.0)
     accumulated = finite_error.cumsum(1)
-    return [
-        {
-            "first": a,
-            "last": b - 1,
-            "token_rms": _rms(finite_error[:, a:b]),
-            "token_mean": float(finite_error[:, a:b].mean()),
-            "accumulated_rms": _rms(accumulated[:, b - 1]),
-        }
+    return tuple(
+        PositionRange(
+            first=a,
+            last=b - 1,
+            token_rms=_rms(finite_error[:, a:b]),
+            token_mean=float(finite_error[:, a:b].mean()),
+            accumulated_rms=_rms(accumulated[:, b - 1]),
+        )
         for a, b in bins(error.shape[1])
-    ]
+    )
 
 
 def gaussian_ess(error: Array) -> float:
@@ -201,18 +221,15 @@ def outside_gspo_band(error: Array) -> float:
     return float(((ratio < 1 - low) | (ratio > 1 + high)).mean())
 
 
-def stored_sum_error(logprobs: Array, golden: Array, fmt: str) -> dict[str, float]:
+def stored_sum_error(logprobs: Array, golden: Array, fmt: str) -> StoredSum:
     """Error of a sequence log-prob: summed exactly, and then stored in ``fmt`` as well.
 
     Args:
         logprobs, golden: [N, T] log-probs of one model, executed and golden.
-
-    Returns:
-        RMS over sequences, nats, of the ``summed`` and of the ``stored`` sequence log-prob.
     """
     wanted, got = (np.where(np.isfinite(x), x, 0.0).sum(1) for x in (golden, logprobs))
     stored = np.asarray([round_scalar(s, fmt) for s in got])
-    return {"summed": _rms(got - wanted), "stored": _rms(stored - wanted)}
+    return StoredSum(summed=_rms(got - wanted), stored=_rms(stored - wanted))
 
 
 def round_scalar(value: float, fmt: str) -> float:

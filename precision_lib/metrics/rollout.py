@@ -41,6 +41,7 @@ N sequences, T tokens each; sums are name to [N] per sequence.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,30 +147,46 @@ def weight_of(logprobs: Array, collision: Array) -> Array:
     return np.asarray((1 - p) ** 2 + np.maximum(collision - p**2, 0.0))
 
 
-def by_probability(difference: Array, logprobs: Array, collision: Array) -> list[dict[str, float]]:
-    """Per bin of the token's probability: tokens, mean and RMS of d, and sigma of law 2.
+@dataclass(frozen=True)
+class ProbabilityBin:
+    """Tokens whose probability is in (``above``, ``up_to``]: mean and RMS of d, sigma of law 2.
 
     ``sigma_first_order`` is that of the form sigma (1 - p).
     """
+
+    above: float
+    up_to: float
+    n: int
+    mean: float
+    rms: float
+    sigma: float
+    sigma_first_order: float
+
+
+def by_probability(
+    difference: Array, logprobs: Array, collision: Array
+) -> tuple[ProbabilityBin, ...]:
+    """The bins of the token's probability that hold a token."""
     log_ratio, p = _finite(difference), np.exp(logprobs)
-    weights = {"sigma": weight_of(logprobs, collision), "sigma_first_order": (1 - p) ** 2}
+    weight, first_order = weight_of(logprobs, collision), (1 - p) ** 2
     rows, low = [], 0.0
     for high in PROBABILITY_BINS:
         inside = (p > low) & (p <= high)
         if inside.any():
             d = log_ratio[inside]
             rows.append(
-                {
-                    "above": low,
-                    "up_to": high,
-                    "n": int(inside.sum()),
-                    "mean": float(d.mean()),
-                    "rms": float(np.sqrt((d**2).mean())),
-                }
-                | {name: _rms_over(d, weight[inside]) for name, weight in weights.items()}
+                ProbabilityBin(
+                    above=low,
+                    up_to=high,
+                    n=int(inside.sum()),
+                    mean=float(d.mean()),
+                    rms=float(np.sqrt((d**2).mean())),
+                    sigma=_rms_over(d, weight[inside]),
+                    sigma_first_order=_rms_over(d, first_order[inside]),
+                )
             )
         low = high
-    return rows
+    return tuple(rows)
 
 
 def _rms_over(d: Array, weight: Array) -> float:

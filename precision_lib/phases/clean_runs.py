@@ -15,8 +15,8 @@ from precision_lib.compare.baseline import Baseline, summary_of
 from precision_lib.compare.comparison import Comparison
 from precision_lib.compare.gate import judge
 from precision_lib.environment import set_environment
+from precision_lib.forensics.evidence import Evidence
 from precision_lib.record.conformance import ConformanceCounts
-from precision_lib.record.evidence import Evidence
 from precision_lib.record.files import load_record, write_record
 from precision_lib.record.record import Record
 from precision_lib.record.self_test import CleanJudgements, CleanRuns

@@ -21,7 +21,7 @@ def keeper(recorder: Recorder, record_property: Callable[[str, object], None]) -
         for name, metric in cell.metrics.items():
             figure = f"{metric.value:.4g} [{metric.low:.4g}, {metric.high:.4g}] {metric.unit}"
             record_property(name, f"{figure} (n = {metric.n})")
-        floor, limit = cell.evidence["golden_floor"]["value"], DECISIONS[cell.hypothesis].limit
+        floor, limit = cell.golden_floor, DECISIONS[cell.hypothesis].limit
         assert floor < limit, (
             f"FP32 in another batch shape is off by {floor:.3g}, the limit is {limit:.3g}: "
             "nothing can be decided on this device; look for TF32"

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from precision_lib.forensics.verdicts import Cell, HypothesisVerdict
 from precision_lib.jsonio import to_plain
 from precision_lib.phases.second_process import SecondProcess, Send, may_help
 from precision_lib.plugin.packaged import CONFORMANCE, FORENSICS
 from precision_lib.record.codec import Json, decode, encode
-from precision_lib.record.record import Cell, Hypothesis
 from precision_lib.record.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _take(recorder: Recorder, measured: Json) -> None:
     recorder.context |= measured["context"]
     for cell in (decode(Cell, plain) for plain in measured["cells"]):
         recorder.cells[cell.key] = cell
-    for verdict in (decode(Hypothesis, plain) for plain in measured["hypotheses"]):
+    for verdict in (decode(HypothesisVerdict, plain) for plain in measured["hypotheses"]):
         recorder.hypotheses[verdict.hypothesis] = verdict
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from precision_lib.attribution.breakdown import Breakdown
 from precision_lib.forensics.statistics import Metric
-from precision_lib.jsonio import load_object, write_json
-from precision_lib.record.codec import FLAT, ShapeError, decode, encode
+from precision_lib.jsonio import FLAT, load_object, write_json
+from precision_lib.record.codec import ShapeError, decode, encode
 from precision_lib.record.context import Context
 
 SCHEMA = "precision-forensics attribution 1"

@@ -12,15 +12,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from types import MappingProxyType, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from precision_lib.jsonio import KEY, KIND
+from precision_lib.jsonio import Json as Json
+
 T = TypeVar("T")
-#: A value of strict JSON.
-Json = Any
-KEY, KIND = "key", "kind"
-#: Metadata of a mapping field whose entries stand beside the other keys of the object.
-FLAT: Mapping[str, bool] = MappingProxyType({"flat": True})
 _NOT_FINITE = ("nan", "inf", "-inf")
 
 

@@ -10,7 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from precision_lib.record.codec import FLAT, KEY, Json, encode
+from precision_lib.jsonio import FLAT, KEY, Json
+from precision_lib.record.codec import encode
 
 _PACKAGES = (
     "rlhf-precision-forensics",

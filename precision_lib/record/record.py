@@ -5,105 +5,18 @@ keys from the names of the fields.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import TypeVar
+from dataclasses import dataclass, fields
 
 from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.forensics.hypotheses import DECISIONS
-from precision_lib.forensics.shapley import ErrorBudget
-from precision_lib.forensics.statistics import Metric
+from precision_lib.forensics.verdicts import Cell as Cell
+from precision_lib.forensics.verdicts import HypothesisVerdict
 from precision_lib.record.changes import Change, Gate
-from precision_lib.record.codec import FLAT, KIND, Json
 from precision_lib.record.conformance import Conformance
 from precision_lib.record.context import Context
-from precision_lib.record.evidence import BY_HYPOTHESIS, Evidence, RewardReplay
 from precision_lib.record.sweep import Sweep
 
-E = TypeVar("E", bound=Evidence)
 Matrix = Mapping[str, Mapping[str, str]]
-
-
-def _evidence_of(cell: Mapping[str, Json]) -> type[Evidence]:
-    """The type of the evidence of a cell as JSON holds it."""
-    return BY_HYPOTHESIS.get(str(cell.get("hypothesis")), Evidence)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Hypothesis x configuration: verdict, metrics at the operating point, evidence."""
-
-    hypothesis: str
-    configuration: str
-    verdict: str
-    metrics: Mapping[str, Metric]
-    evidence: Evidence = field(metadata={KIND: _evidence_of})
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """(hypothesis, configuration)."""
-        return self.hypothesis, self.configuration
-
-    @property
-    def name(self) -> str:
-        """``H1 bf16_pure``."""
-        return " ".join(self.key)
-
-    def shows(self, kind: type[E]) -> E:
-        """The evidence, as that of its hypothesis.
-
-        Raises:
-            TypeError: it is of another hypothesis.
-        """
-        if not isinstance(self.evidence, kind):
-            raise TypeError(f"the evidence of {self.name} is no {kind.__name__}")
-        return self.evidence
-
-
-@dataclass(frozen=True)
-class ExactRewards:
-    """Rewards of few exact values: squared error by distribution and format, which must be 0."""
-
-    squared_error: Mapping[str, float]
-    is_null: bool
-
-
-@dataclass(frozen=True)
-class Control:
-    """What had to come out null, and whether all of it did."""
-
-    is_null: bool
-    irrelevant_promotion: str = ""
-    irrelevant_promotion_damage_removed: float | None = None
-    identical_weights_nonzero: int | None = None
-    identical_weights_n: int | None = None
-    fp32_replay: RewardReplay | None = None
-    exact_rewards: ExactRewards | None = None
-    golden_values_beyond_rounding: int | None = None
-    golden_values_n: int | None = None
-    golden_head_against_itself_stagnant: int | None = None
-    more: Mapping[str, Json] = field(default_factory=dict, metadata=FLAT)
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """The verdict on a hypothesis.
-
-    Attributes:
-        effect, effect_unit, low, high: the promotion contrast with its interval.
-        contrasts: name to paired contrast.
-        error_budget: the damage, split among components; None in a record of before.
-    """
-
-    hypothesis: str
-    verdict: str
-    effect: float
-    effect_unit: str
-    low: float
-    high: float
-    control: Control
-    explanation: str
-    contrasts: Mapping[str, Metric]
-    error_budget: ErrorBudget | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +67,7 @@ class Record:
     thresholds: Mapping[str, Threshold]
     expected: tuple[tuple[str, str], ...]
     cells: tuple[Cell, ...]
-    hypotheses: tuple[Hypothesis, ...]
+    hypotheses: tuple[HypothesisVerdict, ...]
     regressions: tuple[Change, ...]
     conformance: Conformance | None = None
     training: Sweep | None = None

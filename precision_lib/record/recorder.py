@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from precision_lib.forensics import verdicts
 from precision_lib.forensics.damage.figures import PipelineDamage
+from precision_lib.forensics.verdicts import Cell, HypothesisVerdict
 from precision_lib.jsonio import append_line, to_plain
 from precision_lib.matrix import PrecisionConfig
-from precision_lib.record.codec import Json, decode
+from precision_lib.record.codec import Json, decode, encode
 from precision_lib.record.conformance import ConformanceCounts
 from precision_lib.record.context import Context
 from precision_lib.record.files import CELLS_NAME, RecordError, load_record, write_record
-from precision_lib.record.record import Cell, Hypothesis, Record, thresholds
+from precision_lib.record.record import Record, thresholds
 from precision_lib.record.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ class Recorder:
     expected: list[tuple[str, str]] = field(default_factory=list)
     planted_fault: str | None = None
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
-    hypotheses: dict[str, Hypothesis] = field(default_factory=dict)
+    hypotheses: dict[str, HypothesisVerdict] = field(default_factory=dict)
     conformance: ConformanceCounts | None = None
     training: Sweep | None = None
     pipeline_damage: PipelineDamage | None = None
     comparison: tuple["Comparison", str] | None = None
-    earlier: dict[tuple[str, str], verdicts.Cell] = field(default_factory=dict)
+    earlier: dict[tuple[str, str], Cell] = field(default_factory=dict)
 
     @property
     def cells_path(self) -> Path:
@@ -67,20 +67,18 @@ class Recorder:
         started = {"run": self.run, "record": self.path.name, "expected": self.expected}
         append_line(self.cells_path, started)
 
-    def add_cell(self, cell: verdicts.Cell) -> None:
+    def add_cell(self, cell: Cell) -> None:
         """Keep a finished cell and append it to ``cells.jsonl``; a second time changes nothing."""
-        key = (cell.hypothesis, cell.configuration)
-        if key in self.cells:
+        if cell.key in self.cells:
             return
-        plain = to_plain(cell.as_json())
-        self.cells[key] = decode(Cell, plain)
-        if key not in self.earlier:
+        self.cells[cell.key] = cell
+        if cell.key not in self.earlier:
             about = {"run": self.run, "planted_fault": self.planted_fault}
-            append_line(self.cells_path, about | plain)
+            append_line(self.cells_path, about | encode(cell))
 
-    def add_hypothesis(self, verdict: verdicts.HypothesisVerdict) -> None:
+    def add_hypothesis(self, verdict: HypothesisVerdict) -> None:
         """Keep a hypothesis verdict; a second one of the same hypothesis replaces the first."""
-        self.hypotheses[verdict.hypothesis] = decode(Hypothesis, to_plain(verdict.as_json()))
+        self.hypotheses[verdict.hypothesis] = verdict
 
     def record(self) -> Record:
         """What was measured so far."""

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from precision_lib.forensics.budget import Budget
-from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import Cell
 from precision_lib.jsonio import append_line, to_plain
 from precision_lib.models.pipeline import Pipeline
@@ -83,23 +82,13 @@ def earlier_run(path: Path) -> EarlierRun | None:
     own = [line for line in lines if line.get("run") == begun[-1]["run"]]
     origins = [line["origin"] for line in own if "origin" in line]
     cells = [_cell(line) for line in own if "metrics" in line]
-    by_key = {(cell.hypothesis, cell.configuration): cell for cell in cells}
+    by_key = {cell.key: cell for cell in cells}
     return EarlierRun(begun[-1]["run"], origins[-1] if origins else None, by_key)
 
 
 def _cell(line: dict[str, Json]) -> Cell:
-    metrics = {name: decode(Metric, metric) for name, metric in line["metrics"].items()}
-    evidence = _numbers(line["evidence"])
-    return Cell(line["hypothesis"], line["configuration"], line["verdict"], metrics, evidence)
-
-
-def _numbers(value: Json) -> Json:
-    """``value`` with non-finite numbers in place of their names; undoes :func:`to_plain`."""
-    if isinstance(value, dict):
-        return {name: _numbers(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return float(value) if value in ("inf", "-inf", "nan") else value
+    about = ("run", "planted_fault")
+    return decode(Cell, {name: value for name, value in line.items() if name not in about})
 
 
 def continue_run(recorder: Recorder, origin: dict[str, Json]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from precision_lib.forensics.statistics import Metric
-from precision_lib.record.codec import FLAT, Json
+from precision_lib.jsonio import FLAT, Json
 from precision_lib.record.context import Commit, Context
 
 #: Status of a run that has not ended.

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from precision_lib.forensics.hypotheses import HYPOTHESES
-from precision_lib.record.record import Hypothesis, Record
+from precision_lib.forensics.verdicts import HypothesisVerdict
+from precision_lib.record.record import Record
 from precision_lib.reporting.damage import HEADINGS, damage_notes, damage_rows, damage_title
 from precision_lib.reporting.numbers import with_interval
 from precision_lib.reporting.plots import benchmarks, faults, training, verdicts
@@ -110,7 +111,7 @@ def _whole_step(record: Record) -> tuple[Table, ...]:
     return (Table(HEADINGS, damage_rows(damage), caption),)
 
 
-def _verdict(record: Record, found: Hypothesis) -> tuple[str, ...]:
+def _verdict(record: Record, found: HypothesisVerdict) -> tuple[str, ...]:
     added = found.contrasts["demotion_damage_added"]
     return (
         f"{found.hypothesis} {record.thresholds[found.hypothesis].title}",
@@ -121,7 +122,7 @@ def _verdict(record: Record, found: Hypothesis) -> tuple[str, ...]:
     )
 
 
-def _control(found: Hypothesis) -> str:
+def _control(found: HypothesisVerdict) -> str:
     return "null" if found.control.is_null else "NOT NULL"
 
 

@@ -5,13 +5,13 @@ Symptom and damage stand side by side, each with the unit in its heading.
 
 from collections.abc import Callable, Mapping
 
+from precision_lib.forensics.evidence import CurvePoint, H1Evidence
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 from precision_lib.forensics.shapley import ErrorBudget
 from precision_lib.forensics.statistics import Metric
 from precision_lib.record.conformance import Conformance
 from precision_lib.record.context import Context
-from precision_lib.record.evidence import CurvePoint, H1Evidence
 from precision_lib.record.record import Cell, Record
 from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.damage import damage_lines

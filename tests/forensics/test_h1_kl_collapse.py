@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.forensics.evidence import H1Evidence
 from precision_lib.formats import FORMATS
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.record.recorder import Recorder
@@ -51,7 +52,7 @@ def test_observed_formats_are_those_of_the_configuration(
     configuration: PrecisionConfig, h1_study: "H1Study"
 ) -> None:
     """Parameters, logits and log-ratio really had the configured formats."""
-    observed = h1_study.cell(configuration).evidence["observed_formats"]
+    observed = h1_study.cell(configuration).evidence.observed_formats
     exercised = {name: fmt for name, fmt in observed.items() if fmt is not None}
     assert set(exercised) == {"policy", "reference", "kl"}
     assert exercised == {name: configuration.components[name] for name in exercised}
@@ -62,11 +63,11 @@ def test_identical_weights_differ_by_exactly_zero_in_one_format(
 ) -> None:
     """The null control: before any update there is no KL, unless the formats differ."""
     control = h1_study.identical_weights(configuration)
-    assert control["n"] > 0
-    if control["same_format"]:
-        assert control["nonzero"] == 0, f"{control['nonzero']} of {control['n']} are not zero"
+    assert control.n
+    if control.same_format:
+        assert control.nonzero == 0, f"{control.nonzero} of {control.n} are not zero"
     else:
-        assert control["log_ratio_rms"] > 0, "two formats cannot agree on every token"
+        assert control.log_ratio_rms, "two formats cannot agree on every token"
 
 
 def test_mean_penalty_is_the_exact_mean_within_its_bound(
@@ -77,7 +78,8 @@ def test_mean_penalty_is_the_exact_mean_within_its_bound(
 
     cell = h1_study.cell(configuration)
     got, n = cell.metrics["kl_penalty_mean"].value, cell.metrics["kl_penalty_mean"].n
-    want = cell.evidence["kl_penalty_mean_float64"]
+    want = cell.shows(H1Evidence).kl_penalty_mean_float64
+    assert want is not None
     # k3 >= 0, so the sum of magnitudes is the sum itself.
     limit = mean_bound(abs(want) * n, n, FORMATS["fp32"])
     assert abs(got - want) <= limit, (
@@ -90,9 +92,9 @@ def test_k3_of_the_core_is_never_negative(
     configuration: PrecisionConfig, h1_study: "H1Study"
 ) -> None:
     """At every distance from the reference: a KL estimate below zero is an arithmetic error."""
-    curve = h1_study.cell(configuration).evidence["curve"]
+    curve = h1_study.cell(configuration).shows(H1Evidence).curve
     assert curve
-    assert [point["k3_negative_frac"]["value"] for point in curve] == [0.0] * len(curve)
+    assert [point.metrics["k3_negative_frac"].value for point in curve] == [0.0] * len(curve)
 
 
 def test_sampled_tokens_are_the_references_own(h1_study: "H1Study") -> None:
@@ -182,7 +184,7 @@ def test_zero_log_ratios_of_a_bf16_kl_match_the_derivation(h1_study: "H1Study") 
 def test_golden_path_is_healthy_against_float64(name: str, h1_study: "H1Study") -> None:
     """FP32 in all that H1 runs: the one cell whose verdict is known before the measurement."""
     cell = h1_study.cell(get_configuration(name))
-    assert cell.evidence["measured_against"] == "fp64"
+    assert cell.evidence.measured_against == "fp64"
     assert cell.verdict == "healthy"
     # An error of exactly 0 would say that FP32 was compared with itself.
     assert cell.metrics["log_ratio_nsr"].low > 0
@@ -195,5 +197,5 @@ def test_controls_are_null_and_the_hypothesis_has_a_verdict(
     """Identical weights give exactly zero; promoting an irrelevant component changes nothing."""
     verdict = h1_study.verdict()
     recorder.add_hypothesis(verdict)
-    assert verdict.control["identical_weights_n"] > 0
-    assert verdict.control["is_null"], verdict.control
+    assert verdict.control.identical_weights_n
+    assert verdict.control.is_null, verdict.control

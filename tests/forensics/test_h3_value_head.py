@@ -4,10 +4,11 @@ A cell that comes out ``impaired`` is a finding, not a failure: a test fails whe
 cannot be trusted.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.forensics.evidence import Cause, H3Evidence
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.record.recorder import Recorder
 
@@ -31,15 +32,15 @@ def h3_study(main_job: "MainJob") -> "H3Study":
     return study
 
 
-def stored_values(study: "H3Study") -> list[dict[str, Any]]:
+def stored_values(study: "H3Study") -> list[Cause]:
     """Per scale of the rewards: FP32 predictions that are rounded when stored, nothing else.
 
     The laws are about values at random phases of the grid. Of a normal spread of one step or more
     the phase is uniform to exp(-2 pi^2) = 3e-9; values closer together are rounded alike.
     """
-    causes = study.cell(DEMOTED).evidence["causes"]
-    stored = [c for c in causes if c["cause"] == "stored_values"]
-    spoken_of = [c for c in stored if c["step_over_spread"] <= 1]
+    causes = study.cell(DEMOTED).shows(H3Evidence).causes
+    stored = [c for c in causes if c.cause == "stored_values"]
+    spoken_of = [c for c in stored if c.step_over_spread is not None and c.step_over_spread <= 1]
     if not spoken_of:
         pytest.skip("this critic's values lie within one step of bf16: the laws say nothing of it")
     return spoken_of
@@ -63,7 +64,7 @@ def test_observed_formats_are_those_of_the_configuration(
     configuration: PrecisionConfig, h3_study: "H3Study"
 ) -> None:
     """Trunk and predictions really had the configured formats, digits and all."""
-    observed = h3_study.cell(configuration).evidence["observed_formats"]
+    observed = h3_study.cell(configuration).evidence.observed_formats
     exercised = {name: fmt for name, fmt in observed.items() if fmt is not None}
     assert exercised == {name: configuration.components[name] for name in ("policy", "value")}
 
@@ -81,12 +82,13 @@ def test_mask_covers_the_response_and_nothing_else(h3_study: "H3Study") -> None:
 
 def test_critic_works_before_anything_is_rounded(h3_study: "H3Study") -> None:
     """Nothing says that it is worse than the mean return, which explains 0 of the variance."""
-    critic = h3_study.cell(DEMOTED).evidence["critic"]
-    explained = critic["explained_variance"]
-    assert critic["return_std"] > 0
-    assert explained["high"] > 0, (
-        f"the value head explains {explained['value']:.2f} [{explained['low']:.2f}, "
-        f"{explained['high']:.2f}] of the returns' variance: it is no critic of these rewards"
+    critic = h3_study.cell(DEMOTED).shows(H3Evidence).critic
+    assert critic is not None
+    explained = critic.explained_variance
+    assert critic.return_std > 0
+    assert explained.high > 0, (
+        f"the value head explains {explained.words} of the returns' variance: it is no critic of "
+        "these rewards"
     )
 
 
@@ -94,7 +96,7 @@ def test_critic_works_before_anything_is_rounded(h3_study: "H3Study") -> None:
 def test_golden_path_is_healthy_against_float64(name: str, h3_study: "H3Study") -> None:
     """FP32 in all that H3 runs: the one cell whose verdict is known before the measurement."""
     cell = h3_study.cell(get_configuration(name))
-    assert cell.evidence["measured_against"] == "fp64"
+    assert cell.evidence.measured_against == "fp64"
     assert cell.verdict == "healthy"
     # An error of exactly 0 would say that FP32 was compared with itself.
     assert cell.metrics["advantage_rms_error"].low > 0
@@ -110,14 +112,13 @@ def test_stagnation_of_stored_values_matches_the_derivation(h3_study: "H3Study")
     tokens = int(h3_study.mask.sum())
     moves = tokens * h3_study.settings.updates.steps
     for point in stored_values(h3_study):
-        measured = point["value_stagnation_rate"]["value"]
-        derived = point["value_stagnation_rate_predicted"]
+        measured = point.metrics["value_stagnation_rate"].value
+        derived = point.value_stagnation_rate_predicted
+        assert derived is not None
         # One move in n is the finest that a share of n moves can say.
         error = (max(derived * (1 - derived), 1 / moves) / moves) ** 0.5
         z = (measured - derived) / error
-        assert abs(z) < SIGMAS, (
-            f"{point['rewards']}: {measured:.5f}, derived {derived:.5f}, {z:.1f}"
-        )
+        assert abs(z) < SIGMAS, f"{point.rewards}: {measured:.5f}, derived {derived:.5f}, {z:.1f}"
 
 
 def test_advantage_error_of_stored_values_matches_the_derivation(h3_study: "H3Study") -> None:
@@ -127,24 +128,26 @@ def test_advantage_error_of_stored_values_matches_the_derivation(h3_study: "H3St
     longer small against the advantages the derivation does not hold and is not asked.
     """
     for point in stored_values(h3_study):
-        measured, derived = point["advantage_rms_error"], point["advantage_rms_error_predicted"]
-        error = (measured["high"] - measured["low"]) / (2 * 1.96)
-        z = (measured["value"] - derived) / error
-        assert abs(z) < SIGMAS, f"{point['rewards']}: {measured}, derived {derived:.5f}, {z:.1f}"
+        measured = point.metrics["advantage_rms_error"]
+        derived = point.advantage_rms_error_predicted
+        assert derived is not None
+        error = (measured.high - measured.low) / (2 * 1.96)
+        z = (measured.value - derived) / error
+        assert abs(z) < SIGMAS, f"{point.rewards}: {measured}, derived {derived:.5f}, {z:.1f}"
 
 
 def test_scaling_the_rewards_leaves_the_advantages_error(h3_study: "H3Study") -> None:
     """The step relative to the value wobbles by a factor of 2 within a binade, and no more."""
-    errors = [point["advantage_rms_error"] for point in stored_values(h3_study)]
-    assert max(e["low"] for e in errors) <= 2 * min(e["high"] for e in errors)
+    errors = [point.metrics["advantage_rms_error"] for point in stored_values(h3_study)]
+    assert max(e.low for e in errors) <= 2 * min(e.high for e in errors)
 
 
 def test_an_offset_multiplies_the_advantages_error(h3_study: "H3Study") -> None:
     """The steps grow with the offset, the advantages do not: the error grows until it saturates."""
-    points = h3_study.cell(DEMOTED).evidence["by_offset"]
+    points = h3_study.cell(DEMOTED).shows(H3Evidence).by_offset
     first, last = points[0], points[-1]
-    assert first["offset_over_spread"] < last["offset_over_spread"]
-    assert first["advantage_rms_error"]["high"] < last["advantage_rms_error"]["low"]
+    assert first.offset_over_spread < last.offset_over_spread
+    assert first.metrics["advantage_rms_error"].high < last.metrics["advantage_rms_error"].low
 
 
 def test_the_golden_head_moves_in_its_updates(h3_study: "H3Study") -> None:
@@ -161,5 +164,5 @@ def test_controls_are_null_and_the_hypothesis_has_a_verdict(
     """Golden values are those that were frozen; the golden head never lags itself."""
     verdict = h3_study.verdict()
     recorder.add_hypothesis(verdict)
-    assert verdict.control["golden_values_n"] > 0
-    assert verdict.control["is_null"], verdict.control
+    assert verdict.control.golden_values_n
+    assert verdict.control.is_null, verdict.control

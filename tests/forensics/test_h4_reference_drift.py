@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.forensics.evidence import H4Evidence
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.record.recorder import Recorder
 
@@ -50,7 +51,7 @@ def test_observed_formats_are_those_of_the_configuration(
     configuration: PrecisionConfig, h4_study: "H4Study"
 ) -> None:
     """Parameters, logits and log-ratio really had the configured formats."""
-    observed = h4_study.cell(configuration).evidence["observed_formats"]
+    observed = h4_study.cell(configuration).evidence.observed_formats
     exercised = {name: fmt for name, fmt in observed.items() if fmt is not None}
     assert set(exercised) == {"policy", "reference", "kl"}
     assert exercised == {name: configuration.components[name] for name in exercised}
@@ -58,7 +59,7 @@ def test_observed_formats_are_those_of_the_configuration(
 
 def test_rope_table_is_the_checkpoints(configuration: PrecisionConfig, h4_study: "H4Study") -> None:
     """A cast is of parameters only; the phase error of a rounded table grows with position."""
-    buffers = h4_study.cell(configuration).evidence["buffers"]
+    buffers = h4_study.cell(configuration).shows(H4Evidence).buffers
     assert not {"bf16", "fp16"} & set(buffers.replace(" in ", "+").split("+")), buffers
 
 
@@ -66,19 +67,20 @@ def test_identical_weights_differ_by_exactly_zero_in_one_format(
     configuration: PrecisionConfig, h4_study: "H4Study"
 ) -> None:
     """The null control: before any update nothing drifts, unless the formats differ."""
-    control = h4_study.cell(configuration).evidence["identical_weights"]
-    assert control["n"] > 0
-    if control["same_format"]:
-        assert control["nonzero"] == 0, f"{control['nonzero']} of {control['n']} are not zero"
+    control = h4_study.cell(configuration).shows(H4Evidence).identical_weights
+    assert control is not None
+    assert control.n
+    if control.same_format:
+        assert control.nonzero == 0, f"{control.nonzero} of {control.n} are not zero"
     else:
-        assert control["accum_err_final"] > 0, "two formats cannot agree on every token"
+        assert control.accum_err_final, "two formats cannot agree on every token"
 
 
 @pytest.mark.parametrize("name", ["fp32_baseline", "fp32_bf16_reward", "fp32_bf16_value"])
 def test_golden_path_is_healthy_against_float64(name: str, h4_study: "H4Study") -> None:
     """FP32 in all that H4 runs: the one cell whose verdict is known before the measurement."""
     cell = h4_study.cell(get_configuration(name))
-    assert cell.evidence["measured_against"] == "fp64"
+    assert cell.evidence.measured_against == "fp64"
     assert cell.verdict == "healthy"
     # An error of exactly 0 would say that FP32 was compared with itself.
     assert cell.metrics["accum_err_final"].low > 0
@@ -116,5 +118,5 @@ def test_controls_are_null_and_the_hypothesis_has_a_verdict(
     """Identical weights do not drift; promoting an irrelevant component changes nothing."""
     verdict = h4_study.verdict()
     recorder.add_hypothesis(verdict)
-    assert verdict.control["identical_weights_n"] > 0
-    assert verdict.control["is_null"], verdict.control
+    assert verdict.control.identical_weights_n
+    assert verdict.control.is_null, verdict.control

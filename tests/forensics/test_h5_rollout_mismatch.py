@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from precision_lib.forensics.evidence import H5Evidence
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.record.recorder import Recorder
 
@@ -52,7 +53,7 @@ def test_observed_formats_are_those_of_the_configuration(
     configuration: PrecisionConfig, h5_study: "H5Study"
 ) -> None:
     """Trainer and engine really had the configured formats."""
-    observed = h5_study.cell(configuration).evidence["observed_formats"]
+    observed = h5_study.cell(configuration).evidence.observed_formats
     exercised = {name: fmt for name, fmt in observed.items() if fmt is not None}
     assert {"policy", "kl", "rollout"} <= set(exercised)
     assert exercised == {name: configuration.format_of(name) for name in exercised}
@@ -70,31 +71,29 @@ def test_fp32_engine_and_fp32_trainer_differ_by_rounding_alone(h5_study: "H5Stud
 def test_errors_of_engines_on_other_grids_add_in_quadrature(name: str, h5_study: "H5Study") -> None:
     """Weights that are rounded to other grids give independent errors; one grid does not."""
     configuration = get_configuration(name)
-    formats = h5_study.cell(configuration).evidence["formats"]
-    z = {f: of["quadrature_z"] for f, of in formats.items() if f != configuration.policy}
+    formats = h5_study.cell(configuration).shows(H5Evidence).formats
+    z = {f: of.quadrature_z for f, of in formats.items() if f != configuration.policy}
     assert z
     assert all(abs(value) < SIGMAS for value in z.values()), f"{z}, limit {SIGMAS}"
 
 
 def test_errors_of_engines_on_one_grid_go_together(h5_study: "H5Study") -> None:
     """The check of the law above can fail: here it must."""
-    assert (
-        h5_study.cell(get_configuration("bf16_pure")).evidence["formats"]["bf16"]["quadrature_z"]
-        > SIGMAS
-    )
+    formats = h5_study.cell(get_configuration("bf16_pure")).shows(H5Evidence).formats
+    assert formats["bf16"].quadrature_z > SIGMAS
 
 
 def test_mismatch_of_a_bf16_engine_grows_with_the_square_root_of_the_length(
     h5_study: "H5Study",
 ) -> None:
-    z = h5_study.cell(DEMOTED).evidence["laws"]["length_z"]
+    z = h5_study.cell(DEMOTED).shows(H5Evidence).laws["length_z"]
     assert abs(z) < SIGMAS, f"z = {z:.1f}, limit {SIGMAS}"
 
 
 @pytest.mark.parametrize("law", ["probability", "temperature"])
 def test_an_approximate_law_says_more_than_a_constant(law: str, h5_study: "H5Study") -> None:
     """sigma (1 - p), and 1/T: what they leave is recorded in standard errors."""
-    laws = h5_study.cell(DEMOTED).evidence["laws"]
+    laws = h5_study.cell(DEMOTED).shows(H5Evidence).laws
     assert abs(laws[f"{law}_flat_z"]) > SIGMAS
     assert abs(laws[f"{law}_z"]) < abs(laws[f"{law}_flat_z"]), laws
 
@@ -105,5 +104,5 @@ def test_controls_are_null_and_the_hypothesis_has_a_verdict(
     """The trainer beside itself differs by exactly 0; an irrelevant promotion changes nothing."""
     verdict = h5_study.verdict()
     recorder.add_hypothesis(verdict)
-    assert verdict.control["trainer_beside_itself_n"] > 0
-    assert verdict.control["is_null"], verdict.control
+    assert verdict.control.trainer_beside_itself_n
+    assert verdict.control.is_null, verdict.control

@@ -20,12 +20,15 @@ from precision_lib.forensics.causal import (
     per_sequence,
     rebatched,
 )
+from precision_lib.forensics.evidence import CurvePoint, H1Evidence, IdenticalWeights, Metrics
 from precision_lib.forensics.forwards import REFERENCE, Forwards, measured_against, model_formats
 from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.probe import ProbeSettings, prepare
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
+from precision_lib.forensics.verdicts import Control, identical_control
+from precision_lib.jsonio import Json
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.metrics import log_ratio
 from precision_lib.models.loading import Checkpoint
@@ -63,7 +66,7 @@ class H1Study(Study):
         resampling = resample(prompts, self.settings.seed)
         self.paired = Paired(H1.metrics, resampling)
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, Json]:
         """What the measurement was made on, for the record's context."""
         given = self.forwards.given
         return {
@@ -126,19 +129,19 @@ class H1Study(Study):
         usual, other = (self.sums(configuration, run) for run in (FIRST, REBATCHED))
         return rebatched(self.paired, DAMAGE, self._per_sequence(sums), usual, other)
 
-    def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
+    def identical_weights(self, configuration: PrecisionConfig) -> IdenticalWeights:
         """Log-ratio of a policy whose weights equal the reference's, before any update.
 
         With one format for both it must be exactly zero everywhere: the null control. With two
         it is what the mismatch alone does, an RMS in nats.
         """
         ratio = self.forwards.log_ratio(configuration, 0).double()
-        return {
-            "same_format": len(set(model_formats(configuration))) == 1,
-            "nonzero": int((ratio != 0).sum()),
-            "n": ratio.numel(),
-            "log_ratio_rms": float(ratio.square().mean().sqrt()),
-        }
+        return IdenticalWeights(
+            same_format=len(set(model_formats(configuration))) == 1,
+            nonzero=int((ratio != 0).sum()),
+            n=ratio.numel(),
+            log_ratio_rms=float(ratio.square().mean().sqrt()),
+        )
 
     def measure(self, configuration: PrecisionConfig, run: str = FIRST) -> Sums:
         """Per-sequence sums at the operating point."""
@@ -153,14 +156,9 @@ class H1Study(Study):
     def _per_sequence(self, quantities: dict[str, Tensor]) -> Sums:
         return per_sequence(quantities, self.sequence)
 
-    def control(self) -> dict[str, Any]:
-        identical = [self.identical_weights(c) for c in (*self.looked_at, REFERENCE_RUN)]
-        nonzero = sum(i["nonzero"] for i in identical)
-        return {
-            "identical_weights_nonzero": nonzero,
-            "identical_weights_n": sum(i["n"] for i in identical),
-            "is_null": nonzero == 0,
-        }
+    def control(self) -> Control:
+        same = (*self.looked_at, REFERENCE_RUN)
+        return identical_control([self.identical_weights(c) for c in same])
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         damage = contrasts["promotion_damage_healed"]
@@ -174,41 +172,38 @@ class H1Study(Study):
             f"{pure:.2f} -> {promoted:.2f}). A bf16 KL on FP32 models alone makes {demoted:.2f}."
         )
 
-    def evidence(
-        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
-    ) -> dict[str, Any]:
+    def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> H1Evidence:
         operating = self.forwards.given.operating_policy
-        evidence: dict[str, Any] = {
-            "true_kl": self.true_kl(operating),
-            "executed_kl": self.forwards.executed_kl(operating, *model_formats(configuration)),
-            "measured_against": measured_against(configuration),
+        near_zero, parts = self._by_rounding(configuration)
+        return H1Evidence(
+            true_kl=self.true_kl(operating),
+            executed_kl=self.forwards.executed_kl(operating, *model_formats(configuration)),
+            measured_against=measured_against(configuration),
             # Summed in float64, to hold the pipeline's own mean against.
-            "kl_penalty_mean_float64": self._exact_mean(configuration),
-            "identical_weights": self.identical_weights(configuration),
-            "observed_formats": self.forwards.observed(configuration, operating),
-            "curve": [
-                {"target_kl": target, "true_kl": self.true_kl(policy)}
-                | _json(self.at_policy(configuration, policy))
+            kl_penalty_mean_float64=self._exact_mean(configuration),
+            identical_weights=self.identical_weights(configuration),
+            observed_formats=self.forwards.observed(configuration, operating),
+            curve=tuple(
+                CurvePoint(target, self.true_kl(policy), self.at_policy(configuration, policy))
                 for policy, target in enumerate(self.settings.target_kls, 1)
-            ],
-            "by_length": {
-                str(length): _json(self.at_length(configuration, length))
+            ),
+            by_length={
+                length: self.at_length(configuration, length)
                 for length in self.settings.seq_lengths
             },
-        }
-        if configuration.components | H1_DEMOTED == configuration.components and (
-            not configuration.lm_head
-        ):
-            theory = self.forwards.theory(operating)
-            logprobs, move = (theory.policy_logprob, theory.reference_logprob), theory.rounded_move
-            predicted = log_ratio.predicted_near_zero(move, theory.reference_logprob)
-            evidence["log_ratio_near_zero_frac_predicted"] = float(predicted.mean())
-            evidence["log_ratio_nsr_by_rounding"] = log_ratio.rounding_parts(*logprobs, move)
-        return evidence
+            log_ratio_near_zero_frac_predicted=near_zero,
+            log_ratio_nsr_by_rounding=parts,
+        )
 
-
-def _json(metrics: dict[str, Metric]) -> dict[str, Any]:
-    return {name: metric.as_json() for name, metric in metrics.items()}
+    def _by_rounding(self, configuration: PrecisionConfig) -> tuple[float | None, dict[str, float]]:
+        """What theory predicts of the two metrics, in the one case that it is derived for."""
+        components = configuration.components
+        if components | H1_DEMOTED != components or configuration.lm_head:
+            return None, {}
+        theory = self.forwards.theory(self.forwards.given.operating_policy)
+        logprobs, move = (theory.policy_logprob, theory.reference_logprob), theory.rounded_move
+        predicted = log_ratio.predicted_near_zero(move, theory.reference_logprob)
+        return float(predicted.mean()), log_ratio.rounding_parts(*logprobs, move)
 
 
 def open_given(given: Given) -> H1Study:

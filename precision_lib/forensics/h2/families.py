@@ -15,13 +15,18 @@ G groups of K samples.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import Paired
+from precision_lib.forensics.evidence import (
+    CriticalOffset,
+    CriticalOffsets,
+    RewardFamily,
+    SyntheticRewards,
+)
 from precision_lib.forensics.h2 import law as law
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.measured import measured
@@ -115,48 +120,50 @@ def family_sums(family: Family, fmt: str, seed: int) -> dict[str, Array]:
     return grouped.group_sums(golden.to(get_format(fmt).dtype), golden, groups)
 
 
-def family_row(family: Family, fmt: str, seed: int, resampling: Resampling) -> dict[str, Any]:
+def family_row(family: Family, fmt: str, seed: int, resampling: Resampling) -> RewardFamily:
     """Every metric of a family in ``fmt``, the damage with its interval and its prediction."""
     sums = family_sums(family, fmt, seed)
     metrics = measured(Paired(H2.metrics, resampling, counted="sequences"), sums)
     golden = rewards_of(family, fmt, seed)
-    row: dict[str, Any] = {"rewards": family.name}
-    if family.offset is not None:
-        row["offset_over_spread"] = family.offset
-    row |= {name: metric.value for name, metric in metrics.items()}
-    row[f"{DAMAGE}_interval"] = [metrics[DAMAGE].low, metrics[DAMAGE].high]
+    step_over_spread = predicted = None
     if family.smooth:
         spread = golden.double().std(-1)
         steps = ulp(golden, FORMATS[fmt]).square().mean(-1).sqrt()
-        row["step_over_spread"] = float((steps / spread).median())
+        step_over_spread = float((steps / spread).median())
         signal2 = golden.numel() - len(golden)  # a group that does not tie has K - 1
         power = law.predicted_error2(golden, FORMATS[fmt]).sum() / signal2
-        row[f"{DAMAGE}_predicted"] = float(power.sqrt())
-    return row
+        predicted = float(power.sqrt())
+    return RewardFamily(
+        rewards=family.name,
+        **{name: metric.value for name, metric in metrics.items()},
+        advantage_rms_error_interval=(metrics[DAMAGE].low, metrics[DAMAGE].high),
+        offset_over_spread=family.offset,
+        step_over_spread=step_over_spread,
+        advantage_rms_error_predicted=predicted,
+    )
 
 
-def critical_offsets(fmt: str, seed: int, resampling: Resampling) -> dict[str, Any]:
+def critical_offsets(fmt: str, seed: int, resampling: Resampling) -> CriticalOffsets:
     """Offset over spread from which on storing in ``fmt`` is above the decision threshold."""
     generator = torch.Generator().manual_seed(seed)
     normal = torch.randn(GROUPS, SAMPLES, generator=generator, dtype=torch.float64)
-    lowest = LIMIT / law.predicted_rms(1.0, SAMPLES) * 2.0 ** (FORMATS[fmt].significand_bits - 1)
-    return {
-        "limit": LIMIT,
-        "predicted_range": [lowest, 2 * lowest],
-        "by_spread": [
-            {
-                "spread": sigma,
-                "predicted": law.predicted_critical_offset(LIMIT, sigma, FORMATS[fmt], SAMPLES),
-                "measured": law.measured_critical_offset(
-                    normal, LIMIT, sigma, FORMATS[fmt], resampling
-                ).as_json(),
-            }
+    number = FORMATS[fmt]
+    lowest = LIMIT / law.predicted_rms(1.0, SAMPLES) * 2.0 ** (number.significand_bits - 1)
+    return CriticalOffsets(
+        limit=LIMIT,
+        predicted_range=(lowest, 2 * lowest),
+        by_spread=tuple(
+            CriticalOffset(
+                sigma,
+                law.predicted_critical_offset(LIMIT, sigma, number, SAMPLES),
+                law.measured_critical_offset(normal, LIMIT, sigma, number, resampling),
+            )
             for sigma in SPREADS
-        ],
-    }
+        ),
+    )
 
 
-def statistics_example(fmt: str = "bf16") -> dict[str, Any]:
+def statistics_example(fmt: str = "bf16") -> dict[str, tuple[float, ...]]:
     """OpenRLHF #1334: one group whose statistics are taken in the rewards' own format.
 
     The rewards are exact in bf16. Their mean, 1.00195, is not: it rounds to 1, so that three of
@@ -167,28 +174,27 @@ def statistics_example(fmt: str = "bf16") -> dict[str, Any]:
     rewards = torch.tensor([[1.0, 1.0, 1.0, 1.0078125]])
     own = rewards.to(get_format(fmt).dtype)
     as_written = (own - own.mean(-1, keepdim=True)) / own.std(-1, keepdim=True)
-    return {
-        "rewards": rewards[0].tolist(),
-        "advantages_with_fp32_statistics": advantages.group_advantages(own)[0].tolist(),
-        f"advantages_with_{fmt}_statistics": as_written[0].tolist(),
-        f"advantages_with_every_operation_in_{fmt}": advantages.group_advantages(own, own.dtype)[
-            0
-        ].tolist(),
+    rows = {
+        "rewards": rewards,
+        "advantages_with_fp32_statistics": advantages.group_advantages(own),
+        f"advantages_with_{fmt}_statistics": as_written,
+        f"advantages_with_every_operation_in_{fmt}": advantages.group_advantages(own, own.dtype),
     }
+    return {name: tuple(row[0].tolist()) for name, row in rows.items()}
 
 
-def family_evidence(fmt: str, seed: int) -> dict[str, Any]:
-    """All families for one reward format, its critical offset, and the named example; JSON-ready.
+def family_evidence(fmt: str, seed: int) -> SyntheticRewards:
+    """All families for one reward format, its critical offset, and the named example.
 
     The critical offset is None for fp64, against which nothing wider is held here.
     """
     resampling = resample(np.arange(GROUPS), seed)
-    return {
-        "groups": GROUPS,
-        "samples_per_group": SAMPLES,
-        "families": [family_row(family, fmt, seed, resampling) for family in FAMILIES],
-        "critical_offset_over_spread": (
+    return SyntheticRewards(
+        groups=GROUPS,
+        samples_per_group=SAMPLES,
+        families=tuple(family_row(family, fmt, seed, resampling) for family in FAMILIES),
+        critical_offset_over_spread=(
             None if fmt == "fp64" else critical_offsets(fmt, seed, resampling)
         ),
-        "openrlhf_1334_group_statistics_in_bf16": statistics_example(),
-    }
+        openrlhf_1334_group_statistics_in_bf16=statistics_example(),
+    )

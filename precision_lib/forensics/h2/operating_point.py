@@ -4,17 +4,18 @@ N sequences in G groups (prompts).
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from precision_lib import bounds, oracle
+from precision_lib.forensics.evidence import NativeRewards, RewardReplay, StoringLaw
 from precision_lib.forensics.h2 import families, law
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.forwards import RewardForwards
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import NothingComparedError
+from precision_lib.forensics.verdicts import ExactRewards
 from precision_lib.formats import get_format, ulp
 from precision_lib.metrics import rewards as grouped
 from precision_lib.scoring.micro import AGAIN, FIRST, REBATCHED
@@ -24,7 +25,7 @@ from precision_lib.scoring.scorer import EXACT, GOLDEN
 IMMUNE_FORMATS = ("bf16", "fp16")
 
 
-def native(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, float]:
+def native(golden: Tensor, groups: Tensor, fmt: str) -> NativeRewards:
     """Offset, spread within a prompt, and the step of ``fmt`` of real rewards [N].
 
     ``offset`` is the median over prompts of the magnitude of the mean, ``within_group_std`` the
@@ -36,17 +37,17 @@ def native(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, float]:
     variances = torch.cat([wide[m].var(-1) for m in members])
     offset, spread = float(means.abs().median()), math.sqrt(float(variances.mean()))
     stored = grouped.group_sums(golden.to(get_format(fmt).dtype), golden, groups)
-    return {
-        "reward_mean": float(wide.mean()),
-        "offset": offset,
-        "within_group_std": spread,
-        "batch_std": float(wide.std()),
-        "offset_over_spread": offset / spread,
-        "resolution_over_spread": H2.metrics["reward_resolution_median"].of(stored) / spread,
-    }
+    return NativeRewards(
+        reward_mean=float(wide.mean()),
+        offset=offset,
+        within_group_std=spread,
+        batch_std=float(wide.std()),
+        offset_over_spread=offset / spread,
+        resolution_over_spread=H2.metrics["reward_resolution_median"].of(stored) / spread,
+    )
 
 
-def storing(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, Any]:
+def storing(golden: Tensor, groups: Tensor, fmt: str) -> StoringLaw:
     """The law on real rewards [N]: RMS advantage error of storing alone, measured and predicted.
 
     Over the groups of which the law speaks, those whose largest step is at most half their spread;
@@ -69,21 +70,23 @@ def storing(golden: Tensor, groups: Tensor, fmt: str) -> dict[str, Any]:
         missing[owner] = law.second_order(rewards, number)
         samples[owner] = members.shape[1]
         spoken_of[owner] = ulp(rewards, number).max(-1).values <= rewards.std(-1) / 2
-    figures: dict[str, Any] = {"groups": int(spoken_of.sum()), "of": count}
-    if figures["groups"] < MIN_PROMPTS:
-        return figures | dict.fromkeys(("measured", "predicted", "shortfall", "z"))
+    inside = int(spoken_of.sum())
+    if inside < MIN_PROMPTS:
+        return StoringLaw(inside, count)
     error2, predicted, missing = (x[spoken_of] for x in (error2, predicted, missing))
     difference, n = error2 - predicted, float((samples[spoken_of] - 1).sum())
     scatter = float(difference.std()) * math.sqrt(len(difference))
-    return figures | {
-        "measured": math.sqrt(float(error2.sum()) / n),
-        "predicted": math.sqrt(float(predicted.sum()) / n),
-        "shortfall": float(missing.sum() / predicted.sum()),
-        "z": float(difference.sum()) / scatter if scatter else 0.0,
-    }
+    return StoringLaw(
+        groups=inside,
+        of=count,
+        measured=math.sqrt(float(error2.sum()) / n),
+        predicted=math.sqrt(float(predicted.sum()) / n),
+        shortfall=float(missing.sum() / predicted.sum()),
+        z=float(difference.sum()) / scatter if scatter else 0.0,
+    )
 
 
-def replay(forwards: RewardForwards, golden: Tensor) -> dict[str, Any]:
+def replay(forwards: RewardForwards, golden: Tensor) -> RewardReplay:
     """The null control of the forward: FP32 again, and FP32 against what was frozen.
 
     A second FP32 forward must give the same bits. The stored rewards may come from another batch
@@ -96,17 +99,17 @@ def replay(forwards: RewardForwards, golden: Tensor) -> dict[str, Any]:
     )
     noise = 2 * max(float((x - exact).abs().max()) for x in (first, rebatched))
     distance = float((golden.double() - first).abs().max())
-    return {
-        "n": len(first),
-        "again_differs": int((first != again).sum()),
-        "stored_differs": int((golden.double() != first).sum()),
-        "stored_distance": distance,
-        "fp32_noise": noise,
-        "is_null": bool((first == again).all()) and distance <= noise,
-    }
+    return RewardReplay(
+        n=len(first),
+        again_differs=int((first != again).sum()),
+        stored_differs=int((golden.double() != first).sum()),
+        stored_distance=distance,
+        fp32_noise=noise,
+        is_null=bool((first == again).all()) and distance <= noise,
+    )
 
 
-def immunity(seed: int) -> dict[str, Any]:
+def immunity(seed: int) -> ExactRewards:
     """The null control of the hypothesis: rewards of few exact values have no error at all."""
     errors = {
         f"{family.name}, {fmt}": float(families.family_sums(family, fmt, seed)["error2"].sum())
@@ -114,7 +117,7 @@ def immunity(seed: int) -> dict[str, Any]:
         if family.immune
         for fmt in IMMUNE_FORMATS
     }
-    return {"squared_error": errors, "is_null": not any(errors.values())}
+    return ExactRewards(errors, is_null=not any(errors.values()))
 
 
 def statistics_over_bound(scores: Tensor, groups: Tensor) -> float:

@@ -12,13 +12,13 @@ whose reward model is FP32 is the golden path itself and is measured against the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
+from precision_lib.forensics.evidence import H2Evidence, Metrics, StoringLaw, SyntheticRewards
 from precision_lib.forensics.h2 import families, operating_point
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
@@ -28,8 +28,10 @@ from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
+from precision_lib.forensics.verdicts import Control
 from precision_lib.formats import get_format
-from precision_lib.matrix import PrecisionConfig
+from precision_lib.jsonio import Json
+from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.metrics import rewards as grouped
 from precision_lib.models.reward_model import RewardModel
 from precision_lib.scoring.micro import FIRST, REBATCHED
@@ -51,7 +53,7 @@ class H2Study(Study):
     hypothesis = H2
     forwards: RewardForwards
     seed: int
-    _families: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _families: dict[str, SyntheticRewards] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shards = self.forwards.trajectories
@@ -67,7 +69,7 @@ class H2Study(Study):
             )
         self.paired = Paired(H2.metrics, resample(np.arange(count), self.seed), H2.counted)
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, Json]:
         """What the measurement was made on, for the record's context."""
         reward, sizes = self.forwards.reward, torch.bincount(self.groups)
         return {
@@ -121,7 +123,7 @@ class H2Study(Study):
         moved["signal2"] = usual["signal2"]
         return rebatched(self.paired, DAMAGE, moved, usual, other)
 
-    def causes(self, fmt: str) -> dict[str, dict[str, Any]]:
+    def causes(self, fmt: str) -> dict[str, Metrics]:
         """Damage and symptom of the stored score, of the forward before it, and of both.
 
         ``stored_only``: the golden score, rounded to the format. ``forward_only``: hidden states in
@@ -135,7 +137,7 @@ class H2Study(Study):
         }
         return {
             name: {
-                metric: figures.as_json()
+                metric: figures
                 for metric, figures in measured(
                     self.paired, grouped.group_sums(x, golden, self.groups)
                 ).items()
@@ -144,32 +146,31 @@ class H2Study(Study):
             for name, x in scores.items()
         }
 
-    def storing(self, fmt: str) -> dict[str, Any]:
+    def storing(self, fmt: str) -> StoringLaw:
         """The law on the real scores, see :func:`operating_point.storing`."""
         return operating_point.storing(self.measured_against(fmt), self.groups, fmt)
 
-    def control(self) -> dict[str, Any]:
+    def control(self) -> Control:
         """FP32 repeats itself and what was frozen; exact rewards have no error."""
         replay = operating_point.replay(self.forwards, self.golden)
         immunity = operating_point.immunity(self.seed)
-        return {
-            "fp32_replay": replay,
-            "exact_rewards": immunity,
-            "is_null": replay["is_null"] and immunity["is_null"],
-        }
+        both = replay.is_null and immunity.is_null
+        return Control(both, fp32_replay=replay, exact_rewards=immunity)
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         native, fmt = operating_point.native(self.golden, self.groups, PURE.reward), PURE.reward
-        causes = {name: figures[DAMAGE]["value"] for name, figures in self.causes(fmt).items()}
-        low, high = self._family(fmt)["critical_offset_over_spread"]["predicted_range"]
+        causes = {name: figures[DAMAGE].value for name, figures in self.causes(fmt).items()}
+        critical = self._family(fmt).critical_offset_over_spread
+        assert critical is not None
+        low, high = critical.predicted_range
         ties = self.cell(PURE).metrics[SYMPTOM].value
         baseline = self.cell(REFERENCE_RUN).metrics[DAMAGE].value
         law = self.storing(fmt)
-        predicted = "beyond the law" if law["predicted"] is None else f"law: {law['predicted']:.3f}"
+        predicted = "beyond the law" if law.predicted is None else f"law: {law.predicted:.3f}"
         stored_share = (causes["stored_only"] / causes["both"]) ** 2 if causes["both"] else 0.0
         return (
-            f"At these scores (offset {native['offset_over_spread']:.2g} spreads, {fmt} step "
-            f"{native['resolution_over_spread']:.2g} spreads) a {fmt} reward model costs an "
+            f"At these scores (offset {native.offset_over_spread:.2g} spreads, {fmt} step "
+            f"{native.resolution_over_spread:.2g} spreads) a {fmt} reward model costs an "
             f"advantage error of {causes['both']:.3f} with {ties:.1%} of the pairs tied; storing "
             f"alone costs {causes['stored_only']:.3f} ({predicted}), "
             f"{stored_share:.1%} of the power, and the {fmt} forward {causes['forward_only']:.3f}; "
@@ -178,37 +179,29 @@ class H2Study(Study):
             "of the binade, and never for rewards 0 and 1."
         )
 
-    def _family(self, fmt: str) -> dict[str, Any]:
+    def _family(self, fmt: str) -> SyntheticRewards:
         if fmt not in self._families:
             self._families[fmt] = families.family_evidence(fmt, self.seed)
         return self._families[fmt]
 
-    def evidence(
-        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
-    ) -> dict[str, Any]:
+    def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> H2Evidence:
         fmt = configuration.reward
-        return {
-            "measured_against": EXACT if fmt == GOLDEN else GOLDEN,
-            "observed_formats": self._observed(fmt),
-            "golden_observed_format": observed_format(self.golden),
-            "native": operating_point.native(self.golden, self.groups, fmt),
-            "causes": self.causes(fmt),
-            "storing_law": self.storing(fmt),
-            "fp32_replay": operating_point.replay(self.forwards, self.golden),
-            "synthetic": self._family(fmt),
-        }
+        return H2Evidence(
+            measured_against=EXACT if fmt == GOLDEN else GOLDEN,
+            observed_formats=self._observed(fmt),
+            golden_observed_format=observed_format(self.golden),
+            native=operating_point.native(self.golden, self.groups, fmt),
+            causes=self.causes(fmt),
+            storing_law=self.storing(fmt),
+            fp32_replay=operating_point.replay(self.forwards, self.golden),
+            synthetic=self._family(fmt),
+        )
 
     def _observed(self, fmt: str) -> dict[str, str | None]:
         """Formats as seen at run time; None for a component that H2 does not run."""
         scored = self.forwards.scored(fmt)
         seen = {scored.parameters, observed_format(scored.scores)}
-        return {
-            "policy": None,
-            "reference": None,
-            "reward": "+".join(sorted(seen)),
-            "value": None,
-            "kl": None,
-        }
+        return dict.fromkeys(REQUIRED) | {"reward": "+".join(sorted(seen))}
 
 
 def open_given(given: Given) -> H2Study:

@@ -7,7 +7,6 @@ where a head rounds are tried alone.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +21,10 @@ from precision_lib.forensics.causal import (
     per_sequence,
     rebatched,
 )
+from precision_lib.forensics.evidence import Cause, Critic, H3Evidence, Metrics
 from precision_lib.forensics.h3.critics import Critics
 from precision_lib.forensics.h3.declaration import H3
-from precision_lib.forensics.h3.magnitudes import Sizes
+from precision_lib.forensics.h3.magnitudes import Sizes, critical_offset
 from precision_lib.forensics.h3.states import States
 from precision_lib.forensics.h3.updates import UpdateSettings
 from precision_lib.forensics.hypothesis import Given
@@ -36,7 +36,9 @@ from precision_lib.forensics.statistics import (
     resample,
 )
 from precision_lib.forensics.study import Study
+from precision_lib.forensics.verdicts import Control
 from precision_lib.formats import FORMATS, format_of, ulp
+from precision_lib.jsonio import Json
 from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.metrics import values as h3
 from precision_lib.metrics.measure import Array, Measure, level_counts
@@ -82,7 +84,7 @@ class H3Study(Study):
     hypothesis = H3
     critics: Critics
     settings: H3Settings
-    _causes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    _causes: dict[str, tuple[Cause, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.mask = self.critics.mask
@@ -91,7 +93,7 @@ class H3Study(Study):
         clusters = np.unique(prompts, return_inverse=True)[1].astype(np.int64)
         self.paired = Paired(H3.metrics, resample(clusters, self.settings.seed))
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, Json]:
         """What the measurement was made on, for the record's context.
 
         The head and its updates run on the CPU; it is said where the trunk does not.
@@ -147,19 +149,19 @@ class H3Study(Study):
         totals = {name: values.sum() for name, values in self.sums(configuration).items()}
         return stagnation_rates(totals)
 
-    def control(self) -> dict[str, Any]:
+    def control(self) -> Control:
         native = self.critics.native()
         golden = self.critics.values(REFERENCE_RUN, native)
         beyond = golden.double() - self.critics.frozen_values.double()
         differing = int((beyond.abs() > self._reordering_bound()).sum())
         again = self.critics.over_updates(REFERENCE_RUN, native, AGAIN)
         stagnant, _ = h3.moves(again, self.critics.over_updates(REFERENCE_RUN, native))
-        return {
-            "golden_values_beyond_rounding": differing,
-            "golden_values_n": golden.numel(),
-            "golden_head_against_itself_stagnant": int(stagnant.sum()),
-            "is_null": differing == 0 and int(stagnant.sum()) == 0,
-        }
+        return Control(
+            is_null=differing == 0 and int(stagnant.sum()) == 0,
+            golden_values_beyond_rounding=differing,
+            golden_values_n=golden.numel(),
+            golden_head_against_itself_stagnant=int(stagnant.sum()),
+        )
 
     def _reordering_bound(self) -> Tensor:
         """[M]: how far two FP32 sums of the same h . w + b can lie apart, in whatever order.
@@ -191,26 +193,27 @@ class H3Study(Study):
             "advantages' error as it is, an offset multiplies it."
         )
 
-    def evidence(
-        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
-    ) -> dict[str, Any]:
+    def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> H3Evidence:
         sums = self.sums(configuration)
         probe = Sizes(self.critics, self.paired, self.sequence)
         settings, value = self.settings, configuration.value
         if value in ("bf16", "fp16") and value not in self._causes:
             self._causes[value] = probe.causes(value, settings.magnitudes)
-        causes = self._causes.get(value)
-        return {
-            "measured_against": self.critics.golden(configuration).policy,
-            "critic": self._critic,
-            "observed_formats": self._observed(configuration),
-            "by_magnitude": probe.by_magnitude(configuration, settings.magnitudes, sums),
-            **probe.by_offset(configuration, settings.offsets),
-            "critical_magnitude_reached": self._reached(configuration),
-        } | ({"causes": causes} if causes else {})
+        offsets = probe.by_offset(configuration, settings.offsets)
+        return H3Evidence(
+            measured_against=self.critics.golden(configuration).policy,
+            critic=self._critic,
+            observed_formats=self._observed(configuration),
+            by_magnitude=probe.by_magnitude(configuration, settings.magnitudes, sums),
+            by_offset=offsets,
+            critical_offset_over_spread=critical_offset(offsets),
+            critical_offset_over_spread_predicted=critical_offset(offsets, predicted=True),
+            causes=self._causes.get(value, ()),
+            critical_magnitude_reached=self._reached(configuration),
+        )
 
     @cached_property
-    def _critic(self) -> dict[str, Any]:
+    def _critic(self) -> Critic:
         """How good the critic is that the study starts from."""
         values = self.critics.frozen_values.double()
         returns = self.critics.returns(self.critics.scores)[self.mask].double()
@@ -223,14 +226,14 @@ class H3Study(Study):
             self.paired,
             metrics={"explained": Measure(lambda t: 1 - t["residual2"] / t["deviation2"], "share")},
         ).estimate(per_sequence(squares, self.sequence), "explained")
-        return {
-            "explained_variance": explained.as_json(),
-            "refitted_held_out_explained_variance": self.critics.ridge()[1],
-            "refitted_ridge": self.critics.ridge()[0],
-            "value_rms": float(values.square().mean().sqrt()),
-            "value_mean": float(values.mean()),
-            "return_std": float(returns.std()),
-        }
+        return Critic(
+            explained_variance=explained,
+            refitted_held_out_explained_variance=self.critics.ridge()[1],
+            refitted_ridge=self.critics.ridge()[0],
+            value_rms=float(values.square().mean().sqrt()),
+            value_mean=float(values.mean()),
+            return_std=float(returns.std()),
+        )
 
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
         values = self.critics.values(configuration, self.critics.native())

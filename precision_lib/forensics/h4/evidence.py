@@ -6,15 +6,17 @@ two go together. N sequences, T tokens each.
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from precision_lib.forensics.causal import Paired
+from precision_lib.forensics.evidence import AccumulatedError, ExpectedDrift
 from precision_lib.forensics.h4.declaration import H4
-from precision_lib.forensics.h4.expected_drift import ExpectedDrift, summary
-from precision_lib.forensics.statistics import Metric, resample
+from precision_lib.forensics.h4.expected_drift import ExpectedDrift as Drift
+from precision_lib.forensics.h4.expected_drift import drift_z, no_drift_z, summary
+from precision_lib.forensics.statistics import resample
 from precision_lib.metrics import drift as h4
+from precision_lib.metrics.drift import StoredSum
 from precision_lib.metrics.measure import Array, Measure
 
 LIMIT = H4.decision.limit
@@ -33,40 +35,47 @@ def over_sequences(count: int, seed: int, metrics: Mapping[str, Measure] = H4.me
     return Paired(metrics, resample(np.arange(count), seed))
 
 
-def of_errors(error: Array, parts: dict[str, Array], seed: int) -> dict[str, Any]:
-    """JSON-ready figures of one configuration.
+def of_errors(
+    error: Array, parts: dict[str, Array], stored: StoredSum, seed: int
+) -> AccumulatedError:
+    """Figures of one configuration.
 
     Args:
         error: [N, T] error of the log-ratio, nats.
         parts: role to [N, T] error of its log-prob alone, policy first.
+        stored: error of the reference's sequence log-prob.
     """
     count, sums = len(error), h4.sequence_sums(error)
     paired = over_sequences(count, seed)
     token_growth = over_sequences(count, seed, TOKEN_GROWTH).estimates(sums)
     reached = float(np.sqrt(max(v.mean() for n, v in sums.items() if "accumulated2" in n)))
     critical = over_sequences(count, seed, CRITICAL).estimates(sums) if reached > LIMIT else {}
-    return {
-        **_json(paired.estimates(sums) | token_growth | critical),
-        "by_position": h4.by_position(error),
-        "components": {
-            role: _json(paired.estimates(h4.sequence_sums(part), COMPONENT_METRICS))
+    return AccumulatedError(
+        by_position=h4.by_position(error),
+        components={
+            role: paired.estimates(h4.sequence_sums(part), COMPONENT_METRICS)
             for role, part in parts.items()
         },
-        "error_correlation_of_components": correlation(*parts.values()),
-        "sequence_ratio_ess_gaussian": h4.gaussian_ess(error),
-        "outside_gspo_band_frac": h4.outside_gspo_band(error),
-    }
+        error_correlation_of_components=correlation(*parts.values()),
+        sequence_ratio_ess_gaussian=h4.gaussian_ess(error),
+        outside_gspo_band_frac=h4.outside_gspo_band(error),
+        reference_sequence_logprob_error=stored,
+        metrics=paired.estimates(sums) | token_growth | critical,
+    )
 
 
-def of_drift(drift: ExpectedDrift, seed: int) -> dict[str, Any]:
+def of_drift(drift: Drift, seed: int) -> ExpectedDrift:
     """The policy's log-prob alone against FP32: how it adds up, and what theory expects of it."""
     paired, sums = over_sequences(len(drift.error), seed), h4.sequence_sums(drift.error)
     names = ("accum_err_final", "accum_err_growth_exponent")
-    figures = _json(paired.estimates(sums, names))
     kl = float(drift.golden_kl.mean())
-    derived = {"critical_length_derived": h4.expected_critical_length(kl, LIMIT)} if kl > 0 else {}
-    by_position = {"by_position": h4.by_position(drift.error)}
-    return figures | summary(drift, seed) | derived | by_position
+    return ExpectedDrift(
+        by_position=h4.by_position(drift.error),
+        standard_errors_from_expected=drift_z(drift),
+        standard_errors_from_none=no_drift_z(drift),
+        critical_length_derived=h4.expected_critical_length(kl, LIMIT) if kl > 0 else None,
+        metrics=paired.estimates(sums, names) | summary(drift, seed),
+    )
 
 
 def correlation(first: Array, second: Array) -> float:
@@ -75,7 +84,3 @@ def correlation(first: Array, second: Array) -> float:
     a, b = (np.where(finite, x, 0.0).ravel() for x in (first, second))
     spread = a.std() * b.std()
     return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else 0.0
-
-
-def _json(metrics: dict[str, Metric]) -> dict[str, Any]:
-    return {name: metric.as_json() for name, metric in metrics.items()}

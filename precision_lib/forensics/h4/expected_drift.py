@@ -19,7 +19,6 @@ N sequences, T tokens, V vocabulary.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from precision_lib.forensics.causal import Paired
 from precision_lib.forensics.forwards import POLICY, Forwards
-from precision_lib.forensics.statistics import resample
+from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.metrics.measure import Array, Measure
 
 #: Tokens of a block whose errors are summed: enough that the sum is near normal.
@@ -104,17 +103,18 @@ DRIFT_METRICS = {
 }
 
 
-def summary(drift: ExpectedDrift, seed: int) -> dict[str, Any]:
-    """JSON-ready: drift seen and expected with intervals, and their distance in standard errors."""
+def summary(drift: ExpectedDrift, seed: int) -> dict[str, Metric]:
+    """Drift seen and expected, with intervals."""
     names = ("error", "golden_kl", "executed_kl")
     sums = {name: getattr(drift, name).sum(1) for name in names}
     sums["tokens"] = np.full(len(drift.error), float(drift.error.shape[1]))
     paired = Paired(DRIFT_METRICS, resample(np.arange(len(drift.error)), seed))
-    result: dict[str, Any] = {n: m.as_json() for n, m in paired.estimates(sums).items()}
-    return result | {
-        "standard_errors_from_expected": drift_z(drift),
-        "standard_errors_from_none": float(drift.error.sum() / math.sqrt(drift.variance.sum())),
-    }
+    return paired.estimates(sums)
+
+
+def no_drift_z(drift: ExpectedDrift) -> float:
+    """Standard errors between the drift seen and none."""
+    return float(drift.error.sum() / math.sqrt(drift.variance.sum()))
 
 
 def drift_z(drift: ExpectedDrift) -> float:

@@ -13,6 +13,12 @@ from typing import Any
 import numpy as np
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
+from precision_lib.forensics.evidence import (
+    AccumulatedError,
+    H4Evidence,
+    IdenticalWeights,
+    Metrics,
+)
 from precision_lib.forensics.forwards import (
     POLICY,
     REFERENCE,
@@ -32,6 +38,8 @@ from precision_lib.forensics.h4.long_sequences import (
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.study import Study
+from precision_lib.forensics.verdicts import Control, identical_control
+from precision_lib.jsonio import Json
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.metrics import drift as h4
 from precision_lib.metrics.measure import Array
@@ -63,7 +71,7 @@ class H4Study(Study):
     def __post_init__(self) -> None:
         self.paired = self._paired(self.sampled)
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, Json]:
         """What the measurement was made on, for the record's context."""
         checkpoint = self.given.sampled.checkpoint
         return {
@@ -84,15 +92,9 @@ class H4Study(Study):
         error = self.error(self.checked, configuration, run)
         return h4.sequence_sums(error), self._paired(self.checked)
 
-    def control(self) -> dict[str, Any]:
+    def control(self) -> Control:
         """Identical weights do not drift."""
-        identical = [self.identical_weights(c) for c in NULLS]
-        nonzero = sum(i["nonzero"] for i in identical)
-        return {
-            "identical_weights_nonzero": nonzero,
-            "identical_weights_n": sum(i["n"] for i in identical),
-            "is_null": nonzero == 0,
-        }
+        return identical_control([self.identical_weights(c) for c in NULLS])
 
     def error(self, forwards: Forwards, configuration: PrecisionConfig, run: str = FIRST) -> Array:
         """[N, T] error of the log-ratio, nats, against what :func:`measured_against` says."""
@@ -126,7 +128,7 @@ class H4Study(Study):
         sums = (h4.sequence_sums(x) for x in (moved, error, elsewhere))
         return rebatched(self._paired(self.checked), DAMAGE, *sums)
 
-    def identical_weights(self, configuration: PrecisionConfig) -> dict[str, Any]:
+    def identical_weights(self, configuration: PrecisionConfig) -> IdenticalWeights:
         """Drift of a policy whose weights equal the reference's, before any update.
 
         With one format for both it must be exactly zero on every token: the null control. With
@@ -134,13 +136,13 @@ class H4Study(Study):
         """
         ratio = _rows(self.checked, self.checked.log_ratio(configuration, 0).double())
         metrics = self._paired(self.checked).estimates(h4.sequence_sums(ratio))
-        return {
-            "same_format": len(set(model_formats(configuration))) == 1,
-            "nonzero": int((ratio != 0).sum()),
-            "n": ratio.size,
-            "accum_err_final": metrics[DAMAGE].value,
-            "drift_nats_per_1000_tokens": metrics["drift_nats_per_1000_tokens"].value,
-        }
+        return IdenticalWeights(
+            same_format=len(set(model_formats(configuration))) == 1,
+            nonzero=int((ratio != 0).sum()),
+            n=ratio.size,
+            accum_err_final=metrics[DAMAGE].value,
+            drift_nats_per_1000_tokens=metrics["drift_nats_per_1000_tokens"].value,
+        )
 
     def true_kl(self) -> float:
         """Mean KL(policy || reference) per token on the checked sequences, nats."""
@@ -167,48 +169,45 @@ class H4Study(Study):
             change = "removes a part"
         elif healed.high < 0:
             change = "makes it worse"
-        drift = [_text(c.metrics["drift_nats_per_1000_tokens"]) for c in (pure, promoted, demoted)]
+        drift = [c.metrics["drift_nats_per_1000_tokens"].words for c in (pure, promoted, demoted)]
         return (
             f"Over {self.sampled.given.responses[0].length} tokens the log-ratio of a bf16 policy "
-            f"and a bf16 reference is off by {_text(pure.metrics[DAMAGE])} nats RMS, drift "
+            f"and a bf16 reference is off by {pure.metrics[DAMAGE].words} nats RMS, drift "
             f"{drift[0]} per 1,000 tokens. An FP32 reference alone {change}: "
-            f"{_text(promoted.metrics[DAMAGE])} nats, share removed {_text(healed)}, drift "
-            f"{drift[1]}. A bf16 reference alone makes {_text(demoted.metrics[DAMAGE])} nats, "
+            f"{promoted.metrics[DAMAGE].words} nats, share removed {healed.words}, drift "
+            f"{drift[1]}. A bf16 reference alone makes {demoted.metrics[DAMAGE].words} nats, "
             f"drift {drift[2]}. {self._critical_length()}"
         )
 
     def _critical_length(self) -> str:
         """From which length on the verdict of ``bf16_pure`` is what it is."""
-        length = self.cell(PURE).evidence["sampled"].get("critical_length")
+        sampled = self.cell(PURE).shows(H4Evidence).sampled
+        length = None if sampled is None else sampled.metrics.get("critical_length")
         if length is None:
             return "At this length nothing passes the limit."
         return (
-            f"The limit is passed from {length['value']:.0f} [{length['low']:.0f}, "
-            f"{length['high']:.0f}] tokens on; shorter sequences are not affected."
+            f"The limit is passed from {length.value:.0f} [{length.low:.0f}, "
+            f"{length.high:.0f}] tokens on; shorter sequences are not affected."
         )
 
-    def evidence(
-        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
-    ) -> dict[str, Any]:
+    def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> H4Evidence:
         growth = metrics["accum_err_growth_exponent"]
-        figures = {
-            "true_kl": self.true_kl(),
-            "measured_against": measured_against(configuration),
-            "observed_formats": self.sampled.observed(configuration, self.given.policy),
-            "growth_laws_within": h4.laws_within(growth.low, growth.high),
-            "identical_weights": self.identical_weights(configuration),
-            "buffers": self._buffers(configuration),
-            "sampled": self._sampled(configuration),
-        }
-        policy = configuration.forward_format(POLICY)
-        if policy != GOLDEN:
-            figures["expected_policy_drift"] = {
-                source: evidence.of_drift(self.drift(source, policy), self.given.settings.seed)
-                for source in ("sampled", "text")
-            }
-        return figures
+        policy, seed = configuration.forward_format(POLICY), self.given.settings.seed
+        sources = () if policy == GOLDEN else ("sampled", "text")
+        return H4Evidence(
+            true_kl=self.true_kl(),
+            measured_against=measured_against(configuration),
+            observed_formats=self.sampled.observed(configuration, self.given.policy),
+            growth_laws_within=tuple(h4.laws_within(growth.low, growth.high)),
+            identical_weights=self.identical_weights(configuration),
+            buffers=self._buffers(configuration),
+            sampled=self._sampled(configuration),
+            expected_policy_drift={
+                source: evidence.of_drift(self.drift(source, policy), seed) for source in sources
+            },
+        )
 
-    def _sampled(self, configuration: PrecisionConfig) -> dict[str, Any]:
+    def _sampled(self, configuration: PrecisionConfig) -> AccumulatedError:
         """Error by position, the components alone, and what a sum over the sequence loses."""
         forwards, golden = self.sampled, measured_against(configuration)
         parts = {
@@ -221,11 +220,8 @@ class H4Study(Study):
             for fmt, kl in ((reference, configuration.kl), (golden, golden))
         )
         seed, error = self.given.settings.seed, self.error(forwards, configuration)
-        return evidence.of_errors(error, parts, seed) | {
-            "reference_sequence_logprob_error": h4.stored_sum_error(
-                executed, wanted, configuration.kl
-            )
-        }
+        stored = h4.stored_sum_error(executed, wanted, configuration.kl)
+        return evidence.of_errors(error, parts, stored, seed)
 
     def _buffers(self, configuration: PrecisionConfig) -> str:
         """Format of the numbers in the RoPE table and its like; "" for a model without any."""
@@ -243,10 +239,6 @@ def _rows(forwards: Forwards, flat: Any) -> Array:
     """[M] to [N, T] of the one group of sequences."""
     rows: Array = flat.view(-1, forwards.given.responses[0].length).numpy()
     return rows
-
-
-def _text(metric: Metric) -> str:
-    return f"{metric.value:.2g} [{metric.low:.2g}, {metric.high:.2g}]"
 
 
 def open_given(given: Given) -> H4Study:

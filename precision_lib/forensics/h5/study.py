@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
+from precision_lib.forensics.evidence import H5Evidence, Metrics, RolloutFormat
 from precision_lib.forensics.forwards import REFERENCE, Forwards, ScoredTokens
 from precision_lib.forensics.h4.evidence import correlation
 from precision_lib.forensics.h4.long_sequences import (
@@ -28,6 +29,8 @@ from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.policy_shift import Placed
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
+from precision_lib.forensics.verdicts import Control
+from precision_lib.jsonio import Json
 from precision_lib.matrix import ROLLOUT_FORMATS, TRAINER, PrecisionConfig
 from precision_lib.metrics import drift as h4
 from precision_lib.metrics import rollout as h5
@@ -69,7 +72,7 @@ class H5Study(Study):
         count = len(_responses(forwards).tokens)
         return Paired(H5.metrics, resample(np.arange(count), self.settings.seed))
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, Json]:
         tokens = len(_responses(self.all).tokens) * _responses(self.all).length
         return {"h5": asdict(self.settings) | {"tokens": tokens}}
 
@@ -144,34 +147,31 @@ class H5Study(Study):
         sums = (h5.sequence_sums(x) for x in (moved, usual, other))
         return rebatched(self._over(self.checked), DAMAGE, *sums)
 
-    def control(self) -> dict[str, Any]:
+    def control(self) -> Control:
         """The trainer beside itself differs by exactly 0, in 16 bits and in FP32."""
         same = [
             self.difference(f, replace(c, rollout=TRAINER))
             for f, c in ((self.all, PURE), (self.checked, REFERENCE_RUN))
         ]
         nonzero = sum(int((d != 0).sum()) for d in same)
-        return {
-            "trainer_beside_itself_nonzero": nonzero,
-            "trainer_beside_itself_n": sum(d.size for d in same),
-            "is_null": nonzero == 0,
-        }
+        return Control(
+            is_null=nonzero == 0,
+            trainer_beside_itself_nonzero=nonzero,
+            trainer_beside_itself_n=sum(d.size for d in same),
+        )
 
-    def evidence(
-        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
-    ) -> dict[str, Any]:
+    def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> H5Evidence:
         difference, golden = self.difference(self.all, configuration), self.golden(self.all)
         collision = self._collision[1.0]
-        growth = self._growth(difference)
-        return {
-            "observed_formats": self._observed(configuration),
-            "rms_growth_exponent": growth.as_json(),
-            "by_position": h4.by_position(difference),
-            "by_probability": h5.by_probability(difference, golden, collision),
-            "halves": self._halves(configuration),
-            "laws": self.laws(configuration),
-            "formats": self.formats(configuration),
-        }
+        return H5Evidence(
+            observed_formats=self._observed(configuration),
+            rms_growth_exponent=self._growth(difference),
+            by_position=h4.by_position(difference),
+            by_probability=h5.by_probability(difference, golden, collision),
+            halves=self._halves(configuration),
+            laws=self.laws(configuration),
+            formats=self.formats(configuration),
+        )
 
     def _growth(self, difference: Array) -> Metric:
         name = "rms_growth_exponent"
@@ -233,7 +233,7 @@ class H5Study(Study):
             chances = collision(model, _responses(self.all), (1.0, COOLER))
         return {t: x.numpy() for t, x in chances.items()}
 
-    def formats(self, configuration: PrecisionConfig) -> dict[str, Any]:
+    def formats(self, configuration: PrecisionConfig) -> dict[str, RolloutFormat]:
         """Rollout format to its metrics beside this trainer, on the checked sequences."""
         figures = {}
         for fmt in ROLLOUT_FORMATS:
@@ -241,12 +241,13 @@ class H5Study(Study):
             difference = self.difference(self.checked, other)
             metrics = self._over(self.checked).estimates(h5.sequence_sums(difference))
             trainer, rollout = self._errors(self.checked, other)
-            figures[fmt] = {name: m.as_json() for name, m in metrics.items()} | {
-                "rms": _rms(difference),
-                "quadrature_rms": float(np.hypot(_rms(trainer), _rms(rollout))),
-                "quadrature_z": h5.quadrature_z(trainer, rollout),
-                "correlation": correlation(trainer, rollout),
-            }
+            figures[fmt] = RolloutFormat(
+                rms=_rms(difference),
+                quadrature_rms=float(np.hypot(_rms(trainer), _rms(rollout))),
+                quadrature_z=h5.quadrature_z(trainer, rollout),
+                correlation=correlation(trainer, rollout),
+                metrics=metrics,
+            )
         return figures
 
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
@@ -273,13 +274,13 @@ class H5Study(Study):
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         pure, demoted = self.cell(PURE), self.cell(self.looked_at[2])
-        halves = pure.evidence["halves"]
+        halves = pure.shows(H5Evidence).halves
         return (
             f"Over {_responses(self.all).length} tokens a bf16 trainer and a bf16 engine differ by "
-            f"{_text(pure.metrics[DAMAGE])} nats RMS, and by "
-            f"{_text(pure.metrics[H5.decision.symptom])} nats per token on average. Their errors "
+            f"{pure.metrics[DAMAGE].words} nats RMS, and by "
+            f"{pure.metrics[H5.decision.symptom].words} nats per token on average. Their errors "
             f"have a correlation of {halves['correlation']:.2f}. A bf16 engine beside an FP32 "
-            f"trainer makes {_text(demoted.metrics[DAMAGE])} nats. The trainer beside itself "
+            f"trainer makes {demoted.metrics[DAMAGE].words} nats. The trainer beside itself "
             "differs by exactly 0."
         )
 
@@ -296,10 +297,6 @@ def _rows(forwards: Forwards, flat: Any) -> Array:
 
 def _rms(x: Array) -> float:
     return float(np.sqrt(np.mean(np.square(np.nan_to_num(x, posinf=0, neginf=0)))))
-
-
-def _text(metric: Metric) -> str:
-    return f"{metric.value:.2g} [{metric.low:.2g}, {metric.high:.2g}]"
 
 
 def _drawn(checkpoint: Checkpoint, settings: H5Settings) -> Responses:

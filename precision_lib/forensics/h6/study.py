@@ -8,17 +8,26 @@ N sequences, one of each prompt; L tokens of the longest.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from precision_lib.forensics.causal import REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
+from precision_lib.forensics.evidence import (
+    CopyLaw,
+    FirstStep,
+    H6Evidence,
+    MasterFormat,
+    Metrics,
+    StoredLaws,
+)
 from precision_lib.forensics.h6.declaration import H6
 from precision_lib.forensics.h6.updates import H6Settings, batch_of
 from precision_lib.forensics.h6.walk import STORED, Walked, Walker
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.statistics import Metric, NothingComparedError, resample
 from precision_lib.forensics.study import Study
+from precision_lib.forensics.verdicts import Control
+from precision_lib.jsonio import Json
 from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.metrics.absorption import Counts
 from precision_lib.metrics.measure import Array
@@ -45,7 +54,7 @@ class H6Study(Study):
         seed = self.walker.settings.seed
         self.paired = Paired(H6.metrics, resample(np.arange(count), seed))
 
-    def context(self) -> dict[str, Any]:
+    def context(self) -> dict[str, Json]:
         compared = {"compared": len(self.mask), "tokens": int(self.mask.sum())}
         return {"h6": asdict(self.walker.settings) | compared}
 
@@ -109,7 +118,7 @@ class H6Study(Study):
         )
         return rebatched(self.paired, DAMAGE, *sums)
 
-    def control(self) -> dict[str, Any]:
+    def control(self) -> Control:
         """FP32 masters lose exactly nothing, and a second walk changes the same log-probs."""
         walks = [self.walker.whole(c.policy) for c in (self.looked_at[0], REFERENCE_RUN)]
         lost = [self._change(w, GOLDEN) - self._change(w, None) for w in walks]
@@ -119,43 +128,34 @@ class H6Study(Study):
             for run in (FIRST, AGAIN)
         )
         nonzero = sum(int((x != 0).sum()) for x in (*lost, again - first))
-        return {
-            "fp32_masters_nonzero": nonzero,
-            "fp32_masters_n": (len(lost) + 1) * int(self.mask.sum()),
-            "is_null": nonzero == 0,
-        }
+        return Control(
+            is_null=nonzero == 0,
+            fp32_masters_nonzero=nonzero,
+            fp32_masters_n=(len(lost) + 1) * int(self.mask.sum()),
+        )
 
-    def evidence(
-        self, configuration: PrecisionConfig, metrics: dict[str, Metric]
-    ) -> dict[str, Any]:
+    def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> H6Evidence:
         walked = self.walker.whole(configuration.policy)
         tally, golden = walked.tally, self._change(walked, None)
         weights = tally.weights[GOLDEN] // (self.walker.settings.steps - walked.skipped)
-        return {
-            "observed_formats": dict.fromkeys(REQUIRED)
-            | {"policy": walked.policy, "master": walked.stored[_master(configuration)]},
-            "logprob_change_rms": float(np.sqrt(np.square(golden).sum() / self.mask.sum())),
-            "skipped_steps": walked.skipped,
-            "weights": weights,
-            "masters": {fmt: self._master_figures(walked, fmt) for fmt in STORED},
-            "copies": {
-                fmt: asdict(counts) | {"z": counts.z} for fmt, counts in tally.copies.items()
-            },
-            "first_step": {
-                fmt: [
-                    {"learning_rate": rate, "moved_frac": count / weights}
-                    for rate, count in of_format.items()
-                ]
+        formats = {"policy": walked.policy, "master": walked.stored[_master(configuration)]}
+        return H6Evidence(
+            observed_formats=dict.fromkeys(REQUIRED) | formats,
+            logprob_change_rms=float(np.sqrt(np.square(golden).sum() / self.mask.sum())),
+            skipped_steps=walked.skipped,
+            weights=weights,
+            masters={fmt: self._master_figures(walked, fmt) for fmt in STORED},
+            copies={fmt: CopyLaw(**vars(c), z=c.z) for fmt, c in tally.copies.items()},
+            first_step={
+                fmt: tuple(FirstStep(rate, moved / weights) for rate, moved in of_format.items())
                 for fmt, of_format in tally.first_step.items()
             },
-        }
+        )
 
-    def _master_figures(self, walked: Walked, fmt: str) -> dict[str, Any]:
+    def _master_figures(self, walked: Walked, fmt: str) -> MasterFormat:
         """Metrics of weights stored in a format, beside this policy, and their laws."""
-        metrics = self.paired.estimates(self._sums_of(walked, fmt))
-        return {name: metric.as_json() for name, metric in metrics.items()} | {
-            "laws": asdict(walked.tally.laws.get(fmt, Counts()))
-        }
+        laws = StoredLaws(**vars(walked.tally.laws.get(fmt, Counts())))
+        return MasterFormat(laws, self.paired.estimates(self._sums_of(walked, fmt)))
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         pure, promoted, _ = (self.cell(c).metrics for c in self.looked_at)

@@ -6,8 +6,8 @@ Zeros and noise are drawn over six decades of the KL, beside what theory gives.
 import math
 from typing import Any
 
+from precision_lib.forensics.evidence import H1Evidence
 from precision_lib.forensics.h1 import law
-from precision_lib.record.evidence import H1Evidence
 from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import share, shown
 from precision_lib.reporting.plots.appearance import (

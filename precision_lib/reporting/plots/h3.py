@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from precision_lib.forensics.evidence import H3Evidence
 from precision_lib.formats import FORMATS, ulp
-from precision_lib.record.evidence import H3Evidence
 from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import share, shown, with_interval
 from precision_lib.reporting.plots.appearance import (

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from precision_lib.metrics.drift import FIRST_POSITION
-from precision_lib.record.evidence import H4Evidence, PositionRange
+from precision_lib.forensics.evidence import H4Evidence
+from precision_lib.metrics.drift import FIRST_POSITION, PositionRange
 from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import shown, with_interval
 from precision_lib.reporting.plots.appearance import (

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from precision_lib.record.evidence import H6Evidence
+from precision_lib.forensics.evidence import H6Evidence
 from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import shown, with_interval
 from precision_lib.reporting.plots.appearance import appearance, limit_line, new_figure, styled

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from precision_lib import cli
+from precision_lib.forensics.evidence import H5Evidence
 from precision_lib.matrix import MATRIX
 from precision_lib.record.context import Model
-from precision_lib.record.evidence import H5Evidence
 from precision_lib.record.files import write_record
 from precision_lib.record.record import Record
 from tests.unit.recipes import made_records as made

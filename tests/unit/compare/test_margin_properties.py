@@ -17,6 +17,7 @@ from precision_lib.compare.margins import is_beyond
 from precision_lib.forensics import statistics
 from precision_lib.forensics.t_quantile import student_quantile
 from precision_lib.metrics.measure import Array, Totals
+from precision_lib.record.codec import encode
 from tests.unit.small_blocks import margin, metric, outcome
 
 RATIO, SHARE, SIZE, STEP = (
@@ -136,7 +137,7 @@ def _alarms(clusters: int, how: Direction, trials: int, *, normal: bool = False)
         for x in generator.normal(1.0, 0.3, (2, clusters)):
             sums = {"x": x, "square": x**2, "n": np.ones(clusters)}
             found = statistics.estimate(sums, function, drawn, n=clusters, unit="")
-            pair.append(found.as_json())
+            pair.append(encode(found))
         if normal:
             pair = [_as_if_normal(m) for m in pair]
         before, after = pair
@@ -184,13 +185,15 @@ def test_a_doubled_error_is_seen() -> None:
     seen = 0
     for _ in range(50):
         before, after = (
-            statistics.estimate(
-                {"square": (scale * x) ** 2, "n": np.ones(32)},
-                root_mean_square,
-                drawn,
-                n=32,
-                unit="",
-            ).as_json()
+            encode(
+                statistics.estimate(
+                    {"square": (scale * x) ** 2, "n": np.ones(32)},
+                    root_mean_square,
+                    drawn,
+                    n=32,
+                    unit="",
+                )
+            )
             for scale, x in zip((1.0, 2.0), generator.normal(1.0, 0.3, (2, 32)), strict=True)
         )
         seen += outcome(before, after, RATIO, 300) == "regression"

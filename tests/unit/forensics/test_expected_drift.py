@@ -80,8 +80,8 @@ def test_tokens_that_neither_model_drew_drift_by_the_normaliser_all_the_same() -
     assert drift.error.sum() < -SIGMAS * scatter
     report = expected.summary(drift, seed=0)
     share = report["seen_as_share_of_expected"]
-    assert share["low"] < 1 < share["high"]
-    assert share["low"] > 0
+    assert share.low < 1 < share.high
+    assert share.low > 0
 
 
 def test_tokens_shifted_by_one_are_not_the_models_own() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from precision_lib.forensics import forwards
+from precision_lib.forensics.evidence import IdenticalWeights
 from precision_lib.forensics.h1 import study as h1_study
 from precision_lib.forensics.h1.study import H1Study, open_study
 from precision_lib.forensics.policy_shift import OPERATING_KL
@@ -30,7 +31,7 @@ def small_study(checkpoint: Checkpoint, *more: PrecisionConfig) -> H1Study:
 
 def test_the_null_control_is_exactly_zero(tiny_llama: Checkpoint) -> None:
     control = small_study(tiny_llama).identical_weights(PURE)
-    assert control == {"same_format": True, "nonzero": 0, "n": 96, "log_ratio_rms": 0.0}
+    assert control == IdenticalWeights(same_format=True, nonzero=0, n=96, log_ratio_rms=0.0)
 
 
 @pytest.mark.parametrize(("kept_bytes", "count"), [(2**28, 12), (0, 14)])
@@ -51,11 +52,11 @@ def test_a_dropout_left_on_breaks_the_null_control(
     saved_checkpoint: Callable[[str], Path],
 ) -> None:
     study = small_study(load_checkpoint(str(saved_checkpoint("GPT2"))))
-    assert study.identical_weights(PURE)["nonzero"] == 0
+    assert study.identical_weights(PURE).nonzero == 0
     study = small_study(load_checkpoint(str(saved_checkpoint("GPT2"))))
     for role in ("policy", "reference"):
         study.forwards.scorer.model(study.forwards.weights(role, 0, "bf16")).train()
-    assert study.identical_weights(PURE)["nonzero"] > 0
+    assert study.identical_weights(PURE).nonzero > 0
 
 
 def test_a_stale_reference_breaks_the_null_control(
@@ -72,7 +73,7 @@ def test_a_stale_reference_breaks_the_null_control(
         return model
 
     monkeypatch.setattr(study.forwards.scorer, "model", stale)
-    assert study.identical_weights(PURE)["nonzero"] > 0
+    assert study.identical_weights(PURE).nonzero > 0
 
 
 def test_forwards_that_do_not_repeat_break_the_irrelevant_control(
@@ -80,7 +81,7 @@ def test_forwards_that_do_not_repeat_break_the_irrelevant_control(
 ) -> None:
     """Each forward is a little different from the one before, as with unordered reductions."""
     counterfactual = get_configuration("fp32_bf16_kl")
-    assert small_study(tiny_llama, counterfactual).verdict().control["is_null"]
+    assert small_study(tiny_llama, counterfactual).verdict().control.is_null
     study = small_study(tiny_llama, counterfactual)
     build, calls = study.forwards.scorer.model, itertools.count()
 
@@ -91,8 +92,8 @@ def test_forwards_that_do_not_repeat_break_the_irrelevant_control(
 
     study.forwards.scorer.model = restless  # type: ignore[method-assign]
     control = study.verdict().control
-    assert control["irrelevant_promotion_damage_removed"] != 0
-    assert not control["is_null"]
+    assert control.irrelevant_promotion_damage_removed != 0
+    assert not control.is_null
 
 
 def test_batch_variance_sees_a_forward_that_depends_on_its_batch(
@@ -139,8 +140,8 @@ HALF = replace(REFERENCE_RUN, name="half", policy="fp16", reference="fp16", kl="
 def test_a_log_softmax_in_fp32_stays_fp32_behind_an_fp64_model(tiny_llama: Checkpoint) -> None:
     wide = replace(REFERENCE_RUN, name="wide", policy="fp64", reference="fp64")
     evidence = small_study(tiny_llama, wide).cell(wide).evidence
-    assert evidence["observed_formats"]["policy"] == "fp64"
-    assert evidence["observed_formats"]["kl"] == "fp32"
+    assert evidence.observed_formats["policy"] == "fp64"
+    assert evidence.observed_formats["kl"] == "fp32"
 
 
 def test_an_interrupted_probe_without_a_cell_keeps_the_earlier_record(

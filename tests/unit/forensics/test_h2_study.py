@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from precision_lib.faults import plant
+from precision_lib.forensics.evidence import H2Evidence, StoringLaw
 from precision_lib.forensics.h2 import families, operating_point
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardScored
@@ -18,6 +19,7 @@ from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.metrics import rewards as h2
+from precision_lib.record.codec import encode
 from tests.unit.forensics.small_h2 import (
     PROMPTS,
     SAMPLES,
@@ -61,8 +63,8 @@ def test_a_cell_holds_every_metric_over_every_sequence() -> None:
 
 def test_evidence_is_strict_json() -> None:
     for configuration in (PURE, REFERENCE_RUN):
-        json.dumps(clean().cell(configuration).as_json(), allow_nan=False)
-    json.dumps(clean().verdict().as_json() | clean().context(), allow_nan=False)
+        json.dumps(encode(clean().cell(configuration)), allow_nan=False)
+    json.dumps(encode(clean().verdict()) | clean().context(), allow_nan=False)
 
 
 def test_cells_of_one_reward_format_are_the_same_measurement() -> None:
@@ -74,14 +76,14 @@ def test_cells_of_one_reward_format_are_the_same_measurement() -> None:
 def test_the_golden_path_is_measured_against_the_exact_model() -> None:
     """Above 0, or FP32 would have been compared with itself; and far below bf16."""
     golden = clean().cell(REFERENCE_RUN)
-    assert (golden.evidence["measured_against"], golden.verdict) == ("fp64", "healthy")
+    assert (golden.evidence.measured_against, golden.verdict) == ("fp64", "healthy")
     assert 0 < damage(clean(), REFERENCE_RUN) < damage(clean(), PURE) / 1000
-    assert clean().cell(PURE).evidence["measured_against"] == "fp32"
+    assert clean().cell(PURE).evidence.measured_against == "fp32"
 
 
 @pytest.mark.parametrize("fmt", ["bf16", "fp16", "fp32", "fp64"])
 def test_the_reward_alone_has_an_observed_format(fmt: str) -> None:
-    observed = clean().cell(replace(PURE, name=fmt, reward=fmt)).evidence["observed_formats"]
+    observed = clean().cell(replace(PURE, name=fmt, reward=fmt)).evidence.observed_formats
     assert observed == dict.fromkeys(("policy", "reference", "value", "kl")) | {"reward": fmt}
 
 
@@ -113,13 +115,13 @@ def test_causes_are_kept_apart() -> None:
     causes = clean().causes("bf16")
     stored = h2.group_sums(clean().golden.bfloat16(), clean().golden, clean().groups)
     by_hand = H2.metrics["advantage_rms_error"].of(stored)
-    assert causes["stored_only"]["advantage_rms_error"]["value"] == by_hand
+    assert causes["stored_only"]["advantage_rms_error"].value == by_hand
     both = clean().cell(PURE).metrics["advantage_rms_error"]
-    assert causes["both"]["advantage_rms_error"] == both.as_json()
+    assert causes["both"]["advantage_rms_error"] == both
     wide = clean().forwards.scored("bf16", WIDE_HEAD)
     assert wide.parameters == "bf16+fp32"
     assert observed_format(wide.scores) == "fp32"
-    assert causes["forward_only"]["advantage_rms_error"]["value"] > 0
+    assert causes["forward_only"]["advantage_rms_error"].value > 0
 
 
 def test_a_wide_head_is_taken_off_again() -> None:
@@ -141,17 +143,17 @@ def test_an_exact_forward_leaves_storing_alone(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(study.forwards, "scored", cast_at_the_end)
     causes = study.causes("bf16")
     assert causes["both"] == causes["stored_only"]
-    assert causes["forward_only"]["advantage_rms_error"]["value"] == 0
+    assert causes["forward_only"]["advantage_rms_error"].value == 0
 
 
 def test_native_point_of_known_rewards() -> None:
     """Two prompts: means 10 and -30, variances 1 and 9, so a spread of sqrt(5); bf16 step 2^-4."""
     golden = torch.tensor([9.0, 10, 11, -33, -30, -27])
     got = operating_point.native(golden, torch.tensor([0, 0, 0, 1, 1, 1]), "bf16")
-    assert got["reward_mean"] == -10
-    assert got["offset"] in (10, 30)  # the median of two is the lower
-    assert abs(got["within_group_std"] - math.sqrt(5)) <= 4 * 2.0**-52
-    assert abs(got["resolution_over_spread"] * got["within_group_std"] - 2.0**-4) <= 2.0**-52
+    assert got.reward_mean == -10
+    assert got.offset in (10, 30)  # the median of two is the lower
+    assert abs(got.within_group_std - math.sqrt(5)) <= 4 * 2.0**-52
+    assert abs(got.resolution_over_spread * got.within_group_std - 2.0**-4) <= 2.0**-52
 
 
 def test_an_offset_reward_model_is_impaired_and_promotion_heals_it(
@@ -170,17 +172,17 @@ def test_an_offset_reward_model_is_impaired_and_promotion_heals_it(
     assert verdict.verdict == "supported"
     assert verdict.contrasts["promotion_symptom_removed"].low > 0
     assert "beyond the law" in verdict.explanation
-    unpredicted = dict.fromkeys(("measured", "predicted", "shortfall", "z"))
-    assert study.storing("bf16") == {"groups": 0, "of": SHARDS * PROMPTS} | unpredicted
+    assert study.storing("bf16") == StoringLaw(groups=0, of=SHARDS * PROMPTS)
 
 
 def test_storing_the_real_scores_follows_the_law() -> None:
     """Within 4.5 standard errors; groups with steps of up to half their spread."""
     storing = clean().storing("bf16")
-    assert storing["groups"] > SHARDS * PROMPTS // 2
-    assert abs(storing["z"]) < 4.5
+    assert storing.groups > SHARDS * PROMPTS // 2
+    assert storing.z is not None
+    assert abs(storing.z) < 4.5
     # Second order over first: at most (3K/4 - 3) / (K - 1) / 48, which is 0 for K = 4.
-    assert storing["shortfall"] == 0
+    assert storing.shortfall == 0
 
 
 # Controls
@@ -188,11 +190,13 @@ def test_storing_the_real_scores_follows_the_law() -> None:
 
 def test_controls_are_null_on_a_healthy_study() -> None:
     control = clean().verdict().control
-    assert control["is_null"], control
-    assert control["fp32_replay"]["n"] == SEQUENCES
-    assert control["fp32_replay"]["stored_differs"] == 0
-    assert not any(control["exact_rewards"]["squared_error"].values())
-    assert control["irrelevant_promotion_damage_removed"] == 0
+    assert control.is_null, control
+    assert control.fp32_replay is not None
+    assert control.exact_rewards is not None
+    assert control.fp32_replay.n == SEQUENCES
+    assert control.fp32_replay.stored_differs == 0
+    assert not any(control.exact_rewards.squared_error.values())
+    assert control.irrelevant_promotion_damage_removed == 0
 
 
 def test_a_dropout_left_on_breaks_the_replay() -> None:
@@ -203,8 +207,8 @@ def test_a_dropout_left_on_breaks_the_replay() -> None:
 
     study = with_changed_models(drop)
     replayed = operating_point.replay(study.forwards, study.golden)
-    assert replayed["again_differs"] > 0
-    assert not replayed["is_null"]
+    assert replayed.again_differs > 0
+    assert not replayed.is_null
 
 
 def test_forwards_that_do_not_repeat_break_the_irrelevant_control() -> None:
@@ -215,15 +219,17 @@ def test_forwards_that_do_not_repeat_break_the_irrelevant_control() -> None:
             model.score.weight.data.mul_(1 + next(calls) * 2.0**-6)
 
     verdict = with_changed_models(restless).verdict()
-    assert verdict.control["irrelevant_promotion_damage_removed"] != 0
+    assert verdict.control.irrelevant_promotion_damage_removed != 0
     assert verdict.verdict == "inconclusive"
 
 
 def test_rewards_of_another_model_break_the_replay() -> None:
     """Stored scores that belong to other answers: shifted by one."""
     verdict = opened([replace(s, rewards=s.rewards.roll(1)) for s in shards()]).verdict()
-    assert verdict.control["fp32_replay"]["stored_distance"] > 0
-    assert not verdict.control["fp32_replay"]["is_null"]
+    replayed = verdict.control.fp32_replay
+    assert replayed is not None
+    assert replayed.stored_distance > 0
+    assert not replayed.is_null
     assert verdict.verdict == "inconclusive"
 
 
@@ -232,14 +238,14 @@ def test_stored_rewards_within_the_noise_of_fp32_are_accepted() -> None:
     up = torch.tensor(torch.inf)
     study = opened([replace(s, rewards=torch.nextafter(s.rewards, up)) for s in shards()])
     replayed = operating_point.replay(study.forwards, study.golden)
-    assert replayed["stored_differs"] == replayed["n"]
-    assert replayed["is_null"], replayed
+    assert replayed.stored_differs == replayed.n
+    assert replayed.is_null, replayed
 
 
 def test_a_family_that_is_not_immune_breaks_the_control(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = replace(families.FAMILIES[0], immune=True)
     monkeypatch.setattr(families, "FAMILIES", (wrong, *families.FAMILIES[1:]))
-    assert not operating_point.immunity(0)["is_null"]
+    assert not operating_point.immunity(0).is_null
     assert opened().verdict().verdict == "inconclusive"
 
 
@@ -274,12 +280,14 @@ def test_scores_rounded_before_they_are_returned_show_as_laundered(
     """A bf16 detour: the tensor says fp32, its values do not; and the replay control breaks."""
     shards()
     change_scores(monkeypatch, lambda scores, _: scores.bfloat16().to(scores.dtype))
-    evidence = opened().cell(REFERENCE_RUN).evidence
-    assert evidence["observed_formats"]["reward"] == "bf16 in fp32+fp32"
-    assert evidence["golden_observed_format"] == "fp32"
-    assert not evidence["fp32_replay"]["is_null"]
+    evidence = opened().cell(REFERENCE_RUN).shows(H2Evidence)
+    assert evidence.observed_formats["reward"] == "bf16 in fp32+fp32"
+    assert evidence.golden_observed_format == "fp32"
+    assert evidence.fp32_replay is not None
+    assert not evidence.fp32_replay.is_null
     frozen = opened([freeze(index) for index in range(SHARDS)])
-    assert frozen.cell(REFERENCE_RUN).evidence["golden_observed_format"] == "bf16 in fp32"
+    laundered = frozen.cell(REFERENCE_RUN).shows(H2Evidence)
+    assert laundered.golden_observed_format == "bf16 in fp32"
 
 
 @pytest.mark.parametrize(
@@ -299,9 +307,9 @@ def test_statistics_in_the_rewards_format_miss_the_oracle(fault: str) -> None:
 
 def test_group_statistics_in_bf16_break_the_immunity_of_binary_rewards() -> None:
     """A mean of 3/8 is exact in bf16, one of 3/7 is not: 0 and 1 are no longer without error."""
-    assert operating_point.immunity(0)["is_null"]
+    assert operating_point.immunity(0).is_null
     with plant("group_statistics_in_rewards_dtype"):
-        assert not operating_point.immunity(0)["is_null"]
+        assert not operating_point.immunity(0).is_null
 
 
 def test_advantages_of_no_finite_score_are_not_compared() -> None:

@@ -65,12 +65,12 @@ def test_the_context_says_that_the_head_is_on_the_cpu_where_the_trunk_is_not(
 def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: Checkpoint) -> None:
     study = small_study(tiny_llama)
     verdict = study.verdict()
-    assert verdict.control["is_null"], verdict.control
-    assert verdict.control["golden_values_n"] == 32 * 16
+    assert verdict.control.is_null, verdict.control
+    assert verdict.control.golden_values_n == 32 * 16
     assert verdict.verdict in ("supported", "partly supported", "refuted")
     assert study.cell(REFERENCE_RUN).verdict == "healthy"
-    assert study.cell(REFERENCE_RUN).evidence["observed_formats"]["value"] == "fp32"
-    assert study.cell(PURE).evidence["observed_formats"]["value"] == "bf16"
+    assert study.cell(REFERENCE_RUN).evidence.observed_formats["value"] == "fp32"
+    assert study.cell(PURE).evidence.observed_formats["value"] == "bf16"
 
 
 def test_cells_that_agree_in_what_h3_runs_differ_in_name_only(tiny_llama: Checkpoint) -> None:
@@ -91,9 +91,9 @@ def test_a_value_head_that_is_silently_bf16_is_observed(
         return low.to(value_head.predict_values(hidden[:1], weight, bias, fmt).dtype)
 
     monkeypatch.setattr(value_updates, "predict_values", silently)
-    assert study.cell(REFERENCE_RUN).evidence["observed_formats"]["value"] == "bf16 in fp32"
+    assert study.cell(REFERENCE_RUN).evidence.observed_formats["value"] == "bf16 in fp32"
     assert study.verdict().verdict == "inconclusive"
-    assert study.verdict().control["golden_values_beyond_rounding"] > 0
+    assert study.verdict().control.golden_values_beyond_rounding
 
 
 def test_states_one_position_late_are_caught_by_the_control(
@@ -104,7 +104,7 @@ def test_states_one_position_late_are_caught_by_the_control(
     monkeypatch.setattr(
         forced, "trunk", lambda model, tokens: forward.trunk(model, tokens).roll(-1, 1)
     )
-    assert study.verdict().control["golden_values_beyond_rounding"] > 0
+    assert study.verdict().control.golden_values_beyond_rounding
     assert study.verdict().verdict == "inconclusive"
 
 

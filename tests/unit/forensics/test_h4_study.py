@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from precision_lib.faults import plant
+from precision_lib.forensics.evidence import H4Evidence
 from precision_lib.forensics.forwards import POLICY, ScoredTokens
 from precision_lib.forensics.h4.expected_drift import drift_z, random_walk_z, source_z
 from precision_lib.forensics.h4.long_sequences import H4Settings
@@ -28,25 +29,26 @@ def small_study(checkpoint: Checkpoint, seed: int = 0) -> H4Study:
 def test_clean_study_has_null_controls_and_a_verdict(tiny_llama: Checkpoint) -> None:
     study = small_study(tiny_llama)
     verdict = study.verdict()
-    assert verdict.control["is_null"], verdict.control
-    assert verdict.control["identical_weights_n"] == 3 * 2 * 63
+    assert verdict.control.is_null, verdict.control
+    assert verdict.control.identical_weights_n == 3 * 2 * 63
     assert verdict.verdict in ("supported", "partly supported", "refuted", "inconclusive")
     baseline = study.cell(REFERENCE_RUN)
     assert baseline.verdict == "healthy"
-    assert baseline.evidence["measured_against"] == "fp64"
+    assert baseline.evidence.measured_against == "fp64"
     counts = {name: m.n for name, m in baseline.metrics.items()}
     assert counts.pop("batch_variance") == 2 * 63
     assert set(counts.values()) == {8 * 63}
 
 
 def test_both_kinds_of_tokens_and_both_components_are_reported(tiny_llama: Checkpoint) -> None:
-    evidence = small_study(tiny_llama).cell(PROMOTED).evidence
-    assert set(evidence["sampled"]["components"]) == {"policy", "reference"}
-    reference = evidence["sampled"]["components"]["reference"]
-    assert reference["accum_err_final"]["value"] > 0, "bf16 log-softmax alone"
-    text = evidence["expected_policy_drift"]["text"]
-    assert text["by_position"][0]["first"] == 0
-    assert text["accum_err_final"]["n"] == 8 * 63
+    evidence = small_study(tiny_llama).cell(PROMOTED).shows(H4Evidence)
+    assert evidence.sampled is not None
+    assert set(evidence.sampled.components) == {"policy", "reference"}
+    reference = evidence.sampled.components["reference"]
+    assert reference["accum_err_final"].value > 0, "bf16 log-softmax alone"
+    text = evidence.expected_policy_drift["text"]
+    assert text.by_position[0].first == 0
+    assert text.metrics["accum_err_final"].n == 8 * 63
 
 
 def test_sampled_tokens_pass_the_source_check_and_text_does_not(tiny_llama: Checkpoint) -> None:
@@ -61,7 +63,7 @@ def test_sampled_tokens_pass_the_source_check_and_text_does_not(tiny_llama: Chec
 def test_a_reference_in_the_wrong_format_is_observed(tiny_llama: Checkpoint) -> None:
     with plant("reference_in_bf16"):
         study = small_study(tiny_llama)
-        assert study.cell(REFERENCE_RUN).evidence["observed_formats"]["reference"] != "fp32"
+        assert study.cell(REFERENCE_RUN).evidence.observed_formats["reference"] != "fp32"
         assert study.verdict().verdict == "inconclusive", "the null control of FP32 is not null"
 
 
@@ -71,7 +73,7 @@ def test_a_reference_that_is_another_model_breaks_the_null_control(
 ) -> None:
     with plant(fault):
         study = small_study(tiny_llama)
-        assert study.identical_weights(PURE)["nonzero"] > 0
+        assert study.identical_weights(PURE).nonzero > 0
         assert study.verdict().verdict == "inconclusive"
 
 
@@ -129,4 +131,4 @@ def test_log_ratios_that_are_infinite_in_both_batch_shapes_impair_the_cell(
     cell = study.cell(PURE)
     assert cell.verdict == "impaired"
     assert cell.metrics["log_ratio_nonfinite_frac"].value > 0
-    assert cell.metrics["batch_variance"].value == cell.evidence["batch_shift"] == 0
+    assert cell.metrics["batch_variance"].value == cell.evidence.batch_shift == 0

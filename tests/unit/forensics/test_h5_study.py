@@ -35,11 +35,11 @@ def study(policy: Checkpoint) -> H5Study:
 
 def test_the_trainer_beside_itself_is_null(study: H5Study) -> None:
     control = study.control()
-    assert control["is_null"]
-    assert control["trainer_beside_itself_n"] == 8 * (32 + 8)
+    assert control.is_null
+    assert control.trainer_beside_itself_n == 8 * (32 + 8)
     cell = study.cell(get_configuration("bf16_trainer_rollout"))
     assert cell.metrics["rollout_log_ratio_final"].value == 0
-    assert cell.evidence["observed_formats"]["rollout"] == "trainer"
+    assert cell.evidence.observed_formats["rollout"] == "trainer"
 
 
 @pytest.mark.parametrize("fault", ["dropout", "stale"])
@@ -58,7 +58,7 @@ def test_a_trainer_that_does_not_repeat_itself_is_not_null(
         return found
 
     monkeypatch.setattr(study.checked, "scored", faulty)
-    assert not study.control()["is_null"]
+    assert not study.control().is_null
 
 
 def test_all_configurations_have_a_cell(study: H5Study) -> None:
@@ -66,7 +66,7 @@ def test_all_configurations_have_a_cell(study: H5Study) -> None:
     for configuration in CONFIGURATIONS:
         cell = study.cell(configuration)
         assert {m.n for n, m in cell.metrics.items() if n != "batch_variance"} == {8 * 32}
-        observed = {k: f for k, f in cell.evidence["observed_formats"].items() if f is not None}
+        observed = {k: f for k, f in cell.evidence.observed_formats.items() if f is not None}
         assert observed == {name: configuration.format_of(name) for name in observed}
         assert {"policy", "rollout"} <= set(observed)
     assert study.cell(REFERENCE).metrics["rollout_logprob_abs_diff_mean"].value > 0
@@ -146,7 +146,7 @@ def test_prompts_of_a_users_own_have_cells_and_null_controls(policy: Checkpoint)
     assert cell.metrics["rollout_log_ratio_final"].n == 8 * 32
     assert cell.metrics["rollout_log_ratio_final"].value > 0
     assert cell.metrics["batch_variance"].n == 8 * 8
-    assert study.control()["is_null"]
+    assert study.control().is_null
     assert study.cell(REFERENCE).metrics["rollout_log_ratio_final"].value < 1e-3
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from precision_lib.faults import plant
+from precision_lib.forensics.evidence import H6Evidence
 from precision_lib.forensics.frozen import Frozen, freeze_and_read
 from precision_lib.forensics.h6 import updates
 from precision_lib.forensics.h6.study import H6Study, open_given
@@ -58,14 +59,14 @@ def test_fp32_masters_lose_nothing_and_stored_weights_nearly_all(study: H6Study)
         cell = study.cell(configuration)
         assert (cell.verdict, cell.metrics[DAMAGE].value) == ("healthy", 0.0)
         assert cell.metrics["masters_moved_frac"].value > 0.7  # unseen tokens have no gradient
-        assert cell.evidence["masters"]["bf16"][DAMAGE]["value"] > 0.5
+        assert cell.shows(H6Evidence).masters["bf16"].metrics[DAMAGE].value > 0.5
     stored = study.cell(STORED)
     assert stored.verdict == "impaired"
     assert stored.metrics["weights_moved_frac"].value < 0.1
     assert study.cell(REFERENCE).metrics["weights_moved_frac"].value > 0.7
     control = study.control()
-    assert control["is_null"]
-    assert control["fp32_masters_n"] == 3 * int(study.mask.sum())
+    assert control.is_null
+    assert control.fp32_masters_n == 3 * int(study.mask.sum())
     assert study.verdict().verdict == "supported"
 
 
@@ -105,8 +106,8 @@ def test_the_steps_are_those_of_torchs_adamw(models: Pipeline, frozen: Frozen) -
 
 def test_a_truncating_optimizer_breaks_the_laws(models: Pipeline, frozen: Frozen) -> None:
     with plant("step_truncated"):
-        laws = opened(models, frozen).cell(PURE).evidence["masters"]["bf16"]["laws"]
-    assert laws["off_nearest"] > 0
+        laws = opened(models, frozen).cell(PURE).shows(H6Evidence).masters["bf16"].laws
+    assert laws.off_nearest > 0
 
 
 def test_a_step_on_the_16_bit_copy_is_no_fp32_master(models: Pipeline, frozen: Frozen) -> None:
@@ -115,8 +116,8 @@ def test_a_step_on_the_16_bit_copy_is_no_fp32_master(models: Pipeline, frozen: F
         cell = study.cell(PURE)
         control = study.control()
     assert cell.metrics[DAMAGE].value > 0
-    assert cell.evidence["masters"]["fp32"]["laws"]["off_nearest"] > 0
-    assert not control["is_null"]
+    assert cell.shows(H6Evidence).masters["fp32"].laws.off_nearest > 0
+    assert not control.is_null
 
 
 def test_minibatches_take_prompt_after_prompt() -> None:
@@ -139,8 +140,8 @@ def test_a_gradient_that_is_not_finite_is_skipped(
 
     monkeypatch.setattr(updates, "policy_gradient", gradient)
     cell = opened(models, frozen).cell(PURE)
-    assert cell.evidence["skipped_steps"] == 1
-    assert cell.metrics["masters_moved_frac"].n == cell.evidence["weights"]
+    assert cell.shows(H6Evidence).skipped_steps == 1
+    assert cell.metrics["masters_moved_frac"].n == cell.shows(H6Evidence).weights
 
 
 def test_steps_that_change_nothing_are_an_error(models: Pipeline, frozen: Frozen) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from precision_lib.forensics.causal import Paired, why_inconclusive, within_a_share
+from precision_lib.forensics.evidence import Evidence
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 from precision_lib.forensics.statistics import Metric, resample
@@ -25,8 +26,9 @@ def test_the_interval_of_a_share_does_not_leave_0_to_1() -> None:
 def undecided(low: float, high: float) -> Cell:
     decision = DECISIONS["H4"]
     damage = Metric((low + high) / 2, low, high, 8, "nats", clusters=8)
-    metrics = {decision.metric: damage, BATCH_VARIANCE: Metric(0.0, 0.0, 0.0, 8, "nats")}
-    return Cell("H4", "bf16_pure", INCONCLUSIVE, metrics, {"golden_floor": {"value": 0.0}})
+    floor = Metric(0.0, 0.0, 0.0, 8, "nats")
+    metrics = {decision.metric: damage, BATCH_VARIANCE: floor}
+    return Cell("H4", "bf16_pure", INCONCLUSIVE, metrics, Evidence(golden_floor=floor))
 
 
 def test_an_undecided_cell_says_how_many_sequences_would_decide_it() -> None:

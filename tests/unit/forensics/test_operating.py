@@ -16,8 +16,8 @@ from precision_lib.forensics.operating import (
     random_walk,
 )
 from precision_lib.forensics.statistics import Metric
+from precision_lib.metrics.drift import PositionRange
 from precision_lib.recipes.damage import damages_of
-from precision_lib.record.evidence import PositionRange
 from precision_lib.record.files import load_record
 from tests.unit.recipes.made_records import KL, figure, made_cell
 

@@ -191,15 +191,15 @@ def test_predicted_critical_offset_in_bf16_by_hand(sigma: float) -> None:
 def test_measured_critical_offset_is_where_the_law_puts_it(fmt: str) -> None:
     """Within 4 spreads of the power of two: each reward changes its step where it passes it."""
     found = families.critical_offsets(fmt, 1, resample(np.arange(families.GROUPS), 1))
-    low, high = found["predicted_range"]
+    low, high = found.predicted_range
     assert high == 2 * low
-    assert len(found["by_spread"]) == len(families.SPREADS)
-    for row in found["by_spread"]:
-        assert low <= row["predicted"] <= high
-        measured = row["measured"]
-        assert measured["low"] <= measured["value"] <= measured["high"]
-        assert abs(measured["value"] - row["predicted"]) <= 4
-        assert measured["high"] - measured["low"] <= 4
+    assert len(found.by_spread) == len(families.SPREADS)
+    for row in found.by_spread:
+        assert low <= row.predicted <= high
+        measured = row.measured
+        assert measured.low <= measured.value <= measured.high
+        assert abs(measured.value - row.predicted) <= 4
+        assert measured.high - measured.low <= 4
 
 
 def test_a_limit_that_is_never_passed_is_found_at_the_end_of_the_search() -> None:
@@ -253,11 +253,11 @@ def test_openrlhf_1334_by_hand() -> None:
     2^-7 / sqrt(3), it is sqrt(3) within the rounding of the three operations to 8 bits.
     """
     found = families.statistics_example()
-    assert found["rewards"] == [1, 1, 1, 1.0078125]
-    assert found["advantages_with_fp32_statistics"] == [-0.5, -0.5, -0.5, 1.5]
-    assert found["advantages_with_bf16_statistics"] == [0, 0, 0, 2]
+    assert list(found["rewards"]) == [1, 1, 1, 1.0078125]
+    assert list(found["advantages_with_fp32_statistics"]) == [-0.5, -0.5, -0.5, 1.5]
+    assert list(found["advantages_with_bf16_statistics"]) == [0, 0, 0, 2]
     every = found["advantages_with_every_operation_in_bf16"]
-    assert every[:3] == [0, 0, 0]
+    assert every[:3] == (0, 0, 0)
     assert abs(every[3] / math.sqrt(3) - 1) <= 3 * FORMATS["bf16"].unit_roundoff
 
 
@@ -267,11 +267,11 @@ def test_openrlhf_1334_by_hand() -> None:
 @pytest.mark.parametrize("fmt", ["bf16", "fp64"])
 def test_evidence_holds_every_family_with_its_prediction(fmt: str) -> None:
     found = families.family_evidence(fmt, 0)
-    assert [row["rewards"] for row in found["families"]] == [f.name for f in families.FAMILIES]
-    for row, family in zip(found["families"], families.FAMILIES, strict=True):
-        assert set(H2.metrics) <= set(row)
-        assert ("advantage_rms_error_predicted" in row) == family.smooth
-        low, high = row["advantage_rms_error_interval"]
-        assert low <= row["advantage_rms_error"] <= high
-    assert (found["critical_offset_over_spread"] is None) == (fmt == "fp64")
-    assert found["groups"] * found["samples_per_group"] == 8192
+    assert [row.rewards for row in found.families] == [f.name for f in families.FAMILIES]
+    for row, family in zip(found.families, families.FAMILIES, strict=True):
+        assert set(H2.metrics) <= vars(row).keys()
+        assert (row.advantage_rms_error_predicted is not None) == family.smooth
+        low, high = row.advantage_rms_error_interval
+        assert low <= row.advantage_rms_error <= high
+    assert (found.critical_offset_over_spread is None) == (fmt == "fp64")
+    assert found.groups * found.samples_per_group == 8192

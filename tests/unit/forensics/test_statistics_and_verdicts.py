@@ -5,6 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from precision_lib.forensics.causal import PURE, Paired, Rebatched, why_inconclusive
+from precision_lib.forensics.evidence import Evidence
 from precision_lib.forensics.hypotheses import DECISIONS, HYPOTHESES
 from precision_lib.forensics.statistics import (
     CONFIDENCE,
@@ -210,7 +211,7 @@ def test_an_inconclusive_cell_says_which_rule_left_it_open(
 
     damage = {"accum_err_final": Metric((low + high) / 2, low, high, 10, "x")}
     finite = {"log_ratio_nonfinite_frac": Metric(0.0, 0.0, 0.0, 10, "x")}
-    cell = cell_of(HYPOTHESES["H4"], PURE, damage | finite, point(own), point(golden), {})
+    cell = cell_of(HYPOTHESES["H4"], PURE, damage | finite, point(own), point(golden), Evidence())
     assert (cell.verdict == INCONCLUSIVE) == bool(reason)
     assert reason in why_inconclusive(cell, DECISIONS["H4"])
     assert bool(why_inconclusive(cell, DECISIONS["H4"])) == bool(reason)

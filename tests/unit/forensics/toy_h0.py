@@ -1,15 +1,16 @@
 """A hypothesis in 40 lines: do numbers lose 0.1 % of themselves in the KL's format?"""
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import torch
 
 from precision_lib.forensics.causal import Paired, Rebatched, Sums
+from precision_lib.forensics.evidence import Evidence, Metrics
 from precision_lib.forensics.hypothesis import Decision, Given, Hypothesis
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
+from precision_lib.forensics.verdicts import Control
 from precision_lib.formats import FORMATS, round_to
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.metrics.direction import RATIO
@@ -45,8 +46,8 @@ class Toy(Study):
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         return Rebatched(Metric(0.0, 0.0, 0.0, 450, "share"), 0.0)
 
-    def evidence(self, configuration: PrecisionConfig, metrics: Any) -> dict[str, Any]:
-        return {"observed_formats": {"kl": configuration.kl}}
+    def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> Evidence:
+        return Evidence(observed_formats={"kl": configuration.kl})
 
-    def control(self) -> dict[str, Any]:
-        return {"is_null": not self.sums(get_configuration("fp32_baseline"))["error2"].any()}
+    def control(self) -> Control:
+        return Control(not self.sums(get_configuration("fp32_baseline"))["error2"].any())

@@ -80,8 +80,8 @@ def test_probability_law_holds_for_independent_logit_errors() -> None:
     flat = h5.probability_z(d, logprobs, np.ones_like(d))
     assert flat > SIGMAS, "improbable tokens are noisier, which a constant does not say"
     bins = h5.by_probability(d, logprobs, (p**2).sum(-1))
-    assert sum(b["n"] for b in bins) == d.size
-    assert bins[0]["rms"] > bins[-1]["rms"]
+    assert sum(b.n for b in bins) == d.size
+    assert bins[0].rms > bins[-1].rms
 
 
 def test_temperature_law_holds_and_a_forgotten_temperature_is_seen() -> None:

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from precision_lib import cli
+from precision_lib.forensics.evidence import H1Evidence
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import Cell
 from precision_lib.plugin.keeping import keeper
 from precision_lib.record.recorder import Recorder
-from tests.unit.small_blocks import metric, read
+from tests.unit.small_blocks import read
 from tests.unit.suite_runs import ROOT, Done, run_checkout, run_suite
 
 FORENSICS = ("tests/forensics", "-k", "whiten and constant or no_worse and whiten")
@@ -87,12 +88,16 @@ def test_the_figures_of_every_check_are_in_the_junit_file(made: tuple[Done, Path
         assert float(figures["worst_over_limit"]) <= 1
 
 
+def floor(value: float) -> H1Evidence:
+    return H1Evidence(golden_floor=Metric(value, value, value, 100, "x"))
+
+
 def test_the_figures_of_every_cell_are_kept_for_the_junit_file(tmp_path: Path) -> None:
     """Without a model: what the tests of the main job do with a cell that they have measured."""
     recorder, found = Recorder(tmp_path / "report.json", ()), dict[str, object]()
     metrics = {"log_ratio_nsr": Metric(0.51234, 0.4, 0.6, 100, "RMS error / RMS signal")}
     keep = keeper(recorder, found.__setitem__)
-    keep(Cell("H1", "bf16_pure", "impaired", metrics, {"golden_floor": metric(0.01)}))
+    keep(Cell("H1", "bf16_pure", "impaired", metrics, floor(0.01)))
     assert [c.configuration for c in recorder.cells.values()] == ["bf16_pure"]
     assert found == {
         "verdict": "impaired",
@@ -104,7 +109,7 @@ def test_a_cell_whose_truth_does_not_repeat_itself_fails_its_test(tmp_path: Path
     """It is kept all the same: the record holds what was measured."""
     recorder = Recorder(tmp_path / "report.json", ())
     metrics = {"log_ratio_nsr": Metric(2.0, 1.9, 2.1, 100, "RMS error / RMS signal")}
-    evidence = {"golden_floor": metric(DECISIONS["H1"].limit)}
+    evidence = floor(DECISIONS["H1"].limit)
     with pytest.raises(AssertionError, match=r"FP32 in another batch shape is off by 0\.316"):
         keeper(recorder, lambda *_: None)(
             Cell("H1", "bf16_pure", "inconclusive", metrics, evidence)

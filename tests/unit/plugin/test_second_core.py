@@ -12,6 +12,7 @@ import pytest
 from precision_lib.conformance.checks import find_check
 from precision_lib.conformance.runner import run as run_check
 from precision_lib.faults import plant
+from precision_lib.forensics.evidence import H4Evidence
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import Cell
 from precision_lib.matrix import get_configuration
@@ -95,7 +96,9 @@ class Run:
 
     def measure(self) -> None:
         metric = Metric(0.1, -math.inf, 0.3, 7, "nats")
-        self.recorder.add_cell(Cell("H4", PURE.name, "healthy", {"accum_err_final": metric}, {}))
+        self.recorder.add_cell(
+            Cell("H4", PURE.name, "healthy", {"accum_err_final": metric}, H4Evidence())
+        )
         self.recorder.context |= {"h4": {"length": 64}}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from precision_lib.forensics.hypotheses import HYPOTHESES
-from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Hypothesis
-from precision_lib.forensics.statistics import Metric
-from precision_lib.matrix import get_configuration
-from precision_lib.recipes.shape import Shape
-from precision_lib.record.context import Context, Model
-from precision_lib.record.evidence import (
+from precision_lib.forensics.evidence import (
     BY_HYPOTHESIS,
     CurvePoint,
     Evidence,
     H1Evidence,
     H5Evidence,
 )
+from precision_lib.forensics.hypotheses import HYPOTHESES
+from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Hypothesis
+from precision_lib.forensics.statistics import Metric
+from precision_lib.matrix import get_configuration
+from precision_lib.recipes.shape import Shape
+from precision_lib.record.context import Context, Model
 from precision_lib.record.record import Cell, Record, nothing_measured
 
 #: Response tokens and sequences of every sum; KL of every cell.

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from precision_lib.forensics.evidence import CurvePoint, H1Evidence
 from precision_lib.forensics.statistics import Metric
-from precision_lib.forensics.verdicts import Cell, HypothesisVerdict
+from precision_lib.forensics.verdicts import Cell, Control, HypothesisVerdict
 from precision_lib.jsonio import append_line, to_plain, write_json
 from precision_lib.matrix import MATRIX
 from precision_lib.record.codec import ShapeError, decode, encode
@@ -26,7 +27,7 @@ from precision_lib.record.sharing import complete
 RECORDS = Path(__file__).parents[3] / "docs" / "records"
 #: The cells of three configurations of a run of release 0.1.
 RELEASE_0_1 = Path(__file__).with_name("release_0_1.json")
-EVIDENCE = {"true_kl": 1e-4, "observed_formats": {"policy": "bf16", "reward": None}}
+EVIDENCE = H1Evidence(true_kl=1e-4, observed_formats={"policy": "bf16", "reward": None})
 METRIC = Metric(0.5, 0.4, 0.6, 100, "RMS error / RMS signal")
 
 
@@ -44,8 +45,9 @@ def test_a_written_record_reads_back(tmp_path: Path) -> None:
     r = recorder(tmp_path)
     r.add_cell(cell())
     r.add_cell(cell("fp32_baseline"))
-    control = {"is_null": True}
-    r.add_hypothesis(HypothesisVerdict("H1", "refuted", METRIC, control, "because", {"a": METRIC}))
+    effect = METRIC.value, METRIC.unit, METRIC.low, METRIC.high
+    said = Control(is_null=True), "because", {"a": METRIC}
+    r.add_hypothesis(HypothesisVerdict("H1", "refuted", *effect, *said))
     path = r.write({"exitcode": 0})
     assert load_record(path) == r.record()
     content = json.loads(path.read_text())
@@ -53,7 +55,7 @@ def test_a_written_record_reads_back(tmp_path: Path) -> None:
     assert content["exitcode"] == 0
     assert block["schema"] == SCHEMAS["record"]
     assert block["complete"]
-    assert block["cells"][0]["metrics"]["log_ratio_nsr"] == METRIC.as_json()
+    assert block["cells"][0]["metrics"]["log_ratio_nsr"] == encode(METRIC)
     assert block["hypotheses"][0]["effect"] == METRIC.value
     assert block["matrix"]["bf16_pure"]["kl"] == "bf16"
     assert block["context"]["observed_formats"]["bf16_pure"] == {"policy": "bf16"}
@@ -63,9 +65,9 @@ def test_a_written_record_reads_back(tmp_path: Path) -> None:
 def test_evidence_that_cells_share_is_written_once(tmp_path: Path) -> None:
     """Two cells that hold the same curve, and one that holds another."""
     r = recorder(tmp_path)
-    curves = {name: [{"target_kl": x, "true_kl": x, "a": METRIC.as_json()}] for name, x in SHARED}
+    curves = {name: (CurvePoint(x, x, {"a": METRIC}),) for name, x in SHARED}
     for name, curve in curves.items():
-        r.add_cell(replace(cell(name), evidence=EVIDENCE | {"curve": curve}))
+        r.add_cell(replace(cell(name), evidence=replace(EVIDENCE, curve=curve)))
     path = r.write()
     first, same, other = json.loads(path.read_text())["precision"]["cells"]
     assert "as_in" not in first
@@ -80,11 +82,10 @@ def test_what_the_cells_own_metric_says_is_left_out_of_its_evidence(tmp_path: Pa
     """At the operating point all of a metric; elsewhere its unit and count."""
     r = recorder(tmp_path)
     elsewhere = replace(METRIC, value=0.125, low=-math.inf)
-    points = [
-        {"target_kl": x, "true_kl": x, "log_ratio_nsr": m.as_json()}
-        for x, m in enumerate((METRIC, elsewhere))
-    ]
-    r.add_cell(replace(cell(), evidence=EVIDENCE | {"curve": points}))
+    points = tuple(
+        CurvePoint(x, x, {"log_ratio_nsr": m}) for x, m in enumerate((METRIC, elsewhere))
+    )
+    r.add_cell(replace(cell(), evidence=replace(EVIDENCE, curve=points)))
     path = r.write()
     [written] = json.loads(path.read_text())["precision"]["cells"]
     here, there = (point["log_ratio_nsr"] for point in written["evidence"]["curve"])
@@ -101,7 +102,7 @@ def test_evidence_that_would_not_come_back_is_written_in_full(
 ) -> None:
     """What looks like a metric of which something is left out, and is none."""
     r = recorder(tmp_path)
-    r.add_cell(replace(cell(), evidence=EVIDENCE | {"mine": {"log_ratio_nsr": no_metric}}))
+    r.add_cell(replace(cell(), evidence=replace(EVIDENCE, more={"mine": {"log_ratio_nsr": {}}})))
     path = r.write()
     [written] = json.loads(path.read_text())["precision"]["cells"]
     assert written["evidence_in_full"]
@@ -146,7 +147,7 @@ NEW = {"golden_floor", "batch_shift"}
         (Metric, {"value": "x", "low": 0, "high": 1, "n": 1, "unit": ""}, "value is 'x', not a n"),
         (Metric, {"value": 0, "low": 0, "high": 1, "n": 1.5, "unit": ""}, "n is '1.5', not a who"),
         (Metric, {"value": 0, "low": 0, "high": 1, "unit": ""}, "Metric lacks 'n'"),
-        (Metric, METRIC.as_json() | {"typo": 1}, "Metric has the unknown key 'typo'"),
+        (Metric, encode(METRIC) | {"typo": 1}, "Metric has the unknown key 'typo'"),
         (Metric, [1], r"is '\[1\]', not Metric"),
     ],
 )
@@ -190,9 +191,10 @@ def test_finished_cells_survive_a_kill(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
         "from precision_lib.record.recorder import Recorder\n"
+        "from precision_lib.forensics.evidence import H1Evidence\n"
         "from precision_lib.forensics.verdicts import Cell\n"
         "r = Recorder(Path(sys.argv[1]) / 'report.json', ())\n"
-        "r.add_cell(Cell('H1', 'bf16_pure', 'impaired', {}, {}))\n"
+        "r.add_cell(Cell('H1', 'bf16_pure', 'impaired', {}, H1Evidence()))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -204,11 +206,11 @@ def test_finished_cells_survive_a_kill(tmp_path: Path) -> None:
 
 def test_a_line_torn_by_a_kill_spoils_no_other_line(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
-    append_line(path, {"run": "a", **cell("bf16_pure").as_json()})
+    append_line(path, {"run": "a", **encode(cell("bf16_pure"))})
     with path.open("a") as file:
         file.write('{"run": "a", "configura')
     assert len(load_cells(path)) == 1
-    append_line(path, {"run": "b", **cell("fp32_baseline").as_json()})
+    append_line(path, {"run": "b", **encode(cell("fp32_baseline"))})
     assert [c.configuration for c in load_cells(path)] == ["fp32_baseline"]
     assert [c.configuration for c in load_cells(path, "a")] == ["bf16_pure"]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from precision_lib.forensics.evidence import H4Evidence
 from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import Cell
 from precision_lib.matrix import get_configuration
@@ -17,7 +18,9 @@ METRIC = Metric(0.1, 0.05, 0.3, 7, "nats")
 def written(path: Path, metric: Metric | None = METRIC, outcome: str = "passed") -> Path:
     recorder = Recorder(path / "report.json", [get_configuration("bf16_pure")])
     if metric is not None:
-        recorder.add_cell(Cell("H4", "bf16_pure", "healthy", {"accum_err_final": metric}, {}))
+        recorder.add_cell(
+            Cell("H4", "bf16_pure", "healthy", {"accum_err_final": metric}, H4Evidence())
+        )
     test = {"nodeid": "a", "outcome": outcome, "call": {"duration": len(path.name)}}
     return recorder.write({"created": len(path.name), "tests": [test]})
 

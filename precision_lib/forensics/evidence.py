@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from precision_lib.forensics.statistics import Metric
-from precision_lib.record.codec import FLAT, Json
+from precision_lib.jsonio import FLAT, Json
+from precision_lib.metrics.drift import PositionRange, StoredSum
+from precision_lib.metrics.rollout import ProbabilityBin
 
 Metrics = Mapping[str, Metric]
 
@@ -224,25 +226,6 @@ class H3Evidence(Evidence):
 
 
 @dataclass(frozen=True)
-class PositionRange:
-    """Errors of tokens ``first`` to ``last``, nats: RMS, mean, and RMS of the sum up to there."""
-
-    first: int
-    last: int
-    token_rms: float
-    token_mean: float
-    accumulated_rms: float
-
-
-@dataclass(frozen=True)
-class StoredSum:
-    """Error of a sequence log-prob, nats RMS: summed exactly, and stored in the format."""
-
-    summed: float
-    stored: float
-
-
-@dataclass(frozen=True)
 class AccumulatedError:
     """The log-ratio's error summed over a sequence."""
 
@@ -275,19 +258,6 @@ class H4Evidence(Evidence):
     buffers: Json = None
     sampled: AccumulatedError | None = None
     expected_policy_drift: Mapping[str, ExpectedDrift] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ProbabilityBin:
-    """Tokens whose probability is in (``above``, ``up_to``]: mean and RMS of d, sigma of law 2."""
-
-    above: float
-    up_to: float
-    n: int
-    mean: float
-    rms: float
-    sigma: float
-    sigma_first_order: float
 
 
 @dataclass(frozen=True)
