@@ -10,7 +10,6 @@ import socket
 from collections.abc import Generator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 
@@ -21,6 +20,8 @@ from precision_lib.models.loading import CheckpointError
 from precision_lib.models.pipeline import load_pipeline
 from precision_lib.sweep.plan import ModelNames
 from precision_lib.training.directory import FILES
+from precision_lib.training.events import Began, Ended, Stepped
+from precision_lib.training.events import Event as RunEvent
 from precision_lib.training.invariants import InvariantError
 from precision_lib.training.manifests import manifest_names
 from precision_lib.training.run import run_events
@@ -83,7 +84,7 @@ class RemoteCell:
         self.directory = Path(self.scratch.name)
         write_files(self.directory, files)
         self.reason: str | None = None
-        self.events: Generator[dict[str, Any], None, None] = run_events(
+        self.events: Generator[RunEvent, None, None] = run_events(
             *(pipeline, configuration, settings, self.directory),
             resume=True,
             stop=lambda: self.reason,
@@ -99,15 +100,16 @@ class RemoteCell:
         self.reason = reason
         try:
             event = next(self.events)
-            if event["kind"] == "end":
+            if isinstance(event, Ended):
                 self.events.close()
                 files = read_files(self.directory)
                 self.scratch.cleanup()
-                return "end", event["summary"].last_step, files
+                return "end", event.summary.last_step, files
         except Exception:
             self.scratch.cleanup()
             raise
-        if event["kind"] == "step":
-            return "step", event["line"]["step"] + 1, None
-        files_now = read_files(self.directory) if event["kind"] == "state" else None
-        return event["kind"], event["step"], files_now
+        if isinstance(event, Stepped):
+            return "step", event.line.step + 1, None
+        if isinstance(event, Began):
+            return "begin", event.step, None
+        return "state", event.step, read_files(self.directory)

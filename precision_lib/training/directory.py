@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from precision_lib.jsonio import write_text
+from precision_lib.training.lines import Figures
 from precision_lib.training.state import STATE, StateError
 from precision_lib.training.summary import SUMMARY
 
@@ -71,7 +71,7 @@ def clear_debris(directory: Path) -> None:
                 path.unlink()
 
 
-def read_lines(directory: Path) -> list[dict[str, Any]]:
+def read_lines(directory: Path) -> list[Figures]:
     """The lines of ``steps.jsonl``; one that a kill cut off is left out.
 
     Raises:
@@ -80,7 +80,7 @@ def read_lines(directory: Path) -> list[dict[str, Any]]:
     path = directory / STEPS
     if not path.is_file():
         return []
-    lines: list[dict[str, Any]] = []
+    lines: list[Figures] = []
     texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, text in enumerate(texts, 1):
         try:
@@ -96,7 +96,7 @@ def read_lines(directory: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def lines_before(directory: Path, step: int | None) -> list[dict[str, Any]]:
+def lines_before(directory: Path, step: int | None) -> list[Figures]:
     """The lines of the steps before ``step``, the next one by the state; None without a state.
 
     Raises:
@@ -117,7 +117,7 @@ def lines_before(directory: Path, step: int | None) -> list[dict[str, Any]]:
     return lines[:step]
 
 
-def write_lines(directory: Path, lines: list[dict[str, Any]]) -> None:
+def write_lines(directory: Path, lines: list[Figures]) -> None:
     """Make ``steps.jsonl`` these lines and nothing else."""
     if (directory / STEPS).exists():
         write_text(directory / STEPS, "".join(json.dumps(line) + "\n" for line in lines))

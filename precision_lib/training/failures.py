@@ -5,7 +5,10 @@ a limit ends with that name, its figures and a state that can be resumed where t
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from precision_lib.training.lines import StepLine
 
 COMPLETED = "completed"
 NAN_LOSS = "nan_loss"
@@ -74,7 +77,7 @@ LIMITS: dict[str, Limit] = {
 class RunEnded(Exception):  # noqa: N818  # an end with a name, not always an error
     """A run ends with ``status``; the message says what was seen, ``line`` the step's figures."""
 
-    def __init__(self, status: str, reason: str, line: dict[str, Any] | None = None) -> None:
+    def __init__(self, status: str, reason: str, line: "StepLine | None" = None) -> None:
         super().__init__(reason)
         self.status, self.line = status, line
 
@@ -85,7 +88,7 @@ class Watch:
 
     beyond: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LIMITS, 0))
 
-    def look(self, line: dict[str, Any]) -> None:
+    def look(self, line: "StepLine") -> None:
         """Judge the figures of a step.
 
         Raises:
@@ -97,24 +100,22 @@ class Watch:
             if self.beyond[status] >= limit.patience:
                 raise RunEnded(
                     status,
-                    f"{figure} for {self.beyond[status]} steps up to step {line['step']}; "
+                    f"{figure} for {self.beyond[status]} steps up to step {line.step}; "
                     f"{limit.meaning}",
                     line,
                 )
 
 
-def _judged(line: dict[str, Any]) -> dict[str, tuple[str, bool]]:
+def _judged(line: "StepLine") -> dict[str, tuple[str, bool]]:
     """Status to (the figure in words, whether it lies beyond its limit)."""
-    returns, error = line["return_rms"], line["value_error_rms"]
-    golden = line["golden_kl_penalty_mean"]
+    learning, kl = line.learning, line.symptoms.kl_k1_mean
+    returns, error = learning.return_rms, learning.value_error_rms
+    golden, entropy = line.damage.golden_kl_penalty_mean, learning.entropy_mean
     return {
-        KL_EXPLOSION: (
-            f"KL {line['kl_k1_mean']:.3g} nats per token",
-            line["kl_k1_mean"] > LIMITS[KL_EXPLOSION].value,
-        ),
+        KL_EXPLOSION: (f"KL {kl:.3g} nats per token", kl > LIMITS[KL_EXPLOSION].value),
         ENTROPY_COLLAPSE: (
-            f"entropy {line['entropy_mean']:.3g} nats per token",
-            line["entropy_mean"] < LIMITS[ENTROPY_COLLAPSE].value,
+            f"entropy {entropy:.3g} nats per token",
+            entropy < LIMITS[ENTROPY_COLLAPSE].value,
         ),
         VALUE_DIVERGENCE: (
             f"value error {error:.3g} RMS, returns {returns:.3g} RMS",
@@ -122,11 +123,11 @@ def _judged(line: dict[str, Any]) -> dict[str, tuple[str, bool]]:
         ),
         KL_COLLAPSE: (
             f"all log-ratios 0, KL in FP32 {golden:.3g} nats per token",
-            line["log_ratio_all_zero"] and golden != 0,
+            line.symptoms.log_ratio_all_zero and golden != 0,
         ),
         NONFINITE_GRADIENTS: (
-            f"{line['skipped_updates']} updates skipped",
-            0 < line["updates"] == line["skipped_updates"],
+            f"{learning.skipped_updates} updates skipped",
+            0 < learning.updates == learning.skipped_updates,
         ),
     }
 

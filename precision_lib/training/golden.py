@@ -11,7 +11,6 @@ D diagnostic sequences, the first of the rollout; T response tokens.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,9 +25,9 @@ from precision_lib.formats import format_of, ulp
 from precision_lib.matrix import get_configuration
 from precision_lib.metrics import drift, log_ratio, rewards, rollout, values
 from precision_lib.metrics.measure import level_counts, median_level
+from precision_lib.training.lines import Damage, Symptoms
 from precision_lib.training.rollout import (
     Experience,
-    ScoredRollout,
     TrainingModels,
     learn_from,
     score,
@@ -58,7 +57,7 @@ def golden_experience(
     """
     count = min(settings.diagnostic_sequences, len(experience.given.tokens))
     sampled, given = first_rows(experience.sampled, count), experience.given.rows(slice(count))
-    own = _first(experience.scored, count)
+    own = experience.scored.first(count)
     if models.configuration.trainer_components == REFERENCE_RUN.components:
         exact = own
     else:
@@ -77,54 +76,26 @@ def golden_experience(
     )
 
 
-def _first(scored: ScoredRollout, count: int) -> ScoredRollout:
-    tensors: dict[str, Any] = {
-        name: x[:count] for name, x in vars(scored).items() if isinstance(x, Tensor)
-    }
-    return replace(scored, **tensors)
-
-
-def damage(got: Experience, want: Experience) -> dict[str, float | None]:
-    """Every figure that needs the truth; None where there is nothing.
-
-    A name of the main job is the same function here, on these sequences. ``gae_rms_error`` and
-    ``gae_sign_flip_frac`` are of the whitened GAE advantages that the step trains on: what all
-    formats together do to them. ``score_tie_frac`` and ``score_kendall_tau`` compare all pairs of
-    scores, across prompts.
-    """
-    mask = got.given.mask
+def damage(got: Experience, want: Experience) -> Damage:
+    """Every figure that needs the truth."""
+    mask, true = got.given.mask, want.advantages[got.given.mask].double()
     error = torch.where(mask, got.penalty.double() - want.penalty.double(), 0.0)
-    return (
-        _log_ratio(got, want)
-        | _along_the_sequence(error, mask)
-        | _advantages(got, want)
-        | _ranking(got.scored.scores, want.scored.scores)
+    # 0 behind the end, so that the last sum is the sequence's.
+    drifted = drift.sequence_sums(error.numpy()) | {"tokens": mask.sum(1).double().numpy()}
+    ratios = _log_ratio_sums(got, want)
+    a, power = got.advantages[mask].double(), float(true.square().mean())
+    td = (values.td_errors(e.scored.values[mask], e.rewards, mask) for e in (got, want))
+    return Damage(
+        golden_kl_penalty_mean=float(ratios["golden_k3"].mean()),
+        log_ratio_nsr=_of(H1, "log_ratio_nsr", ratios, "signal2"),
+        kl_k3_rel_error=_of(H1, "kl_k3_rel_error", ratios, "golden_k3"),
+        **{name: H4.metrics[name].of(drifted) for name in H4_METRICS},
+        gae_rms_error=(float((a - true).square().mean()) / power) ** 0.5 if power else None,
+        gae_sign_flip_frac=float((a * true < 0).double().mean()),
+        value_td_zero_frac=_of(H3, "value_td_zero_frac", values.lost_td_errors(*td), "td_nonzero"),
+        score_tie_frac=_ranked("reward_tie_frac", got.scored.scores, want.scored.scores),
+        score_kendall_tau=_ranked("reward_kendall_tau", got.scored.scores, want.scored.scores),
     )
-
-
-def _log_ratio(got: Experience, want: Experience) -> dict[str, float | None]:
-    """Of the log-ratios, k3 of both in float64: FP32 is its own truth, with an error of 0."""
-    mask = got.given.mask
-    true, reference = want.penalty[mask].double(), want.scored.ref_logprobs[mask].float()
-    sums = log_ratio.token_quantities(got.penalty[mask].double(), true, reference)
-    return {
-        "golden_kl_penalty_mean": float(sums["golden_k3"].mean()),
-        "log_ratio_nsr": _of(H1, "log_ratio_nsr", sums, "signal2"),
-        "kl_k3_rel_error": _of(H1, "kl_k3_rel_error", sums, "golden_k3"),
-    }
-
-
-def _of(
-    hypothesis: Hypothesis, metric: str, sums: Mapping[str, Any], something: str
-) -> float | None:
-    """A metric of the main job; None where the sum that it is relative to is 0."""
-    return hypothesis.metrics[metric].of(sums) if float(sums[something].sum()) else None
-
-
-def _along_the_sequence(error: Tensor, mask: Tensor) -> dict[str, float | None]:
-    """H4's metrics of errors [D, T], 0 behind the end, so that the last sum is the sequence's."""
-    sums = drift.sequence_sums(error.numpy()) | {"tokens": mask.sum(1).double().numpy()}
-    return {name: H4.metrics[name].of(sums) for name in H4_METRICS}
 
 
 H4_METRICS = (
@@ -136,50 +107,42 @@ H4_METRICS = (
 )
 
 
-def _advantages(got: Experience, want: Experience) -> dict[str, float | None]:
+def _log_ratio_sums(got: Experience, want: Experience) -> dict[str, Tensor]:
+    """Of the log-ratios, k3 of both in float64: FP32 is its own truth, with an error of 0."""
     mask = got.given.mask
-    a, true = got.advantages[mask].double(), want.advantages[mask].double()
-    power = float(true.square().mean())
-    td, golden_td = (values.td_errors(e.scored.values[mask], e.rewards, mask) for e in (got, want))
-    lost = values.lost_td_errors(td, golden_td)
-    return {
-        "gae_rms_error": (float((a - true).square().mean()) / power) ** 0.5 if power else None,
-        "gae_sign_flip_frac": float((a * true < 0).double().mean()),
-        "value_td_zero_frac": _of(H3, "value_td_zero_frac", lost, "td_nonzero"),
-    }
+    true, reference = want.penalty[mask].double(), want.scored.ref_logprobs[mask].float()
+    return log_ratio.token_quantities(got.penalty[mask].double(), true, reference)
 
 
-def _ranking(scores: Tensor, golden: Tensor) -> dict[str, float | None]:
-    """Ties and rank correlation over all pairs of the diagnostic sequences."""
-    names = {"score_tie_frac": "reward_tie_frac", "score_kendall_tau": "reward_kendall_tau"}
+def _of(
+    hypothesis: Hypothesis, metric: str, sums: Mapping[str, Tensor], something: str
+) -> float | None:
+    """A metric of the main job; None where the sum that it is relative to is 0."""
+    return hypothesis.metrics[metric].of(sums) if float(sums[something].sum()) else None
+
+
+def _ranked(metric: str, scores: Tensor, golden: Tensor) -> float | None:
+    """A metric of H2 over all pairs of the diagnostic sequences; None without a finite pair."""
     if len(golden) < 2 or not bool(torch.isfinite(golden).all()):
-        return dict.fromkeys(names)
-    sums = rewards.group_sums(scores, golden, torch.zeros(len(scores), dtype=torch.int64))
-    return {name: H2.metrics[of].of(sums) for name, of in names.items()}
+        return None
+    one_group = torch.zeros(len(scores), dtype=torch.int64)
+    return H2.metrics[metric].of(rewards.group_sums(scores, golden, one_group))
 
 
-def symptoms(experience: Experience) -> dict[str, float | bool | None]:
-    """What a run can see of itself, over the whole rollout.
-
-    Zero log-ratios are those within one FP32 ulp of the log-prob.
-    """
+def symptoms(experience: Experience) -> Symptoms:
+    """What a run can see of itself, over the whole rollout."""
     mask, scored = experience.given.mask, experience.scored
     d = experience.penalty[mask]
     sums = log_ratio.own_quantities(d, scored.ref_logprobs[mask].float())
-    own = {name: H1.metrics[name].of(sums) for name in H1_METRICS} | {
-        "kl_k1_mean": float(d.double().mean()),
-        "log_ratio_all_zero": bool((d == 0).all()),
-        "reward_resolution_median": _median_step(scored.scores),
-        "value_quant_step_median": _median_step(scored.values[mask]),
-    }
-    return own | _beside_the_sampler(experience)
-
-
-def _beside_the_sampler(experience: Experience) -> dict[str, float]:
-    """H5's metrics of d, the old log-prob minus what the sampler reported."""
-    scored, mask = experience.scored, experience.given.mask
     difference = scored.logprobs.double() - scored.rollout_logprobs.double()
-    return rollout.figures(rollout.padded_sums(difference.numpy(), mask.numpy()))
+    return Symptoms(
+        **{name: H1.metrics[name].of(sums) for name in H1_METRICS},
+        kl_k1_mean=float(d.double().mean()),
+        log_ratio_all_zero=bool((d == 0).all()),
+        reward_resolution_median=_median_step(scored.scores),
+        value_quant_step_median=_median_step(scored.values[mask]),
+        **rollout.figures(rollout.padded_sums(difference.numpy(), mask.numpy())),
+    )
 
 
 H1_METRICS = (

@@ -103,6 +103,11 @@ class ScoredRollout:
     rollout_logprobs: Tensor
     logits_format: dict[str, str]
 
+    def first(self, count: int) -> "ScoredRollout":
+        """Of the first ``count`` sequences."""
+        tensors = {n: x[:count] for n, x in vars(self).items() if isinstance(x, Tensor)}
+        return ScoredRollout(**tensors, logits_format=self.logits_format)
+
 
 @dataclass(frozen=True)
 class Experience:

@@ -16,6 +16,7 @@ from precision_lib.jsonio import append_line, check_writable
 from precision_lib.matrix import TRAINER, PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import computes_on_cpu
+from precision_lib.record.codec import encode
 from precision_lib.record.context import run_context
 from precision_lib.runtime import deterministic
 from precision_lib.training.directory import (
@@ -27,6 +28,7 @@ from precision_lib.training.directory import (
     write_lines,
 )
 from precision_lib.training.evaluation import evaluate
+from precision_lib.training.events import Began, Ended, Event, StateWritten, Stepped
 from precision_lib.training.failures import (
     COMPLETED,
     FINAL,
@@ -36,6 +38,7 @@ from precision_lib.training.failures import (
     RunEnded,
     is_out_of_memory,
 )
+from precision_lib.training.lines import Figures, StepLine, numbers
 from precision_lib.training.manifests import WeightSeries, remove_manifests
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import (
@@ -49,36 +52,13 @@ from precision_lib.training.state import (
 )
 from precision_lib.training.summary import (
     SUMMARY,
-    WINDOW,
     RunSummary,
     best_window,
+    last_window,
     read_summary,
-    window_mean,
     write_summary,
 )
 from precision_lib.training.trainer import Run, open_run, ppo_step
-
-#: Figures of the last window of steps that a summary shows.
-FINAL_FIGURES = (
-    "reward_mean",
-    "reward_std",
-    "kl_sequence_mean",
-    "kl_k1_mean",
-    "kl_penalty_mean",
-    "entropy_mean",
-    "explained_variance",
-    "clip_frac",
-    "weights_moved_frac",
-    "log_ratio_near_zero_frac",
-    "log_ratio_nsr",
-    "score_tie_frac",
-    "values_unchanged_frac",
-    "gae_rms_error",
-    "accum_err_final",
-    *("rollout_logprob_abs_diff_mean", "rollout_log_ratio_final"),
-    "step_seconds",
-    "tokens_per_second",
-)
 
 
 @dataclass
@@ -94,12 +74,12 @@ class Session:
     settings: PPOSettings
     directory: Path
     run: Run | None = None
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[Figures] = field(default_factory=list)
     series: WeightSeries = field(default_factory=WeightSeries)
 
-    def keep(self, line: dict[str, Any]) -> None:
+    def keep(self, line: StepLine) -> None:
         """Write a step's line."""
-        self.lines.append(append_line(self.directory / STEPS, line))
+        self.lines.append(append_line(self.directory / STEPS, encode(line)))
 
     def checkpoint(self) -> None:
         """Write manifests and state, once the lines of its steps are surely on disk.
@@ -154,12 +134,8 @@ def run_events(
     *,
     resume: bool = False,
     stop: Callable[[], str | None] = lambda: None,
-) -> Generator[dict[str, Any], None, None]:
-    """Train, and say what happens: ``{"kind": "begin" | "step" | "state" | "end", ...}``.
-
-    ``begin`` has ``step``, the first that is done here; ``step`` has ``line``; ``state`` has
-    ``step``; ``end`` has ``summary``. Each is on disk when it is said. The run goes on only while
-    its events are taken.
+) -> Generator[Event, None, None]:
+    """Train, and say what happens; the run goes on only while its events are taken.
 
     Args:
         directory: of this run alone. resume: continue what is in it, if anything is.
@@ -174,14 +150,14 @@ def run_events(
     check_free(directory, resume=resume)
     done = final_summary(directory, configuration, settings, resume=resume, pipeline=pipeline)
     if done is not None:
-        yield {"kind": "end", "summary": done}
+        yield Ended(done)
         return
     check_writable(directory)
     with alone(directory):
         yield from _events(Session(pipeline, configuration, settings, directory), stop)
 
 
-def _events(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
+def _events(session: Session, stop: Callable[[], str | None]) -> Iterator[Event]:
     low_precision = set(session.configuration.components.values()) - {"fp32", "fp64", TRAINER}
     native = not (low_precision and computes_on_cpu(*session.pipeline.models))
     with deterministic(session.settings.seed, native_products=native):
@@ -195,7 +171,7 @@ def _events(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[s
             _try(partial(session.keep, ended.line))
         if ended.status != COMPLETED:
             _try(session.checkpoint)
-        yield {"kind": "end", "summary": _summarise(session, ended)}
+        yield Ended(_summarise(session, ended))
 
 
 def _end_by(error: Exception) -> RunEnded:
@@ -211,7 +187,7 @@ def _end_by(error: Exception) -> RunEnded:
     raise error
 
 
-def _begin(session: Session) -> Iterator[dict[str, Any]]:
+def _begin(session: Session) -> Iterator[Event]:
     """Open the run where its state is, or at the beginning; the directory then says the same.
 
     Nothing is written before it is clear that this is the run of the directory.
@@ -228,24 +204,25 @@ def _begin(session: Session) -> Iterator[dict[str, Any]]:
     write_lines(directory, session.lines)
     remove_manifests(directory, run.step)
     (directory / SUMMARY).unlink(missing_ok=True)  # from now on it would not be true
-    yield {"kind": "begin", "step": run.step}
+    yield Began(run.step)
     if state is None:
         session.checkpoint()
-        yield {"kind": "state", "step": run.step}
+        yield StateWritten(run.step)
 
 
-def _steps(session: Session, stop: Callable[[], str | None]) -> Iterator[dict[str, Any]]:
+def _steps(session: Session, stop: Callable[[], str | None]) -> Iterator[Event]:
     settings, run = session.settings, session.run
     assert run is not None
     while run.step < settings.max_steps:
         reason = stop()
         if reason:
             raise RunEnded(INTERRUPTED, f"stopped by {reason} before step {run.step}")
-        session.keep(ppo_step(run))
-        yield {"kind": "step", "line": session.lines[-1]}
+        line = ppo_step(run)
+        session.keep(line)
+        yield Stepped(line)
         if run.step % settings.checkpoint_every == 0 or run.step == settings.max_steps:
             session.checkpoint()
-            yield {"kind": "state", "step": run.step}
+            yield StateWritten(run.step)
 
 
 def _try(write: Callable[[], Any]) -> str:
@@ -275,13 +252,13 @@ def _summarise(session: Session, ended: RunEnded) -> RunSummary:
         last_step=len(lines),
         max_steps=settings.max_steps,
         best=best_window(lines),
-        final={name: window_mean(lines[-WINDOW:], name) for name in FINAL_FIGURES},
+        final=last_window(lines),
         evaluation=evaluation,
         skipped_updates=run.skipped if run else 0,
         weights_sha256=digest({"master": run.weights.master}) if run else "",
         identity=identity(session.pipeline, session.configuration, settings),
         context=run_context(str(session.pipeline.policy.model.device), settings.seed),
-        seconds=sum(line["step_seconds"] for line in lines),
+        seconds=sum(numbers(lines, "step_seconds")),
     )
     failed = _try(partial(write_summary, session.directory, summary))
     if failed and summary.status in FINAL:
@@ -289,7 +266,7 @@ def _summarise(session: Session, ended: RunEnded) -> RunSummary:
     return summary
 
 
-def _evaluation(session: Session, ended: RunEnded) -> tuple[dict[str, Any], RunEnded]:
+def _evaluation(session: Session, ended: RunEnded) -> tuple[dict[str, dict[str, float]], RunEnded]:
     """FP32 figures before and after, of a run that came to its end with finite weights.
 
     The second result says how it ended: it is not completed where its evaluation fails.

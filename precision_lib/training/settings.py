@@ -6,7 +6,6 @@ with all of them but its length.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.trajectories.batches import FreezeSettings
@@ -154,7 +153,7 @@ class PPOSettings:
         )
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, float | str | None]:
         """What a resumed run has to share: all but its length and what does not train it."""
         settings = asdict(self)
         for name in ("max_steps", "checkpoint_every", "evaluation_sequences"):

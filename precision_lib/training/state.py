@@ -10,15 +10,15 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from precision_lib.jsonio import Json
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.training.failures import Watch
@@ -37,7 +37,7 @@ class StateError(RuntimeError):
 
 def identity(
     pipeline: Pipeline, configuration: PrecisionConfig, settings: PPOSettings
-) -> dict[str, Any]:
+) -> dict[str, Json]:
     """What a resumed run has to share with the one that it continues; plain JSON values."""
     return asked_for(configuration, settings) | {
         "models": {
@@ -58,7 +58,7 @@ def _place(device: torch.device) -> dict[str, str]:
     return {"device": "cuda", "card": torch.cuda.get_device_name(device)}
 
 
-def asked_for(configuration: PrecisionConfig, settings: PPOSettings) -> dict[str, Any]:
+def asked_for(configuration: PrecisionConfig, settings: PPOSettings) -> dict[str, Json]:
     """The part of :func:`identity` that needs neither models nor a machine."""
     return {
         "configuration": {"name": configuration.name} | configuration.components,
@@ -67,16 +67,34 @@ def asked_for(configuration: PrecisionConfig, settings: PPOSettings) -> dict[str
 
 
 @dataclass(frozen=True)
-class State:
-    """A state as it was written: ``header``, plain JSON values, and ``tensors`` by name."""
+class Header:
+    """What a state says of its run.
 
-    header: dict[str, Any]
+    Attributes:
+        step: the next one. adam_steps: optimizer steps so far.
+        identity: of the run. kl_coefficient, skipped, watch, observed: as :class:`Run` has them.
+    """
+
+    identity: dict[str, Json]
+    step: int
+    adam_steps: int
+    kl_coefficient: float
+    skipped: int
+    watch: dict[str, int]
+    observed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class State:
+    """A state as it was written: header and tensors by name."""
+
+    header: Header
     tensors: dict[str, Tensor]
 
     @property
     def step(self) -> int:
         """The next step."""
-        return int(self.header["step"])
+        return self.header.step
 
 
 def write_state(directory: Path, run: Run) -> None:
@@ -89,16 +107,16 @@ def write_state(directory: Path, run: Run) -> None:
     tensors = {"master": run.weights.master}
     tensors |= {name: moments[name] for name in MOMENTS if name in moments}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {
-        "identity": identity(run.models.pipeline, run.models.configuration, run.settings),
-        "step": run.step,
-        "adam_steps": int(moments.get("step", 0)),
-        "kl_coefficient": run.kl_coefficient,
-        "skipped": run.skipped,
-        "watch": run.watch.beyond,
-        "observed": run.observed,
-    }
-    text = json.dumps(header, sort_keys=True)
+    header = Header(
+        identity=identity(run.models.pipeline, run.models.configuration, run.settings),
+        step=run.step,
+        adam_steps=int(moments.get("step", 0)),
+        kl_coefficient=run.kl_coefficient,
+        skipped=run.skipped,
+        watch=run.watch.beyond,
+        observed=run.observed,
+    )
+    text = json.dumps(asdict(header), sort_keys=True)
     metadata = {"schema": SCHEMA, "state": text, "sha256": digest(tensors, text)}
     _save(directory / STATE, tensors, metadata)
 
@@ -126,7 +144,7 @@ def digest(tensors: dict[str, Tensor], text: str = "") -> str:
     return digest_of_all.hexdigest()
 
 
-def read_state(directory: Path, wanted: dict[str, Any]) -> State | None:
+def read_state(directory: Path, wanted: dict[str, Json]) -> State | None:
     """The state in ``directory``, None if there is none.
 
     ``wanted``: :func:`identity` of the run that is to go on from it.
@@ -148,12 +166,12 @@ def read_state(directory: Path, wanted: dict[str, Any]) -> State | None:
     text = metadata.get("state", "")
     if digest(tensors, text) != metadata.get("sha256"):
         raise StateError(f"{path} was altered: it does not have its own SHA-256; {ADVICE}")
-    state = State(json.loads(text), tensors)
-    check_identity(path, state.header["identity"], wanted)
+    state = State(Header(**json.loads(text)), tensors)
+    check_identity(path, state.header.identity, wanted)
     return state
 
 
-def check_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_identity(path: Path, stored: dict[str, Json], wanted: dict[str, Json]) -> None:
     """Refuse what was made by another run.
 
     Raises:
@@ -167,7 +185,7 @@ def check_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -
         )
 
 
-def _differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
+def _differences(stored: Json, wanted: Json, name: str = "") -> list[str]:
     if isinstance(stored, dict) and isinstance(wanted, dict):
         return [
             difference
@@ -185,11 +203,11 @@ def restore(run: Run, state: State) -> None:
     with torch.no_grad():
         weights.master.copy_(state.tensors["master"])
     weights.cast()
-    if header["adam_steps"]:
+    if header.adam_steps:
         device = weights.master.device
         moments = {name: state.tensors[name].to(device) for name in MOMENTS}
-        steps = torch.tensor(float(header["adam_steps"]), device=device)
+        steps = torch.tensor(float(header.adam_steps), device=device)
         weights.optimizer.state[weights.master] = moments | {"step": steps}
-    run.step, run.kl_coefficient = state.step, header["kl_coefficient"]
-    run.skipped, run.observed = header["skipped"], header["observed"]
-    run.watch = Watch(dict(header["watch"]))
+    run.step, run.kl_coefficient = header.step, header.kl_coefficient
+    run.skipped, run.observed = header.skipped, header.observed
+    run.watch = Watch(dict(header.watch))

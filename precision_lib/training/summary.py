@@ -6,15 +6,36 @@ It is written when a run ends, in whatever way. A directory without one was kill
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from precision_lib.jsonio import write_json
+from precision_lib.jsonio import Json, write_json
 from precision_lib.training.failures import STATUSES
+from precision_lib.training.lines import Figures, numbers
 
 SCHEMA = "precision-forensics/ppo-run/1"
 SUMMARY = "summary.json"
 #: Steps over which a figure is averaged before it is called reached.
 WINDOW = 10
+#: Figures of the last window of steps that a summary shows.
+FINAL_FIGURES = (
+    "reward_mean",
+    "reward_std",
+    "kl_sequence_mean",
+    "kl_k1_mean",
+    "kl_penalty_mean",
+    "entropy_mean",
+    "explained_variance",
+    "clip_frac",
+    "weights_moved_frac",
+    "log_ratio_near_zero_frac",
+    "log_ratio_nsr",
+    "score_tie_frac",
+    "values_unchanged_frac",
+    "gae_rms_error",
+    "accum_err_final",
+    *("rollout_logprob_abs_diff_mean", "rollout_log_ratio_final"),
+    "step_seconds",
+    "tokens_per_second",
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +47,7 @@ class RunSummary:
         configuration: name. formats: component to format. seed: of the run.
         observed_formats: component to format as seen in the first step.
         last_step: number of steps done. max_steps: asked for.
-        best: {"reward_mean", "step"} of the best window of steps.
+        best: ``reward_mean`` and ``step`` of the best window of steps.
         final: means over the last window of steps.
         evaluation: FP32 figures before training (``initial``) and after (``final``).
         skipped_updates: of all steps.
@@ -44,13 +65,13 @@ class RunSummary:
     observed_formats: dict[str, str]
     last_step: int
     max_steps: int
-    best: dict[str, Any]
-    final: dict[str, Any]
-    evaluation: dict[str, Any]
+    best: dict[str, float | None]
+    final: dict[str, float | None]
+    evaluation: dict[str, dict[str, float]]
     skipped_updates: int
     weights_sha256: str
-    identity: dict[str, Any]
-    context: dict[str, Any]
+    identity: dict[str, Json]
+    context: dict[str, Json]
     seconds: float
 
 
@@ -86,23 +107,22 @@ def read_summary(directory: Path) -> RunSummary | None:
         raise SummaryError(f"{path} is not whole: {error}; delete it and resume") from None
 
 
-def window_mean(lines: list[dict[str, Any]], name: str) -> float | None:
+def window_mean(lines: list[Figures], name: str) -> float | None:
     """Mean of a figure over lines, those left out that have none."""
-    numbers = [line[name] for line in lines if isinstance(line.get(name), int | float)]
-    return sum(numbers) / len(numbers) if numbers else None
+    figures = numbers(lines, name)
+    return sum(figures) / len(figures) if figures else None
 
 
-def best_window(lines: list[dict[str, Any]]) -> dict[str, Any]:
+def last_window(lines: list[Figures]) -> dict[str, float | None]:
+    """Name to the mean of each of :data:`FINAL_FIGURES` over the last window."""
+    return {name: window_mean(lines[-WINDOW:], name) for name in FINAL_FIGURES}
+
+
+def best_window(lines: list[Figures]) -> dict[str, float | None]:
     """The highest mean reward over :data:`WINDOW` consecutive steps, and the step it ends at."""
-    if not lines:
-        return {"reward_mean": None, "step": None}
     width = min(WINDOW, len(lines))
-    means = [
-        (sum(line["reward_mean"] for line in lines[end - width : end]) / width, end - 1)
-        for end in range(width, len(lines) + 1)
-        if all(isinstance(line["reward_mean"], float) for line in lines[end - width : end])
-    ]
-    if not means:
-        return {"reward_mean": None, "step": None}
-    reward, end = max(means)
-    return {"reward_mean": reward, "step": lines[end]["step"]}
+    ends = range(width, len(lines) + 1) if lines else ()
+    rewards = ((numbers(lines[end - width : end], "reward_mean"), end - 1) for end in ends)
+    means = [(sum(window) / width, end) for window, end in rewards if len(window) == width]
+    reward, end = max(means, default=(None, None))
+    return {"reward_mean": reward, "step": end}

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +30,7 @@ from precision_lib.training.failures import (
     Watch,
 )
 from precision_lib.training.golden import damage, golden_experience, symptoms
+from precision_lib.training.lines import Learning, StepLine, Timing
 from precision_lib.training.rollout import Experience, TrainingModels, open_models, rollout
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.update import Updates, update
@@ -90,7 +90,7 @@ def _fitted_head(pipeline: Pipeline, settings: PPOSettings) -> ValueHead:
     return fit_head(pipeline, sample_batch(pipeline, settings.sampling, 0))
 
 
-def ppo_step(run: Run) -> dict[str, Any]:
+def ppo_step(run: Run) -> StepLine:
     """One PPO step; its line of diagnostics. Call it inside :func:`runtime.deterministic`.
 
     Raises:
@@ -104,9 +104,8 @@ def ppo_step(run: Run) -> dict[str, Any]:
         experience = rollout(run.models, weights, settings, run.step, run.kl_coefficient)
     check_finite(experience, run.step)
     with clock.phase("diagnostics"):
-        figures = symptoms(experience) | damage(
-            *golden_experience(run.models, weights, experience, settings, run.kl_coefficient)
-        )
+        both = golden_experience(run.models, weights, experience, settings, run.kl_coefficient)
+        figures = symptoms(experience), damage(*both)
     if not run.checked:
         _check_experience(run, experience)
     before = weights.low.clone()
@@ -119,8 +118,8 @@ def ppo_step(run: Run) -> dict[str, Any]:
         invariants.check_optimizer(weights)
     run.checked = True
     moved = float((weights.low != before).double().mean())
-    line = {"step": run.step} | _learning(run, experience, updates) | figures
-    line |= {"weights_moved_frac": moved} | clock.seconds(int(experience.given.mask.sum()))
+    learning, timing = _learning(run, experience, updates), clock.timing(experience.given.mask)
+    line = StepLine(run.step, learning, *figures, moved, timing)
     _finish(run, line)
     return line
 
@@ -159,50 +158,48 @@ def _before_update(run: Run) -> None:
     run.whole = False
 
 
-def _learning(run: Run, experience: Experience, found: Updates) -> dict[str, Any]:
-    """What every PPO log shows, over real tokens and over the minibatches."""
+def _learning(run: Run, experience: Experience, found: Updates) -> Learning:
     mask, scored = experience.given.mask, experience.scored
     scores, lengths = scored.scores.double(), mask.sum(1).double()
     values, returns = scored.values[mask].double(), experience.returns[mask].double()
     rewarded = monte_carlo_returns(experience, run.settings.gamma)[mask]
     ratios = found.ratios
-    return {
-        "reward_mean": float(scores.mean()),
-        "reward_std": float(scores.std()) if len(scores) > 1 else 0.0,
-        "kl_sequence_mean": float(torch.where(mask, experience.penalty.double(), 0).sum(1).mean()),
-        "kl_coefficient": run.kl_coefficient,
-        "entropy_mean": float(scored.entropy[mask].double().mean()),
-        "response_length_mean": float(lengths.mean()),
-        "explained_variance": explained_variance(values, returns),
-        "value_error_rms": float((values - rewarded).square().mean().sqrt()),
-        "return_rms": float(rewarded.square().mean().sqrt()),
-        "policy_loss": _mean(found.policy_losses),
-        "value_loss": _mean(found.value_losses),
-        "clip_frac": _mean([r.clip_frac for r in ratios]),
-        "approx_kl": _mean([r.approx_kl for r in ratios]),
-        "log_ratio_smallest": min(r.smallest_log_ratio for r in ratios),
-        "log_ratio_largest": max(r.largest_log_ratio for r in ratios),
-        "ratio_overflows": sum(r.overflow_count for r in ratios),
-        "first_log_ratio": found.first_log_ratio,
-        "gradient_norm": _mean(found.gradient_norms),
-        "updates": len(found.gradient_norms),
-        "skipped_updates": found.skipped,
-        "values_unchanged_frac": found.stagnant / found.watched if found.watched else None,
-    } | _importance(run, experience)
+    importance_mean, truncated = _importance(run, experience)
+    return Learning(
+        reward_mean=float(scores.mean()),
+        reward_std=float(scores.std()) if len(scores) > 1 else 0.0,
+        kl_sequence_mean=float(torch.where(mask, experience.penalty.double(), 0).sum(1).mean()),
+        kl_coefficient=run.kl_coefficient,
+        entropy_mean=float(scored.entropy[mask].double().mean()),
+        response_length_mean=float(lengths.mean()),
+        explained_variance=explained_variance(values, returns),
+        value_error_rms=float((values - rewarded).square().mean().sqrt()),
+        return_rms=float(rewarded.square().mean().sqrt()),
+        policy_loss=_mean(found.policy_losses),
+        value_loss=_mean(found.value_losses),
+        clip_frac=_mean([r.clip_frac for r in ratios]),
+        approx_kl=_mean([r.approx_kl for r in ratios]),
+        log_ratio_smallest=min(r.smallest_log_ratio for r in ratios),
+        log_ratio_largest=max(r.largest_log_ratio for r in ratios),
+        ratio_overflows=sum(r.overflow_count for r in ratios),
+        first_log_ratio=found.first_log_ratio,
+        gradient_norm=_mean(found.gradient_norms),
+        updates=len(found.gradient_norms),
+        skipped_updates=found.skipped,
+        values_unchanged_frac=found.stagnant / found.watched if found.watched else None,
+        importance_weight_mean=importance_mean,
+        importance_weight_truncated_frac=truncated,
+    )
 
 
-def _importance(run: Run, experience: Experience) -> dict[str, float | None]:
+def _importance(run: Run, experience: Experience) -> tuple[float | None, float | None]:
     """Mean of the importance weights, and the share that the cap has cut; None without them."""
     if experience.importance is None:
-        return {"importance_weight_mean": None, "importance_weight_truncated_frac": None}
+        return None, None
     weights = experience.importance[experience.given.mask]
     assert run.settings.importance_cap is not None
-    return {
-        "importance_weight_mean": float(weights.double().mean()),
-        "importance_weight_truncated_frac": float(
-            (weights >= weights.new_tensor(run.settings.importance_cap)).double().mean()
-        ),
-    }
+    truncated = weights >= weights.new_tensor(run.settings.importance_cap)
+    return float(weights.double().mean()), float(truncated.double().mean())
 
 
 def monte_carlo_returns(experience: Experience, gamma: float) -> Tensor:
@@ -220,19 +217,19 @@ def _mean(figures: list[float]) -> float:
     return sum(figures) / len(figures)
 
 
-def _finish(run: Run, line: dict[str, Any]) -> None:
+def _finish(run: Run, line: StepLine) -> None:
     """Adapt the coefficient, count the step, look for failures."""
     settings = run.settings
     if settings.target_kl is not None:
         adapted = update_kl_coefficient(
             run.kl_coefficient,
-            line["kl_sequence_mean"],
+            line.learning.kl_sequence_mean,
             settings.target_kl,
             settings.kl_horizon,
             settings.batch_size,
         )
         run.kl_coefficient = max(adapted, SMALLEST_COEFFICIENT)
-    run.skipped += line["skipped_updates"]
+    run.skipped += line.learning.skipped_updates
     run.step += 1
     run.whole = True  # not before: what fails on the way leaves weights that no step number has
     run.watch.look(line)
@@ -261,7 +258,8 @@ class PhaseClock:
         yield
         self._seconds[f"{name}_seconds"] = self._now() - start
 
-    def seconds(self, tokens: int) -> dict[str, float]:
-        """All phases, the step, and response tokens per second of the step."""
+    def timing(self, mask: Tensor) -> Timing:
+        """All phases and the step, of the response tokens [N, T] that ``mask`` is True for."""
         step = self._now() - self._start
-        return self._seconds | {"step_seconds": step, "tokens_per_second": tokens / step}
+        tokens = int(mask.sum())
+        return Timing(**self._seconds, step_seconds=step, tokens_per_second=tokens / step)

@@ -22,6 +22,8 @@ from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.models.loading import parameter_digest, working_copy
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.runtime import deterministic
+from precision_lib.training.events import Ended, Stepped
+from precision_lib.training.lines import Damage, Learning, StepLine, Symptoms, Timing
 from precision_lib.training.rollout import Experience, rollout
 from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
@@ -118,6 +120,15 @@ def opened(name: str, models: Pipeline | None = None, **changes: Any) -> Iterato
         yield open_run(models or pipeline(), formats, wanted)
 
 
+def a_line(step: int = 0, **figures: Any) -> StepLine:
+    """A step's line with these figures, and 0 for all others."""
+
+    def part(kind: Any) -> Any:
+        return kind(**{f.name: figures.get(f.name, 0.0) for f in dataclasses.fields(kind)})
+
+    return StepLine(step, part(Learning), part(Symptoms), part(Damage), 0.0, part(Timing))
+
+
 def experience_of(run: Run) -> Experience:
     """The rollout of the step that comes next."""
     return rollout(run.models, run.weights, run.settings, run.step, run.kl_coefficient)
@@ -163,10 +174,10 @@ def train(
         resume=resume,
         stop=stop,
     ):
-        if event["kind"] == "step":
-            done.append(event["line"]["step"])
-    summary: RunSummary = event["summary"]
-    return summary
+        if isinstance(event, Stepped):
+            done.append(event.line.step)
+    assert isinstance(event, Ended)
+    return event.summary
 
 
 def next_step(directory: Path, name: str = "fp32_baseline", **changes: Any) -> int:

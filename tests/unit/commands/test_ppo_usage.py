@@ -16,6 +16,7 @@ from precision_lib.training.settings import PPOSettings
 from precision_lib.trajectories.prompts import MAX_PROMPT_TOKENS
 from tests.unit.small_pipelines import files_of, random_checkpoint, random_reward
 from tests.unit.small_runs import (
+    a_line,
     one_line,
     pipeline,
     ppo_command,
@@ -150,7 +151,7 @@ def test_help_lists_every_setting_and_what_it_means(capsys: pytest.CaptureFixtur
 
 def test_a_jump_of_the_kl_is_warned_of() -> None:
     settings = PPOSettings(max_new_tokens=10)
-    line = {"step": 2, "kl_sequence_mean": 5.0}
+    line = a_line(2, kl_sequence_mean=5.0)
     limit = 10 * math.log1p(settings.clip_range)
     [warning] = kl_warning(5.0 - 1.01 * limit, line, settings)
     assert "step 2: the KL rose by 0.18 nats per token" in warning

@@ -293,4 +293,4 @@ def test_the_first_ratio_of_a_training_run_is_one_bit_for_bit(name: str) -> None
         line = ppo_step(run)
     assert products.split > 0
     assert run.checked
-    assert line["first_log_ratio"] == line["kl_k1_mean"] == 0
+    assert line.learning.first_log_ratio == line.symptoms.kl_k1_mean == 0

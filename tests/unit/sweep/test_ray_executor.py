@@ -30,6 +30,7 @@ from precision_lib.sweep.local import RETRIES
 from precision_lib.sweep.plan import ModelNames, SweepCell, SweepPlan
 from precision_lib.sweep.ray_cluster import run_ray
 from precision_lib.training.directory import read_lines
+from precision_lib.training.events import Ended, StateWritten
 from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.summary import read_summary
@@ -66,7 +67,8 @@ def local(models: ModelNames, tmp_path_factory: pytest.TempPathFactory) -> dict[
     for name in NAMES:
         directory = tmp_path_factory.mktemp(name)
         *_, end = run_events(pipeline, get_configuration(name), SETTINGS, directory)
-        found[name] = end["summary"].weights_sha256
+        assert isinstance(end, Ended)
+        found[name] = end.summary.weights_sha256
     return found
 
 
@@ -86,6 +88,7 @@ def test_ray_that_the_sweep_starts_ends_with_it(tmp_path: Path) -> None:
     here = SweepPlan(tmp_path / "sweep", (embedded,), ModelNames())
     local = run_events(load_pipeline(), embedded.configuration, embedded.settings, tmp_path / "run")
     *_, end = local
+    assert isinstance(end, Ended)
     handler = signal.getsignal(signal.SIGTERM)
     events = []
     for event in run_ray(here, list(here.cells)):
@@ -93,7 +96,7 @@ def test_ray_that_the_sweep_starts_ends_with_it(tmp_path: Path) -> None:
         assert ray.is_initialized()
         assert signal.getsignal(signal.SIGTERM) == handler
     assert not ray.is_initialized()
-    assert weights(here) == [end["summary"].weights_sha256]
+    assert weights(here) == [end.summary.weights_sha256]
     process, threads = said_by(events[0])
     assert threads == 1
     for _ in range(1000):  # on a busy machine a worker ends after the cluster does
@@ -197,7 +200,7 @@ def test_cells_that_raise_fail_with_their_message_and_the_others_finish(
     pipeline = load_pipeline(here.models.model, here.models.reward_model)
     begun, directory = cell(NAMES[0], seed=2).settings, here.run_directory(changed)
     for event in run_events(pipeline, changed.configuration, begun, directory):
-        if event["kind"] == "state":
+        if isinstance(event, StateWritten):
             break
     events = list(run_ray(here, list(here.cells), address=cluster.address))
     assert sorted(ends(events)) == [

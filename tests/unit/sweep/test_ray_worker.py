@@ -72,12 +72,13 @@ def summary(directory: Path) -> dict[str, Any]:
 def whole(models: "ModelNames", tmp_path_factory: pytest.TempPathFactory) -> str:
     """Digest of the final weights of an uninterrupted local run."""
     from precision_lib.models.pipeline import load_pipeline
+    from precision_lib.training.events import Ended
     from precision_lib.training.run import run_events
 
     pipeline = load_pipeline(models.model, models.reward_model)
     *_, end = run_events(pipeline, REFERENCE_RUN, settings(), tmp_path_factory.mktemp("whole"))
-    digest: str = end["summary"].weights_sha256
-    return digest
+    assert isinstance(end, Ended)
+    return end.summary.weights_sha256
 
 
 def test_lost_actor_is_continued_from_the_last_state(
@@ -97,15 +98,17 @@ def test_run_that_is_asked_to_stop_keeps_its_last_step_and_goes_on_locally(
     models: "ModelNames", whole: str, tmp_path: Path
 ) -> None:
     from precision_lib.models.pipeline import load_pipeline
+    from precision_lib.training.events import Began, Ended
     from precision_lib.training.run import run_events
 
     assert run_elsewhere(models, settings(), tmp_path, stopped_at=3)[-1] == ("end", 3)
     assert summary(tmp_path)["status"] == "interrupted"
     assert "stopped by a test" in summary(tmp_path)["reason"]
     pipeline = load_pipeline(models.model, models.reward_model)
-    events = list(run_events(pipeline, REFERENCE_RUN, settings(), tmp_path, resume=True))
-    assert events[0] == {"kind": "begin", "step": 3}
-    assert events[-1]["summary"].weights_sha256 == whole
+    begin, *_, end = run_events(pipeline, REFERENCE_RUN, settings(), tmp_path, resume=True)
+    assert begin == Began(3)
+    assert isinstance(end, Ended)
+    assert end.summary.weights_sha256 == whole
 
 
 def test_summary_of_a_shorter_run_goes_when_it_is_made_longer(

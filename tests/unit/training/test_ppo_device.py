@@ -18,6 +18,7 @@ from precision_lib.matrix import get_configuration
 from precision_lib.models.placement import computes_on_cpu
 from precision_lib.runtime import deterministic
 from precision_lib.training.evaluation import evaluate
+from precision_lib.training.events import Began
 from precision_lib.training.run import run_events
 from precision_lib.training.settings import PPOSettings
 from precision_lib.training.state import STATE, write_state
@@ -106,7 +107,7 @@ def test_products_are_watched_only_where_16_bit_ones_run_on_the_cpu(
 ) -> None:
     monkeypatch.setattr("precision_lib.training.run.computes_on_cpu", lambda *models: on_cpu)
     events = run_events(random_pipeline(), get_configuration(name), SETTINGS, tmp_path)
-    assert next(events)["kind"] == "begin"
+    assert next(events) == Began(0)
     modes = _get_current_dispatch_mode_stack()
     events.close()
     assert [type(mode) for mode in modes] == [FP32AccumulatedMatmul] * watched

@@ -118,7 +118,7 @@ def check_figures(got: Experience, want: Experience) -> dict[str, Any]:
 
     k3 as ``expm1(-d) + d`` cancels: it is d^2 / 2 out of parts of size |d|.
     """
-    found, expected = damage(got, want), by_hand(got, want)
+    found, expected = vars(damage(got, want)), by_hand(got, want)
     assert set(found) == DAMAGE == set(expected) | {"accum_err_growth_exponent"}
     d = want.penalty[want.given.mask].double().abs()
     cancelled = 1 + float(d.sum() / (d.square().sum() / 2))
@@ -144,9 +144,8 @@ def test_planted_harm_shows_in_its_own_figures(
 ) -> None:
     """From an unharmed copy: ties, a ranking turned round, advantages of the other sign, td = 0."""
     _, want, _ = pair
-    assert damage(want, want) == UNHARMED | {
-        "golden_kl_penalty_mean": damage(want, want)["golden_kl_penalty_mean"]
-    }
+    unharmed = damage(want, want)
+    assert vars(unharmed) == UNHARMED | {"golden_kl_penalty_mean": unharmed.golden_kl_penalty_mean}
     tied = scored(want, scores=torch.ones(4))
     assert check_figures(tied, want)["score_tie_frac"] == 1
     turned = scored(want, scores=-want.scored.scores)
@@ -168,7 +167,7 @@ def shifted(want: Experience, error: Tensor) -> dict[str, float | None]:
     figures = dict.fromkeys(("logprobs", "ref_logprobs", "values", "entropy"), tokens)
     given = dataclasses.replace(want.given, mask=tokens.bool())
     exact = scored(dataclasses.replace(want, given=given, **long), **figures)
-    return damage(scored(exact, tokens + error), exact)
+    return vars(damage(scored(exact, tokens + error), exact))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +188,7 @@ def test_symptoms_are_what_a_loop_finds() -> None:
     with opened("bf16_pure", batch_size=8) as run:
         ppo_step(run)
         experience = experience_of(run)
-    mask, found = experience.given.mask, symptoms(experience)
+    mask, found = experience.given.mask, vars(symptoms(experience))
     d = np.concatenate(rows_of(experience.penalty, mask))
     reference = np.concatenate(rows_of(experience.scored.ref_logprobs, mask))
     assert set(found) == SYMPTOMS - {"values_unchanged_frac"}
@@ -212,8 +211,8 @@ def test_symptoms_are_what_a_loop_finds() -> None:
 def test_log_ratios_that_are_all_zero_are_seen_as_such() -> None:
     _, experience = stepped()
     nothing = symptoms(scored(experience, torch.zeros_like(experience.penalty)))
-    assert nothing["log_ratio_all_zero"] is True
-    assert nothing["log_ratio_near_zero_frac"] == 1
+    assert nothing.log_ratio_all_zero is True
+    assert nothing.log_ratio_near_zero_frac == 1
     one = torch.zeros_like(experience.penalty)
     one[0, 0] = 1.0
-    assert symptoms(scored(experience, one))["log_ratio_all_zero"] is False
+    assert symptoms(scored(experience, one)).log_ratio_all_zero is False

@@ -14,6 +14,7 @@ import torch
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.value_head import ValueHead
 from precision_lib.ppo.losses import policy_loss
+from precision_lib.training.events import Began, StateWritten, Stepped
 from precision_lib.training.failures import KL_COLLAPSE, LIMITS, RunEnded
 from precision_lib.training.run import run_events
 from precision_lib.training.trainer import ppo_step
@@ -202,7 +203,7 @@ def test_errors_of_the_program_are_not_called_an_ending(
 def test_who_takes_no_more_events_leaves_the_numerical_state_as_it_was(tmp_path: Path) -> None:
     """The autouse guard of all tests compares it."""
     events = run_events(pipeline(), configuration("bf16_pure"), settings(), tmp_path)
-    assert [next(events)["kind"] for _ in range(3)] == ["begin", "state", "step"]
+    assert [type(next(events)) for _ in range(3)] == [Began, StateWritten, Stepped]
     events.close()
     assert not (tmp_path / "summary.json").exists()
 
@@ -216,5 +217,5 @@ def test_step_by_step_a_failure_carries_its_line() -> None:
         assert run.step == 3
         assert run.whole
     assert ended.value.line is not None
-    assert ended.value.line["step"] == 2
-    assert ended.value.line["kl_k1_mean"] > 5
+    assert ended.value.line.step == 2
+    assert ended.value.line.symptoms.kl_k1_mean > 5

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from precision_lib.bounds import gamma
 from precision_lib.formats import FORMATS
+from precision_lib.record.codec import encode
 from precision_lib.runtime import deterministic
 from precision_lib.training.evaluation import SEED, Evaluation, evaluate
 from precision_lib.training.forward import Sequences
@@ -117,6 +118,6 @@ def test_policy_gradient_raises_a_reward_that_is_easily_learned(
     monkeypatch.setattr("precision_lib.training.rollout.score", counting)
     fast: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 4, "clip_range": 0.5, "lam": 1.0}
     with opened(name, batch_size=32, kl_coefficient=0.0, **fast) as run:
-        lines = [ppo_step(run) for _ in range(8)]
+        lines = [encode(ppo_step(run)) for _ in range(8)]
     error = math.hypot(lines[0]["reward_std"], lines[-1]["reward_std"]) / math.sqrt(32)
     assert lines[-1]["reward_mean"] - lines[0]["reward_mean"] > 5 * error

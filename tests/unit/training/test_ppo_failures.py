@@ -23,10 +23,9 @@ from precision_lib.training.failures import (
 )
 from precision_lib.training.rollout import Experience
 from precision_lib.training.trainer import check_finite
-from tests.unit.small_runs import scored, stepped
+from tests.unit.small_runs import a_line, scored, stepped
 
 HEALTHY: dict[str, Any] = {
-    "step": 0,
     "kl_k1_mean": 0.01,
     "golden_kl_penalty_mean": 0.01,
     "log_ratio_all_zero": False,
@@ -58,7 +57,7 @@ EDGES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
 
 def look_at(watch: Watch, first: int, count: int, figures: dict[str, Any]) -> None:
     for step in range(first, first + count):
-        watch.look(HEALTHY | figures | {"step": step})
+        watch.look(a_line(step, **(HEALTHY | figures)))
 
 
 def test_every_limit_has_an_edge_and_a_status_and_says_what_it_means() -> None:
@@ -78,7 +77,7 @@ def test_limit_ends_a_run_beyond_it_and_not_at_it(
     with pytest.raises(RunEnded, match=f"^{re.escape(message)}") as ended:
         look_at(Watch(), 7, patience, beyond)
     assert ended.value.status == status
-    assert ended.value.line == HEALTHY | beyond | {"step": 6 + patience}
+    assert ended.value.line == a_line(6 + patience, **(HEALTHY | beyond))
     assert f"for {patience} steps up to step {6 + patience}; " in str(ended.value)
     assert str(ended.value).endswith(LIMITS[status].meaning)
 

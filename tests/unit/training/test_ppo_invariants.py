@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.formats import FORMATS
+from precision_lib.record.codec import encode
 from precision_lib.training import invariants
 from precision_lib.training.forward import forward
 from precision_lib.training.invariants import InvariantError
@@ -35,7 +36,7 @@ def test_every_first_step_passes_and_is_exact_where_the_quantity_is(name: str) -
         assert first.clip_frac == 0
         assert any(r.approx_kl > 0 for r in others), "a ratio that is always 1 learns nothing"
     with opened(name, epochs=2, **MANY) as run:
-        line = ppo_step(run)
+        line = encode(ppo_step(run))
         assert run.checked
         assert run.observed == run.models.configuration.components
     assert line["kl_k1_mean"] == line["first_log_ratio"] == line["golden_kl_penalty_mean"] == 0
@@ -44,7 +45,7 @@ def test_every_first_step_passes_and_is_exact_where_the_quantity_is(name: str) -
 def test_a_reference_in_another_format_has_a_kl_before_any_training() -> None:
     with opened("bf16_fp32_ref") as run:
         experience = experience_of(run)
-        line = ppo_step(run)
+        line = encode(ppo_step(run))
     assert (experience.penalty[experience.given.mask] != 0).any()
     assert line["kl_penalty_mean"] > 0
     assert line["golden_kl_penalty_mean"] == 0
@@ -52,7 +53,7 @@ def test_a_reference_in_another_format_has_a_kl_before_any_training() -> None:
 
 def test_a_reference_of_other_weights_has_one_too() -> None:
     with opened("fp32_baseline", random_pipeline(moved=2.0**-7)) as run:
-        assert ppo_step(run)["golden_kl_penalty_mean"] > 0
+        assert ppo_step(run).damage.golden_kl_penalty_mean > 0
 
 
 def test_clean_experience_passes_every_check() -> None:

@@ -9,7 +9,8 @@ import pytest
 from precision_lib.bounds import gamma
 from precision_lib.formats import FORMATS
 from precision_lib.ppo.kl import update_kl_coefficient
-from precision_lib.training.run import FINAL_FIGURES
+from precision_lib.record.codec import encode
+from precision_lib.training.summary import FINAL_FIGURES
 from precision_lib.training.trainer import SMALLEST_COEFFICIENT, ppo_step
 from precision_lib.training.update import update
 from tests.unit.small_runs import (
@@ -28,11 +29,29 @@ from tests.unit.small_runs import (
 FP64 = FORMATS["fp64"]
 
 
+#: In the order of the file, which earlier releases wrote as well.
+KEYS = """
+step reward_mean reward_std kl_sequence_mean kl_coefficient entropy_mean response_length_mean
+explained_variance value_error_rms return_rms policy_loss value_loss clip_frac approx_kl
+log_ratio_smallest log_ratio_largest ratio_overflows first_log_ratio gradient_norm updates
+skipped_updates values_unchanged_frac importance_weight_mean importance_weight_truncated_frac
+kl_penalty_mean log_ratio_near_zero_frac k3_negative_frac log_ratio_nonfinite_frac kl_k1_mean
+log_ratio_all_zero reward_resolution_median value_quant_step_median rollout_log_ratio_final
+rollout_logprob_abs_diff_mean rollout_token_outside_clip_frac rollout_k3 rollout_sequence_ess
+rollout_nonfinite_frac golden_kl_penalty_mean log_ratio_nsr kl_k3_rel_error accum_err_final
+accum_err_growth_exponent drift_nats_per_1000_tokens log_ratio_rms_error sequence_ratio_ess
+gae_rms_error gae_sign_flip_frac value_td_zero_frac score_tie_frac score_kendall_tau
+weights_moved_frac rollout_seconds diagnostics_seconds update_seconds step_seconds
+tokens_per_second
+"""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_step_lines_hold_every_figure_and_nothing_else(name: str, tmp_path: Path) -> None:
     summary = train(tmp_path, name, max_steps=2)
     first, second = step_lines(tmp_path)
     for line in (first, second):
+        assert list(line) == KEYS.split()
         assert set(line) == {"step", "tokens_per_second"} | LEARNING | SYMPTOMS | DAMAGE | TIMES
         for figure, value in line.items():
             assert value is None or isinstance(value, int | float), (figure, value)
@@ -62,7 +81,7 @@ def test_figures_of_a_rollout_are_those_that_numpy_finds() -> None:
     with opened("bf16_pure", batch_size=8) as run:
         ppo_step(run)
         experience = experience_of(run)
-        line = ppo_step(run)
+        line = encode(ppo_step(run))
     mask, scored = experience.given.mask.numpy(), experience.scored
     scores = scored.scores.double().numpy()
     d = np.where(mask, experience.penalty.double().numpy(), 0)
@@ -91,7 +110,7 @@ def test_figures_of_the_updates_are_means_and_extremes_over_the_minibatches(epoc
     with opened("fp32_baseline", **changes) as run:
         found = update(run.models, run.weights, experience_of(run), run.settings, 0)
     with opened("fp32_baseline", **changes) as run:
-        line = ppo_step(run)
+        line = encode(ppo_step(run))
     count = 2 * epochs
     ratios = found.ratios
     assert line["updates"] == len(ratios) == len(found.gradient_norms) == count
@@ -110,7 +129,7 @@ def test_adaptive_coefficient_follows_the_kl_and_never_dies() -> None:
     with opened("fp32_baseline", target_kl=0.5, kl_horizon=4) as run:
         for _ in range(2):
             used = run.kl_coefficient
-            line = ppo_step(run)
+            line = encode(ppo_step(run))
             assert line["kl_coefficient"] == used
             wanted = update_kl_coefficient(used, line["kl_sequence_mean"], 0.5, 4, 4)
             assert run.kl_coefficient == wanted != used
@@ -125,7 +144,7 @@ def test_share_of_moved_weights_is_that_of_the_copy_that_computes() -> None:
     for name in ("fp32_baseline", "bf16_pure"):
         with opened(name, learning_rate=1e-5) as run:
             before = run.weights.low.clone()
-            line = ppo_step(run)
+            line = encode(ppo_step(run))
             assert line["weights_moved_frac"] == float((run.weights.low != before).double().mean())
             moved.append(line["weights_moved_frac"])
     assert moved[0] > 0.5 > 0.1 > moved[1] > 0
