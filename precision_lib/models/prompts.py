@@ -1,7 +1,9 @@
 """What a policy is asked, where that is the user's own."""
 
 from dataclasses import dataclass
-from typing import Any
+
+#: Name, and of a user's own prompts their count, chat template (a bool) and digest.
+PromptsContext = dict[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Prompts:
     chat: bool
     sha256: str
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> PromptsContext:
         """What a record says about them."""
         return {
             "name": self.name,

@@ -4,7 +4,6 @@ The hazard. A replay of an empty directory compares nothing and would end as if 
 """
 
 from pathlib import Path
-from typing import Any
 
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.matrix import PrecisionConfig
@@ -12,6 +11,7 @@ from precision_lib.models.pipeline import Pipeline
 from precision_lib.phases.weights import write_manifests
 from precision_lib.reporting.bar import progress_bar
 from precision_lib.trajectories.replay import NothingToReplayError, replay
+from precision_lib.trajectories.replay_record import ReplayRecord
 from precision_lib.trajectories.shards import read_manifest
 
 
@@ -22,7 +22,7 @@ def run_replay(
     output_dir: Path,
     batch_size: int | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> ReplayRecord:
     """:func:`trajectories.replay.replay` with a bar, manifests of the weights; its record.
 
     Raises:
@@ -47,11 +47,11 @@ def run_replay(
     return record
 
 
-def golden_failure(record: dict[str, Any]) -> str | None:
+def golden_failure(record: ReplayRecord) -> str | None:
     """Why the figures of a replay mean nothing, or None: FP32 had to repeat and did not."""
-    repeats = record["golden_repeats"]
-    wrong = [name for name, same in (repeats["bitwise_equal"] or {}).items() if not same]
-    if not repeats["required"] or not wrong:
+    repeats = record.golden_repeats
+    wrong = [name for name, same in (repeats.bitwise_equal or {}).items() if not same]
+    if not repeats.required or not wrong:
         return None
     return (
         f"the FP32 replay differs from the frozen figures in {', '.join(wrong)}, on the same "

@@ -8,13 +8,13 @@ N sequences, L tokens, T response tokens of the longest; errors are float64, got
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.masked import real_or_zero
+from precision_lib.trajectories.replay_record import AllErrors, Bin, Errors, Summary, SummedBin
 from precision_lib.trajectories.store import Trajectories
 
 #: Quantity to (unit, whether its errors add up along a sequence).
@@ -94,22 +94,17 @@ class Sums:
         if len(good):
             self.largest = max(self.largest, float(good.abs().max()))
 
-    def total(self) -> dict[str, Any]:
-        """n, mean, RMS, largest absolute error and the count of errors that are not finite."""
-        if not self.bins:
-            return _statistics(torch.zeros(4)) | {"max_abs": None}
-        statistics = _statistics(torch.stack(list(self.bins.values())).sum(0))
-        return statistics | {"max_abs": self.largest if statistics["n"] else None}
+    def total(self, unit: str) -> AllErrors:
+        """Over all bins."""
+        rows = list(self.bins.values()) or [torch.zeros(4)]
+        errors = _errors(torch.stack(rows).sum(0))
+        return AllErrors(**vars(errors), max_abs=self.largest if errors.n else None, unit=unit)
 
 
-def _statistics(row: Tensor) -> dict[str, Any]:
+def _errors(row: Tensor) -> Errors:
     n, total, squares, nonfinite = row.tolist()
-    return {
-        "n": int(n),
-        "nonfinite": int(nonfinite),
-        "mean": total / n if n else None,
-        "rms": (squares / n) ** 0.5 if n else None,
-    }
+    mean, rms = (total / n, (squares / n) ** 0.5) if n else (None, None)
+    return Errors(n=int(n), nonfinite=int(nonfinite), mean=mean, rms=rms)
 
 
 @dataclass
@@ -137,22 +132,24 @@ class Comparison:
             if name in self.accumulated:
                 _add_by_place(self.accumulated[name], error.cumsum(1), real, places)
 
-    def summary(self) -> dict[str, dict[str, Any]]:
-        """Quantity to n, nonfinite, mean, rms, max_abs and unit."""
-        return {q: s.total() | {"unit": QUANTITIES[q][0]} for q, s in self.single.items()}
+    def summary(self) -> Summary:
+        """Quantity to its errors."""
+        return {q: s.total(QUANTITIES[q][0]) for q, s in self.single.items()}
 
-    def by_position(self) -> dict[str, list[dict[str, Any]]]:
+    def by_position(self) -> dict[str, list[Bin]]:
         """Quantity to its bins of response position, the error and the accumulated error."""
         return {q: self._bins(q) for q in QUANTITIES if q != "reward"}
 
-    def _bins(self, quantity: str) -> list[dict[str, Any]]:
-        rows = []
+    def _bins(self, quantity: str) -> list[Bin]:
+        rows: list[Bin] = []
         for number, row in sorted(self.single[quantity].bins.items()):
             first, last = (1, 1) if number == 0 else (2 ** (number - 1) + 1, 2**number)
-            entry = {"first": first, "last": last} | _statistics(row)
+            errors = vars(_errors(row))
             if quantity in self.accumulated:
-                entry["accumulated"] = _statistics(self.accumulated[quantity].bins[number])
-            rows.append(entry)
+                sums = _errors(self.accumulated[quantity].bins[number])
+                rows.append(SummedBin(first, last, **errors, accumulated=sums))
+            else:
+                rows.append(Bin(first, last, **errors))
         return rows
 
 

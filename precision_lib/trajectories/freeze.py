@@ -15,6 +15,7 @@ import torch
 from precision_lib.models.loading import Checkpoint
 from precision_lib.models.pipeline import Pipeline
 from precision_lib.models.placement import computes_on_cpu, devices_of
+from precision_lib.models.prompts import PromptsContext
 from precision_lib.models.reward_model import RewardModel
 from precision_lib.models.rollout_engine import rollout_engine
 from precision_lib.models.value_head import ValueHead, load_value_head, save_value_head
@@ -94,7 +95,7 @@ def _drawing(pipeline: Pipeline, rollout: str) -> Pipeline:
     return replace(pipeline, policy=replace(pipeline.policy, model=engine))
 
 
-def software(*devices: torch.device) -> dict[str, Any]:
+def software(*devices: torch.device) -> dict[str, str | int]:
     """What the last bits of a forward depend on besides the models: versions, devices, threads.
 
     Each of the policy's ``devices``, at least one, is named.
@@ -167,7 +168,7 @@ def _begin(pipeline: Pipeline, settings: FreezeSettings, directory: Path, resume
     return Manifest(asked, digests, made_with, settings.num_batches, settings.rollout)
 
 
-def _prompts(pipeline: Pipeline) -> str | dict[str, Any]:
+def _prompts(pipeline: Pipeline) -> str | PromptsContext:
     """The shipped prompts by their name, others with their digest."""
     context = prompts_context(pipeline.policy)
     return context if pipeline.policy.prompts else str(context["name"])

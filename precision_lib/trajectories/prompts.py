@@ -7,12 +7,11 @@ prompt is used once before any comes twice, and its number travels with its sequ
 A checkpoint brings prompts of a user's own, or none; then the shipped ones are used.
 """
 
-from typing import Any
-
 import torch
 
 from precision_lib.models.embedded import load_prompts
 from precision_lib.models.loading import EMBEDDED, Checkpoint
+from precision_lib.models.prompts import PromptsContext
 
 #: Of a shipped prompt. Prompts of a user's own are not cut: a chat template ends with a turn.
 MAX_PROMPT_TOKENS = 32
@@ -37,7 +36,7 @@ def longest_prompt(checkpoint: Checkpoint) -> int:
     return max(map(len, checkpoint.prompts.tokens))
 
 
-def prompts_context(checkpoint: Checkpoint) -> dict[str, Any]:
+def prompts_context(checkpoint: Checkpoint) -> PromptsContext:
     """What a record says about the prompts: name, count, template and digest of own ones."""
     own = checkpoint.prompts
     return {"name": EMBEDDED} if own is None else own.as_json()

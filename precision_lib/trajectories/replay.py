@@ -11,7 +11,7 @@ Memory: the FP32 originals and one working copy at a time; policy, reference and
 their turns over a shard. An FP32 component runs the original itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from precision_lib.jsonio import to_plain, write_bytes, write_json
+from precision_lib.jsonio import write_bytes
 from precision_lib.matrix import REQUIRED, PrecisionConfig
 from precision_lib.metrics.measure import Array
 from precision_lib.models.pipeline import Pipeline
@@ -37,6 +37,17 @@ from precision_lib.trajectories.comparison import (
     golden_figures,
 )
 from precision_lib.trajectories.freeze import check_same_models, frozen_head, software
+from precision_lib.trajectories.replay_record import (
+    RECORD,
+    SCHEMA,
+    GoldenRepeats,
+    NoiseFloor,
+    Origin,
+    ReplayRecord,
+    Summary,
+    Throughput,
+    write_record,
+)
 from precision_lib.trajectories.replayer import Replayer
 from precision_lib.trajectories.rollout_mismatch import mismatch_sums, rollout_mismatch
 from precision_lib.trajectories.shards import (
@@ -48,8 +59,6 @@ from precision_lib.trajectories.shards import (
 )
 from precision_lib.trajectories.store import Trajectories
 
-SCHEMA = "precision-forensics/replay/1"
-RECORD = "replay.json"
 #: Shards on which the bare forward is timed beside the replay, spread evenly.
 TIMED_SHARDS = 8
 
@@ -66,7 +75,7 @@ def replay(
     batch_size: int | None = None,
     seed: int = 0,
     progress: Callable[[int], Any] = lambda _done: None,
-) -> dict[str, Any]:
+) -> ReplayRecord:
     """Score every shard under ``configuration``, write what differs from frozen FP32; the record.
 
     Writes ``replay.json`` and, per shard, ``differences-NNNNN.safetensors``: quantity to errors
@@ -92,24 +101,22 @@ def replay(
         _clear(output_dir)
         compared = _compare(replayer, trajectories_dir, manifest, output_dir, batch_size, progress)
         this_software = software(*devices_of(pipeline.policy.model))
-    record: dict[str, Any] = to_plain(
-        {
-            "noise_floor": floor,
-            "golden_repeats": _golden_repeats(
-                configuration, manifest, batch_size, compared.equal, this_software
-            ),
-            "schema": SCHEMA,
-            "configuration": {"name": configuration.name} | configuration.components,
-            "observed_formats": replayer.observed_formats(),
-            "summary": compared.errors.summary(),
-            "by_position": compared.errors.by_position(),
-            "rollout_mismatch": rollout_mismatch(manifest.rollout, compared.mismatch),
-            "throughput": _throughput(replayer),
-            "made_with": this_software,
-            "trajectories": _origin(trajectories_dir, manifest, batch_size),
-        }
+    record = ReplayRecord(
+        noise_floor=floor,
+        golden_repeats=_golden_repeats(
+            configuration, manifest, batch_size, compared.equal, this_software
+        ),
+        schema=SCHEMA,
+        configuration={"name": configuration.name} | configuration.components,
+        observed_formats=replayer.observed_formats(),
+        summary=compared.errors.summary(),
+        by_position=compared.errors.by_position(),
+        rollout_mismatch=rollout_mismatch(manifest.rollout, compared.mismatch),
+        throughput=_throughput(replayer),
+        made_with=this_software,
+        trajectories=_origin(trajectories_dir, manifest, batch_size),
     )
-    write_json(output_dir / RECORD, record)
+    write_record(output_dir, record)
     return record
 
 
@@ -164,20 +171,19 @@ def _compare(
     return compared
 
 
-def _origin(directory: Path, manifest: Manifest, batch_size: int | None) -> dict[str, Any]:
-    """What was replayed: how much of it, and what the manifest says of its making."""
+def _origin(directory: Path, manifest: Manifest, batch_size: int | None) -> Origin:
     shards = manifest.shards
-    return {
-        "directory": directory,
-        "complete": manifest.complete,
-        "shards": len(shards),
-        "sequences": sum(s.sequences for s in shards),
-        "response_tokens": sum(s.response_tokens for s in shards),
-        "rows_per_forward": sorted({_rows(s, batch_size) for s in shards}),
-        "settings": manifest.settings,
-        "models": manifest.models,
-        "made_with": manifest.made_with,
-    }
+    return Origin(
+        directory=directory,
+        complete=manifest.complete,
+        shards=len(shards),
+        sequences=sum(s.sequences for s in shards),
+        response_tokens=sum(s.response_tokens for s in shards),
+        rows_per_forward=sorted({_rows(s, batch_size) for s in shards}),
+        settings=manifest.settings,
+        models=manifest.models,
+        made_with=manifest.made_with,
+    )
 
 
 def _rows(shard: Shard, batch_size: int | None) -> int:
@@ -195,7 +201,7 @@ def _evenly(count: int, most: int) -> set[int]:
 
 def noise_floor(
     replayer: Replayer, directory: Path, manifest: Manifest, batch_size: int | None
-) -> dict[str, Any]:
+) -> NoiseFloor:
     """What differs although no format does, on the first shard; 0 is a possible answer.
 
     Expected from theory: exactly 0 where every product computes a row the same whatever stands in
@@ -218,12 +224,12 @@ def noise_floor(
     golden, truth = Replayer(replayer.pipeline, full, replayer.head), golden_figures(frozen)
     runs["fp32_rebatched"] = golden.run(frozen, other), truth
     runs["fp32_against_frozen"] = golden.run(frozen, micro), truth
-    return {
-        "sequences": shard.sequences,
-        "response_tokens": shard.response_tokens,
-        "rows_per_forward": {"usual": micro.rows, "rebatched": other.rows},
+    return NoiseFloor(
+        sequences=shard.sequences,
+        response_tokens=shard.response_tokens,
+        rows_per_forward={"usual": micro.rows, "rebatched": other.rows},
         **{name: _floor(*pair, frozen) for name, pair in runs.items()},
-    }
+    )
 
 
 def _other_micro(micro: Micro, sequences: int) -> Micro:
@@ -233,9 +239,7 @@ def _other_micro(micro: Micro, sequences: int) -> Micro:
     return Micro(2, micro.order if sequences > 1 else torch.zeros(2, dtype=torch.int64))
 
 
-def _floor(
-    got: ReplayFigures, want: ReplayFigures, frozen: Trajectories
-) -> dict[str, dict[str, Any]]:
+def _floor(got: ReplayFigures, want: ReplayFigures, frozen: Trajectories) -> Summary:
     comparison = Comparison()
     comparison.add(errors(got, want, frozen.mask), frozen)
     return comparison.summary()
@@ -246,35 +250,20 @@ def _golden_repeats(
     manifest: Manifest,
     batch_size: int | None,
     equal: dict[str, bool],
-    here: dict[str, Any],
-) -> dict[str, Any]:
-    """Whether an all-FP32 replay is bitwise equal to the frozen figures, and whether it must be.
-
-    It must be where nothing differs: versions, device, threads and rows per forward.
-    """
+    here: Mapping[str, str | int],
+) -> GoldenRepeats:
+    """It must repeat where nothing differs: versions, device, threads and rows per forward."""
     if set(configuration.components.values()) != {GOLDEN}:
-        return {"applies": False, "required": False, "bitwise_equal": None, "differs": []}
+        return GoldenRepeats(False, required=False, bitwise_equal=None, differs=[])
     differs = [name for name, made in manifest.made_with.items() if here.get(name) != made]
     if any(_rows(s, batch_size) != s.rows for s in manifest.shards):
         differs.append("batch_size")
-    return {
-        "applies": True,
-        "required": not differs,
-        "bitwise_equal": equal,
-        "differs": differs,
-    }
+    return GoldenRepeats(True, required=not differs, bitwise_equal=equal, differs=differs)
 
 
-def _throughput(replayer: Replayer) -> dict[str, Any]:
-    """The policy's scoring against its bare forward: medians over the timed runs."""
-    scored, bare = replayer.replayed.rate, replayer.plain.rate
-    return {
-        "tokens_per_second": scored,
-        "forward_tokens_per_second": bare,
-        "ratio": scored / bare,
-        "tokens": replayer.replayed.tokens,
-        "runs": len(replayer.replayed.rates),
-    }
+def _throughput(replayer: Replayer) -> Throughput:
+    scored, bare, runs = replayer.replayed.rate, replayer.plain.rate, len(replayer.replayed.rates)
+    return Throughput(scored, bare, scored / bare, replayer.replayed.tokens, runs)
 
 
 def _write_differences(

@@ -6,12 +6,11 @@ one format, too. The metrics are H5's, by the functions of the main job, on othe
 N sequences, L tokens, T response tokens.
 """
 
-from typing import Any
-
 from torch import Tensor
 
 from precision_lib.metrics import rollout
 from precision_lib.metrics.measure import Array
+from precision_lib.trajectories.replay_record import Figure, NoMismatch, RolloutMismatch
 from precision_lib.trajectories.store import Trajectories
 
 
@@ -22,25 +21,25 @@ def mismatch_sums(policy_logprob: Tensor, frozen: Trajectories) -> dict[str, Arr
     return rollout.padded_sums(frozen.response(difference).numpy(), frozen.real.numpy())
 
 
-def rollout_mismatch(fmt: str, parts: list[dict[str, Array]]) -> dict[str, Any]:
+def rollout_mismatch(fmt: str, parts: list[dict[str, Array]]) -> RolloutMismatch | NoMismatch:
     """H5's metrics of the replayed policy beside the sampler, or why there are none.
 
     Args:
         fmt: format of the sampler. parts: :func:`mismatch_sums` of each shard.
     """
     if not parts:
-        return {
-            "format": None,
-            "reason": "the trajectories were frozen by a release that did not keep the sampler's "
-            "log-probs; freeze again",
-        }
+        return NoMismatch(
+            None,
+            "the trajectories were frozen by a release that did not keep the sampler's log-probs; "
+            "freeze again",
+        )
     sums = rollout.joined_sums(parts)
-    return {
-        "format": fmt,
-        "sequences": int(sums["sequences"].sum()),
-        "response_tokens": int(sums["tokens"].sum()),
-        "metrics": {
-            name: {"value": value, "unit": rollout.MEASURES[name].unit}
+    return RolloutMismatch(
+        format=fmt,
+        sequences=int(sums["sequences"].sum()),
+        response_tokens=int(sums["tokens"].sum()),
+        metrics={
+            name: Figure(value, rollout.MEASURES[name].unit)
             for name, value in rollout.figures(sums).items()
         },
-    }
+    )

@@ -12,12 +12,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from precision_lib.jsonio import write_bytes, write_json
+from precision_lib.jsonio import Json, write_bytes, write_json
 from precision_lib.trajectories.store import Trajectories, from_tensors, to_tensors
 
 SCHEMA = "precision-forensics/trajectories/2"
@@ -61,9 +60,9 @@ class Manifest:
         shards: those that are there, a valid beginning at every moment.
     """
 
-    settings: dict[str, Any]
+    settings: dict[str, Json]
     models: dict[str, dict[str, str]]
-    made_with: dict[str, Any]
+    made_with: dict[str, str | int]
     num_batches: int
     rollout: str = ""
     shards: tuple[Shard, ...] = field(default=())
@@ -86,7 +85,7 @@ def holds_trajectories(directory: Path) -> bool:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Replace the manifest, atomically."""
-    content: dict[str, Any] = {"schema": SCHEMA} | asdict(manifest)
+    content = {"schema": SCHEMA} | asdict(manifest)
     write_json(directory / MANIFEST, content | {"sha256": _digest(content)})
 
 
@@ -117,7 +116,7 @@ def read_manifest(directory: Path) -> Manifest:
     return Manifest(**content, shards=shards)
 
 
-def _digest(content: dict[str, Any]) -> str:
+def _digest(content: Json) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -127,7 +127,7 @@ def test_freeze_and_replay_of_spread_models_repeat_the_plain_ones(tmp_path: Path
     assert [s.sha256 for s in got.shards] == [s.sha256 for s in want.shards]
     assert got.made_with == want.made_with | {"device": "cpu, cpu"}
     for name in ("summary", "noise_floor", "observed_formats"):
-        assert again[name] == record[name]
+        assert getattr(again, name) == getattr(record, name)
     differences = [files_of(tmp_path / d) for d in ("replayed", "again")]
     assert [f.pop("replay.json") for f in differences]
     assert differences[0] == differences[1]

@@ -39,6 +39,11 @@ from tests.unit.small_pipelines import files_of, random_pipeline
 PURE, REFERENCE_RUN = get_configuration("bf16_pure"), get_configuration("fp32_baseline")
 Rerun = Callable[..., dict[str, Any]]
 QUANTITIES = ["policy_logprob", "reference_logprob", "log_ratio", "value", "reward"]
+#: In the order of the file.
+KEYS = """
+noise_floor golden_repeats schema configuration observed_formats summary by_position
+rollout_mismatch throughput made_with trajectories
+"""
 FLOORS = ["repeated", "reversed", "rebatched", "fp32_against_frozen"]
 
 
@@ -65,10 +70,14 @@ def frozen(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def rerun(pipeline: Pipeline, frozen: Path, tmp_path: Path) -> Rerun:
-    """Replay the frozen trajectories in a configuration, into ``tmp_path``."""
-    return lambda configuration, **options: replay(
-        pipeline, configuration, frozen, tmp_path, **options
-    )
+    """Replay the frozen trajectories in a configuration; the record as its file holds it."""
+
+    def run(configuration: PrecisionConfig, **options: int) -> dict[str, Any]:
+        replay(pipeline, configuration, frozen, tmp_path, **options)
+        record: dict[str, Any] = json.loads((tmp_path / "replay.json").read_text())
+        return record
+
+    return run
 
 
 def shards(frozen: Path) -> list[Trajectories]:
@@ -112,6 +121,7 @@ def test_the_record_is_strict_json_that_begins_with_the_noise_floor(
     record = rerun(PURE)
     text = (tmp_path / "replay.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == record
+    assert list(record) == KEYS.split()
     assert next(iter(json.loads(text))) == "noise_floor"
     floor = record["noise_floor"]
     for run_name in FLOORS:
@@ -237,9 +247,7 @@ def test_golden_figures_that_do_not_repeat_make_the_replay_inconclusive(
     moved = replace(manifest, shards=(), num_batches=1)
     add_shard(tmp_path, moved, replace(first, values=values), manifest.shards[0].rows)
     record = replay(pipeline, REFERENCE_RUN, tmp_path, tmp_path / "replay")
-    assert [k for k, same in record["golden_repeats"]["bitwise_equal"].items() if not same] == [
-        "value"
-    ]
+    assert record.golden_repeats.bitwise_equal == dict.fromkeys(QUANTITIES, True) | {"value": False}
     failure = golden_failure(record)
     assert failure is not None
     assert failure.startswith("the FP32 replay differs from the frozen figures in value, on the ")
@@ -320,8 +328,10 @@ def test_a_refused_replay_leaves_the_earlier_one_and_a_new_one_replaces_all_of_i
     assert "differences-00001.safetensors" not in files_of(tmp_path)
 
 
-def test_the_table_shows_the_floor_before_the_errors(rerun: Rerun) -> None:
-    text = "\n".join(replay_lines(rerun(REFERENCE_RUN)))
+def test_the_table_shows_the_floor_before_the_errors(
+    pipeline: Pipeline, frozen: Path, tmp_path: Path
+) -> None:
+    text = "\n".join(replay_lines(replay(pipeline, REFERENCE_RUN, frozen, tmp_path)))
     places = [
         text.index(part)
         for part in (

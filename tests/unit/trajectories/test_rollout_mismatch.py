@@ -17,6 +17,7 @@ from precision_lib.trajectories import shards
 from precision_lib.trajectories.batches import FreezeSettings
 from precision_lib.trajectories.freeze import freeze
 from precision_lib.trajectories.replay import replay
+from precision_lib.trajectories.replay_record import ReplayRecord, RolloutMismatch
 from precision_lib.trajectories.rollout_mismatch import mismatch_sums, rollout_mismatch
 from precision_lib.trajectories.shards import TrajectoryError, read_manifest, read_shards
 from tests.unit.small_pipelines import files_of, random_pipeline
@@ -35,9 +36,9 @@ def frozen_in(pipeline: Pipeline, directory: Path, fmt: str) -> Path:
     return directory
 
 
-def metric(record: dict[str, object], name: str) -> float:
-    found: float = record["rollout_mismatch"]["metrics"][name]["value"]  # type: ignore[index]
-    return found
+def metric(record: ReplayRecord, name: str) -> float:
+    assert isinstance(record.rollout_mismatch, RolloutMismatch)
+    return record.rollout_mismatch.metrics[name].value
 
 
 def test_a_known_difference_gives_the_known_figures_over_shards_of_any_length() -> None:
@@ -47,7 +48,9 @@ def test_a_known_difference_gives_the_known_figures_over_shards_of_any_length() 
     second = dataclasses.replace(second, rollout_logprobs=second.logprobs)
     first = dataclasses.replace(first, rollout_logprobs=first.logprobs - step * first.mask)
     parts = [mismatch_sums(t.logprobs, t) for t in (first, second)]
-    got = {n: m["value"] for n, m in rollout_mismatch("fp32", parts)["metrics"].items()}
+    mismatch = rollout_mismatch("fp32", parts)
+    assert isinstance(mismatch, RolloutMismatch)
+    got = {n: m.value for n, m in mismatch.metrics.items()}
     lengths, weights = [6, 2, 1], [1.25**6, 1.25**2, 1.25, 1, 1, 1]
     want = {
         "rollout_log_ratio_final": step * math.sqrt(sum(n * n for n in lengths) / 6),
@@ -67,8 +70,9 @@ def test_a_policy_beside_its_own_log_probs_differs_by_exactly_nothing() -> None:
     t = some_trajectories()
     t = dataclasses.replace(t, rollout_logprobs=t.logprobs)
     found = rollout_mismatch("fp32", [mismatch_sums(t.logprobs, t)])
-    assert (found["sequences"], found["response_tokens"]) == (3, 9)
-    values = {n: m["value"] for n, m in found["metrics"].items()}
+    assert isinstance(found, RolloutMismatch)
+    assert (found.sequences, found.response_tokens) == (3, 9)
+    values = {n: m.value for n, m in found.metrics.items()}
     assert values == dict.fromkeys(values, 0.0) | {"rollout_sequence_ess": 1.0}
     broken = t.logprobs.clone()
     broken[0, 2] = -math.inf
@@ -93,8 +97,8 @@ def test_the_sampler_has_its_format_and_the_golden_figures_stay_fp32(
         record[fmt] = replay(
             pipeline, get_configuration("fp32_baseline"), directory, tmp_path / f"replay-{fmt}"
         )
-        assert all(record[fmt]["golden_repeats"]["bitwise_equal"].values())
-        assert record[fmt]["rollout_mismatch"]["format"] == fmt
+        assert all((record[fmt].golden_repeats.bitwise_equal or {"": False}).values())
+        assert record[fmt].rollout_mismatch.format == fmt
     name = "rollout_logprob_abs_diff_mean"
     fp32, bf16, int8 = (metric(record[fmt], name) for fmt in ("fp32", "bf16", "int8"))
     assert 0 < fp32 < 2.0**-8 * min(bf16, int8)
@@ -138,7 +142,7 @@ def test_what_an_older_release_froze_is_replayed_without_and_not_continued(
     content["schema"] = "precision-forensics/trajectories/1"
     path.write_text(json.dumps(content | {"sha256": shards._digest(content)}))
     record = replay(pipeline, get_configuration("bf16_pure"), directory, tmp_path / "replay")
-    assert record["rollout_mismatch"]["format"] is None
+    assert record.rollout_mismatch.format is None
     assert "rollout mismatch: not measured, the trajectories were frozen by a release" in "\n".join(
         replay_lines(record)
     )
