@@ -15,23 +15,31 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
+from precision_lib.casts import WidenedSoftmax
 from precision_lib.environment import VARIABLES
 from precision_lib.matmul import FP32AccumulatedMatmul
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def _attribute(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+class Switch(NamedTuple):
+    """A global setting: how it is read and written, and the value that a measurement needs."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], None]
+    wanted: Any = None
+
+
+def _attribute(owner: object, name: str, wanted: object) -> Switch:
+    return Switch(lambda: getattr(owner, name), lambda value: setattr(owner, name, value), wanted)
 
 
 def _set_deterministic(state: tuple[bool, bool]) -> None:
@@ -42,12 +50,12 @@ def _set_grad_enabled(enabled: bool) -> None:
     torch.set_grad_enabled(enabled)
 
 
-def _switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any]]:
-    """Name to (read, write, value wanted) of each global switch that changes numbers."""
+def _switches() -> dict[str, Switch]:
+    """Name to each global switch that changes numbers."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    switches: dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any]] = {
-        "default_dtype": (torch.get_default_dtype, torch.set_default_dtype, torch.float32),
-        "deterministic_algorithms": (
+    switches = {
+        "default_dtype": Switch(torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        "deterministic_algorithms": Switch(
             lambda: (
                 torch.are_deterministic_algorithms_enabled(),
                 torch.is_deterministic_algorithms_warn_only_enabled(),
@@ -55,12 +63,11 @@ def _switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any
             _set_deterministic,
             (True, False),
         ),
-        "cudnn_deterministic": (*_attribute(cudnn, "deterministic"), True),
-        "cudnn_benchmark": (*_attribute(cudnn, "benchmark"), False),
+        "cudnn_deterministic": _attribute(cudnn, "deterministic", True),
+        "cudnn_benchmark": _attribute(cudnn, "benchmark", False),
         # No number changes, and on a GPU every new tensor would cost one launch more.
-        "fill_uninitialized_memory": (
-            *_attribute(torch.utils.deterministic, "fill_uninitialized_memory"),
-            False,
+        "fill_uninitialized_memory": _attribute(
+            torch.utils.deterministic, "fill_uninitialized_memory", False
         ),
     }
     switches |= _fp32_switches()
@@ -70,11 +77,11 @@ def _switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any
         "allow_fp16_accumulation",  # torch >= 2.7
     ):
         if hasattr(matmul, name):
-            switches[name] = (*_attribute(matmul, name), False)
+            switches[name] = _attribute(matmul, name, False)
     return switches
 
 
-def _fp32_switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None], Any]]:
+def _fp32_switches() -> dict[str, Switch]:
     """TF32 and its like, through the one of torch's two interfaces that this release prefers.
 
     torch refuses to mix them: once ``fp32_precision`` was written (torch >= 2.9), reading
@@ -83,21 +90,21 @@ def _fp32_switches() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None]
     backends = torch.backends
     if not hasattr(backends.cuda.matmul, "fp32_precision"):
         return {
-            "float32_matmul_precision": (
+            "float32_matmul_precision": Switch(
                 torch.get_float32_matmul_precision,
                 torch.set_float32_matmul_precision,
                 "highest",
             ),
-            "cudnn_allow_tf32": (*_attribute(backends.cudnn, "allow_tf32"), False),
+            "cudnn_allow_tf32": _attribute(backends.cudnn, "allow_tf32", False),
         }
-    owners: dict[str, Any] = {"cuda_matmul": backends.cuda.matmul}
+    owners: dict[str, object] = {"cuda_matmul": backends.cuda.matmul}
     for library in ("cudnn", "mkldnn"):
         for operation in ("matmul", "conv", "rnn"):
             owner = getattr(getattr(backends, library), operation, None)
             if hasattr(owner, "fp32_precision"):
                 owners[f"{library}_{operation}"] = owner
     return {
-        f"{name}_fp32_precision": (*_attribute(owner, "fp32_precision"), "ieee")
+        f"{name}_fp32_precision": _attribute(owner, "fp32_precision", "ieee")
         for name, owner in owners.items()
     }
 
@@ -120,22 +127,22 @@ def set_default_device(device: torch.device) -> None:
         del per_thread.device_context
 
 
-def _autocast(device: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
-    return (
+def _autocast(device: str) -> Switch:
+    return Switch(
         lambda: torch.is_autocast_enabled(device),
         lambda enabled: torch.set_autocast_enabled(device, enabled),
     )
 
 
-def _modes() -> dict[str, tuple[Callable[[], Any], Callable[[Any], None]]]:
-    """Name to (read, write) of what else decides how a call computes."""
+def _modes() -> dict[str, Switch]:
+    """Name to what else decides how a call computes."""
     return {
-        "grad_enabled": (torch.is_grad_enabled, _set_grad_enabled),
-        "num_threads": (torch.get_num_threads, torch.set_num_threads),
+        "grad_enabled": Switch(torch.is_grad_enabled, _set_grad_enabled),
+        "num_threads": Switch(torch.get_num_threads, torch.set_num_threads),
         "autocast_cpu": _autocast("cpu"),
         "autocast_cuda": _autocast("cuda"),
-        "flush_denormal": (_flushes_denormals, _set_flush_denormal),
-        "default_device": (torch.get_default_device, set_default_device),
+        "flush_denormal": Switch(_flushes_denormals, _set_flush_denormal),
+        "default_device": Switch(torch.get_default_device, set_default_device),
     }
 
 
@@ -160,13 +167,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def numerical_state() -> dict[str, Any]:
+def numerical_state() -> dict[str, object]:
     """Every switch that changes numbers, and a digest of the random generators.
 
     Two equal states mean that the code between them left nothing behind. Reading changes nothing.
     """
-    state = {name: read() for name, (read, _, _) in _switches().items()}
-    state |= {name: read() for name, (read, _) in _modes().items()}
+    state = {name: switch.read() for name, switch in (_switches() | _modes()).items()}
     digest = hashlib.sha256(repr(random.getstate()).encode())
     numpys = np.random.get_state(legacy=False)
     digest.update(json.dumps(numpys, default=np.ndarray.tolist).encode())  # its repr takes 0.7 ms
@@ -182,17 +188,23 @@ def state_put_back() -> Iterator[dict[str, tuple[Any, Any]]]:
     Yields:
         A dict that holds, on leaving, name to (before, after) of each switch that was changed.
     """
-    switches = {name: (read, write) for name, (read, write, _) in _switches().items()} | _modes()
-    before = {name: read() for name, (read, _) in switches.items()}
+    with _put_back(_switches() | _modes()) as changed:
+        yield changed
+
+
+@contextmanager
+def _put_back(switches: dict[str, Switch]) -> Iterator[dict[str, tuple[Any, Any]]]:
+    """:func:`state_put_back` of these switches and all generators."""
+    before = {name: switch.read() for name, switch in switches.items()}
     generators = _generator_states()
     changed: dict[str, tuple[Any, Any]] = {}
     try:
         yield changed
     finally:
-        for name, (read, write) in switches.items():
-            if read() != before[name]:
-                changed[name] = (before[name], read())
-                write(before[name])
+        for name, switch in switches.items():
+            if switch.read() != before[name]:
+                changed[name] = (before[name], switch.read())
+                switch.write(before[name])
         for restore, state in generators:
             restore(state)
 
@@ -215,13 +227,11 @@ def deterministic(seed: int = 0, *, native_products: bool = False) -> Iterator[N
         RuntimeError: CUDA multiplied in this process before ``CUBLAS_WORKSPACE_CONFIG`` was set.
     """
     switches = _switches()
-    before = {name: read() for name, (read, _, _) in switches.items()}
-    generators = _generator_states()
     os.environ.setdefault(WORKSPACE, VARIABLES[WORKSPACE])  # in time before the first product
-    try:
-        for name, (_, write, wanted) in switches.items():
-            if before[name] != wanted:
-                write(wanted)
+    with _put_back(switches):
+        for switch in switches.values():
+            if switch.read() != switch.wanted:
+                switch.write(switch.wanted)
         if torch.cuda.is_initialized():
             _check_products()
         seed_everything(seed)
@@ -234,12 +244,6 @@ def deterministic(seed: int = 0, *, native_products: bool = False) -> Iterator[N
             if torch.cuda.is_initialized() and not _softmax_widens():
                 stack.enter_context(WidenedSoftmax())
             yield
-    finally:
-        for name, (read, write, _) in switches.items():
-            if read() != before[name]:
-                write(before[name])
-        for restore, state in generators:
-            restore(state)
 
 
 @functools.cache
@@ -274,47 +278,3 @@ def _softmax_widens() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-class WidenedSoftmax(TorchFunctionMode):
-    """Context in which a softmax with a ``dtype`` casts its input first, with the same result."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax):
-            dtype = kwargs.pop("dtype", None)
-            return func(args[0] if dtype is None else args[0].to(dtype), *args[1:], **kwargs)
-        return func(*args, **kwargs)
-
-
-class Float64Casts(TorchFunctionMode):
-    """Context in which casts to FP32 inside a float64 model become casts to float64.
-
-    The hazard: a transformers model in ``.double()`` is no float64 reference, because RMSNorm,
-    softmax and RoPE cast to FP32 inside (error 1.2e-6 in a log-prob). ``x.to(torch.float32)``,
-    ``x.float()`` and ``dtype=torch.float32`` arguments are redirected; a test certifies that no
-    FP32 tensor is produced on the way. FP32 parameters and the RoPE table are data of the
-    checkpoint and stay the values that they are.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = {k: _double(v) for k, v in (kwargs or {}).items()}
-        if func is torch.Tensor.float:
-            return args[0].to(torch.float64)
-        return func(*(_double(a) for a in args), **kwargs)
-
-
-def _double(value: Any) -> Any:
-    return torch.float64 if value is torch.float32 else value

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from precision_lib.forensics.observed_format import observed_format, observed_models
 from precision_lib.forensics.policy_shift import Placed
+from precision_lib.forensics.theory import Theory, pair_kl, pair_theory
 from precision_lib.formats import get_format
 from precision_lib.matrix import REQUIRED, PrecisionConfig
+from precision_lib.metrics.measure import Array
 from precision_lib.ppo import kl, logprobs
 from precision_lib.scoring.forced import forced
 from precision_lib.scoring.forward import (
@@ -132,51 +134,6 @@ def keeps_logits(model: Any, tokens: int) -> bool:
     return 4 * tokens * vocabulary_of(model) <= KEPT_LOGITS_BYTES
 
 
-@dataclass(frozen=True)
-class Theory:
-    """What the FP32 logits of a policy and the reference let one predict, in float64; each [M].
-
-    Attributes:
-        policy_logprob, reference_logprob: log-prob of the token.
-        rounded_move: policy minus reference log-prob after rounding all logits to bf16, exact
-            otherwise: what a bf16 KL has left to round once more.
-        entropy, surprise_variance: of the reference's distribution: mean and variance of
-            -log q under q, which is what the log-prob of a sampled token must scatter about.
-    """
-
-    policy_logprob: Tensor
-    reference_logprob: Tensor
-    rounded_move: Tensor
-    entropy: Tensor
-    surprise_variance: Tensor
-
-
-def pair_kl(policy: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """KL(policy || reference) over the whole vocabulary, nats."""
-    return {"kl": kl.full_kl(policy, reference)}
-
-
-def pair_theory(policy: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-    """The fields of :class:`Theory`; shares no log-softmax with the core."""
-    index = tokens.unsqueeze(-1)
-
-    def exact(logits: Tensor) -> Tensor:
-        wide = logits.double()
-        return wide.gather(-1, index).squeeze(-1) - torch.logsumexp(wide, -1)
-
-    log_q = reference.double() - torch.logsumexp(reference.double(), -1, keepdim=True)
-    q = log_q.exp()
-    surprise = torch.where(q > 0, -log_q, torch.zeros_like(q))
-    entropy = (q * surprise).sum(-1)
-    return {
-        "policy_logprob": exact(policy),
-        "reference_logprob": exact(reference),
-        "rounded_move": exact(policy.bfloat16()) - exact(reference.bfloat16()),
-        "entropy": entropy,
-        "surprise_variance": (q * (surprise - entropy.unsqueeze(-1)) ** 2).sum(-1),
-    }
-
-
 @dataclass
 class Forwards:
     """Forwards over fixed tokens, each run once, when first asked for.
@@ -221,17 +178,33 @@ class Forwards:
         second = self.weights(reference_role, policy, reference_fmt)
         key = (function.__name__, first, second)
         if key not in self._pairs:
-            if self._keeps_logits():
+            if self.keeps_logits():
                 self._pairs[key] = self._beside_kept_logits(function, first, second)
             else:
                 work = partial(score_pair, self.given.responses, function)
                 self._pairs[key] = self.scorer.pair(first, second, work)
         return self._pairs[key]
 
-    def _keeps_logits(self) -> bool:
+    @property
+    def tokens(self) -> int:
+        """M, the response tokens of all sequences."""
+        return sum(r.length * len(r.tokens) for r in self.given.responses)
+
+    @property
+    def responses(self) -> Responses:
+        """The sequences, where all have one length."""
+        (responses,) = self.given.responses
+        return responses
+
+    def rows(self, flat: Tensor) -> Array:
+        """[M] to [N, T] of sequences that all have one length."""
+        rows: Array = flat.view(-1, self.responses.length).numpy()
+        return rows
+
+    def keeps_logits(self) -> bool:
         """Whether the logits are few, and come in the order of the sequences."""
-        tokens = sum(r.length * len(r.tokens) for r in self.given.responses)
-        return keeps_logits(self.given.checkpoint.model, tokens) and not takes_other_shape(FIRST)
+        model = self.given.checkpoint.model
+        return keeps_logits(model, self.tokens) and not takes_other_shape(FIRST)
 
     def _beside_kept_logits(
         self, function: PairFunction, first: Weights, second: Weights
@@ -297,19 +270,10 @@ class Forwards:
         formats = observed_models(configuration, models)
         return dict.fromkeys(REQUIRED) | formats | {"kl": formats_of(kl_path)}
 
-    def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
-        """Forwards that H1 takes for ``configurations``, for a progress bar."""
-        policies, keeps = len(self.given.scales), self._keeps_logits()
-        roles = {(POLICY, c.forward_format(POLICY)) for c in configurations} | {
-            (REFERENCE, c.forward_format(REFERENCE)) for c in configurations
-        }
-        first = roles | {(role, fmt) for role in (POLICY, REFERENCE) for fmt in (GOLDEN, EXACT)}
-        scored = sum(policies if role == POLICY else 1 for role, _ in first) + len(roles)
-        executed = {model_formats(c) for c in configurations} - {(GOLDEN, GOLDEN)}
-        # A kept pair is a forward of the policy, of which the first gives log-probs as well.
-        of_policies = len({policy for policy, _ in executed} - {GOLDEN})
-        pairs = 1 + len(executed) - of_policies if keeps else policies + 1 + len(executed)
-        return scored + pairs + 2  # the two that the irrelevant control runs again
+
+def kl_formats(configurations: Iterable[PrecisionConfig], *always: str) -> tuple[str, ...]:
+    """Formats of the log-softmax that ``configurations`` ask for, bf16, FP32 and ``always``."""
+    return tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, *always}))
 
 
 def model_formats(configuration: PrecisionConfig) -> tuple[str, str]:

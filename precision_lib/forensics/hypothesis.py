@@ -6,7 +6,7 @@ is named, and imported when it is called (:class:`Imported`).
 
 import pkgutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from precision_lib.forensics.operating import Carried, MeasuredCell, OperatingPoint, unchanged
@@ -95,6 +95,22 @@ class Imported:
 
     def __call__(self, *given: Any) -> Any:
         return pkgutil.resolve_name(self.name)(*given)
+
+
+@dataclass(frozen=True)
+class Sized:
+    """Settings of the main job, or of a first look.
+
+    Attributes:
+        first_look: ``module:instance`` of the first look; the main job has the defaults of its
+            class.
+    """
+
+    first_look: str
+
+    def __call__(self, quick: bool, seed: int) -> Any:
+        first_look = pkgutil.resolve_name(self.first_look)
+        return replace(first_look if quick else type(first_look)(), seed=seed)
 
 
 def _fits(policy: "Checkpoint", settings: Any) -> None:

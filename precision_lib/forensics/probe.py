@@ -6,7 +6,7 @@ is all that varies; so a difference is its effect.
 This module fixes what is measured on; ``forwards.py`` scores it, ``h1/`` judges it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from precision_lib.forensics.policy_shift import (
     OPERATING_KL,
@@ -28,6 +28,12 @@ from precision_lib.trajectories.sampling import sample_responses
 
 #: Fewer clusters give an interval that does not cover what it says.
 MIN_PROMPTS = 8
+
+
+def check_prompts(count: int) -> None:
+    """Raise ValueError for fewer prompts than an interval needs."""
+    if count < MIN_PROMPTS:
+        raise ValueError(f"{count} prompts: an interval over prompts needs at least {MIN_PROMPTS}")
 
 
 @dataclass(frozen=True)
@@ -64,11 +70,6 @@ class ProbeSettings:
 
 #: A minute or less on two cores: for a first look and for tests of the suite itself.
 QUICK = ProbeSettings(num_prompts=8, seq_lengths=(64, 128), target_kls=(1e-6, OPERATING_KL, 1e-2))
-
-
-def settings_of(quick: bool, seed: int) -> ProbeSettings:
-    """Those of the main job, or of a first look."""
-    return replace(QUICK if quick else ProbeSettings(), seed=seed)
 
 
 def check_fits(checkpoint: Checkpoint, settings: ProbeSettings) -> None:

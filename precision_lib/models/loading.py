@@ -11,8 +11,8 @@ looked up on the device where it is, and the model is never moved as a whole.
 """
 
 import hashlib
-import json
 import sys
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from precision_lib.formats import get_format
+from precision_lib.models import refusals
 from precision_lib.models.embedded import POLICY_DIR
 from precision_lib.models.lm_head import put_head, use_own_head
-from precision_lib.models.placement import STRATEGIES, DeviceMap, copy_in_place, left_behind
+from precision_lib.models.placement import STRATEGIES, DeviceMap, copy_in_place
 from precision_lib.models.prompts import Prompts
 from precision_lib.runtime import deterministic
 
@@ -162,24 +163,9 @@ def settled(model: Any, target: torch.device | None) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def check_directory(source: str) -> None:
-    """Refuse a directory without a configuration; a hub name passes.
-
-    Raises:
-        CheckpointError: the message says what to do, also with a GGUF file.
-    """
-    if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-        packed = sorted(path.name for path in Path(source).glob("*.gguf"))
-        how = f"; load {packed[0]} with gguf_file= and save it there" if packed else ""
-        raise CheckpointError(
-            f"directory {source} holds no config.json; give a directory that save_pretrained "
-            f"wrote{how}"
-        )
-
-
 def load_pretrained(
     auto_class: Any, source: str, kind: str, device_map: DeviceMap = None
-) -> tuple[Any, Any, dict[str, Any]]:
+) -> tuple[Any, Any, Mapping[str, Collection[str]]]:
     """Model in FP32 with eager attention, its tokenizer, and what loading reported.
 
     Args:
@@ -197,8 +183,7 @@ def load_pretrained(
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    check_directory(source)
-    _check_format(source)
+    _refuse(refusals.of_directory(Path(source)))
     try:
         with deterministic():  # some releases draw random weights before they load the real ones
             model, report = auto_class.from_pretrained(
@@ -211,28 +196,15 @@ def load_pretrained(
             )
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:  # transformers, safetensors and the hub each raise their own kind
-        raise CheckpointError(_explain(source, error, kind)) from error
-    _check(model, tokenizer, source)
-    _check_placed(model, source)
+        raise CheckpointError(refusals.of_error(source, error, kind)) from error
+    _refuse(refusals.of_model(model, tokenizer, source))
     _own_memory(model)
     return model, tokenizer, report
 
 
-def _check_format(source: str) -> None:
-    """Refuse quantised weights before anything is loaded: they are no FP32 checkpoint."""
-    config = Path(source) / "config.json"
-    if not config.is_file():
-        return
-    try:
-        quantised = json.loads(config.read_text(encoding="utf-8")).get("quantization_config")
-    except (ValueError, AttributeError):  # loading explains what is wrong with the file
-        return
-    if quantised:
-        method = quantised.get("quant_method", "unknown method")
-        raise CheckpointError(
-            f"{source}: its weights are quantised ({method}), and every configuration starts from "
-            "FP32 weights; give the original checkpoint, saved in bf16, fp16 or fp32"
-        )
+def _refuse(reason: str) -> None:
+    if reason:
+        raise CheckpointError(reason)
 
 
 def _own_memory(model: Any) -> None:
@@ -244,48 +216,6 @@ def _own_memory(model: Any) -> None:
     for parameter in model.parameters():
         if parameter.device.type == "cpu":
             parameter.data = parameter.data.clone()
-
-
-def _explain(source: str, error: Exception, kind: str) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if not Path(source).exists():
-        return (
-            f"cannot load model {source!r}: there is no such directory, and it could not be had "
-            f"from the model hub ({reason}); check the name, or save the checkpoint and its "
-            "tokenizer with save_pretrained and give that directory"
-        )
-    return (
-        f"cannot load {kind} and its tokenizer from {source}: {reason}; the "
-        "directory must hold config.json, model.safetensors and the tokenizer files, whole"
-    )
-
-
-def _check(model: Any, tokenizer: Any, source: str) -> None:
-    if model.config._attn_implementation != "eager":
-        raise CheckpointError(
-            f"{source}: attention is {model.config._attn_implementation!r} although eager was "
-            "asked for; this architecture has no eager attention in transformers"
-        )
-    if not tokenizer.encode("Return the value.", add_special_tokens=False):
-        raise CheckpointError(
-            f"{source}: its tokenizer encodes text to nothing; save the model's tokenizer there"
-        )
-    vocabulary = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > vocabulary:
-        raise CheckpointError(
-            f"{source}: the tokenizer has {len(tokenizer)} tokens, the model {vocabulary}; "
-            "they do not belong together"
-        )
-
-
-def _check_placed(model: Any, source: str) -> None:
-    missing = left_behind(model)
-    if missing:
-        raise CheckpointError(
-            f"{source}: the devices are too small, {len(missing)} of the model's tensors were left "
-            f"in CPU memory or on disk ({missing[0]}, ...) and would be fetched at every forward; "
-            "use more GPUs, larger ones, or a smaller model"
-        )
 
 
 def parameter_digest(model: Any) -> str:

@@ -7,13 +7,16 @@ small, accelerate leaves weights on the ``meta`` device: such a model is refused
 """
 
 import copy
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from precision_lib.jsonio import Json
+
 #: What transformers takes as ``device_map``: a strategy, a device, or module names to devices.
-DeviceMap = str | dict[str, Any] | None
+DeviceMap = str | Mapping[str, str | int | torch.device] | None
 
 #: Strategies by which accelerate chooses the devices itself.
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -40,7 +43,7 @@ def is_dispatched(model: Any) -> bool:
     return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
-def spread(model: Any) -> dict[str, Any]:
+def spread(model: Any) -> dict[str, Json]:
     """For a record: what each of several devices holds, and by which accelerate; else nothing."""
     if not is_dispatched(model):
         return {}

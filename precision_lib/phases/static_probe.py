@@ -34,7 +34,7 @@ def run_probe(
     with progress_bar("sampling", "forward") as bar:
         study = open_study(checkpoint, settings, configurations, progress=bar.update)
         bar.set_description("static KL probe")
-        bar.reset(study.forwards.number_of_forwards(configurations))
+        bar.reset(study.number_of_forwards(configurations))
         try:
             recorder.context = run_context(str(checkpoint.model.device), settings.seed)
             recorder.context |= study.context() | spread(checkpoint.model)

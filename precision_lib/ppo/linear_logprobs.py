@@ -114,10 +114,10 @@ class _LinearLogprobs(torch.autograd.Function):
         ctx: Any, rows: Tensor, weight: Tensor, tokens: Tensor, temperature: float
     ) -> Tensor:
         blocks = _Blocks(rows, weight, temperature)
-        options: dict[str, Any] = {"dtype": blocks.inside, "device": rows.device}
+        dtype, device = blocks.inside, rows.device
         count = -(-weight.shape[0] // blocks.width)
-        largest = torch.empty(rows.shape[0], count, **options)
-        sums, chosen = torch.empty_like(largest), torch.zeros(rows.shape[0], **options)
+        largest = torch.empty(rows.shape[0], count, dtype=dtype, device=device)
+        sums, chosen = torch.empty_like(largest), torch.zeros_like(largest[:, 0])
         with _full_precision(rows.device):
             for number, (entries, block) in enumerate(blocks.entries()):
                 for place in blocks.places():

@@ -6,8 +6,8 @@ by the bytes. So a time is a ratio for comparing recipes, never a forecast. Tabl
 ``hardware.toml``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from precision_lib.forensics.operating import OperatingPoint
 from precision_lib.matrix import TRAINER, PrecisionConfig
@@ -120,7 +120,7 @@ def _engine_bytes(configuration: PrecisionConfig, shape: Shape) -> float:
 
 
 def _time(
-    configuration: PrecisionConfig, shape: Shape, point: OperatingPoint, rates: dict[str, Any]
+    configuration: PrecisionConfig, shape: Shape, point: OperatingPoint, rates: Mapping[str, float]
 ) -> float | None:
     """Products of one response token over the rates; None where a format has none."""
     engine = _engine(configuration)

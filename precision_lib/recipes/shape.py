@@ -38,16 +38,16 @@ def shape_of(model: str) -> Shape:
     """
     from transformers import AutoConfig
 
+    from precision_lib.models import refusals
     from precision_lib.models.embedded import POLICY_DIR
-    from precision_lib.models.loading import EMBEDDED, CheckpointError, check_directory
+    from precision_lib.models.loading import EMBEDDED
 
     place: str | Path = POLICY_DIR if model == EMBEDDED else model
+    if refusal := refusals.of_directory(Path(place)):
+        raise UnknownShapeError(refusal)
     try:
-        check_directory(str(place))
         config = AutoConfig.from_pretrained(place)
         return _shape(model, config)
-    except CheckpointError as error:
-        raise UnknownShapeError(str(error)) from None
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise UnknownShapeError(
             f"the sizes of {model} cannot be read ({error}); give a causal LM with --model"

@@ -18,11 +18,11 @@ from typing import Any
 
 from torch import Tensor
 
+from precision_lib.casts import Float64Casts
 from precision_lib.formats import format_of, get_format
 from precision_lib.models.lm_head import parameter_formats
 from precision_lib.models.value_head import predict_values
 from precision_lib.ppo.logprobs import shift, token_logprobs
-from precision_lib.runtime import Float64Casts
 
 #: Bytes that the FP32 logits of one forward may take, by device type; the micro-batch follows from
 #: it. Beyond this a CPU's allocator maps and unmaps each temporary: 128 MiB was measured 1.8 times

@@ -10,7 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from precision_lib import runtime
-from precision_lib.runtime import Float64Casts, deterministic, numerical_state, state_put_back
+from precision_lib.casts import Float64Casts
+from precision_lib.runtime import deterministic, numerical_state, state_put_back
 
 WANTED = {
     "deterministic_algorithms": (True, False),

@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.hypothesis import (
+    TENTH_OF_THE_POWER,
+    Decision,
+    Hypothesis,
+    Imported,
+    Sized,
+)
 from precision_lib.forensics.operating import along_kl
 from precision_lib.metrics.direction import EXACT, Direction, not_gated
 from precision_lib.metrics.measure import Measure, share
@@ -56,7 +62,7 @@ H1 = Hypothesis(
     nonfinite="log_ratio_nonfinite_frac",
     variance_of="times the signal at a KL of {kl:.0e}",
     open=Imported("precision_lib.forensics.h1.study:open_given"),
-    settings=Imported("precision_lib.forensics.probe:settings_of"),
+    settings=Sized("precision_lib.forensics.probe:QUICK"),
     check=Imported("precision_lib.forensics.probe:check_fits"),
     work=Imported("precision_lib.forensics.h1.work:work"),
     context="probe",

@@ -21,7 +21,13 @@ from precision_lib.forensics.causal import (
     rebatched,
 )
 from precision_lib.forensics.evidence import CurvePoint, H1Evidence, IdenticalWeights, Metrics
-from precision_lib.forensics.forwards import REFERENCE, Forwards, measured_against, model_formats
+from precision_lib.forensics.forwards import (
+    REFERENCE,
+    Forwards,
+    kl_formats,
+    measured_against,
+    model_formats,
+)
 from precision_lib.forensics.h1.declaration import H1
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.probe import ProbeSettings, prepare
@@ -156,6 +162,20 @@ class H1Study(Study):
     def _per_sequence(self, quantities: dict[str, Tensor]) -> Sums:
         return per_sequence(quantities, self.sequence)
 
+    def number_of_forwards(self, configurations: Iterable[PrecisionConfig]) -> int:
+        """Forwards that all cells of ``configurations`` take, for a progress bar."""
+        policies, keeps = len(self.forwards.given.scales), self.forwards.keeps_logits()
+        roles = {("policy", c.forward_format("policy")) for c in configurations} | {
+            (REFERENCE, c.forward_format(REFERENCE)) for c in configurations
+        }
+        first = roles | {(role, fmt) for role in ("policy", REFERENCE) for fmt in (GOLDEN, EXACT)}
+        scored = sum(policies if role == "policy" else 1 for role, _ in first) + len(roles)
+        executed = {model_formats(c) for c in configurations} - {(GOLDEN, GOLDEN)}
+        # A kept pair is a forward of the policy, of which the first gives log-probs as well.
+        of_policies = len({policy for policy, _ in executed} - {GOLDEN})
+        pairs = 1 + len(executed) - of_policies if keeps else policies + 1 + len(executed)
+        return scored + pairs + 2  # the two that the irrelevant control runs again
+
     def control(self) -> Control:
         same = (*self.looked_at, REFERENCE_RUN)
         return identical_control([self.identical_weights(c) for c in same])
@@ -227,5 +247,5 @@ def open_study(
     Raises:
         ValueError: when the settings do not fit the model.
     """
-    kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
-    return H1Study(settings, Forwards(prepare(checkpoint, settings), kl_formats, progress))
+    formats = kl_formats(configurations, EXACT)
+    return H1Study(settings, Forwards(prepare(checkpoint, settings), formats, progress))

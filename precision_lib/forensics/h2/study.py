@@ -25,7 +25,7 @@ from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
 from precision_lib.forensics.h2.measured import measured
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.observed_format import observed_format
-from precision_lib.forensics.probe import MIN_PROMPTS
+from precision_lib.forensics.probe import check_prompts
 from precision_lib.forensics.statistics import Metric, resample
 from precision_lib.forensics.study import Study
 from precision_lib.forensics.verdicts import Control
@@ -63,10 +63,7 @@ class H2Study(Study):
         self.golden = torch.cat([t.rewards for t in shards]).cpu()
         self.groups = grouped.numbered(torch.cat([t.prompt_ids for t in shards]).cpu())
         count = int(self.groups.max()) + 1
-        if count < MIN_PROMPTS:
-            raise ValueError(
-                f"{count} prompts: an interval over prompts needs at least {MIN_PROMPTS}"
-            )
+        check_prompts(count)
         self.paired = Paired(H2.metrics, resample(np.arange(count), self.seed), H2.counted)
 
     def context(self) -> dict[str, Json]:

@@ -4,7 +4,13 @@ import math
 
 import numpy as np
 
-from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.hypothesis import (
+    TENTH_OF_THE_POWER,
+    Decision,
+    Hypothesis,
+    Imported,
+    Sized,
+)
 from precision_lib.metrics.direction import EXACT, RATIO, SHARE, STEP, Direction
 from precision_lib.metrics.measure import Array, Measure, Totals, median_level, share
 from precision_lib.metrics.stagnation import critical_magnitude
@@ -48,7 +54,7 @@ H3 = Hypothesis(
     nonfinite="value_nonfinite_frac",
     variance_of="standard deviations of the advantages, by the values",
     open=Imported("precision_lib.forensics.h3.study:open_given"),
-    settings=Imported("precision_lib.forensics.h3.study:settings_of"),
+    settings=Sized("precision_lib.forensics.h3.study:QUICK"),
     work=Imported("precision_lib.forensics.h3.states:work"),
     on_trajectories=True,
     training_figure="gae_rms_error",

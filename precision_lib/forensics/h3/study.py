@@ -29,7 +29,7 @@ from precision_lib.forensics.h3.states import States
 from precision_lib.forensics.h3.updates import UpdateSettings
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.observed_format import observed_format
-from precision_lib.forensics.probe import MIN_PROMPTS
+from precision_lib.forensics.probe import check_prompts
 from precision_lib.forensics.statistics import (
     Metric,
     NothingComparedError,
@@ -70,11 +70,6 @@ class H3Settings:
 
 
 QUICK = H3Settings(magnitudes=(0.01, 1.0, 100.0), offsets=(0.0, 30.0, 300.0))
-
-
-def settings_of(quick: bool, seed: int) -> H3Settings:
-    """Those of the main job, or of a first look."""
-    return replace(QUICK if quick else H3Settings(), seed=seed)
 
 
 @dataclass
@@ -260,17 +255,13 @@ def open_h3_study(
     Args:
         checkpoint: the FP32 policy that the trajectories were frozen with.
         head: its value head.
-        shards: at least one; together at least :data:`MIN_PROMPTS` prompts.
+        shards: at least one; together at least ``probe.MIN_PROMPTS`` prompts.
 
     Raises:
         ValueError: too few prompts for an interval.
         NothingComparedError: all scores or all values are equal, so no advantage can be lost.
     """
-    prompts = len(torch.unique(torch.cat([shard.prompt_ids for shard in shards])))
-    if prompts < MIN_PROMPTS:
-        raise ValueError(
-            f"{prompts} prompts: an interval over prompts needs at least {MIN_PROMPTS}"
-        )
+    check_prompts(len(torch.unique(torch.cat([shard.prompt_ids for shard in shards]))))
     values = torch.cat([shard.values[shard.mask].cpu() for shard in shards])
     scores = torch.cat([shard.rewards.cpu() for shard in shards])
     for name, numbers in (("scores", scores), ("values", values)):

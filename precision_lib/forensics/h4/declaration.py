@@ -1,6 +1,12 @@
 """H4, reference drift: errors of per-token log-probs accumulate along the sequence."""
 
-from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.hypothesis import (
+    TENTH_OF_THE_POWER,
+    Decision,
+    Hypothesis,
+    Imported,
+    Sized,
+)
 from precision_lib.forensics.operating import along_drift
 from precision_lib.metrics.direction import EXACT, RATIO, Direction, not_gated
 from precision_lib.metrics.drift import growth_exponent
@@ -46,7 +52,7 @@ H4 = Hypothesis(
     nonfinite="log_ratio_nonfinite_frac",
     variance_of="nats RMS at the end of the sequence",
     open=Imported("precision_lib.forensics.h4.study:open_given"),
-    settings=Imported("precision_lib.forensics.h4.long_sequences:settings_of"),
+    settings=Sized("precision_lib.forensics.h4.long_sequences:QUICK"),
     work=Imported("precision_lib.forensics.h4.work:work"),
     check=Imported("precision_lib.forensics.h4.long_sequences:check_fits"),
     context="h4",

@@ -81,11 +81,6 @@ class H4Settings:
 QUICK = H4Settings(length=256, expected=8)
 
 
-def settings_of(quick: bool, seed: int) -> H4Settings:
-    """Those of the main job, or of a first look."""
-    return replace(QUICK if quick else H4Settings(), seed=seed)
-
-
 @dataclass(frozen=True)
 class LongInput:
     """Everything that is fixed before a configuration is looked at.
@@ -122,7 +117,7 @@ def prepare_long(checkpoint: Checkpoint, settings: H4Settings) -> LongInput:
         direction = training_direction(checkpoint.model, texts, seed=settings.seed)
         scale = _policy_scale(checkpoint, direction, settings)
         policy = policy_model(checkpoint, direction, scale)
-        sampled = sample_from(policy, checkpoint, settings)
+        sampled = sample_from(policy, checkpoint, settings, 400)
     given = Placed(checkpoint, (sampled,), direction, (0.0, scale), operating_policy=1)
     windows = text_windows(texts, row_length(checkpoint, settings), settings.text_windows)
     windows = windows.to(checkpoint.model.device)
@@ -197,14 +192,19 @@ def openings(checkpoint: Checkpoint, count: int, seed: int) -> list[list[int]]:
     return [[start]] * count
 
 
-def sample_from(policy: Any, checkpoint: Checkpoint, settings: H4Settings) -> Responses:
-    """Sequences of full length drawn from ``policy`` at temperature 1."""
+def sample_from(policy: Any, checkpoint: Checkpoint, settings: Any, stream: int) -> Responses:
+    """Sequences of full length drawn from ``policy`` at temperature 1.
+
+    Args:
+        settings: with ``sequences``, ``length`` and ``seed``.
+        stream: below 1000, the random numbers of a hypothesis.
+    """
     start = openings(checkpoint, settings.sequences, settings.seed)
     return sample_responses(
         policy,
         start,
         drawn_length(checkpoint, settings)[1],
-        seed=settings.seed * 1000 + 400,
+        seed=settings.seed * 1000 + stream,
         pad=checkpoint.tokenizer.pad_token_id or 0,
         new_cache=cache_maker(policy),
     ).to(policy.device)

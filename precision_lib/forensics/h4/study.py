@@ -8,7 +8,6 @@ model wrote.
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from precision_lib.forensics.forwards import (
     POLICY,
     REFERENCE,
     Forwards,
+    kl_formats,
     measured_against,
     model_formats,
 )
@@ -78,7 +78,7 @@ class H4Study(Study):
             "checkpoint": {"name": checkpoint.name, "sha256": checkpoint.sha256},
             "h4": asdict(self.given.settings)
             | {
-                "sampled_tokens": _tokens(self.sampled),
+                "sampled_tokens": self.sampled.tokens,
                 "text_tokens": sum(r.length * len(r.tokens) for r in self.given.text.responses),
             },
         }
@@ -101,7 +101,7 @@ class H4Study(Study):
         policy = self.given.policy
         got = forwards.log_ratio(configuration, policy, run).double()
         golden = forwards.golden_log_ratio(policy, measured_against(configuration))
-        return _rows(forwards, got - golden)
+        return forwards.rows(got - golden)
 
     def component_error(
         self, forwards: Forwards, configuration: PrecisionConfig, role: str
@@ -111,7 +111,7 @@ class H4Study(Study):
         fmt = configuration.forward_format(role)
         got = forwards.scored(role, self.given.policy, fmt).logprobs[configuration.kl]
         want = forwards.scored(role, self.given.policy, golden).logprobs[golden]
-        return _rows(forwards, got.double() - want.double())
+        return forwards.rows(got.double() - want.double())
 
     def rebatched(self, configuration: PrecisionConfig) -> Rebatched:
         """:data:`DAMAGE` of a configuration in another order and micro-batch.
@@ -119,11 +119,11 @@ class H4Study(Study):
         On the checked sequences, which are the first of the sampled ones.
         """
         policy, count = self.given.policy, self.given.settings.checked
-        usual = _rows(self.sampled, self.sampled.log_ratio(configuration, policy).double())
+        usual = self.sampled.rows(self.sampled.log_ratio(configuration, policy).double())
         again = self.checked.log_ratio(configuration, policy, REBATCHED).double()
         error = self.error(self.sampled, configuration)[:count]
         with np.errstate(invalid="ignore"):  # inf - inf of an overflow, which counts as 0 below
-            moved = _rows(self.checked, again) - usual[:count]
+            moved = self.checked.rows(again) - usual[:count]
             elsewhere = error + moved
         sums = (h4.sequence_sums(x) for x in (moved, error, elsewhere))
         return rebatched(self._paired(self.checked), DAMAGE, *sums)
@@ -134,7 +134,7 @@ class H4Study(Study):
         With one format for both it must be exactly zero on every token: the null control. With
         two it is what the mismatch alone does.
         """
-        ratio = _rows(self.checked, self.checked.log_ratio(configuration, 0).double())
+        ratio = self.checked.rows(self.checked.log_ratio(configuration, 0).double())
         metrics = self._paired(self.checked).estimates(h4.sequence_sums(ratio))
         return IdenticalWeights(
             same_format=len(set(model_formats(configuration))) == 1,
@@ -158,7 +158,7 @@ class H4Study(Study):
         return self._drift[source, fmt]
 
     def _paired(self, forwards: Forwards) -> Paired:
-        count = len(forwards.given.responses[0].tokens)
+        count = len(forwards.responses.tokens)
         return evidence.over_sequences(count, self.given.settings.seed)
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
@@ -171,7 +171,7 @@ class H4Study(Study):
             change = "makes it worse"
         drift = [c.metrics["drift_nats_per_1000_tokens"].words for c in (pure, promoted, demoted)]
         return (
-            f"Over {self.sampled.given.responses[0].length} tokens the log-ratio of a bf16 policy "
+            f"Over {self.sampled.responses.length} tokens the log-ratio of a bf16 policy "
             f"and a bf16 reference is off by {pure.metrics[DAMAGE].words} nats RMS, drift "
             f"{drift[0]} per 1,000 tokens. An FP32 reference alone {change}: "
             f"{promoted.metrics[DAMAGE].words} nats, share removed {healed.words}, drift "
@@ -216,7 +216,7 @@ class H4Study(Study):
         }
         reference = configuration.forward_format(REFERENCE)
         executed, wanted = (
-            _rows(forwards, forwards.scored(REFERENCE, 0, fmt).logprobs[kl].double())
+            forwards.rows(forwards.scored(REFERENCE, 0, fmt).logprobs[kl].double())
             for fmt, kl in ((reference, configuration.kl), (golden, golden))
         )
         seed, error = self.given.settings.seed, self.error(forwards, configuration)
@@ -229,16 +229,6 @@ class H4Study(Study):
         policy = self.sampled.scored(POLICY, self.given.policy, policy_format)
         reference = self.sampled.scored(REFERENCE, 0, reference_format)
         return "+".join(sorted({policy.buffers, reference.buffers}))
-
-
-def _tokens(forwards: Forwards) -> int:
-    return sum(r.length * len(r.tokens) for r in forwards.given.responses)
-
-
-def _rows(forwards: Forwards, flat: Any) -> Array:
-    """[M] to [N, T] of the one group of sequences."""
-    rows: Array = flat.view(-1, forwards.given.responses[0].length).numpy()
-    return rows
 
 
 def open_given(given: Given) -> H4Study:
@@ -260,10 +250,10 @@ def open_h4_study(
     Raises:
         ValueError: when the model or the text is too short.
     """
-    kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN, EXACT}))
+    formats = kl_formats(configurations, EXACT)
     given = prepare_long(checkpoint, settings)
     sampled, checked = (
-        Forwards(rows, kl_formats)
+        Forwards(rows, formats)
         for rows in (given.sampled, first_rows(given.sampled, settings.checked))
     )
     return H4Study(given, sampled, checked)

@@ -1,6 +1,12 @@
 """H5, rollout mismatch: two engines give one token two log-probs."""
 
-from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.hypothesis import (
+    TENTH_OF_THE_POWER,
+    Decision,
+    Hypothesis,
+    Imported,
+    Sized,
+)
 from precision_lib.forensics.operating import along_mismatch
 from precision_lib.metrics.rollout import MEASURES
 
@@ -25,7 +31,7 @@ H5 = Hypothesis(
     nonfinite="rollout_nonfinite_frac",
     variance_of="nats RMS at the end of the response",
     open=Imported("precision_lib.forensics.h5.study:open_given"),
-    settings=Imported("precision_lib.forensics.h5.engines:settings_of"),
+    settings=Sized("precision_lib.forensics.h5.engines:QUICK"),
     work=Imported("precision_lib.forensics.h5.work:work"),
     check=Imported("precision_lib.forensics.h4.long_sequences:check_fits"),
     context="h5",

@@ -8,7 +8,7 @@ engine here really decodes. The tokens are fixed before, so that every engine re
 N sequences, L tokens of each, T response tokens.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -58,11 +58,6 @@ class H5Settings:
 
 #: A few seconds, for a first look and for tests of the suite itself.
 QUICK = H5Settings(sequences=8, length=64, opening=33)
-
-
-def settings_of(quick: bool, seed: int) -> H5Settings:
-    """Those of the main job, or of a first look."""
-    return replace(QUICK if quick else H5Settings(), seed=seed)
 
 
 @dataclass(frozen=True)

@@ -10,28 +10,23 @@ N sequences, T response tokens.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
 from precision_lib.forensics.evidence import H5Evidence, Metrics, RolloutFormat
-from precision_lib.forensics.forwards import REFERENCE, Forwards, ScoredTokens
-from precision_lib.forensics.h4.evidence import correlation
-from precision_lib.forensics.h4.long_sequences import (
-    cache_maker,
-    drawn_length,
-    openings,
-)
+from precision_lib.forensics.forwards import REFERENCE, Forwards, ScoredTokens, kl_formats
+from precision_lib.forensics.h4.evidence import correlation, over_sequences
+from precision_lib.forensics.h4.long_sequences import sample_from
 from precision_lib.forensics.h5.declaration import H5
 from precision_lib.forensics.h5.engines import H5Settings, Reported, collision, decode
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.policy_shift import Placed
-from precision_lib.forensics.statistics import Metric, resample
+from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.study import Study
 from precision_lib.forensics.verdicts import Control
 from precision_lib.jsonio import Json
-from precision_lib.matrix import ROLLOUT_FORMATS, TRAINER, PrecisionConfig
+from precision_lib.matrix import REQUIRED, ROLLOUT_FORMATS, TRAINER, PrecisionConfig
 from precision_lib.metrics import drift as h4
 from precision_lib.metrics import rollout as h5
 from precision_lib.metrics.measure import Array, Measure
@@ -41,7 +36,7 @@ from precision_lib.models.rollout_engine import rollout_engine
 from precision_lib.runtime import deterministic
 from precision_lib.scoring.micro import AGAIN, FIRST, REBATCHED, takes_other_shape
 from precision_lib.scoring.scorer import GOLDEN
-from precision_lib.trajectories.sampling import Responses, sample_responses
+from precision_lib.trajectories.sampling import Responses
 
 DAMAGE = H5.decision.metric
 #: The other temperature at which the third law is tested, beside 1.
@@ -69,12 +64,10 @@ class H5Study(Study):
         self.paired = self._over(self.all)
 
     def _over(self, forwards: Forwards) -> Paired:
-        count = len(_responses(forwards).tokens)
-        return Paired(H5.metrics, resample(np.arange(count), self.settings.seed))
+        return over_sequences(len(forwards.responses.tokens), self.settings.seed, H5.metrics)
 
     def context(self) -> dict[str, Json]:
-        tokens = len(_responses(self.all).tokens) * _responses(self.all).length
-        return {"h5": asdict(self.settings) | {"tokens": tokens}}
+        return {"h5": asdict(self.settings) | {"tokens": self.all.tokens}}
 
     def trainer(self, forwards: Forwards, configuration: PrecisionConfig, run: str) -> ScoredTokens:
         """The trainer's forward: the policy, whole sequences at once."""
@@ -82,7 +75,7 @@ class H5Study(Study):
 
     def reported(self, forwards: Forwards, fmt: str, run: str = FIRST) -> Reported:
         """What the engine of a format reports; each is decoded once."""
-        responses = _responses(forwards)
+        responses = forwards.responses
         count = len(responses.tokens)
         key = (fmt, tuple(responses.tokens.shape), run)
         if key not in self._reported:
@@ -112,7 +105,7 @@ class H5Study(Study):
 
     def _of_trainer(self, forwards: Forwards, configuration: PrecisionConfig, run: str) -> Array:
         scored = self.trainer(forwards, configuration, run)
-        return _rows(forwards, scored.logprobs[configuration.kl].double())
+        return forwards.rows(scored.logprobs[configuration.kl].double())
 
     def difference(
         self, forwards: Forwards, configuration: PrecisionConfig, run: str = FIRST
@@ -124,7 +117,7 @@ class H5Study(Study):
 
     def golden(self, forwards: Forwards) -> Array:
         """[N, T] log-probs of the FP32 policy."""
-        return _rows(forwards, forwards.scored(REFERENCE, 0, GOLDEN).logprobs[GOLDEN].double())
+        return forwards.rows(forwards.scored(REFERENCE, 0, GOLDEN).logprobs[GOLDEN].double())
 
     def measure(self, configuration: PrecisionConfig, run: str = FIRST) -> Sums:
         return h5.sequence_sums(self.difference(self.all, configuration, run))
@@ -139,7 +132,7 @@ class H5Study(Study):
 
         On the openings of the checked sequences; decoding looks at nothing behind them.
         """
-        length = _responses(self.checked).length
+        length = self.checked.responses.length
         usual = self.difference(self.all, configuration)[: self.settings.checked, :length]
         other = self.difference(self.checked, configuration, REBATCHED)
         with np.errstate(invalid="ignore"):
@@ -162,22 +155,20 @@ class H5Study(Study):
 
     def evidence(self, configuration: PrecisionConfig, metrics: Metrics) -> H5Evidence:
         difference, golden = self.difference(self.all, configuration), self.golden(self.all)
-        collision = self._collision[1.0]
         return H5Evidence(
             observed_formats=self._observed(configuration),
             rms_growth_exponent=self._growth(difference),
             by_position=h4.by_position(difference),
-            by_probability=h5.by_probability(difference, golden, collision),
+            by_probability=h5.by_probability(difference, golden, self._collision[1.0]),
             halves=self._halves(configuration),
             laws=self.laws(configuration),
             formats=self.formats(configuration),
         )
 
     def _growth(self, difference: Array) -> Metric:
-        name = "rms_growth_exponent"
-        measure = Measure(h4.growth_exponent, "power of the position")
-        paired = Paired({name: measure}, self.paired.resampling)
-        return paired.estimate(h4.sequence_sums(difference), name)
+        exponent = Measure(h4.growth_exponent, "power of the position")
+        paired = replace(self.paired, metrics={"exponent": exponent})
+        return paired.estimate(h4.sequence_sums(difference), "exponent")
 
     def _halves(self, configuration: PrecisionConfig) -> dict[str, float]:
         """RMS of both errors against the FP32 policy, and how far they go together."""
@@ -230,25 +221,23 @@ class H5Study(Study):
         """Temperature to [N, T], the FP32 policy's sum of squared probabilities."""
         model = self.all.given.checkpoint.model
         with deterministic(native_products=True):
-            chances = collision(model, _responses(self.all), (1.0, COOLER))
+            chances = collision(model, self.all.responses, (1.0, COOLER))
         return {t: x.numpy() for t, x in chances.items()}
 
     def formats(self, configuration: PrecisionConfig) -> dict[str, RolloutFormat]:
         """Rollout format to its metrics beside this trainer, on the checked sequences."""
-        figures = {}
-        for fmt in ROLLOUT_FORMATS:
-            other = replace(configuration, rollout=fmt)
-            difference = self.difference(self.checked, other)
-            metrics = self._over(self.checked).estimates(h5.sequence_sums(difference))
-            trainer, rollout = self._errors(self.checked, other)
-            figures[fmt] = RolloutFormat(
-                rms=_rms(difference),
-                quadrature_rms=float(np.hypot(_rms(trainer), _rms(rollout))),
-                quadrature_z=h5.quadrature_z(trainer, rollout),
-                correlation=correlation(trainer, rollout),
-                metrics=metrics,
-            )
-        return figures
+        return {f: self._beside(replace(configuration, rollout=f)) for f in ROLLOUT_FORMATS}
+
+    def _beside(self, configuration: PrecisionConfig) -> RolloutFormat:
+        difference = self.difference(self.checked, configuration)
+        trainer, rollout = self._errors(self.checked, configuration)
+        return RolloutFormat(
+            rms=_rms(difference),
+            quadrature_rms=float(np.hypot(_rms(trainer), _rms(rollout))),
+            quadrature_z=h5.quadrature_z(trainer, rollout),
+            correlation=correlation(trainer, rollout),
+            metrics=self._over(self.checked).estimates(h5.sequence_sums(difference)),
+        )
 
     def _observed(self, configuration: PrecisionConfig) -> dict[str, str | None]:
         """Formats as seen at run time; None for a component that H5 does not run."""
@@ -260,23 +249,17 @@ class H5Study(Study):
             reported = self.reported(self.all, configuration.rollout_format)
             rollout = reported.fmt
             head |= {reported.head}
-        observed: dict[str, str | None] = {
-            "policy": "+".join(sorted({trainer.parameters, trainer.logits})),
-            "reference": None,
-            "reward": None,
-            "value": None,
-            "kl": configuration.kl,
-            "rollout": rollout,
-        }
+        policy = "+".join(sorted({trainer.parameters, trainer.logits}))
+        seen = {"policy": policy, "kl": configuration.kl, "rollout": rollout}
         if configuration.lm_head:
-            observed |= {"policy": trainer.parameters, "lm_head": "+".join(sorted(head))}
-        return observed
+            seen |= {"policy": trainer.parameters, "lm_head": "+".join(sorted(head))}
+        return dict.fromkeys(REQUIRED) | seen
 
     def explanation(self, contrasts: dict[str, Metric]) -> str:
         pure, demoted = self.cell(PURE), self.cell(self.looked_at[2])
         halves = pure.shows(H5Evidence).halves
         return (
-            f"Over {_responses(self.all).length} tokens a bf16 trainer and a bf16 engine differ by "
+            f"Over {self.all.responses.length} tokens a bf16 trainer and a bf16 engine differ by "
             f"{pure.metrics[DAMAGE].words} nats RMS, and by "
             f"{pure.metrics[H5.decision.symptom].words} nats per token on average. Their errors "
             f"have a correlation of {halves['correlation']:.2f}. A bf16 engine beside an FP32 "
@@ -285,33 +268,8 @@ class H5Study(Study):
         )
 
 
-def _responses(forwards: Forwards) -> Responses:
-    (responses,) = forwards.given.responses
-    return responses
-
-
-def _rows(forwards: Forwards, flat: Any) -> Array:
-    rows: Array = flat.view(-1, _responses(forwards).length).numpy()
-    return rows
-
-
 def _rms(x: Array) -> float:
     return float(np.sqrt(np.mean(np.square(np.nan_to_num(x, posinf=0, neginf=0)))))
-
-
-def _drawn(checkpoint: Checkpoint, settings: H5Settings) -> Responses:
-    """Sequences of full length from the FP32 policy at temperature 1."""
-    model = checkpoint.model
-    start = openings(checkpoint, settings.sequences, settings.seed)
-    with deterministic(settings.seed, native_products=True):
-        return sample_responses(
-            model,
-            start,
-            drawn_length(checkpoint, settings)[1],
-            seed=settings.seed * 1000 + 500,
-            pad=checkpoint.tokenizer.pad_token_id or 0,
-            new_cache=cache_maker(model),
-        ).to(model.device)
 
 
 def open_given(given: Given) -> H5Study:
@@ -328,15 +286,15 @@ def open_h5_study(
         configurations: those that will be asked for; they say in which formats the log-softmax is
             taken of each forward.
     """
-    kl_formats = tuple(sorted({c.kl for c in configurations} | {"bf16", GOLDEN}))
-    responses = _drawn(checkpoint, settings)
+    with deterministic(settings.seed, native_products=True):
+        responses = sample_from(checkpoint.model, checkpoint, settings, 500)
     looked_at = min(settings.opening - 1, responses.length)
     prompts = responses.prompt_lengths[: settings.checked]
     openings_alone = Responses(
         responses.tokens[: settings.checked, : int(prompts.max()) + looked_at], prompts, looked_at
     )
     whole, checked = (
-        Forwards(Placed(checkpoint, (rows,), {}, (0.0,), 0), kl_formats)
+        Forwards(Placed(checkpoint, (rows,), {}, (0.0,), 0), kl_formats(configurations))
         for rows in (responses, openings_alone)
     )
     return H5Study(settings, whole, checked)

@@ -1,6 +1,12 @@
 """H6, update absorption: a step below half an ulp of the stored weight is lost."""
 
-from precision_lib.forensics.hypothesis import TENTH_OF_THE_POWER, Decision, Hypothesis, Imported
+from precision_lib.forensics.hypothesis import (
+    TENTH_OF_THE_POWER,
+    Decision,
+    Hypothesis,
+    Imported,
+    Sized,
+)
 from precision_lib.metrics.direction import RATIO, Direction, not_gated
 from precision_lib.metrics.measure import Measure, root_mean_square, share
 
@@ -46,7 +52,7 @@ H6 = Hypothesis(
     },
     variance_of="share of the change, by the log-probs",
     open=Imported("precision_lib.forensics.h6.study:open_given"),
-    settings=Imported("precision_lib.forensics.h6.updates:settings_of"),
+    settings=Sized("precision_lib.forensics.h6.updates:QUICK"),
     work=Imported("precision_lib.forensics.h6.work:work"),
     on_trajectories=True,
     context="h6",

@@ -8,7 +8,7 @@ N sequences, L tokens of the longest, K sequences of a prompt.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,11 +61,6 @@ class H6Settings:
 
 #: A first look.
 QUICK = H6Settings(prompts=8, steps=3)
-
-
-def settings_of(quick: bool, seed: int) -> H6Settings:
-    """Those of the main job, or of a first look."""
-    return replace(QUICK if quick else H6Settings(), seed=seed)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+
+from precision_lib.jsonio import Json
 
 EMBEDDED_DIR = Path(__file__).parent
 POLICY_DIR = EMBEDDED_DIR / "policy"
@@ -36,17 +37,17 @@ def load_held_out_sample() -> list[str]:
     return _strings(SAMPLE_FILE)
 
 
-def load_card() -> dict[str, Any]:
+def load_card() -> dict[str, Json]:
     """What the shipped model is and reached: see `tools/embedded/train.py`, which writes it."""
     return _card(CARD_FILE, "train")
 
 
-def load_reward_card() -> dict[str, Any]:
+def load_reward_card() -> dict[str, Json]:
     """What the shipped reward model and value head are and reached: see `train_reward.py` there."""
     return _card(REWARD_CARD_FILE, "train-reward")
 
 
-def _card(path: Path, action: str) -> dict[str, Any]:
+def _card(path: Path, action: str) -> dict[str, Json]:
     card = _read(path, action)
     if not isinstance(card, dict):
         raise ValueError(f"{path.name} must hold an object, got {type(card).__name__}")
@@ -60,7 +61,7 @@ def _strings(path: Path) -> list[str]:
     return values
 
 
-def _read(path: Path, action: str = "train") -> Any:
+def _read(path: Path, action: str = "train") -> Json:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -12,7 +12,7 @@ ROOT = Path(precision_lib.__file__).parent
 LAYERS = (
     {"environment", "jsonio", "exit_codes"},
     {"arguments", "formats", "matrix"},
-    {"bounds", "matmul", "oracle", "quantized"},
+    {"bounds", "casts", "matmul", "oracle", "quantized"},
     {"runtime"},
     {"ppo"},
     {"models"},

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from precision_lib.casts import Float64Casts
 from precision_lib.formats import FORMATS
 from precision_lib.record.codec import encode
-from precision_lib.runtime import Float64Casts, state_put_back
+from precision_lib.runtime import state_put_back
 from precision_lib.scoring import forward as teacher_forcing
 from precision_lib.training.forward import forward
 from precision_lib.training.rollout import Experience
