@@ -42,7 +42,7 @@ class Decision:
         components: of the pipeline, those that the hypothesis runs.
         promoted: ``pure`` with the component in question in FP32.
         demoted: ``fp32_baseline`` with the component in question in bf16.
-        irrelevant: a promotion of a component that the hypothesis does not run.
+        irrelevant: a promotion of a component that the hypothesis does not run; "" in old records.
         pure: the configuration that is promoted.
     """
 
@@ -55,7 +55,7 @@ class Decision:
     components: tuple[str, ...]
     promoted: str
     demoted: str
-    irrelevant: str
+    irrelevant: str = ""
     pure: str = "bf16_pure"
 
 

@@ -91,18 +91,14 @@ def _next_token_loss(model: Any, texts: list[list[int]]) -> Tensor:
     return -logprobs.token_logprobs(*logprobs.shift(logits, tokens))[mask[:, 1:]].mean()
 
 
-def mean_kl(policy: Any, reference: Any, responses: Responses) -> float:
+def mean_kl(policy: Any, reference_logits: Tensor, responses: Responses) -> float:
     """KL(policy || reference) per response token, nats: full vocabulary, float64."""
-    return _mean_kl(policy, _logits(reference, responses), responses)
-
-
-def _mean_kl(policy: Any, reference_logits: Tensor, responses: Responses) -> float:
-    per_token = kl.full_kl(_logits(policy, responses), reference_logits)
+    per_token = kl.full_kl(aligned_logits(policy, responses), reference_logits)
     return float(per_token[responses.mask[:, 1:]].mean())
 
 
 @torch.no_grad()
-def _logits(model: Any, responses: Responses) -> Tensor:
+def aligned_logits(model: Any, responses: Responses) -> Tensor:
     """[N, L-1, V], aligned with ``responses.tokens[:, 1:]``."""
     return logprobs.shift(next_token_logits(model, responses.tokens), responses.tokens)[0]
 
@@ -122,11 +118,11 @@ def solve_scales(
     Raises:
         ValueError: when the direction does not change the model.
     """
-    working, reference_logits = working_copy(reference), _logits(reference, responses)
+    working, reference_logits = working_copy(reference), aligned_logits(reference, responses)
 
     def measured(scale: float) -> float:
         set_parameters(working, reference, "fp32", direction, scale)
-        kl = _mean_kl(working, reference_logits, responses)
+        kl = mean_kl(working, reference_logits, responses)
         if kl <= 0:
             raise ValueError(
                 f"the policy does not differ from the reference (KL {kl:.3g} at scale "

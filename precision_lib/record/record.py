@@ -5,7 +5,7 @@ keys from the names of the fields.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.forensics.hypotheses import DECISIONS
@@ -19,27 +19,9 @@ from precision_lib.record.sweep import Sweep
 Matrix = Mapping[str, Mapping[str, str]]
 
 
-@dataclass(frozen=True)
-class Threshold:
-    """A row of the decision table as the run used it, see ``forensics/verdicts.py``."""
-
-    hypothesis: str
-    title: str
-    metric: str
-    symptom: str
-    limit: float
-    meaning: str
-    components: tuple[str, ...]
-    promoted: str
-    demoted: str
-    irrelevant: str = ""
-    pure: str = "bf16_pure"
-
-
-def thresholds() -> dict[str, Threshold]:
+def thresholds() -> dict[str, Decision]:
     """The decision table of this release."""
-    names = [column.name for column in fields(Threshold)]
-    return {h: Threshold(**{n: getattr(row, n) for n in names}) for h, row in DECISIONS.items()}
+    return dict(DECISIONS)
 
 
 @dataclass(frozen=True)
@@ -64,7 +46,7 @@ class Record:
     planted_fault: str | None
     context: Context
     matrix: Matrix
-    thresholds: Mapping[str, Threshold]
+    thresholds: Mapping[str, Decision]
     expected: tuple[tuple[str, str], ...]
     cells: tuple[Cell, ...]
     hypotheses: tuple[HypothesisVerdict, ...]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from precision_lib.forensics.hypothesis import Decision
 from precision_lib.record.context import Context
-from precision_lib.record.record import Threshold
 
 #: Hypothesis, configuration and metric to a figure in the metric's unit.
 Figures = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -89,7 +89,7 @@ class Calibration:
     variations: tuple[str, ...]
     power: float
     comparisons: int
-    thresholds: Mapping[str, Threshold]
+    thresholds: Mapping[str, Decision]
     values: Figures
     floors: Figures
     smallest: Figures

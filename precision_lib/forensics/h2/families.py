@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precision_lib.forensics.causal import Paired
+from precision_lib.forensics.causal import Paired, Sums
 from precision_lib.forensics.evidence import (
     CriticalOffset,
     CriticalOffsets,
@@ -29,8 +29,12 @@ from precision_lib.forensics.evidence import (
 )
 from precision_lib.forensics.h2 import law as law
 from precision_lib.forensics.h2.declaration import H2
-from precision_lib.forensics.h2.measured import measured
-from precision_lib.forensics.statistics import Resampling, resample
+from precision_lib.forensics.statistics import (
+    Metric,
+    NothingComparedError,
+    Resampling,
+    resample,
+)
 from precision_lib.formats import FORMATS, get_format, ulp
 from precision_lib.metrics import rewards as grouped
 from precision_lib.metrics.measure import Array
@@ -118,6 +122,24 @@ def family_sums(family: Family, fmt: str, seed: int) -> dict[str, Array]:
     """Sums of every metric per group, for the rewards of a family stored in ``fmt``."""
     golden, groups = flat(family, fmt, seed)
     return grouped.group_sums(golden.to(get_format(fmt).dtype), golden, groups)
+
+
+def measured(paired: Paired, sums: Sums) -> dict[str, Metric]:
+    """Every metric with its interval and with the number of elements that it compared.
+
+    Where no score is finite, the share of those that are not is all there is to say.
+
+    Raises:
+        NothingComparedError: when golden tells no pair of finite scores apart.
+    """
+    if not sums["sequences"].any():
+        return {H2.nonfinite: paired.estimate(sums, H2.nonfinite)}
+    if not sums["pairs"].any():
+        raise NothingComparedError(
+            "zero compared pairs: in every group all golden rewards are equal, so no ranking can "
+            "be lost; freeze several different answers per prompt"
+        )
+    return paired.estimates(sums)
 
 
 def family_row(family: Family, fmt: str, seed: int, resampling: Resampling) -> RewardFamily:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from precision_lib.forensics.causal import Paired
 from precision_lib.forensics.h2.declaration import H2
-from precision_lib.forensics.h2.measured import measured
+from precision_lib.forensics.h2.families import measured
 from precision_lib.forensics.statistics import NothingComparedError, resample
 from precision_lib.formats import FORMATS, get_format
 from precision_lib.metrics import rewards as h2
