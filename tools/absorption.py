@@ -35,6 +35,7 @@ from precision_lib.jsonio import load_object, write_bytes, write_json
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.models.loading import CheckpointError
 from precision_lib.models.pipeline import Pipeline, load_pipeline
+from precision_lib.record.codec import encode
 from precision_lib.record.context import run_context
 from precision_lib.reporting.plots.appearance import (
     appearance,
@@ -92,7 +93,7 @@ def at_rate(walker: Walker, rate: float) -> dict[str, Any]:
         metrics = study.paired.estimates(study.measure(_stored_in(fmt)))
         figures[fmt] = {
             "moved_frac": walked.tally.first_step[fmt][rate] / weights,
-            **{name: metric.as_json() for name, metric in metrics.items()},
+            **encode(metrics),
         }
     return {"learning_rate": rate, "stored": figures}
 

@@ -33,6 +33,7 @@ from precision_lib.jsonio import write_json
 from precision_lib.matrix import get_configuration
 from precision_lib.models.loading import CheckpointError, working_copy
 from precision_lib.models.pipeline import Pipeline, load_pipeline
+from precision_lib.record.codec import encode
 from precision_lib.record.context import run_context
 from precision_lib.runtime import deterministic
 from precision_lib.trajectories.prompt_file import PromptsError, asking
@@ -147,10 +148,7 @@ def noise_of(pipeline: Pipeline, asked: Budget) -> dict[str, Any]:
     return {
         "kl": KL,
         "response_tokens": settings.seq_lengths[0],
-        "noise": {
-            c.name: {name: metric.as_json() for name, metric in study.cell(c).metrics.items()}
-            for c in configurations
-        },
+        "noise": {c.name: encode(study.cell(c).metrics) for c in configurations},
     }
 
 

@@ -11,6 +11,7 @@ from precision_lib.recipes.damage import Damage
 from precision_lib.recipes.settings import Instructions, conditions, frameworks, instructions
 from precision_lib.recipes.shape import Shape
 from precision_lib.recipes.tables import table
+from precision_lib.record.codec import encode
 from precision_lib.record.context import Context
 from precision_lib.record.record import Record
 
@@ -102,7 +103,7 @@ def _recipe(recipe: Recipe) -> dict[str, Any]:
         "formats": recipe.configuration.components,
         "verdict": recipe.verdict,
         "worst_over_limit": recipe.worst_over_limit,
-        "gradient_cosine": recipe.gradient_cosine and recipe.gradient_cosine.as_json(),
+        "gradient_cosine": encode(recipe.gradient_cosine),
         "cost": cost,
         "damage": {d.hypothesis: _damage(d) for d in recipe.damages},
     }

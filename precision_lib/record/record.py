@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.forensics.hypotheses import DECISIONS
+from precision_lib.forensics.hypothesis import Decision
 from precision_lib.forensics.verdicts import Cell as Cell
 from precision_lib.forensics.verdicts import HypothesisVerdict
 from precision_lib.record.changes import Change, Gate

@@ -68,16 +68,25 @@ def frozen(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path
     return freeze_into(pipeline, tmp_path_factory.mktemp("frozen"))
 
 
+def run(
+    pipeline: Pipeline,
+    configuration: PrecisionConfig,
+    frozen: Path,
+    output_dir: Path,
+    **options: int,
+) -> dict[str, Any]:
+    """Replay the frozen trajectories; the record as its file holds it."""
+    replay(pipeline, configuration, frozen, output_dir, options.get("batch_size"))
+    record: dict[str, Any] = json.loads((output_dir / "replay.json").read_text())
+    return record
+
+
 @pytest.fixture
 def rerun(pipeline: Pipeline, frozen: Path, tmp_path: Path) -> Rerun:
-    """Replay the frozen trajectories in a configuration; the record as its file holds it."""
-
-    def run(configuration: PrecisionConfig, **options: int) -> dict[str, Any]:
-        replay(pipeline, configuration, frozen, tmp_path, **options)
-        record: dict[str, Any] = json.loads((tmp_path / "replay.json").read_text())
-        return record
-
-    return run
+    """Replay the frozen trajectories in a configuration, into ``tmp_path``."""
+    return lambda configuration, **options: run(
+        pipeline, configuration, frozen, tmp_path, **options
+    )
 
 
 def shards(frozen: Path) -> list[Trajectories]:
@@ -183,10 +192,10 @@ def test_positions_are_binned_geometrically_and_errors_accumulate(
 def test_equal_models_in_one_format_have_a_log_ratio_of_exactly_zero(tmp_path: Path) -> None:
     pipeline = random_pipeline()
     frozen = freeze_into(pipeline, tmp_path / "frozen")
-    record = replay(pipeline, PURE, frozen, tmp_path / "same")
+    record = run(pipeline, PURE, frozen, tmp_path / "same")
     assert record["summary"]["log_ratio"]["max_abs"] == 0
     assert record["summary"]["policy_logprob"]["max_abs"] > 0
-    mixed = replay(pipeline, get_configuration("bf16_fp32_ref"), frozen, tmp_path / "mixed")
+    mixed = run(pipeline, get_configuration("bf16_fp32_ref"), frozen, tmp_path / "mixed")
     assert mixed["summary"]["log_ratio"]["max_abs"] > 0
 
 
@@ -230,7 +239,7 @@ def test_a_dropout_left_on_shows_in_the_noise_floor(tmp_path: Path) -> None:
     pipeline = random_pipeline("GPT2")
     frozen = freeze_into(pipeline, tmp_path / "frozen")
     pipeline.policy.model.train()
-    floor = replay(pipeline, PURE, frozen, tmp_path / "replay")["noise_floor"]
+    floor = run(pipeline, PURE, frozen, tmp_path / "replay")["noise_floor"]
     assert floor["repeated"]["policy_logprob"]["max_abs"] > 0
 
 
@@ -264,7 +273,7 @@ def test_overflow_is_counted_and_enters_no_mean(tmp_path: Path) -> None:
     with torch.no_grad():
         pipeline.policy.model.lm_head.weight.mul_(2.0**18)
     frozen = freeze_into(pipeline, tmp_path / "frozen")
-    record = replay(pipeline, HALF, frozen, tmp_path / "replay")
+    record = run(pipeline, HALF, frozen, tmp_path / "replay")
     summary = record["summary"]["policy_logprob"]
     assert summary["nonfinite"] > 0
     assert summary["n"] + summary["nonfinite"] == record["trajectories"]["response_tokens"]
@@ -277,8 +286,8 @@ def test_an_exact_replay_of_fp32_is_off_by_fp32_roundings(
 ) -> None:
     """u is 2^-24 against 2^-8: expected a factor of 2^-16, of which 2^-8 is asked."""
     exact = PrecisionConfig("exact", "fp64", "fp64", "fp64", "fp64", "fp64")
-    record = replay(pipeline, exact, frozen, tmp_path / "exact")
-    pure = replay(pipeline, PURE, frozen, tmp_path / "pure")
+    record = run(pipeline, exact, frozen, tmp_path / "exact")
+    pure = run(pipeline, PURE, frozen, tmp_path / "pure")
     assert record["observed_formats"] == exact.components
     for name in QUANTITIES:
         assert 0 < record["summary"][name]["rms"] < 2.0**-8 * pure["summary"][name]["rms"]
@@ -323,7 +332,7 @@ def test_a_refused_replay_leaves_the_earlier_one_and_a_new_one_replaces_all_of_i
     copy = shutil.copytree(frozen, tmp_path / "copy")
     manifest = read_manifest(copy)
     write_manifest(copy, replace(manifest, shards=manifest.shards[:1]))
-    record = replay(pipeline, PURE, copy, tmp_path)
+    record = run(pipeline, PURE, copy, tmp_path)
     assert not record["trajectories"]["complete"]
     assert "differences-00001.safetensors" not in files_of(tmp_path)
 
