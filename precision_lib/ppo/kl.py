@@ -58,12 +58,12 @@ def kl_penalty(
         return policy - ref
     if estimator not in ("k2", "k3"):
         raise ValueError(f"unknown KL estimator {estimator!r}; use 'k1', 'k2' or 'k3'")
-    with torch.no_grad():
-        x = ref - policy
-        value = (x * x).mul_(0.5) if estimator == "k2" else _k3(x)
-    if not (torch.is_grad_enabled() and (policy.requires_grad or ref.requires_grad)):
+    x = ref - policy
+    minus_d = x.detach()
+    value = (minus_d * minus_d).mul_(0.5) if estimator == "k2" else _k3(minus_d)
+    if not x.requires_grad:
         return value
-    return with_slope(ref - policy, value, x if estimator == "k2" else torch.expm1(x))
+    return with_slope(x, value, minus_d if estimator == "k2" else torch.expm1(minus_d))
 
 
 def _k3(x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def _k3(x: Tensor) -> Tensor:
     e^x - 1 - x = (e^s - 1 - s) + (e^s (e^t - 1) - t), the first bracket a series P(s), and
     e^s = 1 + s + P(s). For |x| within the border t is 0 and the second bracket exactly 0.
     """
-    if x.device.type == "cpu" and x.numel() and x.flatten().abs().amax() <= _BORDER:
+    if x.device.type == "cpu" and x.numel() and float(x.abs().amax()) <= _BORDER:
         return _k3_series(x)  # the second bracket would be 0; on a GPU the question costs more
     near = x.clamp(-_BORDER, _BORDER)
     series = _k3_series(near)

@@ -19,8 +19,8 @@ from precision_lib.ppo.aggregation import count_or_given
 from precision_lib.ppo.gradients import with_slope
 from precision_lib.ppo.kl import kl_penalty
 from precision_lib.ppo.logit_pieces import fp32_or_wider
-from precision_lib.ppo.masked import check_mask, real_or_zero
-from precision_lib.ppo.ratios import LARGEST_LOG_RATIO
+from precision_lib.ppo.masked import check_mask, real_count, real_float64, real_words
+from precision_lib.ppo.ratios import finite_ratio, log_ratio
 
 
 def policy_loss(
@@ -55,18 +55,41 @@ def policy_loss(
     """
     check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     _check_clip_range(clip_range)
+    return clipped_surrogate(
+        logprobs, old_logprobs, advantages, mask, clip_range, clip_range, None, denominator
+    )
+
+
+def clipped_surrogate(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+    denominator: float | None,
+) -> Tensor:
+    """The loss of :func:`policy_loss` and of DAPO, with its gradient; the caller checks numbers.
+
+    The gradient is that of the unclipped product where that is what was taken. Its ratio is
+    multiplied by 1 or 0 before the advantage is: an infinite product times 0 would be NaN.
+    """
     with torch.no_grad():
-        log_ratio = _real_log_ratio(logprobs, old_logprobs, mask)
-        a = real_or_zero(advantages, mask).double()
-        ratio = log_ratio.clamp_(max=LARGEST_LOG_RATIO).exp_()
-        unclipped, clipped = a * ratio, ratio.clamp(1 - clip_range, 1 + clip_range).mul_(a)
-        count = count_or_given(mask.sum(), denominator)
-        loss = torch.minimum(unclipped, clipped).sum().div_(count).neg_()
+        words = real_words(mask)
+        new, old, a = (real_float64(x, words) for x in (logprobs, old_logprobs, advantages))
+        ratio = finite_ratio(new.sub_(old))
+        unclipped = a * ratio
+        taken = torch.clamp(ratio, 1 - clip_low, 1 + clip_high, out=old).mul_(a)
+        torch.minimum(unclipped, taken, out=taken)
+        if dual_clip is not None:  # 0 for A > 0, where the surrogate is positive
+            torch.maximum(taken, a.clamp(max=0).mul_(dual_clip), out=taken)
+        count = count_or_given(real_count(words), denominator)
+        loss = taken.sum().div_(count).neg_()
     loss = loss.to(fp32_or_wider(logprobs, old_logprobs, advantages))
     if not (logprobs.requires_grad and torch.is_grad_enabled()):
         return loss
-    slope = torch.where(unclipped > clipped, 0, unclipped).div_(-count)
-    return with_slope(logprobs, loss, slope)
+    return with_slope(logprobs, loss, taken.eq_(unclipped).mul_(ratio).mul_(a).div_(-count))
 
 
 def value_loss(
@@ -99,12 +122,14 @@ def value_loss(
     if not clip_range > 0:
         raise ValueError(f"clip_range must be positive, got {clip_range}")
     with torch.no_grad():
-        v, old, target = (real_or_zero(x, mask).double() for x in (values, old_values, returns))
-        clipped = v.clamp(old - clip_range, old + clip_range).sub_(target).square_()
+        words = real_words(mask)
+        v, old, target = (real_float64(x, words) for x in (values, old_values, returns))
+        low, high = old - clip_range, old.add_(clip_range)
+        clipped = torch.clamp(v, low, high, out=low).sub_(target).square_()
         error = v.sub_(target)
-        unclipped = error * error
-        count = count_or_given(mask.sum(), denominator)
-        loss = torch.maximum(unclipped, clipped).sum().div_(2 * count)
+        unclipped = torch.mul(error, error, out=target)
+        count = count_or_given(real_count(words), denominator)
+        loss = torch.maximum(unclipped, clipped, out=old).sum().div_(2 * count)
     loss = loss.to(fp32_or_wider(values, old_values, returns))
     if not (values.requires_grad and torch.is_grad_enabled()):
         return loss
@@ -142,25 +167,20 @@ def ratio_report(
     """
     check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs)
     _check_clip_range(clip_range)
-    log_ratio = _real_log_ratio(logprobs, old_logprobs, mask)
+    distance = log_ratio(logprobs, old_logprobs, mask)
     tokens = int(mask.sum())
-    ratio = log_ratio.exp()
+    ratio = distance.exp()
     clipped = ((ratio < 1 - clip_range) | (ratio > 1 + clip_range)).sum()
     # k3 of old against new: E_old[r - 1 - log r], its log-ratio being the negative of this one.
-    kl = kl_penalty(-log_ratio, torch.zeros_like(log_ratio), "k3").sum()
+    kl = kl_penalty(-distance, torch.zeros_like(distance), "k3").sum()
     return RatioReport(
         clip_frac=int(clipped) / max(tokens, 1),
         approx_kl=float(kl) / max(tokens, 1),
-        smallest_log_ratio=float(log_ratio[mask].min()) if tokens else 0.0,
-        largest_log_ratio=float(log_ratio[mask].max()) if tokens else 0.0,
+        smallest_log_ratio=float(distance[mask].min()) if tokens else 0.0,
+        largest_log_ratio=float(distance[mask].max()) if tokens else 0.0,
         overflow_count=int((ratio > torch.finfo(torch.float32).max).sum()),
         tokens=tokens,
     )
-
-
-def _real_log_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """logprobs - old_logprobs in float64, 0 in masked slots."""
-    return real_or_zero(logprobs, mask).double().sub_(real_or_zero(old_logprobs, mask))
 
 
 def _check_clip_range(clip_range: float) -> None:

@@ -15,8 +15,15 @@ from torch import Tensor
 from precision_lib.ppo.aggregation import count_or_given
 from precision_lib.ppo.gradients import with_slope
 from precision_lib.ppo.logit_pieces import fp32_or_wider
-from precision_lib.ppo.masked import check_mask, real_or_zero
-from precision_lib.ppo.ratios import LARGEST_LOG_RATIO, log_ratio, mean_log_ratio
+from precision_lib.ppo.losses import clipped_surrogate
+from precision_lib.ppo.masked import (
+    check_mask,
+    real_count,
+    real_float64,
+    real_or_zero,
+    real_words,
+)
+from precision_lib.ppo.ratios import finite_ratio, mean_log_ratio
 
 
 def dapo_loss(
@@ -54,21 +61,10 @@ def dapo_loss(
     _check_clips(clip_low, clip_high)
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"dual_clip must be above 1, got {dual_clip}")
-    check_mask(mask, advantages=advantages)
-    with torch.no_grad():
-        a = real_or_zero(advantages, mask).double()
-        ratio = _ratio(log_ratio(logprobs, old_logprobs, mask))
-        unclipped, clipped = a * ratio, ratio.clamp(1 - clip_low, 1 + clip_high).mul_(a)
-        count = count_or_given(mask.sum(), denominator)
-        surrogate = torch.minimum(unclipped, clipped)
-        if dual_clip is not None:
-            surrogate = torch.where(a < 0, torch.maximum(surrogate, dual_clip * a), surrogate)
-        loss = surrogate.sum().div_(count).neg_()
-    loss = loss.to(fp32_or_wider(logprobs, old_logprobs, advantages))
-    if not (logprobs.requires_grad and torch.is_grad_enabled()):
-        return loss
-    cut = (unclipped > surrogate) | (unclipped < surrogate)  # neither for NaN
-    return with_slope(logprobs, loss, torch.where(cut, 0, unclipped).div_(-count))
+    check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    return clipped_surrogate(
+        logprobs, old_logprobs, advantages, mask, clip_low, clip_high, dual_clip, denominator
+    )
 
 
 def gspo_loss(
@@ -108,7 +104,7 @@ def gspo_loss(
         mean, lengths = mean_log_ratio(logprobs, old_logprobs, mask)
         present = mask.any(-1)
         check_mask(present, advantages=advantages)
-        a, ratio = real_or_zero(advantages, present).double(), _ratio(mean)
+        a, ratio = real_or_zero(advantages, present).double(), finite_ratio(mean)
         unclipped, clipped = a * ratio, ratio.clamp(1 - clip_low, 1 + clip_high).mul_(a)
         count = count_or_given(present.sum(), denominator)
         loss = torch.minimum(unclipped, clipped).sum().div_(count).neg_()
@@ -148,21 +144,18 @@ def cispo_loss(
     Source: MiniMax, "MiniMax-M1", equations 4 and 5.
     """
     _check_clips(clip_low, clip_high)
-    check_mask(mask, advantages=advantages)
+    check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     with torch.no_grad():
-        weight = _ratio(log_ratio(logprobs, old_logprobs, mask))
-        weight.clamp_(1 - clip_low, 1 + clip_high).mul_(real_or_zero(advantages, mask))
-        count = count_or_given(mask.sum(), denominator)
-        loss = (weight * real_or_zero(logprobs, mask)).sum().div_(count).neg_()
+        words = real_words(mask)
+        new, old, a = (real_float64(x, words) for x in (logprobs, old_logprobs, advantages))
+        ratio = finite_ratio(torch.sub(new, old, out=old))
+        weight = ratio.clamp_(1 - clip_low, 1 + clip_high).mul_(a)
+        count = count_or_given(real_count(words), denominator)
+        loss = new.mul_(weight).sum().div_(count).neg_()
     loss = loss.to(fp32_or_wider(logprobs, old_logprobs, advantages))
     if not (logprobs.requires_grad and torch.is_grad_enabled()):
         return loss
     return with_slope(logprobs, loss, weight.div_(-count))
-
-
-def _ratio(log_ratio: Tensor) -> Tensor:
-    """exp in float64, finite; the argument is overwritten."""
-    return log_ratio.clamp_(max=LARGEST_LOG_RATIO).exp_()
 
 
 def _check_clips(clip_low: float, clip_high: float) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from precision_lib.ppo.logit_pieces import (
+    LOG2_E,
     as_sequences,
     fitted,
     fp32_or_wider,
@@ -24,6 +25,8 @@ from precision_lib.ppo.logit_pieces import (
 
 #: z - max z is cut off here: exp of it is 0 in every format, and 0 times it is 0, unlike 0 * -inf.
 _ZERO_PROBABILITY = -1e4
+#: FP32 numbers of the two AVX-512 vectors that a step of torch's CPU loops takes.
+_VECTORS = 32
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -63,7 +66,7 @@ class _Entropy(torch.autograd.Function):
         for rows, z in row_pieces(sequences, inside):
             torch.amax(z, -1, keepdim=True, out=largest[rows])
             z.sub_(largest[rows]).clamp_(min=_ZERO_PROBABILITY)
-            weights = torch.exp(z, out=fitted(spare, z))
+            weights = _exp(z, fitted(spare, z))
             torch.sum(weights, -1, keepdim=True, out=log_sum[rows])
             torch.sum(weights.mul_(z), -1, keepdim=True, out=mean_depth[rows])
         mean_depth.div_(log_sum)
@@ -85,3 +88,14 @@ class _Entropy(torch.autograd.Function):
             p.mul_(z.sub_(mean_depth[rows])).mul_(-g[rows])
             gradient[rows] = p.masked_fill_(g[rows] == 0, 0)
         return gradient.view(logits.shape)
+
+
+def _exp(z: Tensor, out: Tensor) -> Tensor:
+    """exp(z) in ``out``, by way of exp2 (:data:`LOG2_E`) where rows fill whole vectors.
+
+    torch computes what is left of a row by another exp2. Its last bit is another, so that a row
+    would have other bits alone than in a batch.
+    """
+    if z.shape[-1] % _VECTORS:
+        return torch.exp(z, out=out)
+    return torch.mul(z, LOG2_E, out=out).exp2_()
