@@ -49,7 +49,7 @@ def error_over_limit(case: Timed, result: Any, gradient: Tensor | None) -> float
         if x is None:
             continue
         truth = _truths(case)[part]
-        real = ... if mask is None or truth.want.dim() == 0 else mask.cpu()
+        real = ... if mask is None or truth.want.shape != mask.shape else mask.cpu()
         values = x.detach().cpu().double()
         shares.append(share(values[real], truth.want[real], truth.limit[real]))
     return max(shares)

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 from precision_lib.targets import adapters
+from precision_lib.targets.frameworks import framework
 from tests.benchmarks import plain
 from tests.benchmarks.timed import Call
 
@@ -45,6 +46,8 @@ class Contender:
     @property
     def version(self) -> str:
         """The installed version, without a local suffix such as ``+cpu``."""
+        if self.kind == "peer":
+            return framework(self.source).version()
         return version(self.source).split("+")[0]
 
 
@@ -148,11 +151,57 @@ CONTENDERS = {
         *_peers("value_loss", "verl", "openrlhf", "torchtune"),
         _plain("textbook formula", plain.value_loss),
     ),
-    "dapo_loss": (_ours("dapo_loss"), _plain("textbook formula", plain.dapo_loss)),
-    "gspo_loss": (_ours("gspo_loss"), _plain("textbook formula", plain.gspo_loss)),
-    "cispo_loss": (_ours("cispo_loss"), _plain("textbook formula", plain.cispo_loss)),
+    "dapo_loss": (
+        _ours("dapo_loss"),
+        *_peers("dapo_loss", "trl", "verl", "openrlhf", "liger"),
+        _plain("textbook formula", plain.dapo_loss),
+    ),
+    "gspo_loss": (
+        _ours("gspo_loss"),
+        *_peers("gspo_loss", "trl", "verl", "openrlhf", "liger"),
+        _plain("textbook formula", plain.gspo_loss),
+    ),
+    "cispo_loss": (
+        _ours("cispo_loss"),
+        *_peers("cispo_loss", "trl", "verl", "liger"),
+        _plain("textbook formula", plain.cispo_loss),
+    ),
+    "aggregate": (
+        _ours("aggregate"),
+        *_peers("aggregate", "verl", "openrlhf"),
+        _plain("textbook formula", plain.token_mean),
+    ),
+    "sequence_ratio": (
+        _ours("sequence_ratio"),
+        _plain("textbook formula", plain.sequence_ratio),
+    ),
+    "importance_weights": (
+        _ours("importance_weights"),
+        *_peers("importance_weights", "verl", remarks={"verl": "(with metrics)"}),
+        _plain("textbook formula", plain.importance_weights),
+    ),
+    "gae_with_bootstrap": (
+        _ours("gae"),
+        _plain("numpy float64 loop", plain.numpy_gae, "numpy"),
+    ),
+    "rloo_advantages": (
+        _ours("rloo_advantages"),
+        *_peers("rloo_advantages", "verl", "openrlhf"),
+        _plain("textbook formula", plain.rloo_advantages),
+    ),
+    "dpo_loss": (
+        _ours("dpo_loss"),
+        *_peers("dpo_loss", "openrlhf", "torchtune", "liger"),
+        _plain("textbook formula", plain.dpo_loss),
+    ),
+    "jsd": (
+        _ours("jsd"),
+        *_peers("jsd", "liger"),
+        _plain("textbook formula", plain.jsd),
+    ),
     "linear_token_logprobs": (
         _ours("linear_token_logprobs"),
+        *_peers("linear_token_logprobs", "trl", "verl", "liger"),
         _plain("fp32 logits, log_softmax + gather", plain.linear_token_logprobs),
     ),
 }

@@ -69,11 +69,12 @@ def numpy_gae(x: Any) -> Call:
         tensors = (x.rewards, x.values, x.mask)
         r, v, real = (t.double().cpu().numpy().T.copy() for t in tensors)
         advantages = np.empty_like(r)
-        running, following = np.zeros_like(r[0]), np.zeros_like(r[0])
+        behind = getattr(x, "bootstrap", torch.zeros(len(x.mask))).double().cpu().numpy()
+        running, following = np.zeros_like(r[0]), behind
         for t in range(len(r) - 1, -1, -1):
             delta = r[t] + x.gamma * following - v[t]
             running = (delta + x.gamma * x.lam * running) * real[t]
-            following = v[t] * real[t]
+            following = np.where(real[t] > 0, v[t], following)
             advantages[t] = running
         device = x.rewards.device
         advantages, returns = advantages.T, (advantages + v * real).T
@@ -154,5 +155,62 @@ def linear_token_logprobs(x: Any) -> Call:
     def call() -> Tensor:
         logits = x.hidden.float() @ x.weight.float().T / x.temperature
         return torch.log_softmax(logits, -1).gather(-1, index).squeeze(-1)
+
+    return call
+
+
+def token_mean(x: Any) -> Call:
+    """Masked by a product."""
+    return lambda: (x.values * x.mask).sum() / x.mask.sum()
+
+
+def sequence_ratio(x: Any) -> Call:
+    """exp of the masked mean, masked by a product."""
+    mask: Tensor = x.mask
+    return lambda: torch.exp(((x.logprobs - x.old_logprobs) * mask).sum(1) / mask.sum(1))
+
+
+def importance_weights(x: Any) -> Call:
+    """exp of the masked sum, truncated, at every real token."""
+    mask: Tensor = x.mask
+
+    def call() -> Tensor:
+        total = ((x.train_logprobs - x.rollout_logprobs) * mask).sum(1, keepdim=True)
+        weights: Tensor = torch.exp(total).clamp(max=x.cap) * mask
+        return weights
+
+    return call
+
+
+def rloo_advantages(x: Any) -> Call:
+    """The mean of the others, subtracted."""
+    rewards: Tensor = x.rewards
+    others = rewards.shape[1] - 1
+    return lambda: rewards - (rewards.sum(1, keepdim=True) - rewards) / others
+
+
+def dpo_loss(x: Any) -> Call:
+    """-log sigmoid of the scaled margin."""
+
+    def call() -> Tensor:
+        policy = x.policy_chosen - x.policy_rejected
+        reference = x.ref_chosen - x.ref_rejected
+        return -F.logsigmoid(x.beta * (policy - reference)).mean()
+
+    return call
+
+
+def jsd(x: Any) -> Call:
+    """Two KL divergences from the log of the mixture, in FP32."""
+
+    def call() -> Tensor:
+        student, teacher = (
+            torch.log_softmax(z.float(), -1) for z in (x.student_logits, x.teacher_logits)
+        )
+        weights = torch.tensor([x.beta, 1 - x.beta], device=student.device).log()
+        mixture = torch.logsumexp(torch.stack([teacher + weights[0], student + weights[1]]), 0)
+        of_teacher = F.kl_div(mixture, teacher, reduction="none", log_target=True).sum(-1)
+        of_student = F.kl_div(mixture, student, reduction="none", log_target=True).sum(-1)
+        return x.beta * of_teacher + (1 - x.beta) * of_student
 
     return call

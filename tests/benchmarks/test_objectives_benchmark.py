@@ -1,4 +1,4 @@
-"""Today's objectives: time, peak memory and error beside plain torch."""
+"""Today's objectives: time, peak memory and error beside the peers and plain torch."""
 
 from typing import Any
 
@@ -9,22 +9,30 @@ from tests.benchmarks.contenders import CONTENDERS, Contender
 from tests.benchmarks.measure import clock
 
 FORMATS = ("fp32", "bf16")
-CLIPPED = [
-    pytest.param(name, contender, id=f"{name}-{contender.label}")
-    for name in ("dapo_loss", "gspo_loss", "cispo_loss")
-    for contender in CONTENDERS[name]
-]
+LARGE = {"jsd": timed.jsd, "linear_token_logprobs": timed.linear_token_logprobs}
 
 
-@pytest.mark.parametrize(("name", "contender"), CLIPPED)
+def _named(names: Any) -> list[Any]:
+    return [
+        pytest.param(name, contender, id=f"{name}-{contender.label}")
+        for name in names
+        for contender in CONTENDERS[name]
+    ]
+
+
+@pytest.mark.parametrize(("name", "contender"), _named(timed.OBJECTIVES))
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.benchmark(timer=clock, disable_gc=True)
-def test_clipped_loss(name: str, contender: Contender, fmt: str, device: str, measure: Any) -> None:
-    measure(timed.clipped(name, fmt, device), contender, rounds=101, iterations=5)
+def test_objective(name: str, contender: Contender, fmt: str, device: str, measure: Any) -> None:
+    rounds, iterations = (31, 1) if name == "gae_with_bootstrap" else (101, 5)
+    case = timed.OBJECTIVES[name](fmt, device)
+    measure(case, contender, rounds=rounds, iterations=iterations)
 
 
-@pytest.mark.parametrize("contender", CONTENDERS["linear_token_logprobs"], ids=lambda c: c.label)
+@pytest.mark.parametrize(("name", "contender"), _named(LARGE))
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.benchmark(timer=clock, disable_gc=True)
-def test_linear_token_logprobs(contender: Contender, fmt: str, device: str, measure: Any) -> None:
-    measure(timed.linear_token_logprobs(fmt, device), contender, rounds=5, iterations=1)
+def test_over_the_vocabulary(
+    name: str, contender: Contender, fmt: str, device: str, measure: Any
+) -> None:
+    measure(LARGE[name](fmt, device), contender, rounds=5, iterations=1)

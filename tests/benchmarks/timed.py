@@ -5,8 +5,8 @@ slots hold zeros here, because some peers ask their callers for that.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -19,10 +19,14 @@ LOGITS = (4, 512, 32_000)
 #: Hidden size of the log-probs from hidden states; their vocabulary is that of the logits.
 HIDDEN = 256
 TOKENS = (64, 1_024)
+#: B, T, V of a distillation: two models' logits. G, K of grouped rewards; B of preference pairs.
+DISTILLED = (1, 512, 32_000)
+GROUPS = (1_024, 16)
+PAIRS = 4_096
 CLIP_RANGE = 0.2
 GAMMA, LAM = 0.99, 0.95
 #: Sequences and tokens of the slice on which the error is measured.
-_SLICE = {3: (2, 8), 2: (8, TOKENS[1])}
+_SLICE = {3: (2, 8), 2: (8, TOKENS[1]), 1: (PAIRS, 0)}
 
 Inputs = dict[str, Any]
 
@@ -35,7 +39,8 @@ class Timed:
         kernel: name in the tables.
         inputs: keyword arguments of the function in ``precision_lib.ppo``.
         leaf: the input whose gradient is taken, or "" for the forward alone.
-        outputs: how many results of shape [B, T] a call returns; 0 for a scalar.
+        outputs: how many results a call returns.
+        dims: leading dimensions of the largest input that each result has; 0 for a scalar.
         fmt: name of the inputs' format.
     """
 
@@ -44,6 +49,7 @@ class Timed:
     fmt: str
     leaf: str = ""
     outputs: int = 1
+    dims: int = 2
 
     def _tensors(self) -> list[torch.Tensor]:
         return [x for x in self.inputs.values() if isinstance(x, torch.Tensor)]
@@ -61,6 +67,11 @@ class Timed:
         return tuple(largest.shape)
 
     @property
+    def result_shape(self) -> torch.Size:
+        """Shape of each result."""
+        return torch.Size(self.shape[: self.dims])
+
+    @property
     def step(self) -> str:
         """What is timed, in words: the kernel and its passes."""
         return f"{self.kernel}, {'forward and backward' if self.leaf else 'forward'}"
@@ -72,7 +83,7 @@ class Timed:
 
     def touched_bytes(self) -> int:
         """Bytes that any implementation must move: inputs once, FP32 results, gradient once."""
-        results = self.outputs * self.shape[0] * self.shape[1]
+        results = self.outputs * self.result_shape.numel()
         total = sum(x.numel() * x.element_size() for x in self._tensors()) + 4 * results
         if self.leaf:
             total += self.inputs[self.leaf].numel() * self.inputs[self.leaf].element_size()
@@ -91,7 +102,7 @@ class Timed:
         inputs = {name: cut(name, x) for name, x in self.inputs.items()}
         if self.leaf:
             inputs[self.leaf].requires_grad_(True)
-        return Timed(self.kernel, inputs, self.fmt, self.leaf, self.outputs)
+        return replace(self, inputs=inputs)
 
 
 class _Draw:
@@ -171,7 +182,7 @@ def policy_loss(fmt: str, device: str, *, backward: bool = False) -> Timed:
         "mask": draw.mask(TOKENS),
         "clip_range": CLIP_RANGE,
     }
-    return Timed("policy_loss", inputs, fmt, "logprobs" if backward else "", 0)
+    return Timed("policy_loss", inputs, fmt, "logprobs" if backward else "", dims=0)
 
 
 def value_loss(fmt: str, device: str) -> Timed:
@@ -185,19 +196,22 @@ def value_loss(fmt: str, device: str) -> Timed:
         "mask": draw.mask(TOKENS),
         "clip_range": CLIP_RANGE,
     }
-    return Timed("value_loss", inputs, fmt, outputs=0)
+    return Timed("value_loss", inputs, fmt, dims=0)
 
 
 def clipped(name: str, fmt: str, device: str) -> Timed:
-    """DAPO, GSPO or CISPO on the inputs of the policy loss, with its gradient."""
+    """DAPO, GSPO or CISPO on the inputs of the policy loss, with its gradient.
+
+    CISPO without a lower clip and DAPO's dual clip at 10: what TRL and Liger can do.
+    """
     inputs = dict(policy_loss(fmt, device, backward=True).inputs)
     del inputs["clip_range"]
     if name == "gspo_loss":
         inputs["advantages"] = inputs["advantages"][:, 0].clone()
-    inputs |= {"clip_low": CLIP_RANGE, "clip_high": 0.28}
+    inputs |= {"clip_low": 1.0 if name == "cispo_loss" else CLIP_RANGE, "clip_high": 0.28}
     if name == "dapo_loss":
-        inputs["dual_clip"] = 3.0
-    return Timed(name, inputs, fmt, "logprobs", 0)
+        inputs["dual_clip"] = 10.0
+    return Timed(name, inputs, fmt, "logprobs", dims=0)
 
 
 def linear_token_logprobs(fmt: str, device: str) -> Timed:
@@ -209,6 +223,77 @@ def linear_token_logprobs(fmt: str, device: str) -> Timed:
     inputs = {"hidden": hidden, "weight": weight, "tokens": tokens, "temperature": 1.0}
     return Timed("linear_token_logprobs", inputs, fmt, "hidden")
 
+
+def sequence_ratio(fmt: str, device: str) -> Timed:
+    """The log-probs of the policy loss, with the gradient."""
+    inputs = dict(policy_loss(fmt, device, backward=True).inputs)
+    given = {name: inputs[name] for name in ("logprobs", "old_logprobs", "mask")}
+    return Timed("sequence_ratio", given, fmt, "logprobs", dims=1)
+
+
+def importance_weights(fmt: str, device: str) -> Timed:
+    """Log-ratios ~ N(0, 0.01^2), the mismatch of an inference engine; truncated, by sequence."""
+    draw = _Draw(fmt, device)
+    rollout = -draw.normal(TOKENS, mean=1.0, std=0.5).abs()
+    train = (rollout.float() + draw.normal(TOKENS, std=0.01).float()).to(rollout.dtype)
+    inputs = {"train_logprobs": train, "rollout_logprobs": rollout, "mask": draw.mask(TOKENS)}
+    inputs |= {"level": "sequence", "mode": "truncate", "cap": 2.0}
+    return Timed("importance_weights", inputs, fmt)
+
+
+def aggregate(fmt: str, device: str) -> Timed:
+    """Losses of tokens ~ N(0, 1), their mean over real tokens, with the gradient."""
+    draw = _Draw(fmt, device)
+    values = draw.normal(TOKENS).requires_grad_(True)
+    inputs = {"values": values, "mask": draw.mask(TOKENS), "mode": "token_mean"}
+    return Timed("aggregate", inputs | {"denominator": None}, fmt, "values", dims=0)
+
+
+def gae_with_bootstrap(fmt: str, device: str) -> Timed:
+    """The inputs of GAE, and a value behind the last token of each sequence."""
+    case = gae(fmt, device)
+    bootstrap = _Draw(fmt, device).normal((TOKENS[0],))
+    return replace(case, kernel="gae_with_bootstrap", inputs=case.inputs | {"bootstrap": bootstrap})
+
+
+def rloo_advantages(fmt: str, device: str) -> Timed:
+    """Rewards ~ N(0, 1)."""
+    return Timed("rloo_advantages", {"rewards": _Draw(fmt, device).normal(GROUPS)}, fmt)
+
+
+def dpo_loss(fmt: str, device: str) -> Timed:
+    """Log-probs of responses ~ N(-200, 50^2), moved by N(0, 1) from the reference's."""
+    draw = _Draw(fmt, device)
+    refs = [draw.normal((PAIRS,), mean=-200.0, std=50.0) for _ in range(2)]
+    chosen, rejected = (
+        (x.float() + draw.normal((PAIRS,)).float()).to(x.dtype).requires_grad_(True) for x in refs
+    )
+    inputs = {"policy_chosen": chosen, "policy_rejected": rejected}
+    inputs |= {"ref_chosen": refs[0], "ref_rejected": refs[1], "beta": 0.1}
+    return Timed("dpo_loss", inputs, fmt, "policy_chosen", dims=0)
+
+
+def jsd(fmt: str, device: str) -> Timed:
+    """Teacher's logits ~ N(0, 3^2), the student's moved by N(0, 0.3^2); with the gradient."""
+    draw = _Draw(fmt, device)
+    teacher = draw.normal(DISTILLED, std=3.0)
+    student = (teacher.float() + draw.normal(DISTILLED, std=0.3).float()).to(teacher.dtype)
+    inputs = {"student_logits": student.requires_grad_(True), "teacher_logits": teacher}
+    return Timed("jsd", inputs | {"beta": 0.5}, fmt, "student_logits")
+
+
+#: The cases of today's objectives that differ by the format alone.
+OBJECTIVES: dict[str, Callable[[str, str], Timed]] = {
+    "dapo_loss": partial(clipped, "dapo_loss"),
+    "gspo_loss": partial(clipped, "gspo_loss"),
+    "cispo_loss": partial(clipped, "cispo_loss"),
+    "aggregate": aggregate,
+    "sequence_ratio": sequence_ratio,
+    "importance_weights": importance_weights,
+    "gae_with_bootstrap": gae_with_bootstrap,
+    "rloo_advantages": rloo_advantages,
+    "dpo_loss": dpo_loss,
+}
 
 Call = Callable[[], Any]
 
@@ -226,7 +311,7 @@ def step(call: Call, case: Timed) -> Call:
 
         return forward
     leaf = case.inputs[case.leaf]
-    weights = upstream(torch.Size(case.shape[:2] if case.outputs else ())).to(leaf.device)
+    weights = upstream(case.result_shape).to(leaf.device)
 
     def forward_backward() -> tuple[Any, Any]:
         result = call()
