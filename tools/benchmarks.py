@@ -54,7 +54,20 @@ GOALS = (
     Goal("kl_penalty k1, forward", 1.2, ACCURATE),
     Goal("kl_penalty k2, forward", 1.2, ACCURATE),
     Goal("kl_penalty k3, forward", 1.2, ACCURATE),
+    Goal("policy_loss, forward", 1.2, ACCURATE),
     Goal("policy_loss, forward and backward", 1.2, ACCURATE),
+    Goal("value_loss, forward", 1.2, ACCURATE),
+    Goal("dapo_loss, forward and backward", 1.2, ACCURATE),
+    Goal("gspo_loss, forward and backward", 1.2, ACCURATE),
+    Goal("cispo_loss, forward and backward", 1.2, ACCURATE),
+    Goal("aggregate, forward and backward", 1.2, ACCURATE),
+    Goal("sequence_ratio, forward and backward", 1.2, ACCURATE),
+    Goal("importance_weights, forward", 1.2, ACCURATE),
+    Goal("gae_with_bootstrap, forward", 0.2, ANY),
+    Goal("rloo_advantages, forward", 1.2, ACCURATE),
+    Goal("dpo_loss, forward and backward", 1.2, ACCURATE),
+    Goal("jsd, forward and backward", 1.0, ACCURATE, 1, 32),
+    Goal("linear_token_logprobs, forward and backward", 1.0, ACCURATE, 1, 32),
 )
 
 

@@ -157,4 +157,5 @@ def rloo_advantages(rewards: Tensor) -> Tensor:
     r = rewards.double()
     r = r - r[:, :1]  # a constant group gives exact zeros
     count = rewards.shape[1]
-    return ((r * count - r.sum(-1, keepdim=True)) / (count - 1)).to(fp32_or_wider(rewards))
+    total = r.sum(-1, keepdim=True)
+    return r.mul_(count).sub_(total).div_(count - 1).to(fp32_or_wider(rewards))

@@ -167,7 +167,7 @@ def ratio_report(
     """
     check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs)
     _check_clip_range(clip_range)
-    distance = log_ratio(logprobs, old_logprobs, mask)
+    distance = log_ratio(logprobs, old_logprobs, mask, real_words(mask))
     tokens = int(mask.sum())
     ratio = distance.exp()
     clipped = ((ratio < 1 - clip_range) | (ratio > 1 + clip_range)).sum()

@@ -52,7 +52,7 @@ def real_or_zero(x: Tensor, mask: Tensor) -> Tensor:
 
     The same as ``torch.where(mask, x, 0)`` at a third of its time: the bits are and-ed.
     """
-    return _and(x.detach(), real_words(mask))
+    return zero_masked(x.detach(), real_words(mask))
 
 
 def real_words(mask: Tensor) -> Tensor:
@@ -67,10 +67,11 @@ def real_count(words: Tensor) -> Tensor:
 
 def real_float64(x: Tensor, words: Tensor) -> Tensor:
     """A float64 copy of ``x``, exactly 0 in the masked slots of :func:`real_words`; no gradient."""
-    return _and(x.detach(), words).double()
+    return zero_masked(x.detach(), words).double()
 
 
-def _and(x: Tensor, words: Tensor) -> Tensor:
+def zero_masked(x: Tensor, words: Tensor) -> Tensor:
+    """``x`` with exactly 0 in the masked slots of :func:`real_words`, which it is broadcast to."""
     bits = _BITS[x.element_size()]
     return (words.to(bits) & x.view(bits)).view(x.dtype)
 
@@ -125,7 +126,7 @@ def whiten(x: Tensor, mask: Tensor) -> Tensor:
     variance = (torch.dot(flat, flat) - count * mean * mean) / (count - 1).clamp(min=1)
     variance.clamp_(min=0)
     scale = torch.where(variance == 0, 0, variance.rsqrt())
-    return _and(y.sub_(mean).mul_(scale).to(fp32_or_wider(x)), words)
+    return zero_masked(y.sub_(mean).mul_(scale).to(fp32_or_wider(x)), words)
 
 
 def _relative_to_first(x: Tensor, mask: Tensor, words: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from precision_lib.ppo.masked import (
     real_float64,
     real_or_zero,
     real_words,
+    zero_masked,
 )
 from precision_lib.ppo.ratios import finite_ratio, mean_log_ratio
 
@@ -101,7 +102,8 @@ def gspo_loss(
     """
     _check_clips(clip_low, clip_high)
     with torch.no_grad():
-        mean, lengths = mean_log_ratio(logprobs, old_logprobs, mask)
+        words = real_words(mask)
+        mean, lengths = mean_log_ratio(logprobs, old_logprobs, mask, words)
         present = mask.any(-1)
         check_mask(present, advantages=advantages)
         a, ratio = real_or_zero(advantages, present).double(), finite_ratio(mean)
@@ -112,7 +114,7 @@ def gspo_loss(
     if not (logprobs.requires_grad and torch.is_grad_enabled()):
         return loss
     of_token = torch.where(unclipped > clipped, 0, unclipped).div_(-count * lengths)
-    return with_slope(logprobs, loss, torch.where(mask, of_token.unsqueeze(-1), 0))
+    return with_slope(logprobs, loss, zero_masked(of_token.unsqueeze(-1), words))
 
 
 def cispo_loss(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from precision_lib.ppo.gradients import with_slope
 from precision_lib.ppo.logit_pieces import LOG2_E, fp32_or_wider
-from precision_lib.ppo.masked import check_mask, real_float64, real_words
+from precision_lib.ppo.masked import check_mask, real_float64, real_words, zero_masked
 
 LEVELS = ("token", "sequence", "geometric")
 WEIGHT_MODES = ("truncate", "mask")
@@ -54,11 +54,12 @@ def sequence_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     """
     wanted = fp32_or_wider(logprobs, old_logprobs)
     with torch.no_grad():
-        mean, lengths = mean_log_ratio(logprobs, old_logprobs, mask)
+        words = real_words(mask)
+        mean, lengths = mean_log_ratio(logprobs, old_logprobs, mask, words)
         ratio = mean.exp_()
     if not (logprobs.requires_grad and torch.is_grad_enabled()):
         return ratio.to(wanted)
-    slope = torch.where(mask, (ratio / lengths).unsqueeze(-1), 0)
+    slope = zero_masked((ratio / lengths).unsqueeze(-1), words)
     return with_slope(logprobs, ratio.to(wanted), slope)
 
 
@@ -102,18 +103,22 @@ def importance_weights(
     if not cap > 0:
         raise ValueError(f"the cap must be positive, got {cap}")
     wanted = fp32_or_wider(train_logprobs, rollout_logprobs)
+    words = real_words(mask)
     if level == "token":
-        log_weight = log_ratio(train_logprobs, rollout_logprobs, mask)
+        log_weight = log_ratio(train_logprobs, rollout_logprobs, mask, words)
     else:
-        mean, lengths = mean_log_ratio(train_logprobs, rollout_logprobs, mask)
+        mean, lengths = mean_log_ratio(train_logprobs, rollout_logprobs, mask, words)
         log_weight = (mean * lengths if level == "sequence" else mean).unsqueeze(-1)
     weight = log_weight.exp()
     weight = weight.clamp(max=cap) if mode == "truncate" else torch.where(weight > cap, 0, weight)
-    return torch.where(mask, weight, 0).to(wanted)
+    return zero_masked(weight.to(wanted), words)
 
 
-def log_ratio(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+def log_ratio(new: Tensor, old: Tensor, mask: Tensor, words: Tensor) -> Tensor:
     """new - old, [B, T] float64 without a gradient, 0 in masked slots.
+
+    Args:
+        words: :func:`~precision_lib.ppo.masked.real_words` of the mask.
 
     Raises:
         ValueError: for shapes that differ or are not [B, T], or a mask that is not bool.
@@ -121,11 +126,11 @@ def log_ratio(new: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     check_mask(mask, new=new, old=old)
     if mask.dim() != 2:
         raise ValueError(f"expected log-probs [B, T], got {tuple(mask.shape)}")
-    words = real_words(mask)
     return real_float64(new, words).sub_(real_float64(old, words))
 
 
-def mean_log_ratio(new: Tensor, old: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def mean_log_ratio(new: Tensor, old: Tensor, mask: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
     """(mean over real tokens of new - old, number of real tokens but at least 1), [B] float64."""
-    lengths = mask.sum(-1).clamp(min=1).double()
-    return log_ratio(new, old, mask).sum(-1).div_(lengths), lengths
+    total = log_ratio(new, old, mask, words).sum(-1)
+    lengths = words.sum(-1, dtype=torch.int32).neg_().clamp_(min=1).double()
+    return total.div_(lengths), lengths

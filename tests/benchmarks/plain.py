@@ -176,8 +176,7 @@ def importance_weights(x: Any) -> Call:
 
     def call() -> Tensor:
         total = ((x.train_logprobs - x.rollout_logprobs) * mask).sum(1, keepdim=True)
-        weights: Tensor = torch.exp(total).clamp(max=x.cap) * mask
-        return weights
+        return torch.exp(total).clamp(max=x.cap) * mask
 
     return call
 
@@ -211,6 +210,7 @@ def jsd(x: Any) -> Call:
         mixture = torch.logsumexp(torch.stack([teacher + weights[0], student + weights[1]]), 0)
         of_teacher = F.kl_div(mixture, teacher, reduction="none", log_target=True).sum(-1)
         of_student = F.kl_div(mixture, student, reduction="none", log_target=True).sum(-1)
-        return x.beta * of_teacher + (1 - x.beta) * of_student
+        divergence: Tensor = x.beta * of_teacher + (1 - x.beta) * of_student
+        return divergence
 
     return call

@@ -18,6 +18,10 @@ CASES = {
     "gae": lambda fmt: timed.gae(fmt, "cpu"),
     "policy_loss": lambda fmt: timed.policy_loss(fmt, "cpu", backward=True),
     "value_loss": lambda fmt: timed.value_loss(fmt, "cpu"),
+    **{
+        name: lambda fmt, make=make: make(fmt, "cpu")  # type: ignore[misc]
+        for name, make in timed.OBJECTIVES.items()
+    },
 }
 
 
