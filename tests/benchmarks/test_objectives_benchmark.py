@@ -24,9 +24,8 @@ def _named(names: Any) -> list[Any]:
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.benchmark(timer=clock, disable_gc=True)
 def test_objective(name: str, contender: Contender, fmt: str, device: str, measure: Any) -> None:
-    rounds, iterations = (31, 1) if name == "gae_with_bootstrap" else (101, 5)
-    case = timed.OBJECTIVES[name](fmt, device)
-    measure(case, contender, rounds=rounds, iterations=iterations)
+    iterations = 1 if name in ("gae_with_bootstrap", "rloo_advantages") else 5
+    measure(timed.OBJECTIVES[name](fmt, device), contender, rounds=31, iterations=iterations)
 
 
 @pytest.mark.parametrize(("name", "contender"), _named(LARGE))

@@ -21,7 +21,7 @@ HIDDEN = 256
 TOKENS = (64, 1_024)
 #: B, T, V of a distillation: two models' logits. G, K of grouped rewards; B of preference pairs.
 DISTILLED = (1, 512, 32_000)
-GROUPS = (1_024, 16)
+GROUPS = (128, 16)
 PAIRS = 4_096
 CLIP_RANGE = 0.2
 GAMMA, LAM = 0.99, 0.95
