@@ -102,7 +102,8 @@ def test_evidence_that_would_not_come_back_is_written_in_full(
 ) -> None:
     """What looks like a metric of which something is left out, and is none."""
     r = recorder(tmp_path)
-    r.add_cell(replace(cell(), evidence=replace(EVIDENCE, more={"mine": {"log_ratio_nsr": {}}})))
+    more = {"mine": {"log_ratio_nsr": no_metric}}
+    r.add_cell(replace(cell(), evidence=replace(EVIDENCE, more=more)))
     path = r.write()
     [written] = json.loads(path.read_text())["precision"]["cells"]
     assert written["evidence_in_full"]
