@@ -97,13 +97,14 @@ def as_json(given: Answer) -> dict[str, Any]:
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:
+    cosine = recipe.step.gradient_cosine if recipe.step else None
     cost = asdict(recipe.cost) | {"bytes_per_parameter": recipe.cost.bytes_per_parameter}
     return {
         "name": recipe.name,
         "formats": recipe.configuration.components,
         "verdict": recipe.verdict,
         "worst_over_limit": recipe.worst_over_limit,
-        "gradient_cosine": encode(recipe.gradient_cosine),
+        "gradient_cosine": encode(cosine),
         "cost": cost,
         "damage": {d.hypothesis: _damage(d) for d in recipe.damages},
     }

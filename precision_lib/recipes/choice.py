@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from precision_lib.forensics.causal import PURE
+from precision_lib.forensics.damage.figures import StepDamage
 from precision_lib.forensics.operating import OperatingPoint
-from precision_lib.forensics.statistics import Metric
 from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE
 from precision_lib.matrix import PrecisionConfig
 from precision_lib.recipes.cost import Cost, cost_of
@@ -28,14 +28,14 @@ class Recipe:
     """A configuration with its cost and its damage at the operating point.
 
     Attributes:
-        gradient_cosine: of a whole PPO step with FP32's, as measured; None where it was not.
+        step: a whole PPO step beside FP32's, as measured; None where it was not.
     """
 
     configuration: PrecisionConfig
     cost: Cost
     damages: tuple[Damage, ...]
     verdict: str
-    gradient_cosine: Metric | None = None
+    step: StepDamage | None = None
 
     @property
     def name(self) -> str:
@@ -90,9 +90,9 @@ def recipes_of(
     for configuration in configurations:
         damages = damages_of(record, configuration.name, point)
         cost = cost_of(configuration, PURE, shape, point, hardware)
-        step = record.pipeline_damage and record.pipeline_damage.of(configuration.name)
-        cosine = step.gradient_cosine if step else None
-        recipes.append(Recipe(configuration, cost, damages, verdict_of(damages), cosine))
+        damage = record.pipeline_damage
+        step = damage.of(configuration.name) if damage else None
+        recipes.append(Recipe(configuration, cost, damages, verdict_of(damages), step))
     return tuple(recipes)
 
 

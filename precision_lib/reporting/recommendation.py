@@ -51,11 +51,13 @@ def _recommended(recipe: Recipe) -> str:
 
 def _turned(recipe: Recipe) -> str:
     """How far the policy gradient turns, as a sentence; "" where nobody measured it."""
-    if recipe.gradient_cosine is None:
+    if recipe.step is None:
         return ""
+    if recipe.step.gradient_cosine is None:
+        return " The policy gradient of a PPO step holds inf or NaN, so a trainer skips the step."
     return (
         " The policy gradient of a PPO step has a cosine with FP32's of 1 minus "
-        f"{lost(recipe.gradient_cosine)}."
+        f"{lost(recipe.step.gradient_cosine)}."
     )
 
 
@@ -151,7 +153,7 @@ def headings(given: Answer) -> tuple[str, ...]:
 
 
 def _knows_the_step(given: Answer) -> bool:
-    return any(r.gradient_cosine is not None for r in given.choice.recipes)
+    return any(r.step is not None for r in given.choice.recipes)
 
 
 def rows(given: Answer) -> list[tuple[str, ...]]:
@@ -167,7 +169,8 @@ def _row(given: Answer, recipe: Recipe) -> tuple[str, ...]:
     time = f"{recipe.cost.time:.2f}" if recipe.cost.time is not None else "no products"
     cells = [_cell(d) for d in recipe.damages if _shown(given, d.hypothesis)]
     cost = (f"{recipe.cost.bytes_per_parameter:.1f}", f"{recipe.cost.kv_bytes_per_token:,}")
-    step = (lost(recipe.gradient_cosine, DASH),) if _knows_the_step(given) else ()
+    turned = lost(recipe.step.gradient_cosine) if recipe.step else DASH
+    step = (turned,) if _knows_the_step(given) else ()
     return (f"{mark} {recipe.name}", time, *cost, *cells, *step, recipe.verdict)
 
 

@@ -263,10 +263,10 @@ def summary(record: Record, *, details: bool = False) -> list[Line]:
     if record.cells:
         parts += [h1_table(record), curve_table(record)] if details else []
         parts += [matrix_table(record), hypothesis_lines(record)]
-        parts.append(damage_lines(record.pipeline_damage))
         missing = [] if record.complete else record.missing
         text = f"INCOMPLETE: not measured: {', '.join(missing)}"
         parts.append([(text, "red")] if missing else [])
+    parts.append(damage_lines(record.pipeline_damage))
     if record.training is not None:
         parts.append(sweep_lines(record.training))
     lines = [line for part in parts if part for line in (*part, blank)][:-1]

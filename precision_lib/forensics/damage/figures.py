@@ -126,12 +126,13 @@ def products(other: Array, truth: Array) -> Products:
     """Of the terms of two gradients, [n, P'] each.
 
     Raises:
-        NothingComparedError: fewer than two sequences, or a gradient of 0.
+        NothingComparedError: fewer than two sequences whose term is not 0, or a gradient of 0.
     """
-    if len(truth) < 2 or not np.any(truth.sum(0)):
+    carrying = int(np.any(truth, 1).sum())
+    if carrying < 2 or not np.any(truth.sum(0)):
         raise NothingComparedError(
-            f"{len(truth)} sequences give no gradient to compare: give two or more, whose rewards "
-            "differ"
+            f"{carrying} of {len(truth)} sequences give a gradient to compare: give two or more, "
+            "whose rewards differ"
         )
     error = other - truth
     return Products(truth @ truth.T, error @ error.T, error @ truth.T)

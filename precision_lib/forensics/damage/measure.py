@@ -93,7 +93,7 @@ class DamageStudy:
         terms = self.step.gradients(losses | alone)
         compared = {name: _compared(own, truth) for name, own in terms.items()}
         h1, policy = self.h1, len(self.h1.forwards.given.scales) - 1
-        outside = self._outside(REFERENCE_RUN, policy)
+        outside = _outside(self._ratio(REFERENCE_RUN, policy))
         return PipelineDamage(
             true_kl=h1.true_kl(h1.forwards.given.operating_policy),
             clip_kl=h1.true_kl(policy),
@@ -137,21 +137,23 @@ class DamageStudy:
         return paired.estimate(sums, "rank_inversion_frac") if sums["pairs"].sum() else None
 
     def _clip_changes(self, configuration: PrecisionConfig) -> Metric:
-        """At the largest distance of H1's curve, where FP32 clips some tokens."""
+        """At the last distance of H1's curve, where FP32 clips some tokens; NaN is a change."""
         policy = len(self.h1.forwards.given.scales) - 1
-        changed = self._outside(configuration, policy) != self._outside(REFERENCE_RUN, policy)
+        ratio = self._ratio(configuration, policy)
+        changed = _outside(ratio) != _outside(self._ratio(REFERENCE_RUN, policy))
+        changed |= ratio.isnan()
         quantities = {"changed": changed.double(), "tokens": torch.ones(len(changed)).double()}
         sums = per_sequence(quantities, self.h1.sequence)
         return replace(self.h1.paired, metrics=_CLIPS).estimate(sums, "clip_change_frac")
 
-    def _outside(self, configuration: PrecisionConfig, policy: int) -> Tensor:
-        """[M] whether the ratio of a policy to the one that has not moved leaves the clip range."""
+    def _ratio(self, configuration: PrecisionConfig, policy: int) -> Tensor:
+        """[M] float64 ratio of a policy to the one that has not moved."""
         fmt = configuration.forward_format(POLICY)
         new, old = (
             self.h1.forwards.scored(POLICY, number, fmt).logprobs[configuration.kl].double()
             for number in (policy, 0)
         )
-        return ((new - old).exp() - 1).abs() > CLIP_RANGE
+        return (new - old).exp()
 
 
 def open_damage(
@@ -177,6 +179,11 @@ def open_damage(
     given, reference = h1.forwards.given, pipeline.reference.model
     step = Step(given, reference, frozen.head, scores, sequences, asked)
     return DamageStudy(h1, h2, step, asked)
+
+
+def _outside(ratio: Tensor) -> Tensor:
+    """[M] whether it leaves the clip range."""
+    return (ratio - 1).abs() > CLIP_RANGE
 
 
 def _alone(policy: str) -> str:

@@ -156,13 +156,17 @@ class Step:
         return self._scored("policy", policy)[0][GOLDEN]
 
     def _scored(self, role: str, fmt: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Log-probs by KL format and values by value format, each [n, T] on the CPU."""
+        """Log-probs by KL format and values by value format, each [n, T] on the CPU.
+
+        The values of a reference stay 0: the value head reads the policy's hidden states.
+        """
         if (role, fmt) not in self._figures:
             logprobs, values = self._blank(self.kl_formats), self._blank(self.value_formats)
             with self._model(role, fmt) as model, torch.no_grad():
                 for row, sequence in enumerate(self.sequences):
                     count = sequence.tokens.shape[1] - sequence.prompt
-                    own, predicted = self._forward(model, sequence, self.kl_formats)
+                    own, hidden = self._forward(model, sequence, self.kl_formats)
+                    predicted = self._values(hidden) if role == "policy" else {}
                     for name, x in own.items():
                         logprobs[name][row, :count] = x[0].cpu()
                     for name, x in predicted.items():
@@ -175,17 +179,20 @@ class Step:
 
     def _forward(
         self, model: Any, sequence: FrozenSequence, kl_formats: Iterable[str]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Log-probs [1, T] of the response by KL format, and values by value format."""
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Log-probs [1, T] of the response by KL format, and the hidden states [1, T, H]."""
         tokens, first = sequence.tokens.to(model.device), sequence.prompt - 1
         with in_own_format(model):
             hidden, logits = trunk_and_logits(model, tokens)
         aligned, targets = shift(logits[:, first:], tokens[:, first:])
         dtypes = {f: get_format(f).dtype for f in kl_formats}
         logprobs = {f: token_logprobs(aligned, targets, dtype) for f, dtype in dtypes.items()}
-        states = hidden[:, first:-1].detach()
+        return logprobs, hidden[:, first:-1].detach()
+
+    def _values(self, states: Tensor) -> dict[str, Tensor]:
+        """Values [1, T] of hidden states by value format."""
         head = self.head.weight.to(states.device), self.head.bias.to(states.device)
-        return logprobs, {f: predict_values(states, *head, f) for f in self.value_formats}
+        return {f: predict_values(states, *head, f) for f in self.value_formats}
 
     def gradients(self, losses: Mapping[str, Loss]) -> dict[str, Array]:
         """Terms [n, P'] of the gradient of each loss, one for each sequence, FP32.
@@ -223,7 +230,10 @@ class Step:
             yield name, self._sampled(dict(zip(parameters, slopes, strict=True)))
 
     def _sampled(self, slopes: dict[str, Tensor | None]) -> Tensor:
-        """[P'] FP32 on the CPU. The slope of a head in its own format joins that of the matrix."""
+        """[P'] FP32 on the CPU. The slope of a head in its own format joins that of the matrix.
+
+        All NaN where any coordinate, compared or not, is inf or NaN: a trainer skips the step.
+        """
         named = dict(self.original.named_parameters())
         apart = [slope for name, slope in slopes.items() if name not in named and slope is not None]
         parts = []
@@ -234,7 +244,9 @@ class Step:
                 whole = sum((x.float() for x in apart if x.shape == whole.shape), whole)
             stride = self.stride(parameter)
             parts.append(whole.flatten()[::stride] * math.sqrt(stride))
-        return torch.cat([part.cpu() for part in parts])
+        finite = all(bool(x.isfinite().all()) for x in slopes.values() if x is not None)
+        sampled = torch.cat([part.cpu() for part in parts])
+        return sampled if finite else torch.full_like(sampled, torch.nan)
 
     def stride(self, parameter: Tensor) -> int:
         """How far apart two compared coordinates are: with all columns of a matrix among them."""

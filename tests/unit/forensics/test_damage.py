@@ -1,4 +1,4 @@
-"""The gradient of a whole step: cosines that are known, planted faults that must turn it."""
+"""The gradient of a whole step: what it is made of, planted faults that must turn it."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -8,19 +8,17 @@ import pytest
 import torch
 
 from precision_lib.forensics.damage import step as steps
-from precision_lib.forensics.damage.figures import (
-    Products,
-    cosine_metric,
-    expected_cosine,
-    norm_metric,
-    products,
-)
+from precision_lib.forensics.damage.figures import products
 from precision_lib.forensics.damage.measure import DamageStudy, open_damage
 from precision_lib.forensics.damage.step import Inputs, Loss, Step
 from precision_lib.forensics.damage.work import TWIN, judged, policy_of
 from precision_lib.forensics.policy_shift import OPERATING_KL
-from precision_lib.forensics.statistics import NothingComparedError
-from precision_lib.matrix import MATRIX, all_configurations, get_configuration
+from precision_lib.matrix import (
+    MATRIX,
+    PrecisionConfig,
+    all_configurations,
+    get_configuration,
+)
 from precision_lib.metrics.measure import Array
 from precision_lib.phases.main_job import MainJob
 from precision_lib.record.codec import decode, encode
@@ -29,7 +27,7 @@ from precision_lib.record.recorder import Recorder
 from precision_lib.reporting import sections
 from precision_lib.reporting.gate import pull_request
 from precision_lib.reporting.table import summary
-from tests.unit.small_pipelines import random_pipeline
+from tests.unit.small_pipelines import random_checkpoint, random_pipeline
 from tools import findings
 
 if TYPE_CHECKING:
@@ -80,57 +78,6 @@ def terms(step: Step, inputs: Inputs, policy: str = "fp32") -> Array:
 
 def lost(other: Array, truth: Array) -> float:
     return products(other, truth).lost()
-
-
-@pytest.mark.parametrize("angle", [1e-9, 1e-6, 0.1, 1.0, 2.0, 3.0])
-def test_an_angle_that_is_known(angle: float) -> None:
-    """Two sequences whose terms add up to vectors at an angle, of norms 1 and 2."""
-    rest = np.array([0.3, -0.2, 0.5])
-    want, got = np.array([1.0, 0.0, 0.0]), 2 * np.array([np.cos(angle), np.sin(angle), 0.0])
-    given = products(np.stack([got - rest, rest]), np.stack([want - rest, rest]))
-    assert given.lost() == pytest.approx(2 * np.sin(angle / 2) ** 2, rel=1e-6, abs=1e-15)
-    assert given.norm_ratio() == pytest.approx(2, rel=1e-12)
-
-
-def test_the_interval_covers_a_cosine_that_is_known() -> None:
-    """Independent noise of a hundredth of the signal's power on 16 sequences: 95 of 100 times."""
-    generator, inside = np.random.default_rng(0), 0
-    for _ in range(200):
-        truth = generator.normal(size=(16, 400)) + 1
-        metric = cosine_metric(products(truth + 0.1 * generator.normal(size=truth.shape), truth), 1)
-        # Signal 16 (1 + 16) and noise 16 / 100 for each coordinate.
-        inside += metric.low <= 1 / np.sqrt(1 + 0.01 / 17) <= metric.high
-    assert inside >= 180  # 95 % less 3 standard errors
-
-
-def test_equal_gradients_have_a_cosine_of_one_and_none_is_refused() -> None:
-    truth = np.random.default_rng(0).normal(size=(4, 9))
-    same = products(truth, truth)
-    for metric in (cosine_metric(same, 7), norm_metric(same, 7)):
-        assert (metric.value, metric.low, metric.high, metric.n) == (1, 1, 1, 7)
-    assert products(0 * truth, truth).lost() == 1
-    for nothing in (0 * truth, truth[:1]):
-        with pytest.raises(NothingComparedError, match="sequences give no gradient"):
-            products(nothing, nothing)
-
-
-def test_leaving_a_sequence_out_is_the_product_without_it() -> None:
-    generator = np.random.default_rng(1)
-    got, want = generator.normal(size=(2, 5, 9))
-    left = products(got, want).without(2)
-    rest = [0, 1, 3, 4]
-    assert isinstance(left, Products)
-    assert left.lost() == pytest.approx(lost(got[rest], want[rest]), rel=1e-12)
-
-
-def test_independent_errors_of_advantages_and_log_probs_give_the_expected_cosine() -> None:
-    assert expected_cosine(0.3, 0.4) == pytest.approx(1 / np.sqrt(1.25))
-    generator = np.random.default_rng(2)
-    slopes, advantages = generator.normal(size=(2000, 300)), generator.normal(size=(2000, 1))
-    errors = 1 + 0.1 * generator.normal(size=advantages.shape) / np.abs(advantages)
-    got, want = advantages * errors * slopes, advantages * slopes
-    limit = 1 - expected_cosine(0.0, 0.1)
-    assert lost(got[:, :], want) == pytest.approx(limit, rel=0.2)
 
 
 def test_the_terms_add_up_to_the_gradient_of_the_surrogate(
@@ -246,6 +193,10 @@ def test_the_record_holds_a_row_for_each_configuration(job: MainJob) -> None:
     reference = damage.steps[-1]
     assert reference.exact_inputs_cosine is None
     assert reference.clip_change_frac.value == 0
+    floor, pure = reference.gradient_cosine, damage.steps[0].gradient_cosine
+    assert floor is not None
+    assert pure is not None
+    assert 0 < 1 - floor.value < 1e-10 < 1e-6 < 1 - pure.value
     promoted = damage.of("bf16_fp32_reward")
     assert promoted is not None
     assert promoted.rank_inversion_frac is not None
@@ -266,6 +217,102 @@ def test_a_step_that_is_not_finite_is_skipped(study: DamageStudy, job: MainJob) 
     assert reference.gradient_cosine is not None
 
 
+def test_advantages_are_made_of_the_stored_rewards_by_hand(
+    step: Step, exact: Inputs, job: MainJob
+) -> None:
+    """FP32: the reward at the last token, the penalty at each, lambda = 0.95, one mean and std."""
+    stored = torch.cat([shard.rewards for shard in job.frozen.shards])
+    (own, values), (others, _) = step._scored("policy", "fp32"), step._scored("reference", "fp32")
+    raw = []
+    for row, sequence in enumerate(step.sequences):
+        count = sequence.tokens.shape[1] - sequence.prompt
+        rewards = -0.1 * (own["fp32"] - others["fp32"])[row, :count].double()
+        rewards[-1] += stored[sequence.number].double()
+        value = torch.cat([values["fp32"][row, :count].double(), torch.zeros(1)])
+        advantage = torch.zeros(count + 1)
+        for t in reversed(range(count)):
+            advantage[t] = rewards[t] + value[t + 1] - value[t] + 0.95 * advantage[t + 1]
+        raw.append(advantage[:-1].double())
+    flat = torch.cat(raw)
+    whitened = (flat - flat.mean()) / flat.std()
+    assert (exact.advantages[exact.mask].double() - whitened).abs().max() < 1e-4
+    # A step of 1e-4 nats has a log-ratio of sqrt(2e-4) = 0.014.
+    ratio = (own["fp32"] - others["fp32"])[exact.mask]
+    assert 0.005 < ratio.square().mean().sqrt() < 0.04
+
+
+@pytest.mark.parametrize("component", ["policy", "reference", "reward", "value", "kl"])
+def test_each_component_alone_moves_the_advantages(
+    component: str, step: Step, exact: Inputs
+) -> None:
+    demoted = replace(REFERENCE, name="mine", **{component: "bf16"})
+    moved = (step.inputs(demoted).advantages - exact.advantages)[exact.mask].abs().max()
+    assert 1e-5 < moved < 1
+
+
+def test_the_norm_is_that_of_the_configuration_over_fp32s(
+    study: DamageStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Step.inputs
+
+    def doubled(self: Step, configuration: PrecisionConfig, policy: str = "") -> Inputs:
+        inputs = usual(self, configuration, policy)
+        factor = 2 if configuration.name == PURE.name else 1
+        return replace(inputs, advantages=factor * inputs.advantages)
+
+    only = replace(study, asked=[PURE])
+    (clean,) = only.measure().steps
+    monkeypatch.setattr(Step, "inputs", doubled)
+    (planted,) = only.measure().steps
+    assert clean.gradient_norm_ratio is not None
+    assert planted.gradient_norm_ratio is not None
+    assert clean.gradient_norm_ratio.value == pytest.approx(1, abs=0.05)
+    assert planted.gradient_norm_ratio.value == pytest.approx(
+        2 * clean.gradient_norm_ratio.value, rel=1e-3
+    )
+    assert planted.exact_inputs_cosine == clean.exact_inputs_cosine
+
+
+def test_fp32_is_true_to_float64(step: Step, exact: Inputs, truth: Array) -> None:
+    """What is called truth is off by FP32's own rounding, as its twin is, and by no more."""
+    wide = terms(step, replace(exact, logprobs=step.logprobs("fp64")), "fp64")
+    assert 0 < lost(truth, wide) < 1e-10
+
+
+def test_inf_in_a_coordinate_that_is_not_compared_skips_the_step(
+    step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "COORDINATES", 1)
+    monkeypatch.setattr(steps, "_SMALL", 1)
+    slopes: dict[str, torch.Tensor | None] = {
+        name: torch.ones_like(p) for name, p in step.original.named_parameters()
+    }
+    assert step._sampled(slopes).isfinite().all()
+    name, first = next(iter(step.original.named_parameters()))
+    slopes[name] = torch.ones_like(first).view(-1).index_fill(0, torch.tensor([1]), torch.inf)
+    assert step._sampled(slopes).isnan().all()
+
+
+def test_log_probs_that_are_nan_change_every_clip(
+    study: DamageStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = DamageStudy._ratio
+
+    def broken(self: DamageStudy, configuration: PrecisionConfig, policy: int) -> torch.Tensor:
+        ratio = usual(self, configuration, policy)
+        return torch.full_like(ratio, torch.nan) if configuration == PURE else ratio
+
+    monkeypatch.setattr(DamageStudy, "_ratio", broken)
+    assert study._clip_changes(PURE).value == 1
+    assert study._clip_changes(REFERENCE).value == 0
+
+
+def test_a_reference_of_another_size_takes_the_step(job: MainJob, step: Step) -> None:
+    other = random_checkpoint(hidden_size=48).model
+    own = Step(step.placed, other, step.head, step.scores, step.sequences, [PURE])
+    assert own.inputs(PURE).finite
+
+
 def test_fp32_throughout_is_told_from_every_other_configuration() -> None:
     every = {c.name: policy_of(c) for c in all_configurations()}
     assert [name for name, fmt in every.items() if fmt == TWIN] == ["fp32_baseline"]
@@ -282,5 +329,7 @@ def test_the_summary_shows_the_step_and_is_silent_without_it(job: MainJob) -> No
         assert "\n| mixed_recommended | 0.0" in text.replace("`", "")
     (table,) = sections._whole_step(record)
     assert [row[0] for row in table.rows] == [c.name for c in MATRIX]
+    alone = [text for text, _ in summary(replace(record, cells=(), hypotheses=()))]
+    assert any(text.startswith("mixed_recommended  0.0") for text in alone)  # -k pipeline_damage
     without = [text for text, _ in summary(replace(record, pipeline_damage=None))]
     assert not any("whole PPO step" in text for text in without)

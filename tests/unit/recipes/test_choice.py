@@ -142,6 +142,10 @@ def test_the_cosine_of_a_step_is_shown_where_the_record_has_it() -> None:
     assert "a cosine with FP32's of 1 minus 0.25 [0.10, 0.40]." in text
     assert "| 0.25 [0.10, 0.40] | healthy |" in text
     assert "| – | healthy |" in text
+    skipped = replace(damage, steps=(replace(step, gradient_cosine=None),))
+    text = shown(replace(record, pipeline_damage=skipped))
+    assert "holds inf or NaN, so a trainer skips the step." in text
+    assert "| step skipped | healthy |" in text
 
 
 def test_the_front_holds_what_nothing_beats() -> None:
