@@ -68,7 +68,7 @@ def damage_notes(damage: PipelineDamage) -> tuple[str, ...]:
         "Norm: over FP32's, minus 1. Sign flips: of tokens' advantages. Rank inversions: of pairs "
         "of answers.",
         f"Clips changed: at a KL of {damage.clip_kl:.1e}, where FP32 clips "
-        f"{damage.clipped_frac:.1%} of the tokens. FP32 itself runs one rounding away.",
+        f"{percent(damage.clipped_frac)} of the tokens. FP32 itself runs one rounding away.",
     )
 
 

@@ -1,7 +1,7 @@
 """The gradient of a whole step: what it is made of, planted faults that must turn it."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from precision_lib.matrix import (
 )
 from precision_lib.metrics.measure import Array
 from precision_lib.phases.main_job import MainJob
+from precision_lib.ppo.losses import policy_loss
 from precision_lib.record.codec import decode, encode
 from precision_lib.record.record import Record
 from precision_lib.record.recorder import Recorder
@@ -162,16 +163,24 @@ def test_some_coordinates_say_what_all_do(
     assert lost(terms(step, exact, "bf16"), fewer) == pytest.approx(whole, rel=0.2)
 
 
-def test_ratios_are_bitwise_one_before_the_step(step: Step) -> None:
-    """The old log-probs are those of the forward that the gradient is taken through."""
-    for configuration in (PURE, REFERENCE):
-        inputs = step.inputs(configuration)
-        fmt = configuration.forward_format("policy")
-        with step._model("policy", fmt) as model:
-            model.requires_grad_(True)
-            own, _ = step._forward(model, step.sequences[0], [configuration.kl])
-        count = own[configuration.kl].shape[1]
-        assert torch.equal(own[configuration.kl][0].detach(), inputs.logprobs[0, :count])
+def test_ratios_are_bitwise_one_before_the_step(
+    study: DamageStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old log-probs are those of the forward that the gradient is taken through, in each loss
+    of every configuration, and in their format."""
+    formats: list[torch.dtype] = []
+
+    def watched(own: torch.Tensor, old: torch.Tensor, *rest: Any) -> torch.Tensor:
+        assert torch.equal(own.detach(), old)
+        formats.append(own.dtype)
+        return policy_loss(own, old, *rest)
+
+    monkeypatch.setattr(steps, "policy_loss", watched)
+    study.measure()
+    # 7 configurations, FP32 itself, and bf16 with exact inputs; 4 have their KL in bf16.
+    count = len(study.step.sequences)
+    assert formats.count(torch.bfloat16) == 4 * count
+    assert formats.count(torch.float32) == 5 * count
 
 
 def test_a_head_of_another_format_is_compared_with_the_tied_matrix(
