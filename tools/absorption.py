@@ -58,13 +58,13 @@ PURE = get_configuration(DECISION.pure)
 
 def steps_of_format(parameters: Iterable[Tensor], fmt: str) -> tuple[Tensor, Tensor]:
     """(u [K] ascending float64, number of weights [K] float64): distances to the next number."""
-    target, found = get_format(fmt), []
+    target, of_tensors = get_format(fmt), []
     for parameter in parameters:
         stored = parameter.detach().flatten().to(target.dtype)
-        found.append(torch.unique(ulp(stored, target), return_counts=True))
-    sizes, places = torch.unique(torch.cat([u for u, _ in found]), return_inverse=True)
+        of_tensors.append(torch.unique(ulp(stored, target), return_counts=True))
+    sizes, places = torch.unique(torch.cat([u for u, _ in of_tensors]), return_inverse=True)
     counts = torch.zeros(len(sizes), dtype=torch.float64)
-    return sizes, counts.index_add(0, places, torch.cat([n for _, n in found]).double())
+    return sizes, counts.index_add(0, places, torch.cat([n for _, n in of_tensors]).double())
 
 
 def law(sizes: Tensor, counts: Tensor, rate: float) -> dict[str, float]:
