@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from precision_lib.forensics.evidence import BY_HYPOTHESIS, Evidence, IdenticalWeights, RewardReplay
+from precision_lib.forensics.evidence import BY_HYPOTHESIS, Evidence, IdenticalWeights
+from precision_lib.forensics.h2.rewards import RewardReplay
 from precision_lib.forensics.shapley import ErrorBudget
 from precision_lib.forensics.statistics import Metric
 from precision_lib.jsonio import FLAT, KIND, Json

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from precision_lib.forensics.evidence import CriticalOffsets, H2Evidence, SyntheticRewards
+from precision_lib.forensics.evidence import H2Evidence
+from precision_lib.forensics.h2.rewards import CriticalOffsets, SyntheticRewards
 from precision_lib.matrix import PrecisionConfig, get_configuration
 from precision_lib.record.recorder import Recorder
 

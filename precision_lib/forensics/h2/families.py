@@ -21,14 +21,14 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import Paired, Sums
-from precision_lib.forensics.evidence import (
+from precision_lib.forensics.h2 import law as law
+from precision_lib.forensics.h2.declaration import H2
+from precision_lib.forensics.h2.rewards import (
     CriticalOffset,
     CriticalOffsets,
     RewardFamily,
     SyntheticRewards,
 )
-from precision_lib.forensics.h2 import law as law
-from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.statistics import (
     Metric,
     NothingComparedError,

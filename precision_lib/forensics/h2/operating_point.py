@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from precision_lib import bounds, oracle
-from precision_lib.forensics.evidence import NativeRewards, RewardReplay, StoringLaw
 from precision_lib.forensics.h2 import families, law
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.forwards import RewardForwards
+from precision_lib.forensics.h2.rewards import NativeRewards, RewardReplay, StoringLaw
 from precision_lib.forensics.probe import MIN_PROMPTS
 from precision_lib.forensics.statistics import NothingComparedError
 from precision_lib.forensics.verdicts import ExactRewards

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import PURE, REFERENCE_RUN, Paired, Rebatched, Sums, rebatched
-from precision_lib.forensics.evidence import H2Evidence, Metrics, StoringLaw, SyntheticRewards
+from precision_lib.forensics.evidence import H2Evidence, Metrics
 from precision_lib.forensics.h2 import families, operating_point
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.families import measured
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardForwards
+from precision_lib.forensics.h2.rewards import StoringLaw, SyntheticRewards
 from precision_lib.forensics.hypothesis import Given
 from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.probe import check_prompts

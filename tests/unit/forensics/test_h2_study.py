@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from precision_lib.faults import plant
-from precision_lib.forensics.evidence import H2Evidence, StoringLaw
+from precision_lib.forensics.evidence import H2Evidence
 from precision_lib.forensics.h2 import families, operating_point
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.forwards import WIDE_HEAD, RewardScored
+from precision_lib.forensics.h2.rewards import StoringLaw
 from precision_lib.forensics.h2.study import H2Study
 from precision_lib.forensics.observed_format import observed_format
 from precision_lib.forensics.statistics import NothingComparedError
