@@ -12,8 +12,9 @@ from pathlib import Path
 
 from precision_lib.compare.baseline import Baseline, BaselineError, load_baseline, summary_of
 from precision_lib.exit_codes import OK, USAGE
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.record.files import RecordError, load_record
-from precision_lib.record.record import Cell, Record
+from precision_lib.record.record import Record
 from precision_lib.reporting.damage import HEADINGS, damage_notes, damage_rows, damage_title
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, two

@@ -15,7 +15,8 @@ from precision_lib.forensics.evidence import (
     H4Evidence,
 )
 from precision_lib.forensics.statistics import Metric
-from precision_lib.record.record import Cell, Record
+from precision_lib.forensics.verdicts import Cell
+from precision_lib.record.record import Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval, percent, two
 from tools.absorption_tables import h6

@@ -15,11 +15,11 @@ from typing import Any
 from precision_lib.forensics.evidence import H1Evidence
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.operating import MEASURED, OperatingPoint
-from precision_lib.forensics.verdicts import INCONCLUSIVE
+from precision_lib.forensics.verdicts import INCONCLUSIVE, Cell
 from precision_lib.jsonio import load_object, write_json
 from precision_lib.recipes.damage import Damage, damages_of
 from precision_lib.record.files import load_record
-from precision_lib.record.record import Cell, Record
+from precision_lib.record.record import Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import two
 from tools.documents import write_between

@@ -18,18 +18,12 @@ from precision_lib.bounds.model import (
     gammas,
     infinite_beyond,
     mean_bound,
+    scatter,
 )
 from precision_lib.formats import Format
 
 #: |d| beyond which the ratio is 0 or inf in FP32 whatever the rounding of d does to it.
 _CERTAIN = 200.0
-
-
-def _scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """Values of the real tokens in their places, 0 elsewhere."""
-    result = torch.zeros(mask.shape, dtype=torch.float64)
-    result[mask] = values
-    return result
 
 
 def _mean_of_terms(terms: Tensor, errors: Tensor, mask: Tensor, fmt: Format) -> Tensor:
@@ -108,7 +102,7 @@ def policy_loss_gradient_bound(x: PolicyLoss[Tensor, Tensor], fmt: Format = FP32
     rounding = size * relative + (1 + magnitude) * fmt.smallest_normal
     rounding = infinite_beyond(size, rounding, fmt)
     bound = torch.where(token.by_ratio, rounding, torch.zeros_like(size))
-    return _scatter(torch.where(token.by_ratio & token.by_limit, size + rounding, bound), x.mask)
+    return scatter(torch.where(token.by_ratio & token.by_limit, size + rounding, bound), x.mask)
 
 
 def _real(x: ValueLoss[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -178,4 +172,4 @@ def value_loss_gradient_bound(x: ValueLoss[Tensor, Tensor], fmt: Format = FP32) 
     rounding = 5 * u * size + fmt.smallest_normal + torch.where(close, shift, 0)
     rounding = infinite_beyond(size, rounding, fmt)
     bound = torch.where(active, rounding, torch.zeros_like(size))
-    return _scatter(torch.where(undecided, size + rounding, bound), x.mask)
+    return scatter(torch.where(undecided, size + rounding, bound), x.mask)

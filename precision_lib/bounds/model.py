@@ -48,6 +48,13 @@ def gammas(n: Tensor, fmt: Format) -> Tensor:
     return torch.where(nu < 1, nu / (1 - nu), torch.full_like(nu, torch.inf))
 
 
+def scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the real tokens in their places, 0 elsewhere; float64, of the mask's shape."""
+    result = torch.zeros(mask.shape, dtype=torch.float64)
+    result[mask] = values
+    return result
+
+
 def sum_depth(count: int, slots: int | None = None) -> int:
     """Roundings that a term passes in a blocked sum: min(n, 128) - 1 + ceil(log2(blocks)).
 

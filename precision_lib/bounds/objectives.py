@@ -12,7 +12,7 @@ from torch import Tensor
 
 from precision_lib.arguments import Clipped, Dapo, taking
 from precision_lib.bounds.aggregation import depth_of
-from precision_lib.bounds.model import FP32, gamma, infinite_beyond, sum_depth
+from precision_lib.bounds.model import FP32, gamma, infinite_beyond, scatter, sum_depth
 from precision_lib.bounds.ratios import exponential_error, log_ratios, mean_exponent
 from precision_lib.formats import Format
 
@@ -84,12 +84,6 @@ def _tokens(x: Clipped[Tensor, Tensor], fmt: Format) -> _Surrogate:
     return _Surrogate(d, fmt.unit_roundoff * d.abs(), x.advantages[x.mask].double(), x, fmt)
 
 
-def _scatter(values: Tensor, mask: Tensor) -> Tensor:
-    result = torch.zeros(mask.shape, dtype=torch.float64)
-    result[mask] = values
-    return result
-
-
 @taking(Dapo)
 def dapo_loss_bound(x: Dapo[Tensor, Tensor], fmt: Format = FP32) -> Tensor:
     """Bound for the mean over real tokens of -q A: as :func:`policy_loss_bound`, three limits.
@@ -111,7 +105,7 @@ def dapo_loss_gradient_bound(x: Dapo[Tensor, Tensor], fmt: Format = FP32) -> Ten
     """
     token = _tokens(x, fmt)
     weight = torch.tensor(1 / max(int(x.mask.sum()), 1), dtype=torch.float64)
-    return _scatter(token.slope(weight, 6, fmt), x.mask)
+    return scatter(token.slope(weight, 6, fmt), x.mask)
 
 
 def _sequences(x: Clipped[Tensor, Tensor], fmt: Format) -> _Surrogate:
@@ -178,7 +172,7 @@ def cispo_loss_gradient_bound(x: Clipped[Tensor, Tensor], fmt: Format = FP32) ->
     weight, error = _cispo_weight(x, fmt)
     size = x.advantages[x.mask].double().abs() / max(int(x.mask.sum()), 1)
     bound = size * (error + 5 * fmt.unit_roundoff * weight) + fmt.smallest_normal
-    return _scatter(infinite_beyond(size * weight, bound, fmt), x.mask)
+    return scatter(infinite_beyond(size * weight, bound, fmt), x.mask)
 
 
 def _cispo_weight(x: Clipped[Tensor, Tensor], fmt: Format) -> tuple[Tensor, Tensor]:

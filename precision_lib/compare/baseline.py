@@ -13,12 +13,13 @@ from precision_lib.compare.training import TrainingSummary, training_summary
 from precision_lib.forensics.evidence import H4Evidence
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.statistics import Metric
-from precision_lib.jsonio import parse_json, write_json
-from precision_lib.record.codec import Json, ShapeError, decode, encode
+from precision_lib.forensics.verdicts import Cell
+from precision_lib.jsonio import Json, parse_json, write_json
+from precision_lib.record.codec import ShapeError, decode, encode
 from precision_lib.record.conformance import Conformance
 from precision_lib.record.context import Context
 from precision_lib.record.files import SCHEMAS, version_of
-from precision_lib.record.record import Cell, Matrix, Record
+from precision_lib.record.record import Matrix, Record
 from precision_lib.record.self_test import Figures
 from precision_lib.record.upgrade import upgrade_baseline
 

@@ -17,8 +17,9 @@ from precision_lib.compare.inconclusive import Count, fewer
 from precision_lib.compare.margins import FALSE_ALARMS, Margin, is_beyond, margin
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 from precision_lib.forensics.statistics import Metric
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.record.changes import Change, Nearest
-from precision_lib.record.record import Cell, Record
+from precision_lib.record.record import Record
 
 #: Its distance from float64 is the noise of FP32 arithmetic itself.
 REFERENCE_RUN = "fp32_baseline"

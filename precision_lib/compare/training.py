@@ -10,8 +10,9 @@ from precision_lib.compare.comparison import Comparison
 from precision_lib.compare.directions import Direction
 from precision_lib.compare.margins import FALSE_ALARMS, is_beyond, margin
 from precision_lib.forensics.statistics import Metric
+from precision_lib.jsonio import Json
 from precision_lib.record.changes import Change
-from precision_lib.record.codec import Json, encode
+from precision_lib.record.codec import encode
 from precision_lib.record.sweep import COMPLETED, Sweep
 
 DAMAGE = "objective_gain_lost"

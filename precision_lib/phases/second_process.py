@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precision_lib.environment import usable_cores
-from precision_lib.record.codec import Json
+from precision_lib.jsonio import Json
 
 #: FP32 bytes of the largest policy of which a second set of working copies is made.
 MODEL_BYTES = 2**28

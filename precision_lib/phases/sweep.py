@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from precision_lib.jsonio import check_writable, to_plain
+from precision_lib.jsonio import Json, check_writable, to_plain
 from precision_lib.models.loading import resolve_device
 from precision_lib.models.pipeline import load_pipeline
 from precision_lib.models.rollout_engine import check_engine
-from precision_lib.record.codec import Json, decode
+from precision_lib.record.codec import decode
 from precision_lib.record.context import Context, run_context
 from precision_lib.record.files import write_result
 from precision_lib.record.sweep import (

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from precision_lib.forensics.verdicts import Cell, HypothesisVerdict
-from precision_lib.jsonio import to_plain
+from precision_lib.jsonio import Json, to_plain
 from precision_lib.phases.second_process import SecondProcess, Send, may_help
 from precision_lib.plugin.packaged import CONFORMANCE, FORENSICS
-from precision_lib.record.codec import Json, decode, encode
+from precision_lib.record.codec import decode, encode
 from precision_lib.record.recorder import Recorder
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Hypothesis
 from precision_lib.forensics.operating import Carried, OperatingPoint
-from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE, cell_verdict
-from precision_lib.record.record import Cell, Record
+from precision_lib.forensics.verdicts import HEALTHY, IMPAIRED, INCONCLUSIVE, Cell, cell_verdict
+from precision_lib.record.record import Record
 
 #: Verdicts beside those of a cell.
 NOT_MEASURED, NOT_APPLICABLE = "not measured", "does not apply"

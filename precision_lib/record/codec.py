@@ -15,8 +15,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from precision_lib.jsonio import KEY, KIND
-from precision_lib.jsonio import Json as Json
+from precision_lib.jsonio import KEY, KIND, Json
 
 T = TypeVar("T")
 _NOT_FINITE = ("nan", "inf", "-inf")

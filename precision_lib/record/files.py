@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from precision_lib.jsonio import load_object, parse_json, write_json
-from precision_lib.record.codec import Json, ShapeError, decode, encode
+from precision_lib.jsonio import Json, load_object, parse_json, write_json
+from precision_lib.record.codec import ShapeError, decode, encode
 from precision_lib.record.record import Record
 from precision_lib.record.self_test import Calibration, SelfTest
 from precision_lib.record.sharing import complete, resolve, shared

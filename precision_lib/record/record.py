@@ -10,19 +10,13 @@ from dataclasses import dataclass
 from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.hypothesis import Decision
-from precision_lib.forensics.verdicts import Cell as Cell
-from precision_lib.forensics.verdicts import HypothesisVerdict
+from precision_lib.forensics.verdicts import Cell, HypothesisVerdict
 from precision_lib.record.changes import Change, Gate
 from precision_lib.record.conformance import Conformance
 from precision_lib.record.context import Context
 from precision_lib.record.sweep import Sweep
 
 Matrix = Mapping[str, Mapping[str, str]]
-
-
-def thresholds() -> dict[str, Decision]:
-    """The decision table of this release."""
-    return dict(DECISIONS)
 
 
 @dataclass(frozen=True)
@@ -91,4 +85,4 @@ class Record:
 
 def nothing_measured() -> Record:
     """The record of a run that was killed before it wrote one."""
-    return Record("", False, None, Context(), {}, thresholds(), (), (), (), ())
+    return Record("", False, None, Context(), {}, DECISIONS, (), (), (), ())

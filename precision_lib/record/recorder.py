@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from precision_lib.forensics.damage.figures import PipelineDamage
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.forensics.verdicts import Cell, HypothesisVerdict
-from precision_lib.jsonio import append_line, to_plain
+from precision_lib.jsonio import Json, append_line, to_plain
 from precision_lib.matrix import PrecisionConfig
-from precision_lib.record.codec import Json, decode, encode
+from precision_lib.record.codec import decode, encode
 from precision_lib.record.conformance import ConformanceCounts
 from precision_lib.record.context import Context
 from precision_lib.record.files import CELLS_NAME, RecordError, load_record, write_record
-from precision_lib.record.record import Record, thresholds
+from precision_lib.record.record import Record
 from precision_lib.record.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Recorder:
             planted_fault=self.planted_fault,
             context=replace(context, observed_formats=self._observed_formats()),
             matrix={c.name: c.components for c in self.configurations},
-            thresholds=thresholds(),
+            thresholds=DECISIONS,
             expected=tuple(self.expected),
             cells=tuple(self.cells.values()),
             hypotheses=tuple(self.hypotheses[name] for name in sorted(self.hypotheses)),

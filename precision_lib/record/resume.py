@@ -13,9 +13,9 @@ from pathlib import Path
 
 from precision_lib.forensics.budget import Budget
 from precision_lib.forensics.verdicts import Cell
-from precision_lib.jsonio import append_line, to_plain
+from precision_lib.jsonio import Json, append_line, to_plain
 from precision_lib.models.pipeline import Pipeline
-from precision_lib.record.codec import Json, decode
+from precision_lib.record.codec import decode
 from precision_lib.record.recorder import Recorder, entries
 from precision_lib.trajectories.freeze import model_digests
 

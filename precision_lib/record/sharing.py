@@ -13,7 +13,7 @@ first values, ``[value, low, high, n, clusters]`` or less of it, wherever it is 
 import json
 from collections.abc import Mapping
 
-from precision_lib.record.codec import Json
+from precision_lib.jsonio import Json
 
 #: Evidence with fewer characters is written again in each cell: a reference is as long.
 _WORTH_SHARING = 40

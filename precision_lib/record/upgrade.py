@@ -11,7 +11,7 @@ what the metrics of the cell say, and schema 5 writes what remains of a metric a
 """
 
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE
-from precision_lib.record.codec import Json
+from precision_lib.jsonio import Json
 
 #: The configuration whose own noise is the noise of the FP32 truth.
 REFERENCE_RUN = "fp32_baseline"

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from precision_lib.record.codec import Json
+from precision_lib.jsonio import Json
 
 
 class ResultsError(Exception):

@@ -10,9 +10,10 @@ from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE
 from precision_lib.forensics.shapley import ErrorBudget
 from precision_lib.forensics.statistics import Metric
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.record.conformance import Conformance
 from precision_lib.record.context import Context
-from precision_lib.record.record import Cell, Record
+from precision_lib.record.record import Record
 from precision_lib.reporting.consequences import sentence
 from precision_lib.reporting.damage import damage_lines
 from precision_lib.reporting.grid import grid_lines

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from precision_lib.forensics.causal import Paired, Sums
-from precision_lib.forensics.h2 import law as law
+from precision_lib.forensics.h2 import law
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.h2.rewards import (
     CriticalOffset,

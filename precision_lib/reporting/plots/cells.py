@@ -5,7 +5,8 @@ Cells of the same formats and the same damage are one curve that carries all the
 
 from typing import NamedTuple
 
-from precision_lib.record.record import Cell, Record
+from precision_lib.forensics.verdicts import Cell
+from precision_lib.record.record import Record
 
 
 class Group(NamedTuple):

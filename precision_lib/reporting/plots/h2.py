@@ -13,8 +13,9 @@ from precision_lib.forensics.evidence import H2Evidence
 from precision_lib.forensics.h2.families import SAMPLES
 from precision_lib.forensics.h2.law import predicted_rms
 from precision_lib.forensics.h2.rewards import NativeRewards, RewardFamily, StoringLaw
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.formats import FORMATS, ulp
-from precision_lib.record.record import Cell, Record
+from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import share, shown
 from precision_lib.reporting.plots.appearance import (
     COLOURS,

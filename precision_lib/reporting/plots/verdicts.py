@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from precision_lib.record.record import Cell, Record
+from precision_lib.forensics.verdicts import Cell
+from precision_lib.record.record import Record
 from precision_lib.reporting.numbers import share, shown, with_interval
 from precision_lib.reporting.plots.appearance import new_figure, styled
 from precision_lib.reporting.plots.picture import Picture, Table

@@ -16,9 +16,10 @@ from precision_lib.compare.margins import is_beyond, margin
 from precision_lib.conformance.checks import checks
 from precision_lib.forensics.budget import budget
 from precision_lib.forensics.evidence import Evidence
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.jsonio import to_plain
 from precision_lib.matrix import all_configurations
-from precision_lib.record.record import Cell, Record, nothing_measured
+from precision_lib.record.record import Record, nothing_measured
 
 FILE = Path(__file__).parents[3] / "baselines" / "cpu.json"
 BASELINE = load_baseline(FILE)

@@ -11,12 +11,12 @@ import pytest
 
 from precision_lib import cli, faults
 from precision_lib.exit_codes import OK, REGRESSION, USAGE
+from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.jsonio import write_json
 from precision_lib.phases import clean_runs
 from precision_lib.phases.self_test import QUICK, plant_faults
 from precision_lib.record.changes import Change
 from precision_lib.record.codec import encode
-from precision_lib.record.record import thresholds
 from precision_lib.record.self_test import CleanRuns, FaultOutcome
 from precision_lib.reporting.self_test import caught_by, self_test_lines
 
@@ -131,7 +131,7 @@ def clean(directory: Path, nsr: list[float]) -> None:
             "complete": True,
             "context": {"device": {"class": "cpu"}, "seed": seed},
             "matrix": {"bf16_pure": {"policy": "bf16"}},
-            "thresholds": encode(thresholds()),
+            "thresholds": encode(DECISIONS),
             "expected": [["H1", "bf16_pure"]],
             "cells": [cell],
             "hypotheses": [],

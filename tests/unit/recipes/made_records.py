@@ -14,10 +14,11 @@ from precision_lib.forensics.evidence import (
 from precision_lib.forensics.hypotheses import HYPOTHESES
 from precision_lib.forensics.hypothesis import BATCH_VARIANCE, Hypothesis
 from precision_lib.forensics.statistics import Metric
+from precision_lib.forensics.verdicts import Cell
 from precision_lib.matrix import get_configuration
 from precision_lib.recipes.shape import Shape
 from precision_lib.record.context import Context, Model
-from precision_lib.record.record import Cell, Record, nothing_measured
+from precision_lib.record.record import Record, nothing_measured
 
 #: Response tokens and sequences of every sum; KL of every cell.
 LENGTH, SEQUENCES, KL = 100, 8, 1e-4
