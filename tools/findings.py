@@ -111,7 +111,7 @@ def _hypotheses(record: Record) -> str:
 
 
 def _error_budgets(record: Record) -> list[str]:
-    """What each component makes of the damage in 16 bits; nothing for a record of before."""
+    """What each component makes of the damage in 16 bits; nothing for an earlier record."""
     rows = [
         [h.hypothesis, name, interval(share), two(budget.whole.value), two(budget.remaining.value)]
         for h in record.hypotheses
@@ -123,7 +123,7 @@ def _error_budgets(record: Record) -> list[str]:
 
 
 def _whole_step(record: Record) -> list[str]:
-    """What each configuration does to a PPO step; nothing for a record of before."""
+    """What each configuration does to a PPO step; nothing for an earlier record."""
     damage = record.pipeline_damage
     if damage is None:
         return []

@@ -41,17 +41,17 @@ class ToldFailure(ConformanceFailure):
         return self._text
 
 
-def told(found: Outcome | ConformanceFailure) -> JsonObject:
+def told(result: Outcome | ConformanceFailure) -> JsonObject:
     """The outcome or failure as JSON."""
-    if isinstance(found, Outcome):
-        return {"outcome": asdict(found)}
+    if isinstance(result, Outcome):
+        return {"outcome": asdict(result)}
     return {
         "failure": {
-            "what": str(found.args[0]),
-            "times": found.times,
-            "cause": found.cause,
-            "text": str(found),
-            "case": found.case_text(),
+            "what": str(result.args[0]),
+            "times": result.times,
+            "cause": result.cause,
+            "text": str(result),
+            "case": result.case_text(),
         }
     }
 

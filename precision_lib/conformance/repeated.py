@@ -70,7 +70,11 @@ def _repeats(name: str, what: str, got: Parts, want: Parts, inputs: Inputs) -> N
 
 
 def _after(
-    name: str, function: Function, found: tuple[str, Tensor, Truth], before: Inputs, inputs: Inputs
+    name: str,
+    function: Function,
+    value: tuple[str, Tensor, Truth],
+    before: Inputs,
+    inputs: Inputs,
 ) -> None:
     """Compare a result that followed a call of the same shape; wrong in a new shape too is no case.
 
@@ -79,7 +83,7 @@ def _after(
     Raises:
         ConformanceFailure: it is wrong there and right in a shape that was not used before.
     """
-    part, got, truth = found
+    part, got, truth = value
     try:
         compare(name, got, truth, inputs)
     except ConformanceFailure as failure:

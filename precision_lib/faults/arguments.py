@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from precision_lib.arguments import taking
 
-__all__ = ["Arguments", "fault_of"]
-
 R = TypeVar("R")
 fault_of = taking
 

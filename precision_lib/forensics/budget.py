@@ -22,8 +22,7 @@ class Budget:
         seed: of all of it.
         freeze: of the trajectories that some hypotheses are measured on: groups of 8 responses.
         settings: hypothesis to what it measures on.
-        step_sequences: of the PPO step that a whole configuration is judged by, each of another
-            prompt.
+        step_sequences: sequences of the whole PPO step, each of another prompt.
     """
 
     seed: int

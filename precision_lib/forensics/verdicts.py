@@ -114,7 +114,7 @@ class HypothesisVerdict:
         explanation: one or two sentences for a reader.
         contrasts: name to paired contrast.
         error_budget: the damage of the configuration that is promoted, split among components; None
-            in a record of before.
+            in an earlier record.
     """
 
     hypothesis: str

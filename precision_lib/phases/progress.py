@@ -24,7 +24,7 @@ class Progress:
     """Where the main job is.
 
     Attributes:
-        stage: ``freeze`` or a hypothesis.
+        stage: ``freeze``, a hypothesis or ``damage``.
         share: of the estimated seconds that are done, 0 to 1.
         left: seconds, at the pace so far.
     """

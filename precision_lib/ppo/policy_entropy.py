@@ -93,8 +93,8 @@ class _Entropy(torch.autograd.Function):
 def _exp(z: Tensor, out: Tensor) -> Tensor:
     """exp(z) in ``out``, by way of exp2 (:data:`LOG2_E`) where rows fill whole vectors.
 
-    torch computes what is left of a row by another exp2. Its last bit is another, so that a row
-    would have other bits alone than in a batch.
+    torch computes the end of a row that fills no vector by another exp2, whose last bits differ.
+    The same row would then have other bits alone than in a batch.
     """
     if z.shape[-1] % _VECTORS:
         return torch.exp(z, out=out)

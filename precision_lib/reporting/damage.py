@@ -73,7 +73,7 @@ def damage_notes(damage: PipelineDamage) -> tuple[str, ...]:
 
 
 def damage_lines(damage: PipelineDamage | None) -> list[Line]:
-    """The table as lines; none for a record of before."""
+    """The table as lines; none for an earlier record."""
     if damage is None:
         return []
     body = [HEADINGS, *damage_rows(damage)]

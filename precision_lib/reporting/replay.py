@@ -62,12 +62,12 @@ def _last_lines(record: ReplayRecord) -> list[str]:
     return lines
 
 
-def _mismatch_lines(found: RolloutMismatch | NoMismatch) -> list[str]:
+def _mismatch_lines(mismatch: RolloutMismatch | NoMismatch) -> list[str]:
     """The policy beside the sampler, a metric each; or why there is none."""
-    if isinstance(found, NoMismatch):
-        return [f"rollout mismatch: not measured, {found.reason}"]
-    title = f"rollout mismatch, policy minus the {found.format} sampler's log-probs"
-    metrics = found.metrics.items()
+    if isinstance(mismatch, NoMismatch):
+        return [f"rollout mismatch: not measured, {mismatch.reason}"]
+    title = f"rollout mismatch, policy minus the {mismatch.format} sampler's log-probs"
+    metrics = mismatch.metrics.items()
     return [f"{title}:", *(f"  {name:<32}{m.value:.3g} {m.unit}" for name, m in metrics)]
 
 

@@ -84,7 +84,7 @@ def _hypotheses(results: Results) -> Section:
 
 
 def _error_budgets(record: Record) -> tuple[Table, ...]:
-    """What each component makes of the damage; no table for a record of before."""
+    """What each component makes of the damage; no table for an earlier record."""
     rows = tuple(
         (f"{h.hypothesis} {name}", f"{with_interval(share)} {share.unit}")
         for h in record.hypotheses
@@ -103,7 +103,7 @@ def _error_budgets(record: Record) -> tuple[Table, ...]:
 
 
 def _whole_step(record: Record) -> tuple[Table, ...]:
-    """What each configuration does to a PPO step; no table for a record of before."""
+    """What each configuration does to a PPO step; no table for an earlier record."""
     damage = record.pipeline_damage
     if damage is None:
         return ()
@@ -111,19 +111,19 @@ def _whole_step(record: Record) -> tuple[Table, ...]:
     return (Table(HEADINGS, damage_rows(damage), caption),)
 
 
-def _verdict(record: Record, found: HypothesisVerdict) -> tuple[str, ...]:
-    added = found.contrasts["demotion_damage_added"]
+def _verdict(record: Record, verdict: HypothesisVerdict) -> tuple[str, ...]:
+    added = verdict.contrasts["demotion_damage_added"]
     return (
-        f"{found.hypothesis} {record.thresholds[found.hypothesis].title}",
-        found.verdict,
-        with_interval(found.contrasts["promotion_damage_healed"]),
+        f"{verdict.hypothesis} {record.thresholds[verdict.hypothesis].title}",
+        verdict.verdict,
+        with_interval(verdict.contrasts["promotion_damage_healed"]),
         f"{with_interval(added)} {added.unit}",
-        _control(found),
+        _control(verdict),
     )
 
 
-def _control(found: HypothesisVerdict) -> str:
-    return "null" if found.control.is_null else "NOT NULL"
+def _control(verdict: HypothesisVerdict) -> str:
+    return "null" if verdict.control.is_null else "NOT NULL"
 
 
 def _regressions(results: Results) -> Section:

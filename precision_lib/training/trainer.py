@@ -158,12 +158,12 @@ def _before_update(run: Run) -> None:
     run.whole = False
 
 
-def _learning(run: Run, experience: Experience, found: Updates) -> Learning:
+def _learning(run: Run, experience: Experience, done: Updates) -> Learning:
     mask, scored = experience.given.mask, experience.scored
     scores, lengths = scored.scores.double(), mask.sum(1).double()
     values, returns = scored.values[mask].double(), experience.returns[mask].double()
     rewarded = monte_carlo_returns(experience, run.settings.gamma)[mask]
-    ratios = found.ratios
+    ratios = done.ratios
     importance_mean, truncated = _importance(run, experience)
     return Learning(
         reward_mean=float(scores.mean()),
@@ -175,18 +175,18 @@ def _learning(run: Run, experience: Experience, found: Updates) -> Learning:
         explained_variance=explained_variance(values, returns),
         value_error_rms=float((values - rewarded).square().mean().sqrt()),
         return_rms=float(rewarded.square().mean().sqrt()),
-        policy_loss=_mean(found.policy_losses),
-        value_loss=_mean(found.value_losses),
+        policy_loss=_mean(done.policy_losses),
+        value_loss=_mean(done.value_losses),
         clip_frac=_mean([r.clip_frac for r in ratios]),
         approx_kl=_mean([r.approx_kl for r in ratios]),
         log_ratio_smallest=min(r.smallest_log_ratio for r in ratios),
         log_ratio_largest=max(r.largest_log_ratio for r in ratios),
         ratio_overflows=sum(r.overflow_count for r in ratios),
-        first_log_ratio=found.first_log_ratio,
-        gradient_norm=_mean(found.gradient_norms),
-        updates=len(found.gradient_norms),
-        skipped_updates=found.skipped,
-        values_unchanged_frac=found.stagnant / found.watched if found.watched else None,
+        first_log_ratio=done.first_log_ratio,
+        gradient_norm=_mean(done.gradient_norms),
+        updates=len(done.gradient_norms),
+        skipped_updates=done.skipped,
+        values_unchanged_frac=done.stagnant / done.watched if done.watched else None,
         importance_weight_mean=importance_mean,
         importance_weight_truncated_frac=truncated,
     )

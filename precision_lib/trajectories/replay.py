@@ -250,12 +250,12 @@ def _golden_repeats(
     manifest: Manifest,
     batch_size: int | None,
     equal: dict[str, bool],
-    here: Mapping[str, str | int],
+    this_software: Mapping[str, str | int],
 ) -> GoldenRepeats:
     """It must repeat where nothing differs: versions, device, threads and rows per forward."""
     if set(configuration.components.values()) != {GOLDEN}:
         return GoldenRepeats(False, required=False, bitwise_equal=None, differs=[])
-    differs = [name for name, made in manifest.made_with.items() if here.get(name) != made]
+    differs = [name for name, made in manifest.made_with.items() if this_software.get(name) != made]
     if any(_rows(s, batch_size) != s.rows for s in manifest.shards):
         differs.append("batch_size")
     return GoldenRepeats(True, required=not differs, bitwise_equal=equal, differs=differs)

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from precision_lib.forensics.h2 import families as families
-from precision_lib.forensics.h2 import law as law
+from precision_lib.faults import plant
+from precision_lib.forensics.h2 import families, law, operating_point
 from precision_lib.forensics.h2.declaration import H2
 from precision_lib.forensics.statistics import resample
 from precision_lib.formats import FORMATS, ulp
@@ -259,6 +259,13 @@ def test_openrlhf_1334_by_hand() -> None:
     every = found["advantages_with_every_operation_in_bf16"]
     assert every[:3] == (0, 0, 0)
     assert abs(every[3] / math.sqrt(3) - 1) <= 3 * FORMATS["bf16"].unit_roundoff
+
+
+def test_group_statistics_in_bf16_break_the_immunity_of_binary_rewards() -> None:
+    """A mean of 3/8 is exact in bf16, one of 3/7 is not: 0 and 1 are no longer without error."""
+    assert operating_point.immunity(0).is_null
+    with plant("group_statistics_in_rewards_dtype"):
+        assert not operating_point.immunity(0).is_null
 
 
 # The evidence

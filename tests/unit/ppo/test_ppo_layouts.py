@@ -44,12 +44,17 @@ CASES: dict[str, tuple[Callable[..., Any], list[Tensor]]] = {
     "dapo_loss": (partial(ppo.dapo_loss, **CLIPS), [*ROWS, MASK]),
     "cispo_loss": (partial(ppo.cispo_loss, **CLIPS), [*ROWS, MASK]),
     "gspo_loss": (_gspo, ROWS),
+    "importance_weights": (
+        partial(ppo.importance_weights, level="geometric", mode="truncate", cap=2.0),
+        [*ROWS[:2], MASK],
+    ),
     "sequence_ratio": (ppo.sequence_ratio, [*ROWS[:2], MASK]),
     "aggregate": (partial(ppo.aggregate, mode="sequence_mean"), [ROWS[0], MASK]),
     "masked_mean": (ppo.masked_mean, [ROWS[0], MASK]),
     "whiten": (ppo.whiten, [ROWS[0], MASK]),
     "gae": (partial(ppo.gae, gamma=0.99, lam=0.95), [*ROWS[:2], MASK]),
     "group_advantages": (ppo.group_advantages, [ROWS[0]]),
+    "rloo_advantages": (ppo.rloo_advantages, [ROWS[0]]),
     "assemble_rewards": (
         lambda kl, mask: assemble_rewards(torch.tensor([1.0, -2.0, 8.0]), kl, mask, 0.1),
         [ROWS[0], MASK],
@@ -78,7 +83,14 @@ def test_layout_in_memory_changes_no_bit(layout: str, name: str) -> None:
 
 
 def test_gradients_are_among_what_is_compared() -> None:
-    without = {"full_kl", "whiten", "gae", "group_advantages", "assemble_rewards"}
+    without = {"full_kl", "whiten", "gae", "importance_weights", "assemble_rewards"}
+    without |= {"group_advantages", "rloo_advantages"}
     for name, (function, inputs) in CASES.items():
         results = 2 if name == "gae" else 1
         assert (len(results_and_gradients(function, *inputs)) > results) == (name not in without)
+
+
+def test_every_function_is_a_case() -> None:
+    """But ``dpo_loss``, whose inputs have one dimension."""
+    names = {"kl_penalty" if name in ("k1", "k2", "k3") else name for name in CASES}
+    assert names >= {*ppo.__all__} - {"dpo_loss"}

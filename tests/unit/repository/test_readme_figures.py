@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 
 from precision_lib.compare.baseline import Baseline, load_baseline, summary_of
-from precision_lib.forensics.damage.figures import PipelineDamage
 from precision_lib.record.files import load_record
 from precision_lib.record.record import Record
 from precision_lib.record.sharing import complete, resolve
-from precision_lib.reporting.damage import lost
 from precision_lib.reporting.numbers import interval, percent, two
 from precision_lib.reporting.table import summary
 from tests.unit.small_blocks import metric, moved, read, typed
@@ -141,13 +139,6 @@ def test_the_table_of_effects_is_the_records(block: Block) -> None:
 def test_the_figures_of_the_findings_are_the_records(block: Block, hypothesis: str) -> None:
     phrases = PHRASES[hypothesis](cells_of(block))
     check_phrases(phrases, document("docs/findings.md"))
-
-
-def test_the_figures_of_a_whole_step_are_the_records(record: Record) -> None:
-    damage = record.pipeline_damage
-    if damage is None:
-        pytest.skip("the committed record was made before a whole step was measured")
-    check_phrases(step_phrases(damage), document("docs/findings.md"))
 
 
 def test_the_readmes_findings_are_the_records(block: Block, readme: str) -> None:
@@ -332,28 +323,6 @@ def absorption_phrases(cells: Cells) -> list[str]:
         f"{kept['bf16']} % of the change of log-probs that FP32 masters make; in fp16 they keep "
         f"{kept['fp16']} %.",
         f"{moved['fp32']} % moves in a step, of weights that are stored in bf16 {moved['bf16']} %.",
-    ]
-
-
-def step_phrases(damage: PipelineDamage) -> list[str]:
-    pure, floor = (damage.of(name) for name in ("bf16_pure", "fp32_baseline"))
-    assert pure is not None
-    assert floor is not None
-    of = {s.configuration: 1 - s.gradient_cosine.value for s in damage.steps if s.gradient_cosine}
-    promoted = [value for name, value in of.items() if name != "fp32_baseline"]
-    assert max(abs(value / of["bf16_pure"] - 1) for value in promoted) < 0.05
-    law = [two(1 - (s.expected_cosine or 0.0)) for s in (pure, floor)]
-    shares = pure.advantage_sign_flip_frac, pure.rank_inversion_frac, pure.clip_change_frac
-    signs, ranks, clips = (percent(m.value) if m else "" for m in shares)
-    error = pure.logprob_rms_error
-    return [
-        f"In `bf16_pure` 1 - cosine is {lost(pure.gradient_cosine)}. The law gives {law[0]}",
-        f"whose log-probs are off by {two(error.value if error else 0.0)} nats",
-        f"away is at {two(of['fp32_baseline'])}, and the law gives {law[1]}.",
-        f"With exact inputs of the loss {lost(pure.exact_inputs_cosine).split(' ')[0]} remains.",
-        f"FP32 clips {percent(damage.clipped_frac)} of the tokens, and bf16 decides otherwise for "
-        f"{clips}.",
-        f"{signs} of the advantages have the other sign, and {ranks} of the pairs",
     ]
 
 
