@@ -1,8 +1,8 @@
 """``python -m tools.absorption``: what is left of the optimizer's steps, by learning rate.
 
 H6 measures at one learning rate. This takes its steps at several, from one checkpoint and one set
-of frozen trajectories, and sets a law beside each. ``--picture FILE.png RECORD [RECORD ...]`` draws
-records that it wrote.
+of frozen trajectories, and sets a law beside each. ``--picture FILE.png`` draws the records that it
+wrote to the directory ``--records``.
 
 The law knows the checkpoint's weights and no gradient. AdamW's first step of a weight is the
 learning rate, up or down. A weight whose neighbours are u away stays where it is if that is below

@@ -34,7 +34,7 @@ def called_again(name: str, function: Function, inputs: Inputs) -> int:
     got = call(name, function, other)
     for part, truth in truths(name, other).items():
         if part in got:
-            _after(name, function, (part, got[part], truth), inputs, other)
+            _after(name, function, (part, got[part], truth), other)
     call(name, function, _longer(inputs))
     again = call(name, function, inputs)
     _repeats(name, "calls in between change the result", again, first, inputs)
@@ -69,13 +69,7 @@ def _repeats(name: str, what: str, got: Parts, want: Parts, inputs: Inputs) -> N
             )
 
 
-def _after(
-    name: str,
-    function: Function,
-    value: tuple[str, Tensor, Truth],
-    before: Inputs,
-    inputs: Inputs,
-) -> None:
+def _after(name: str, function: Function, value: tuple[str, Tensor, Truth], inputs: Inputs) -> None:
     """Compare a result that followed a call of the same shape; wrong in a new shape too is no case.
 
     Neither is what rounding in the 16-bit format of the input explains: it is no memory.

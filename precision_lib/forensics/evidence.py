@@ -160,7 +160,7 @@ class AccumulatedError:
 
 
 @dataclass(frozen=True)
-class ExpectedDrift:
+class PolicyDrift:
     """The policy's log-prob alone against FP32, beside what theory expects."""
 
     by_position: tuple[PositionRange, ...]
@@ -178,7 +178,7 @@ class H4Evidence(Evidence):
     identical_weights: IdenticalWeights | None = None
     buffers: Json = None
     sampled: AccumulatedError | None = None
-    expected_policy_drift: Mapping[str, ExpectedDrift] = field(default_factory=dict)
+    expected_policy_drift: Mapping[str, PolicyDrift] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

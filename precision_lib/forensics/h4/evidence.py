@@ -10,10 +10,9 @@ from functools import partial
 import numpy as np
 
 from precision_lib.forensics.causal import Paired
-from precision_lib.forensics.evidence import AccumulatedError, ExpectedDrift
+from precision_lib.forensics.evidence import AccumulatedError, PolicyDrift
 from precision_lib.forensics.h4.declaration import H4
-from precision_lib.forensics.h4.expected_drift import ExpectedDrift as Drift
-from precision_lib.forensics.h4.expected_drift import drift_z, no_drift_z, summary
+from precision_lib.forensics.h4.expected_drift import ExpectedDrift, drift_z, no_drift_z, summary
 from precision_lib.forensics.statistics import resample
 from precision_lib.metrics import drift as h4
 from precision_lib.metrics.drift import StoredSum
@@ -64,12 +63,12 @@ def of_errors(
     )
 
 
-def of_drift(drift: Drift, seed: int) -> ExpectedDrift:
+def of_drift(drift: ExpectedDrift, seed: int) -> PolicyDrift:
     """The policy's log-prob alone against FP32: how it adds up, and what theory expects of it."""
     paired, sums = over_sequences(len(drift.error), seed), h4.sequence_sums(drift.error)
     names = ("accum_err_final", "accum_err_growth_exponent")
     kl = float(drift.golden_kl.mean())
-    return ExpectedDrift(
+    return PolicyDrift(
         by_position=h4.by_position(drift.error),
         standard_errors_from_expected=drift_z(drift),
         standard_errors_from_none=no_drift_z(drift),
