@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from precision_lib.phases.progress import Progress
+from precision_lib.reporting.bar import SECONDS
 
-#: Seconds between two lines of a log, and between two states of a bar.
-LOG_SECONDS, BAR_SECONDS = 20.0, 1.0
+#: Seconds between two states of a bar.
+BAR_SECONDS = 1.0
 _WIDTH = 24
 
 
@@ -43,7 +44,7 @@ class ProgressBar:
         if self._reporter is None:
             return
         terminal = self._reporter.isatty
-        if self._clock() - self._shown_at < (BAR_SECONDS if terminal else LOG_SECONDS):
+        if self._clock() - self._shown_at < (BAR_SECONDS if terminal else SECONDS):
             return
         if not terminal:
             self.say(progress.line())

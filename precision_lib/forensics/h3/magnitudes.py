@@ -58,7 +58,7 @@ class Sizes:
             rows.append(
                 Magnitude(
                     magnitude=magnitude,
-                    twin_moves=int(moved.sum()),  # 0: FP32 stands still too, no rate
+                    twin_moves=int(moved.sum()),  # 0: none moves in FP32, no rate
                     value_stagnation_rate_predicted=h3.predicted_stagnation(
                         twin, configuration.value
                     ),

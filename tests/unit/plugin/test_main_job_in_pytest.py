@@ -11,7 +11,8 @@ import pytest
 
 from precision_lib.phases.progress import Progress
 from precision_lib.plugin import main_job
-from precision_lib.plugin.progress_bar import BAR_SECONDS, LOG_SECONDS, ProgressBar
+from precision_lib.plugin.progress_bar import BAR_SECONDS, ProgressBar
+from precision_lib.reporting.bar import SECONDS
 
 DEFAULTS = {
     **{"model": "embedded", "reward_model": "embedded", "gpu": False, "quick": False},
@@ -124,7 +125,7 @@ def test_a_log_gets_a_line_now_and_then() -> None:
         seconds[0] += 0.25
         bar.show(QUARTER)
     assert reporter.out == ["main job: H1, 25%, about 20 min left\n"] * 7
-    assert LOG_SECONDS == 20
+    assert SECONDS == 20
 
 
 def test_a_terminal_gets_a_bar_that_goes_before_a_result() -> None:
