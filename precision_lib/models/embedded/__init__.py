@@ -14,8 +14,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from precision_lib.jsonio import Json
-
 EMBEDDED_DIR = Path(__file__).parent
 POLICY_DIR = EMBEDDED_DIR / "policy"
 PROMPTS_FILE = EMBEDDED_DIR / "prompts.json"
@@ -37,35 +35,14 @@ def load_held_out_sample() -> list[str]:
     return _strings(SAMPLE_FILE)
 
 
-def load_card() -> dict[str, Json]:
-    """What the shipped model is and reached: see `tools/embedded/train.py`, which writes it."""
-    return _card(CARD_FILE, "train")
-
-
-def load_reward_card() -> dict[str, Json]:
-    """What the shipped reward model and value head are and reached: see `train_reward.py` there."""
-    return _card(REWARD_CARD_FILE, "train-reward")
-
-
-def _card(path: Path, action: str) -> dict[str, Json]:
-    card = _read(path, action)
-    if not isinstance(card, dict):
-        raise ValueError(f"{path.name} must hold an object, got {type(card).__name__}")
-    return card
-
-
 def _strings(path: Path) -> list[str]:
-    values = _read(path)
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{path.name} must hold a list of strings; train the model again")
-    return values
-
-
-def _read(path: Path, action: str = "train") -> Json:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path.name} is missing from the embedded model; install the package again, or"
-            f" make it with `python -m tools.embedded {action} --output_dir DIR` in the checkout"
+            " make it with `python -m tools.embedded train --output_dir DIR` in the checkout"
         ) from None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{path.name} must hold a list of strings; train the model again")
+    return values

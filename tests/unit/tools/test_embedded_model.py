@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from precision_lib.models import embedded
+from tests.unit.small_blocks import read
 from tools.embedded import artefacts, corpus, evaluation, recipe, tokenizer, trigram
 
 pytestmark = pytest.mark.unit
@@ -25,7 +26,7 @@ POSITIONS = recipe.DEFAULT_RECIPE.positions
 
 @pytest.fixture(scope="module")
 def card() -> dict[str, Any]:
-    return embedded.load_card()
+    return read(embedded.CARD_FILE)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from precision_lib.models import embedded
 from precision_lib.models.loading import working_copy
 from precision_lib.models.pipeline import Pipeline, load_pipeline
 from precision_lib.models.value_head import explained_variance, predict_values
+from tests.unit.small_blocks import read
 from tools.embedded import artefacts, preferences, reward_evaluation
 
 pytestmark = pytest.mark.unit
@@ -22,7 +23,7 @@ REWARD_BYTES = 9_000_000
 
 @pytest.fixture(scope="module")
 def card() -> dict[str, Any]:
-    return embedded.load_reward_card()
+    return read(embedded.REWARD_CARD_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +74,9 @@ def test_card_belongs_to_these_files(card: dict[str, Any], models: Pipeline) -> 
     assert artefacts.file_sha256(weights) == card["model_sha256"]
     assert artefacts.file_sha256(embedded.VALUE_HEAD_FILE) == card["value_head_sha256"]
     assert card["training"]["policy_sha256"] == models.policy.sha256
-    assert card["training"]["corpus_sha256"] == embedded.load_card()["training"]["corpus_sha256"]
+    assert (
+        card["training"]["corpus_sha256"] == read(embedded.CARD_FILE)["training"]["corpus_sha256"]
+    )
     assert sum(p.numel() for p in models.reward.model.parameters()) == card["parameters"]
     assert models.reward.tokenizer.get_vocab() == models.policy.tokenizer.get_vocab()
 
