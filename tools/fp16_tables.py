@@ -1,5 +1,6 @@
 """What fp16 does to models, for docs/recipes.md: noise, overflow, and gradients that become 0."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ def fp16_table(records: Records) -> str:
         (f"noise/signal of `{name}` [95 %]", *(_noise(of, name) for of in models))
         for name in RECIPES
     ]
+    parts = [
+        parts_of(of["noise"]["noise"]["fp16_pure"]) if "noise" in of else None for of in models
+    ]
     limit = f"{models[0]['range']['largest_finite']:,.0f}"
     largest = [of["range"]["largest_output"] for of in models]
     outputs = (f"{one['value']:,.0f} in `{one['module']}`" for one in largest)
@@ -53,6 +57,14 @@ def fp16_table(records: Records) -> str:
     ]
     rows = [
         *noise,
+        (
+            "log-ratio that `fp16_pure` keeps",
+            *(percent(p[0]) if p else DASH for p in parts),
+        ),
+        (
+            "noise/signal of `fp16_pure` beside that",
+            *(two(p[1]) if p else DASH for p in parts),
+        ),
         (f"largest output of a module (fp16 ends at {limit})", *outputs),
         *scales,
         (f"gradients that overflow, loss scale {SCALES[-1]:,.0f}", *over),
@@ -62,6 +74,18 @@ def fp16_table(records: Records) -> str:
         ),
     ]
     return table(["", *records], rows)
+
+
+def parts_of(metrics: dict[str, Any]) -> tuple[float, float]:
+    """(Slope b of the log-ratio on the true d, RMS n of the rest over that of d) of a recipe.
+
+    A log-ratio b d + e, with e unrelated to d, has the mean square b^2 + n^2 and the squared error
+    (1 - b)^2 + n^2, in those of d. For small d k3 is d^2/2. So its relative error gives the first,
+    and noise over signal the second.
+    """
+    error2 = metrics["log_ratio_nsr"]["value"] ** 2
+    kept = 1 + (metrics["kl_k3_rel_error"]["value"] - error2) / 2
+    return kept, math.sqrt(max(error2 - (1 - kept) ** 2, 0.0))
 
 
 def _noise(of: dict[str, dict[str, Any]], name: str) -> str:

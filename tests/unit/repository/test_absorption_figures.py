@@ -9,7 +9,7 @@ from precision_lib.reporting.numbers import two
 from tests.unit.repository.test_readme_figures import RECORDS, between, document
 from tools.absorption import law_of, load_rates
 from tools.absorption_tables import rates_table
-from tools.fp16_tables import fp16_table, load_fp16
+from tools.fp16_tables import fp16_table, load_fp16, parts_of
 
 RATES = load_rates(RECORDS / "absorption")
 FP16 = load_fp16(RECORDS / "fp16")
@@ -39,6 +39,34 @@ def test_the_law_is_as_near_as_the_sentences_say() -> None:
     assert f"{max(real) - 1:.0%} more move than the law".replace("%", " %") in text
     assert f"up to {1 - min(real):.0%} fewer weights".replace("%", " %") in text
     assert f"{min(kept):.2f} to {max(kept):.1f} times the law" in text
+
+
+def test_the_weights_that_are_zero_are_as_the_sentence_says() -> None:
+    text = re.sub(r"\s+", " ", document("docs/findings.md"))
+    (real,) = (r for r in RATES if r["context"]["model"] == "smollm2-135m-in-bf16")
+    # bf16 has FP32's range: no weight of SmolLM2 but 0 lies among its subnormals.
+    counts = [count for _, count in real["ulps"]["bf16"]]
+    zero = counts[0] / sum(counts)
+    assert f"{100 * zero:.2f} % of its weights are exactly 0" in text
+    assert 0.5 < zero / law_of(real, "bf16", 1e-6)["moved_frac"] < 1
+
+
+def test_the_step_that_fp16_loses_is_the_records() -> None:
+    text = re.sub(r"\s+", " ", document("docs/recipes.md"))
+    real, rounded = (
+        FP16[model]["noise"]["noise"] for model in ("smollm2-135m-in-bf16", "embedded-in-bf16")
+    )
+    kept, beside = parts_of(real["fp16_pure"])
+    assert f"keeps {100 * kept:.0f} % of the log-ratio, and beside that the noise is" in text
+    assert (
+        f"{beside:.2f}, near an eighth of {two(real['bf16_pure']['log_ratio_nsr']['value'])}"
+        in text
+    )
+    low, high = (1 + real[n]["kl_k3_rel_error"]["value"] for n in ("fp16_pure", "bf16_pure"))
+    assert f"Its KL is {low:.2f} of the true one, and bf16's is {high:.0f} times it" in text
+    assert f"{100 * parts_of(rounded['fp16_pure'])[0]:.0f} % with rounded ones" in text
+    assert parts_of(FP16["embedded"]["noise"]["noise"]["fp16_pure"])[0] > 0.95
+    assert rounded["fp16_fp32_kl"]["log_ratio_nsr"]["low"] > DECISIONS["H1"].limit
 
 
 def test_the_figures_of_fp16_are_the_records() -> None:

@@ -6,6 +6,7 @@ import torch
 from precision_lib.forensics.h6.updates import Batch
 from tests.unit.small_pipelines import random_checkpoint
 from tools.fp16 import FP16, Held, measured
+from tools.fp16_tables import parts_of
 
 
 def test_gradients_are_counted_as_fp16_holds_them() -> None:
@@ -46,3 +47,17 @@ def test_an_output_beyond_fp16_is_named_and_a_usual_one_is_below() -> None:
 def test_advantages_of_zero_are_refused() -> None:
     with pytest.raises(ValueError, match="no gradient differs from 0"):
         measured(random_checkpoint().model, small_batch(0.0))
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.4])
+def test_a_step_that_is_lost_is_told_from_noise(kept: float) -> None:
+    true, noise = 0.01 * torch.randn(2, 100_000, generator=torch.Generator().manual_seed(0))
+    ratio = kept * true + 0.6 * noise
+    k3 = torch.expm1(ratio) - ratio
+    square = true.square().mean()
+    metrics = {
+        "log_ratio_nsr": {"value": float(((ratio - true).square().mean() / square).sqrt())},
+        "kl_k3_rel_error": {"value": float(k3.mean() / (square / 2)) - 1},
+    }
+    # Five standard errors of a slope, of independent noise, over 100,000 tokens.
+    assert parts_of(metrics) == pytest.approx((kept, 0.6), abs=5 * 0.6 / 100_000**0.5)
