@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -36,14 +36,21 @@ def every(say: Callable[[], None], seconds: float = SECONDS) -> Iterator[None]:
 def progress_bar(
     desc: str, unit: str, total: int | None = None, *, initial: int = 0, seconds: float = SECONDS
 ) -> "Iterator[tqdm[Any]]":
-    """A bar of tqdm on stderr; where that is no terminal, its text as a line now and then."""
-    if sys.stderr.isatty():
+    """A bar of tqdm on stderr; where that is no terminal, its text as a line now and then.
+
+    Nothing is written where the command was started with stderr closed: Python then has none, and
+    ``print`` would take stdout.
+    """
+    stderr = sys.stderr
+    if stderr is not None and stderr.isatty():
         with tqdm(desc=desc, unit=unit, total=total, initial=initial) as bar:
             yield bar
         return
     with (
         Path(os.devnull).open("w", encoding="utf-8") as nowhere,
         tqdm(desc=desc, unit=unit, total=total, initial=initial, file=nowhere, ascii=True) as bar,
-        every(lambda: print(bar, file=sys.stderr, flush=True), seconds),  # noqa: T201
+        every(lambda: print(bar, file=stderr, flush=True), seconds)
+        if stderr is not None
+        else nullcontext(),
     ):
         yield bar

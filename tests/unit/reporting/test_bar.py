@@ -1,6 +1,7 @@
 """A command in a log is not silent, and a terminal's bar is tqdm's own."""
 
 import sys
+import threading
 import time
 
 import pytest
@@ -27,6 +28,24 @@ def test_a_log_of_a_short_command_gets_no_line(capsys: pytest.CaptureFixture[str
     with progress_bar("freeze", "batch", 4) as bar:
         bar.update(4)
     assert capsys.readouterr().err == ""
+
+
+def test_a_command_without_stderr_runs_and_leaves_stdout_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress_bar("freeze", "batch", 4, seconds=0.001) as bar:
+        bar.update()
+        time.sleep(0.02)
+    assert bar.n == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_an_error_inside_ends_the_lines_and_is_passed_on() -> None:
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="planted"), progress_bar("freeze", "batch", seconds=60):
+        raise ValueError("planted")
+    assert threading.active_count() <= before + 1  # tqdm's own monitor stays
 
 
 def test_a_terminal_gets_a_bar(
