@@ -7,7 +7,10 @@ The forward and one PPO gradient are computed in FP32, on the sequences that H6 
 largest output of a module is set against fp16's largest number. Gradients are counted as fp16
 would hold them, at each loss scale: those that become 0, that lose bits, that overflow.
 
-The hazard. Most gradients of logits are tiny, and they stay so in the sum over a larger batch: the
+The hazard. Sums and products between modules, such as the residual stream and the input of an MLP's
+down projection, are no module's output. Nobody looks at them: they may be larger.
+
+Most gradients of logits are tiny, and they stay so in the sum over a larger batch: the
 loss is a mean over its tokens. So the record says how many tokens the gradient is the mean of.
 """
 

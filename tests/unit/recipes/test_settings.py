@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from precision_lib.formats import FORMATS
 from precision_lib.matrix import MATRIX, RECIPES, ROLLOUT_CONTRASTS, get_configuration
 from precision_lib.recipes.cost import COUNTED
 from precision_lib.recipes.settings import conditions, frameworks, instructions
@@ -69,9 +71,14 @@ def test_lines_are_what_a_user_writes() -> None:
 
 def test_fp16_comes_with_its_conditions() -> None:
     said = " ".join(conditions(get_configuration("fp16_fp32_kl")))
-    for word in ("65,504", "Loss scaling", "without a scale"):
+    for word in ("65,504", "Loss scaling", "without a scale", "3e-8"):
         assert word in said
     assert not conditions(get_configuration("bf16_pure"))
+
+
+def test_the_gradient_that_fp16_loses_is_half_its_smallest_number() -> None:
+    kept, lost = torch.tensor([3.0e-8, 2.97e-8]).half().tolist()
+    assert (kept, lost) == (FORMATS["fp16"].smallest_subnormal, 0.0)
 
 
 @pytest.mark.parametrize("framework", frameworks())
