@@ -24,7 +24,7 @@ def _share(metric: Metric | None) -> str:
 
 def _norm(step: StepDamage) -> str:
     norm = step.gradient_norm_ratio
-    return SKIPPED if norm is None else f"{norm.value - 1:+.2%}".replace("%", " %")
+    return SKIPPED if norm is None else f"{round(norm.value - 1, 4) + 0.0:+.2%}".replace("%", " %")
 
 
 def _expected(step: StepDamage) -> str:
