@@ -33,7 +33,7 @@ def findings(record: Record, seeds: Sequence[Baseline] = ()) -> str:
     _check_comparable(own, seeds)
     parts = [_made_from(record), "### Verdicts by cell", _cells(record), "### Hypotheses"]
     parts += [_hypotheses(record), *_explanations(record), *_error_budgets(record)]
-    parts += _whole_step(record)
+    parts += whole_step(record)
     for name in dict.fromkeys(cell.hypothesis for cell in record.cells):
         tables = getattr(findings_tables, name.lower(), None)
         parts += tables(record) if tables else []
@@ -122,7 +122,7 @@ def _error_budgets(record: Record) -> list[str]:
     return ["### Error budget", table(headings, rows)] if rows else []
 
 
-def _whole_step(record: Record) -> list[str]:
+def whole_step(record: Record) -> list[str]:
     """What each configuration does to a PPO step; nothing for an earlier record."""
     damage = record.pipeline_damage
     if damage is None:

@@ -2,35 +2,38 @@
 
 from pathlib import Path
 
-from precision_lib.compare.baseline import Baseline, load_baseline, summary_of
+from precision_lib.compare.baseline import Baseline, summary_of
 from precision_lib.forensics.hypotheses import DECISIONS
 from precision_lib.record.files import load_record
+from precision_lib.record.record import Record
 from precision_lib.reporting.markdown import table
 from precision_lib.reporting.numbers import interval
+from tools.findings import whole_step
 
 #: The run of the embedded model that the real one is set beside.
 EMBEDDED = Path(__file__).parents[1] / "docs" / "records" / "cpu.json"
 
 
-def load_real_model(path: Path) -> tuple[Baseline, Baseline]:
-    """(baseline of a run on a real model, that of the embedded model).
+def load_real_model(path: Path) -> tuple[Record, Record]:
+    """(record of a run on a real model, that of the embedded model).
 
     Raises:
-        BaselineError: the file is no baseline.
+        RecordError: the file is no record.
     """
-    return load_baseline(path), summary_of(load_record(EMBEDDED))
+    return load_record(path), load_record(EMBEDDED)
 
 
-def real_model_tables(runs: tuple[Baseline, Baseline]) -> str:
-    """Damage of every cell of the real model, and the verdicts of both models."""
-    real, embedded = runs
+def real_model_tables(records: tuple[Record, Record]) -> str:
+    """Damage of every cell and of a whole step of the real model, and the verdicts of both."""
+    real, embedded = map(summary_of, records)
     context = real.context
     quick = ", --quick" if context.is_quick else ""
     title = (
         f"Model `{context.model_name}`, prompts `{context.prompts['name']}`, seed {context.seed}"
         f"{quick}, commit {context.commit_digits(12)}."
     )
-    return "\n\n".join([title, _cells(real), _verdicts(real, embedded)])
+    _, *step = whole_step(records[0]) or [""]
+    return "\n\n".join([title, _cells(real), _verdicts(real, embedded), *step])
 
 
 def _cells(real: Baseline) -> str:

@@ -334,7 +334,7 @@ def test_the_summary_shows_the_step_and_is_silent_without_it(job: MainJob) -> No
     record = job.recorder.record()
     shown = [text for text, _ in summary(record)]
     assert any(text.startswith("mixed_recommended  0.0") for text in shown)
-    for text in (pull_request(record), "\n\n".join(findings._whole_step(record))):
+    for text in (pull_request(record), "\n\n".join(findings.whole_step(record))):
         assert "\n| mixed_recommended | 0.0" in text.replace("`", "")
     (table,) = sections._whole_step(record)
     assert [row[0] for row in table.rows] == [c.name for c in MATRIX]
